@@ -1,0 +1,33 @@
+"""Errors a user can make. Each message is one line that names the remedy; the command line prints it and exits with 2."""
+
+
+class DualpropError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class SettingError(DualpropError, ValueError):
+    """A hyperparameter, option or argument outside what is possible."""
+
+
+class UnsupportedModuleError(DualpropError, TypeError):
+    """A module that can't be split into synapses and neurons, or converted."""
+
+
+class DataError(DualpropError, ValueError):
+    """A data set that is missing, damaged or malformed."""
+
+
+class CheckpointError(DualpropError):
+    """A checkpoint that is corrupt, foreign or does not fit the run."""
+
+
+class RunError(DualpropError):
+    """A run folder that can't be used as asked."""
+
+
+def closest(name: str, known: list[str]) -> str:
+    """ " Did you mean 'x'?" where a known name is close to `name`, else an empty string."""
+    import difflib
+
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f" Did you mean '{near[0]}'?" if near else ""
