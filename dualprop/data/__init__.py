@@ -1,0 +1,7 @@
+"""Named data sets as tensors that live on the training device: `load` one, then draw `batches` from its parts."""
+
+from dualprop.data.datasets import load, names
+from dualprop.data.examples import Examples, batches
+from dualprop.data.splits import Splits
+
+__all__ = ["Examples", "Splits", "batches", "load", "names"]

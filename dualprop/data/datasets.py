@@ -1,0 +1,91 @@
+"""The data sets by name, and `load`, which brings any of them onto a device as Splits."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dualprop.data import idx, npz, sources
+from dualprop.data.splits import Arrays, Splits, divide, draw_stratified
+from dualprop.errors import DataError, SettingError, closest
+
+# Mean and std of digits' fixed training part, over the largest value, 16.
+DIGITS_MEAN, DIGITS_STD = 0.3059, 0.3765
+DIGITS_TEST_FRACTION = 0.2
+DIGITS_TEST_SEED = 0
+
+
+def names() -> dict[str, str]:
+    """Each data set's name and what it is, in one line."""
+    return {
+        "digits": "handwritten digits, 8×8 grey, 1 438 + 359, 10 classes; ships with scikit-learn, needs no download",
+        **{name: source.description for name, source in sources.SOURCES.items()},
+        "PATH.npz": "your own: x_train, y_train[, x_test, y_test]; x uint8 or float, vectors (N, D) or images",
+    }
+
+
+def load(
+    name: str,
+    *,
+    root: Path | None = None,
+    validation_fraction: float = 0.1,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    mirror: str | None = None,
+) -> Splits:
+    """The data set `name` (one of `names()`, or a path that ends in .npz), divided and on `device`.
+
+    root: the folder with the user's own copies of `mnist` and `fashion-mnist`, else $DUALPROP_DATA; raw or .gz files, in
+        a folder of the data set's name, in torchvision's, or in the root itself. What is not there comes from the cache,
+        or is downloaded into it.
+    validation_fraction: in (0, 1), of the training set, drawn at random with `seed`. The test set is the canonical one
+        (mnist, fashion-mnist), or fixed whatever the seed: a stratified fifth of digits, a sixth of a .npz without one.
+    mirror: the URL that replaces the default one, else $DUALPROP_MIRROR; it holds NAME/FILE.gz, or FILE.gz.
+
+    Normalisation: the field's constants for mnist and fashion-mnist; for a .npz the statistics of the training part,
+    validation excluded. Raises DataError for a data set that is unknown, missing, damaged or malformed, SettingError for
+    the other arguments.
+    """
+    name = os.fspath(name)
+    if not 0 < validation_fraction < 1:
+        raise SettingError(f"validation_fraction must be in (0, 1), got {validation_fraction}.")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise SettingError(f"device '{device}' is not available on this machine. Use 'cpu'.") from None
+    if name.lower().endswith(".npz"):
+        arrays = npz.read(Path(name).expanduser())
+    elif name == "digits":
+        arrays = _digits()
+    elif name in sources.SOURCES:
+        arrays = _idx(name, None if root is None else Path(root).expanduser(), mirror)
+    else:
+        known = ["digits", *sources.SOURCES]
+        hint = closest(name.lower().replace("_", "-"), known)
+        raise DataError(
+            f"unknown data set '{name}'.{hint} Known are {', '.join(known)} and paths ending in .npz; "
+            "`dualprop list datasets` describes them."
+        )
+    return divide(arrays, name=name, validation_fraction=validation_fraction, seed=seed, device=device)
+
+
+def _digits() -> Arrays:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    x, y = digits.images.astype(np.uint8)[:, None], digits.target  # whole numbers from 0 to 16
+    train, test = draw_stratified(y, DIGITS_TEST_FRACTION, DIGITS_TEST_SEED)
+    return Arrays(x[train], y[train], x[test], y[test], mean=16 * DIGITS_MEAN, std=16 * DIGITS_STD)
+
+
+def _idx(name: str, root: Path | None, mirror: str | None) -> Arrays:
+    contents = sources.contents(name, root=root, mirror=mirror)
+    shown = [f"{name}'s {file}" for file in sources.FILES]
+    x_train, y_train = idx.pair(contents[0], contents[1], (shown[0], shown[1]))
+    x_test, y_test = idx.pair(contents[2], contents[3], (shown[2], shown[3]))
+    if x_test.shape[1:] != x_train.shape[1:]:
+        sizes = f"images of {x_test.shape[2:]} pixels, {shown[0]} of {x_train.shape[2:]}"
+        raise DataError(f"{shown[2]} holds {sizes}; replace the wrong one.")
+    source = sources.SOURCES[name]
+    return Arrays(x_train, y_train, x_test, y_test, mean=255 * source.mean, std=255 * source.std)

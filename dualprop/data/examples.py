@@ -1,0 +1,86 @@
+"""Examples on the device, and batches of them: a batch is (x - mean) / std of the rows that a permutation names.
+
+Pixels stay uint8 until a batch is taken: a quarter of the memory, and the gather moves a quarter of the bytes. Nothing
+runs in Python per example. Shapes: N examples, B batch, C channels, H×W space, D features."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from dualprop.errors import SettingError
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Inputs, labels, and the constants that normalise the inputs; all on one device.
+
+    x: (N, C, H, W) images or (N, D) vectors, uint8 or float32. y: (N,) int64, classes 0..K-1.
+    mean, std: float32 in the units of x (pixels 0..255 for MNIST), (C, 1, 1) for images, (D,) or () for vectors.
+    """
+
+    x: Tensor
+    y: Tensor
+    mean: Tensor
+    std: Tensor
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def to(self, device: torch.device | str) -> "Examples":
+        """The same examples on `device`."""
+        return Examples(self.x.to(device), self.y.to(device), self.mean.to(device), self.std.to(device))
+
+    def batch(self, indices: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+        """(x - mean) / std of the examples at `indices` (B,) int64, as `dtype`, and their labels (B,) int64.
+
+        The arithmetic is float32 (float64 where `dtype` is): half precision is rounded to once, at the end.
+        """
+        indices = indices.to(self.x.device)
+        x, y = self.x.index_select(0, indices), self.y.index_select(0, indices)
+        if x.dtype == torch.uint8 and dtype != torch.float64:
+            scale, shift = self._scale_and_shift
+            return torch.addcmul(shift, x, scale).to(dtype), y
+        # Subtract first: x·(1/std) - mean/std would cancel where a feature's mean is far larger than its std.
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        return ((x.to(wide) - self.mean.to(wide)) / self.std.to(wide)).to(dtype), y
+
+    @cached_property
+    def _scale_and_shift(self) -> tuple[Tensor, Tensor]:
+        """1/std and -mean/std: one multiply-add normalises bytes, and is exact enough, as none is far from the mean."""
+        return 1 / self.std, -self.mean / self.std
+
+
+def batches(
+    examples: Examples,
+    batch_size: int,
+    *,
+    dtype: torch.dtype = torch.float32,
+    generator: torch.Generator | None = None,
+    start: int = 0,
+    drop_last: bool = False,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """One epoch of normalised batches (x: (B, *shape) of `dtype`, y: (B,) int64), from batch number `start` on.
+
+    With a `generator` (on the CPU) the order is one permutation, drawn when this function is called; so a run resumes in
+    mid-epoch from the generator's state at the epoch's start and the number of batches done. Without one the order is
+    that of the examples. The last batch is smaller where `batch_size` does not divide N, or left out with `drop_last`.
+    Raises SettingError.
+    """
+    if batch_size < 1:
+        raise SettingError(f"batch_size must be at least 1, got {batch_size}.")
+    if drop_last and batch_size > len(examples):
+        raise SettingError(f"batch_size {batch_size} exceeds the {len(examples)} examples: drop_last leaves none. Lower it.")
+    num_batches = len(examples) // batch_size if drop_last else -(-len(examples) // batch_size)
+    if not 0 <= start <= num_batches:
+        raise SettingError(f"start must be in [0, {num_batches}], the batches of one epoch, got {start}.")
+    if not dtype.is_floating_point:
+        raise SettingError(f"dtype must be a floating-point type, got {dtype}.")
+    if generator is not None and generator.device.type != "cpu":
+        raise SettingError(f"generator must be on the CPU, to give the same order on every device, not {generator.device}.")
+    # The order is drawn on the CPU and moved once: the same seed gives the same batches on every device.
+    order = torch.arange(len(examples)) if generator is None else torch.randperm(len(examples), generator=generator)
+    parts = order.to(examples.x.device).split(batch_size)[start:num_batches]
+    return (examples.batch(indices, dtype) for indices in parts)

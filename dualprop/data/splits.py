@@ -1,0 +1,135 @@
+"""Arrays as a source holds them, divided into training, validation and test examples.
+
+The test set never depends on the seed, so that runs with different seeds are compared on the same examples; the
+validation set is drawn from the training set with the seed, and the statistics that normalise, where a source brings
+none, are those of the rest.
+Shapes: N examples, C channels, H×W space, D features, K classes."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from dualprop.data.examples import Examples
+from dualprop.errors import DataError
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """A data set ready for training: three parts that share no example, normalised by the same constants."""
+
+    name: str
+    train: Examples
+    validation: Examples
+    test: Examples
+    num_classes: int
+    input_shape: tuple[int, ...]
+    """Of one example: (C, H, W) or (D,)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Arrays:
+    """What a source holds: x (N, C, H, W) or (N, D), uint8 or float32, finite; y (N,) of any integer type.
+
+    mean, std: in the units of x, or None where they are to be taken from the training part.
+    """
+
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+    mean: float | None = None
+    std: float | None = None
+
+
+def draw(num_examples: int, fraction: float, seed: int, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """(rest, drawn): indices of all other examples and of a random `fraction`; each ascending, neither empty.
+
+    `where` names the source in the DataError for less than two examples.
+    """
+    if num_examples < 2:
+        raise DataError(f"{where}: {num_examples} training example can't be divided in two; store more.")
+    order = torch.randperm(num_examples, generator=torch.Generator().manual_seed(seed)).numpy()
+    num_drawn = min(max(round(fraction * num_examples), 1), num_examples - 1)
+    return np.sort(order[num_drawn:]), np.sort(order[:num_drawn])
+
+
+def draw_stratified(y: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(rest, drawn) as `draw` has it, with the fraction taken of each class."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = []
+    for label in np.unique(y):
+        members = np.flatnonzero(y == label)
+        order = torch.randperm(len(members), generator=generator).numpy()
+        drawn.append(members[order[: round(fraction * len(members))]])
+    chosen = np.sort(np.concatenate(drawn))
+    return np.setdiff1d(np.arange(len(y)), chosen), chosen
+
+
+def count_classes(y_train: np.ndarray, y_test: np.ndarray, where: str) -> int:
+    """K = the largest training label + 1, having checked that the labels are classes 0..K-1.
+
+    `where` names the source in DataErrors. A class between may lack examples; class 0 may not, as labels from 1 on are
+    more often a mistake, which would give the network an output too many.
+    """
+    for part, y in (("y_train", y_train), ("y_test", y_test)):
+        if y.dtype.kind not in "iu":
+            raise DataError(f"{where}: {part} has dtype {y.dtype}; store labels as integers, one class per example.")
+        if y.size and y.min() < 0:
+            raise DataError(f"{where}: {part} holds the label {y.min()}; number the classes from 0.")
+    num_classes = int(y_train.max()) + 1
+    if num_classes < 2:
+        raise DataError(f"{where}: y_train holds only the class 0; there is nothing to learn from one class.")
+    if y_train.min() > 0:
+        raise DataError(f"{where}: the labels in y_train begin at {y_train.min()}; number the classes from 0.")
+    if num_classes > len(y_train):
+        found = f"the label {num_classes - 1} but only {len(y_train)} examples"
+        raise DataError(f"{where}: y_train holds {found}; number the classes 0, 1, 2, … without gaps.")
+    if y_test.max() >= num_classes:
+        found = f"the label {y_test.max()}, but y_train only 0 to {num_classes - 1}"
+        raise DataError(f"{where}: y_test holds {found}; leave out classes that training does not see.")
+    return num_classes
+
+
+def statistics(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and std (population) in float32: per channel (C, 1, 1) of images, per feature (D,) of vectors.
+
+    The std of a constant channel or feature is given as 1, which maps it to 0 and not to NaN.
+    """
+    axes = (0, 2, 3) if x.ndim == 4 else (0,)
+    count = x.size // x.shape[1]
+
+    # In float64 a thousand examples at a time: a copy of everything would take eight times the bytes of x.
+    chunks = [slice(i, i + 1000) for i in range(0, len(x), 1000)]
+    total = np.stack([x[chunk].sum(axes, dtype=np.float64) for chunk in chunks]).sum(0)
+    mean = (total / count).reshape((-1, 1, 1) if x.ndim == 4 else -1)
+    squares = np.stack([((x[chunk] - mean) ** 2).sum(axes) for chunk in chunks]).sum(0)
+    std = np.sqrt(squares / count).astype(np.float32).reshape(mean.shape)
+    # Not only std == 0: the rounded mean of a constant 0.1 differs from 0.1, and the std is then 1e-17.
+    constant = (x.min(axes) == x.max(axes)).reshape(mean.shape) | (std == 0)
+    return mean.astype(np.float32), np.where(constant, np.float32(1), std)
+
+
+def divide(arrays: Arrays, *, name: str, validation_fraction: float, seed: int, device: torch.device | str) -> Splits:
+    """Splits on `device`, a seeded `validation_fraction` in (0, 1) of the training set set aside for validation."""
+    num_classes = count_classes(arrays.y_train, arrays.y_test, name)
+    train, validation = draw(len(arrays.y_train), validation_fraction, seed, name)
+    x_train = arrays.x_train[train]
+    if arrays.mean is None or arrays.std is None:
+        mean, std = statistics(x_train)
+    else:
+        shape = (x_train.shape[1], 1, 1) if x_train.ndim == 4 else ()
+        mean, std = np.full(shape, arrays.mean, np.float32), np.full(shape, arrays.std, np.float32)
+
+    def examples(x: np.ndarray, y: np.ndarray) -> Examples:
+        constants = torch.from_numpy(mean), torch.from_numpy(std)
+        return Examples(torch.from_numpy(x), torch.from_numpy(y.astype(np.int64)), *constants).to(device)
+
+    return Splits(
+        name=name,
+        train=examples(x_train, arrays.y_train[train]),
+        validation=examples(arrays.x_train[validation], arrays.y_train[validation]),
+        test=examples(arrays.x_test, arrays.y_test),
+        num_classes=num_classes,
+        input_shape=tuple(x_train.shape[1:]),
+    )
