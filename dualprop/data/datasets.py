@@ -36,16 +36,16 @@ def load(
 ) -> Splits:
     """The data set `name` (one of `names()`, or a path that ends in .npz), divided and on `device`.
 
-    root: the folder with the user's own copies of `mnist` and `fashion-mnist`, else $DUALPROP_DATA; raw or .gz files, in
-        a folder of the data set's name, in torchvision's, or in the root itself. What is not there comes from the cache,
-        or is downloaded into it.
+    root: the folder with the user's own copies of `mnist` and `fashion-mnist`, else $DUALPROP_DATA; raw or .gz files,
+        in a folder of the data set's name, in torchvision's, or in the root itself. What is not there comes from the
+        cache, or is downloaded into it.
     validation_fraction: in (0, 1), of the training set, drawn at random with `seed`. The test set is the canonical one
         (mnist, fashion-mnist), or fixed whatever the seed: a stratified fifth of digits, a sixth of a .npz without one.
     mirror: the URL that replaces the default one, else $DUALPROP_MIRROR; it holds NAME/FILE.gz, or FILE.gz.
 
     Normalisation: the field's constants for mnist and fashion-mnist; for a .npz the statistics of the training part,
-    validation excluded. Raises DataError for a data set that is unknown, missing, damaged or malformed, SettingError for
-    the other arguments.
+    validation excluded. Raises DataError for a data set that is unknown, missing, damaged or malformed, SettingError
+    for the other arguments.
     """
     name = os.fspath(name)
     if not 0 < validation_fraction < 1:

@@ -64,22 +64,22 @@ def batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """One epoch of normalised batches (x: (B, *shape) of `dtype`, y: (B,) int64), from batch number `start` on.
 
-    With a `generator` (on the CPU) the order is one permutation, drawn when this function is called; so a run resumes in
-    mid-epoch from the generator's state at the epoch's start and the number of batches done. Without one the order is
-    that of the examples. The last batch is smaller where `batch_size` does not divide N, or left out with `drop_last`.
+    With a `generator` (on the CPU) the order is one permutation, drawn when this function is called; so a run resumes
+    in mid-epoch from the generator's state at the epoch's start and the number of batches done. Without one the order
+    is that of the examples. The last batch is smaller where `batch_size` does not divide N, or left out with `drop_last`.
     Raises SettingError.
     """
     if batch_size < 1:
         raise SettingError(f"batch_size must be at least 1, got {batch_size}.")
     if drop_last and batch_size > len(examples):
-        raise SettingError(f"batch_size {batch_size} exceeds the {len(examples)} examples: drop_last leaves none. Lower it.")
+        raise SettingError(f"batch_size {batch_size} exceeds the {len(examples)} examples; lower it or keep the last.")
     num_batches = len(examples) // batch_size if drop_last else -(-len(examples) // batch_size)
     if not 0 <= start <= num_batches:
         raise SettingError(f"start must be in [0, {num_batches}], the batches of one epoch, got {start}.")
     if not dtype.is_floating_point:
         raise SettingError(f"dtype must be a floating-point type, got {dtype}.")
     if generator is not None and generator.device.type != "cpu":
-        raise SettingError(f"generator must be on the CPU, to give the same order on every device, not {generator.device}.")
+        raise SettingError(f"generator must be on the CPU, where every run draws its order, not {generator.device}.")
     # The order is drawn on the CPU and moved once: the same seed gives the same batches on every device.
     order = torch.arange(len(examples)) if generator is None else torch.randperm(len(examples), generator=generator)
     parts = order.to(examples.x.device).split(batch_size)[start:num_batches]

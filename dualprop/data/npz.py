@@ -1,10 +1,11 @@
 """The user's own data: a .npz file of the arrays x_train, y_train and, both or neither, x_test, y_test.
 
-x holds vectors (N, D), grey images (N, H, W), or images with channels, in uint8 or floating point (kept as float32). Four
-dimensions are (N, C, H, W) if the second is at most 4 and smaller than the two after it, (N, H, W, C) if the last is at
-most 4 and smaller than the two before it. Anything else is refused, unless an entry `layout`, "NCHW" or "NHWC", says what
-it is; where there is one, it decides. y holds the classes 0..K-1 as integers (N,). Without x_test a fixed random sixth is
-the test set, the same for every seed. Pickle is never read: opening a file runs no code of its author."""
+x holds vectors (N, D), grey images (N, H, W), or images with channels, in uint8 or floating point (kept as float32).
+Four dimensions are (N, C, H, W) if the second is at most 4 and smaller than the two after it, (N, H, W, C) if the last
+is at most 4 and smaller than the two before it. Anything else is refused, unless an entry `layout`, "NCHW" or "NHWC",
+says what it is; where there is one, it decides. y holds the classes 0..K-1 as integers (N,). Without x_test a fixed
+random sixth is the test set, the same for every seed. Pickle is never read: opening a file runs no code of its author.
+"""
 
 import os
 import zipfile
@@ -51,7 +52,7 @@ def _entries(path: Path) -> dict[str, np.ndarray]:
     try:
         with path.open("rb") as file:
             if not zipfile.is_zipfile(file):
-                raise DataError(f"{path} is truncated or no .npz file. Write it with np.savez(path, x_train=…, y_train=…).")
+                raise DataError(f"{path} is truncated or no .npz file. Write it with np.savez, as x_train=… and so on.")
             file.seek(0)
             with np.load(file, allow_pickle=False) as archive:
                 entries = {}

@@ -128,7 +128,7 @@ def download(name: str, file: str, folder: Path, root: Path | None, mirror: str 
     mirror = mirror or os.environ.get("DUALPROP_MIRROR") or None
     # Both data sets use the same file names, so a mirror of several keeps them in folders; a mirror of one need not.
     bases = [f"{mirror.rstrip('/')}/{name}", mirror.rstrip("/")] if mirror else [SOURCES[name].mirror]
-    by_hand = f"Put {file}.gz into {root / name if root else folder} by hand, or set $DUALPROP_MIRROR to another mirror."
+    by_hand = f"Put {file}.gz into {root / name if root else folder} by hand, or set $DUALPROP_MIRROR to another URL."
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{file}.", suffix=".part")

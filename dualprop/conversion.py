@@ -1,0 +1,301 @@
+"""Finding and replacing the activations of any module: its activation modules, and the functional calls in its forwards.
+
+First everything is read and judged, then everything is changed, so that a refusal leaves the model as it was. A forward of
+the user's own is read by torch.fx, one module at a time with its children opaque, and is rewritten only if it calls an
+activation. What is known to be linear, structural or a normalisation stays with autograd, which is exact for it; what is
+neither that nor a known activation is refused by name, since it may hide an activation.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.nn import functional as F
+
+from dualprop import neurons
+from dualprop.errors import SettingError, UnsupportedModuleError
+from dualprop.kernels import Activation
+from dualprop.synapses import MAPS
+
+Make = Callable[[Activation, str, int], nn.Module]
+
+
+def _from_neuron(module: nn.Module) -> Activation:
+    return neurons.from_module(module, "").f
+
+
+# Activation modules → elementwise function of the same, without in-place writing.
+ACTIVATION_MODULES: dict[type[nn.Module], Callable[[Any], Activation]] = {
+    **{kind: _from_neuron for kind in neurons.NEURONS if kind is not nn.Identity},
+    nn.GELU: lambda m: partial(F.gelu, approximate=m.approximate),
+    nn.SiLU: lambda m: F.silu,
+    nn.Mish: lambda m: F.mish,
+    nn.Hardswish: lambda m: F.hardswish,
+    nn.Hardsigmoid: lambda m: F.hardsigmoid,
+    nn.ELU: lambda m: partial(F.elu, alpha=m.alpha),
+    nn.SELU: lambda m: F.selu,
+    nn.CELU: lambda m: partial(F.celu, alpha=m.alpha),
+    nn.Softplus: lambda m: partial(F.softplus, beta=m.beta, threshold=m.threshold),
+    nn.Softsign: lambda m: F.softsign,
+}
+
+# Functional activations by name, and the names of what may follow the tensor.
+ACTIVATION_FUNCTIONS: dict[str, tuple[Activation, tuple[str, ...]]] = {
+    "relu": (F.relu, ()),
+    "relu6": (F.relu6, ()),
+    "leaky_relu": (F.leaky_relu, ("negative_slope",)),
+    "hardtanh": (F.hardtanh, ("min_val", "max_val")),
+    "clamp": (torch.clamp, ("min", "max")),
+    "clip": (torch.clamp, ("min", "max")),
+    "clamp_min": (torch.clamp_min, ("min",)),
+    "clamp_max": (torch.clamp_max, ("max",)),
+    "sigmoid": (torch.sigmoid, ()),
+    "tanh": (torch.tanh, ()),
+    "gelu": (F.gelu, ("approximate",)),
+    "silu": (F.silu, ()),
+    "mish": (F.mish, ()),
+    "hardswish": (F.hardswish, ()),
+    "hardsigmoid": (F.hardsigmoid, ()),
+    "elu": (F.elu, ("alpha",)),
+    "selu": (F.selu, ()),
+    "celu": (F.celu, ("alpha",)),
+    "softplus": (F.softplus, ("beta", "threshold")),
+    "softsign": (F.softsign, ()),
+}
+
+# Left to autograd, which is exact for them: linear maps, reshapes, pools, normalisations, dropout, indexing, sizes.
+EXACT_MODULES: tuple[type[nn.Module], ...] = (
+    *MAPS,
+    nn.Identity,
+    nn.Bilinear,
+    nn.Embedding,
+    nn.EmbeddingBag,
+    nn.BatchNorm1d,
+    nn.BatchNorm2d,
+    nn.BatchNorm3d,
+    nn.SyncBatchNorm,
+    nn.InstanceNorm1d,
+    nn.InstanceNorm2d,
+    nn.InstanceNorm3d,
+    nn.Dropout,
+    nn.Dropout1d,
+    nn.Dropout2d,
+    nn.Dropout3d,
+    nn.AlphaDropout,
+    nn.FeatureAlphaDropout,
+    nn.ConstantPad1d,
+    nn.ConstantPad2d,
+    nn.ConstantPad3d,
+    nn.CircularPad1d,
+    nn.CircularPad2d,
+    nn.Fold,
+    nn.Unfold,
+    nn.UpsamplingNearest2d,
+    nn.UpsamplingBilinear2d,
+    nn.ChannelShuffle,
+)
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+EXACT_FUNCTIONS = frozenset(
+    """add sub rsub neg pos mul div truediv true_divide iadd isub imul itruediv matmul mm bmm mv addmm baddbmm einsum
+    linear bilinear embedding one_hot conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d
+    max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d
+    adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d boolean_dispatch
+    batch_norm layer_norm group_norm instance_norm rms_norm dropout dropout1d dropout2d dropout3d alpha_dropout
+    interpolate pad unfold fold pixel_shuffle pixel_unshuffle
+    cat concat concatenate stack hstack vstack flatten unflatten reshape view view_as reshape_as permute transpose t swapaxes
+    swapdims movedim moveaxis squeeze unsqueeze expand expand_as repeat repeat_interleave tile broadcast_to chunk split
+    tensor_split unbind narrow select index_select gather take_along_dim roll flip rot90 tril triu masked_fill mean sum cumsum
+    contiguous to type type_as float half bfloat16 double clone detach cpu cuda requires_grad_ size dim numel ndimension
+    getattr getitem floordiv mod len zeros ones empty full arange tensor zeros_like ones_like empty_like full_like
+    new_zeros new_ones new_empty new_full""".split()
+)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """One activation: a child to replace, or a call in a rewritten forward. `site` says where, for messages."""
+
+    parent: nn.Module
+    key: str
+    f: Activation
+    description: str
+    node: fx.Node | None = None
+
+
+@dataclass(frozen=True)
+class _Forward:
+    module: nn.Module
+    graph: fx.Graph
+
+
+def convert(model: nn.Module, make: Make, leave: tuple[str, ...], num_expected: int | None) -> nn.Module:
+    """Replace every activation of `model` by make(f, description, index). See `dualprop.dyadic.dualize`."""
+    unused = set(leave)
+    root = nn.Module()
+    root.add_module("model", model)
+    places: list[_Place] = []
+    forwards: list[_Forward] = []
+    for parent, key, child, name in _walk(root, "", set()):
+        _judge(parent, key, child, name.removeprefix("model").removeprefix(".") or "model", unused, leave, places, forwards)
+    if unused:
+        raise SettingError(f"leave names {', '.join(sorted(map(repr, unused)))}, which the model does not hold. Remove it.")
+    if not places:
+        raise UnsupportedModuleError("the model holds no activation to convert: it is linear, or all of it is in leave=.")
+    if num_expected is not None and num_expected != len(places):
+        raise SettingError(f"beta lists {num_expected} values, but the model has {len(places)} activations. Give one each.")
+    made: dict[tuple[int, str], nn.Module] = {}
+    for index, place in enumerate(places):
+        dyadic = make(place.f, place.description, index)
+        if place.node is None:
+            # One module under several names stays one module.
+            made[(id(place.parent), place.key)] = dyadic
+            place.parent._modules[place.key] = dyadic
+        else:
+            place.parent.add_module(place.key, dyadic)
+            place.node.op, place.node.target = "call_module", place.key
+            place.node.args, place.node.kwargs = (_operand(place.node),), {}
+    for forward in forwards:
+        rewritten = fx.GraphModule(forward.module, forward.graph)
+        forward.module.forward = types.MethodType(type(rewritten).forward, forward.module)  # type: ignore[method-assign]
+    converted = root._modules["model"]
+    assert converted is not None
+    return converted
+
+
+def _walk(module: nn.Module, name: str, seen: set[int]) -> Iterator[tuple[nn.Module, str, nn.Module, str]]:
+    """(parent, key, child, dotted name) of every module; activations once per place, others once."""
+    for key, child in module._modules.items():
+        if child is None or (id(child) in seen and type(child) not in ACTIVATION_MODULES):
+            continue
+        seen.add(id(child))
+        child_name = f"{name}.{key}" if name else key
+        yield module, key, child, child_name
+        yield from _walk(child, child_name, seen)
+
+
+def _judge(
+    parent: nn.Module,
+    key: str,
+    child: nn.Module,
+    name: str,
+    unused: set[str],
+    leave: tuple[str, ...],
+    places: list[_Place],
+    forwards: list[_Forward],
+) -> None:
+    """Note down what is to be done with one module, or refuse it."""
+    kind = type(child)
+    if nn.utils.parametrize.is_parametrized(child):
+        kind = kind.__bases__[0]
+    left = {name, kind.__name__} & set(leave)
+    if left:
+        unused -= left
+        return
+    if kind in ACTIVATION_MODULES:
+        places.append(_Place(parent, key, ACTIVATION_MODULES[kind](child), repr(child)))
+        return
+    if kind in EXACT_MODULES or (kind in CONTAINERS and "forward" not in vars(child)):
+        return
+    if isinstance(child, nn.Sequential) and kind.forward is nn.Sequential.forward and "forward" not in vars(child):
+        return
+    if kind.__name__ == "Dyadic":
+        raise UnsupportedModuleError(f"'{name}' is dyadic already. Dualize a fresh copy of the model.")
+    if kind.__module__.startswith("torch.nn") or isinstance(child, torch.jit.ScriptModule):
+        raise UnsupportedModuleError(
+            f"'{name}' is {kind.__name__}, which holds or may hold an activation that can't be converted. Replace it, or "
+            f"leave it to back-propagation with leave=('{kind.__name__}',)."
+        )
+    found, graph = _judge_forward(child, name, unused, leave)
+    if found:
+        places.extend(found)
+        forwards.append(_Forward(child, graph))
+
+
+def _judge_forward(
+    module: nn.Module, name: str, unused: set[str], leave: tuple[str, ...]
+) -> tuple[list[_Place], fx.Graph]:
+    """The activations that a forward of the user's own calls, and its graph."""
+    graph = _trace(module, name)
+    found: list[_Place] = []
+    for node in graph.nodes:
+        if node.op not in ("call_function", "call_method"):
+            continue
+        function = _function_name(node)
+        if function in leave:
+            unused.discard(function)
+        elif function in ACTIVATION_FUNCTIONS or function.rstrip("_") in ACTIVATION_FUNCTIONS:
+            found.append(_call_place(module, name, node, function, len(found)))
+        elif function not in EXACT_FUNCTIONS or _squares(node):
+            raise UnsupportedModuleError(
+                f"the forward of '{name}' calls {function}{' of one tensor with itself' if _squares(node) else ''}, which may "
+                f"be an activation and is not known. Use a known one, or leave it to back-propagation with leave=('{function}',)."
+            )
+    return found, graph
+
+
+def _call_place(module: nn.Module, name: str, node: fx.Node, function: str, index: int) -> _Place:
+    in_place = function.endswith("_") or node.kwargs.get("inplace") is True
+    if in_place and not node.users:
+        raise UnsupportedModuleError(
+            f"the forward of '{name}' calls {function} for its effect on a tensor, which can't be converted. Use its result: "
+            f"x = {function.rstrip('_')}(x)."
+        )
+    f, following = ACTIVATION_FUNCTIONS[function.rstrip("_")]
+    settings = dict(zip(following, node.args[1:], strict=False))
+    settings |= {k: v for k, v in node.kwargs.items() if k in following}
+    if any(isinstance(value, fx.Node) for value in settings.values()):
+        raise UnsupportedModuleError(f"the forward of '{name}' calls {function} with settings that it computes. Fix them.")
+    key = f"dyadic_{index}"
+    if hasattr(module, key):
+        raise UnsupportedModuleError(f"'{name}' has an attribute '{key}' already. Rename it.")
+    return _Place(module, key, partial(f, **settings) if settings else f, function, node)
+
+
+def _operand(node: fx.Node) -> Any:
+    """The tensor that an activation call reads."""
+    return node.args[0] if node.args else node.kwargs["input"]
+
+
+def _squares(node: fx.Node) -> bool:
+    factors = [arg for arg in node.args if isinstance(arg, fx.Node)]
+    return _function_name(node) in ("mul", "imul", "matmul", "mm", "bmm", "einsum") and len(factors) != len(set(factors))
+
+
+def _function_name(node: fx.Node) -> str:
+    if node.op == "call_method":
+        return str(node.target).strip("_") if str(node.target).startswith("__") else str(node.target)
+    return getattr(node.target, "__name__", str(node.target)).removeprefix("_")
+
+
+class _OwnForward(fx.Tracer):
+    """Traces one forward with every child opaque, and `self.training` as a value read at run time."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return True
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        if attr == "training":
+            return self.create_proxy("get_attr", "training", (), {})
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
+
+
+def _trace(module: nn.Module, name: str) -> fx.Graph:
+    # torch.fx would bake in the present value of `self.training`, and with it a functional dropout. Taken out of the
+    # instance's dictionary, the attribute passes through the tracer, which then records the read.
+    training = vars(module).pop("training")
+    try:
+        return _OwnForward().trace(module)
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UnsupportedModuleError(
+            f"the forward of '{name}' ({type(module).__name__}) can't be read by torch.fx, so activations in it can't be "
+            f"found: {reason}. Make it traceable, or leave it to back-propagation with leave=('{type(module).__name__}',)."
+        ) from error
+    finally:
+        module.training = training

@@ -1,0 +1,148 @@
+"""The fused engine: dyadic activations inside autograd, and `dualize`, which puts them into any module.
+
+An ordinary forward pass; in the backward pass, where autograd would multiply the cotangent dy by f'(a), a dyadic activation
+returns the difference of its two states,
+
+    [ f(a + d·b dy) - f(a - u·b dy) ] / b,      b = β N / (loss scale)
+
+so that -b dy is the nudge Δ of one downward sweep (Høier et al. 2023, appendix on efficient implementation). u and d are the
+shares of s⁺ and s⁻: (α, 1-α) for DP, (1-α, α) for DP⊤. States and gradients use the forward pass's mean, f(a): that is
+exactly DP⊤ at α ∈ {0, 1}, and DP at α = ½ while no unit crosses a kink. Autocast, torch.compile and any training loop work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from dualprop import kernels
+from dualprop.errors import SettingError
+
+
+@dataclass(frozen=True)
+class Nudge:
+    """Shares of s⁺ and s⁻, and `strength` b, what turns the cotangent into the nudge: Δ = -b dy."""
+
+    up: float
+    down: float
+    strength: float
+    compiled: bool = False
+
+
+class _DyadicActivation(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, f: kernels.Activation, nudge: Nudge) -> Tensor:
+        ctx.save_for_backward(a)
+        ctx.f, ctx.nudge = f, nudge
+        return f(a)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor, None, None]:
+        (a,), (dy,), nudge = ctx.saved_tensors, cotangents, ctx.nudge
+        b = nudge.strength
+        return kernels.difference(ctx.f, a, dy, nudge.down * b, nudge.up * b, 1 / b, nudge.compiled), None, None
+
+
+def dyadic_activation(a: Tensor, f: kernels.Activation, nudge: Nudge) -> Tensor:
+    """f(a), whose backward pass is the dyadic difference in place of f'(a) dy. Elementwise; keeps shape and dtype."""
+    if not (torch.is_grad_enabled() and a.requires_grad):
+        return f(a)
+    return _DyadicActivation.apply(a, f, nudge)
+
+
+@dataclass(frozen=True)
+class Dualization:
+    """The settings that `dualize` gives to every activation of a model; see there."""
+
+    coupling: Literal["original", "transposed"]
+    alpha: float
+    loss_reduction: Literal["mean", "sum"] | int
+    loss_scale: float | Callable[[], float]
+    compiled: bool
+
+    def __post_init__(self) -> None:
+        if self.coupling not in ("original", "transposed"):
+            raise SettingError(f"coupling must be 'original' or 'transposed', got {self.coupling!r}.")
+        if not 0 <= self.alpha <= 1:
+            raise SettingError(f"alpha must be in [0, 1], got {self.alpha:g}.")
+        terms = self.loss_reduction
+        if terms not in ("mean", "sum") and not (isinstance(terms, int) and not isinstance(terms, bool) and terms > 0):
+            raise SettingError(
+                f"loss_reduction must be 'mean', 'sum' or the number of terms that the mean runs over, got {terms!r}."
+            )
+        if not callable(self.loss_scale) and not self.loss_scale > 0:
+            raise SettingError(f"loss_scale must be positive, got {self.loss_scale}.")
+
+    def nudge(self, batch_size: int, beta: float) -> Nudge:
+        """The nudge for activations whose first dimension is `batch_size`."""
+        scale = self.loss_scale() if callable(self.loss_scale) else self.loss_scale
+        terms = {"mean": batch_size, "sum": 1}.get(self.loss_reduction, self.loss_reduction)  # type: ignore[call-overload]
+        up, down = (self.alpha, 1 - self.alpha) if self.coupling == "original" else (1 - self.alpha, self.alpha)
+        return Nudge(up, down, beta * terms / scale, self.compiled)
+
+
+class Dyadic(nn.Module):
+    """An activation that backward-propagates dyadic differences. It has no parameters and no state."""
+
+    def __init__(self, f: kernels.Activation, description: str, settings: Dualization, beta: float) -> None:
+        super().__init__()
+        self.f, self.description, self.settings, self.beta = f, description, settings, beta
+
+    def forward(self, a: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            return self.f(a)
+        return dyadic_activation(a, self.f, self.settings.nudge(a.shape[0], self.beta))
+
+    def extra_repr(self) -> str:
+        return f"{self.description}, {self.settings.coupling}, alpha={self.settings.alpha:g}, beta={self.beta:g}"
+
+
+def dualize(
+    model: nn.Module,
+    *,
+    coupling: Literal["original", "transposed"] = "original",
+    alpha: float = 0.5,
+    beta: float | Sequence[float] = 1.0,
+    loss_reduction: Literal["mean", "sum"] | int = "mean",
+    loss_scale: float | Callable[[], float] = 1.0,
+    leave: Sequence[str] = (),
+    compiled: bool = False,
+) -> nn.Module:
+    """Convert every activation of `model` in place; then `loss.backward()` in any training loop is dual propagation.
+
+    Parameters and `state_dict` stay as they are. Modules and functional calls (`F.relu(x)`, `x.tanh()`) are converted;
+    whatever might be an activation and is not known is refused by name before anything is changed.
+
+    Args:
+        coupling: "original" (DP) or "transposed" (DP⊤).
+        alpha: in [0, 1], the weight of s⁺ in the mean.
+        beta: nudging strength per example, > 0; one, or one per activation in the order of the model's modules.
+        loss_reduction: how the loss is reduced over the batch, since DP is not homogeneous in the loss: "mean" over the
+            activations' first dimension, "sum", or the number of terms of the mean (tokens, say).
+        loss_scale: whatever else multiplies the loss: 1/4 when four batches accumulate, `scaler.get_scale` for a
+            GradScaler (a function is asked at every forward pass).
+        leave: names of modules, module types or functions that are to be left to plain back-propagation.
+        compiled: have inductor fuse each dyadic difference into one pass (not needed under torch.compile).
+
+    Returns:
+        The model (a new module only where `model` itself is one activation).
+
+    Raises:
+        UnsupportedModuleError: names a module or function that can't be converted, and the remedy.
+        SettingError: a setting out of its range.
+    """
+    from dualprop.conversion import convert
+
+    settings = Dualization(coupling, alpha, loss_reduction, loss_scale, compiled)
+    betas = (float(beta),) if isinstance(beta, int | float) else tuple(float(b) for b in beta)
+    if not betas or not all(0 < b < float("inf") for b in betas):
+        raise SettingError(f"beta must be positive and finite, got {beta}.")
+
+    def make(f: kernels.Activation, description: str, index: int) -> Dyadic:
+        return Dyadic(f, description, settings, betas[0] if len(betas) == 1 else betas[index])
+
+    return convert(model, make, tuple(leave), None if len(betas) == 1 else len(betas))

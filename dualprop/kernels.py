@@ -1,0 +1,97 @@
+"""The elementwise work of a dyad: from drive a and feedback Δ to its mean and difference.
+
+    s⁺ = f(a + u Δ),  s⁻ = f(a - d Δ),  s̄ = α s⁺ + (1-α) s⁻,  δ = s⁺ - s⁻
+
+Written out, each is several passes over memory where back-propagation's derivative takes one. Large CPU tensors are
+therefore walked in pieces that stay in the cache, with no temporaries of full size; `compiled=True` has inductor make one
+vectorised pass of it (needs a C++ compiler; the first call takes seconds). Half-precision activations are subtracted in
+float32: their rounding is as large as the differences (32 % error at |δ| = 0.01 in bfloat16).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import torch
+from torch import Tensor
+
+Activation = Callable[[Tensor], Tensor]
+
+# Elements a piece: three float32 pieces fill 1.5 MB of L2, and a piece still occupies two threads.
+PIECE = 131072
+_SMALL = 2 * PIECE
+
+
+def dyad(
+    f: Activation, a: Tensor, delta: Tensor, up: float, down: float, alpha: float, compiled: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Mean and difference of f(a + up·delta) and f(a - down·delta); same shape as a."""
+    if compiled:
+        return _compiled(_dyad)(f, a, delta, up, down, alpha)
+    if not _worth_pieces(a, delta):
+        return _dyad(f, a, delta, up, down, alpha)
+    mean, difference = torch.empty_like(a), torch.empty_like(a)
+    for a_, delta_, mean_, difference_ in _pieces(a, delta, mean, difference):
+        plus = f(torch.add(a_, delta_, alpha=up))
+        minus = f(torch.add(a_, delta_, alpha=-down))
+        torch.sub(plus, minus, out=difference_)
+        torch.add(minus, difference_, alpha=alpha, out=mean_)
+    return mean, difference
+
+
+def difference(
+    f: Activation,
+    a: Tensor,
+    delta: Tensor,
+    up: float,
+    down: float,
+    scale: float = 1.0,
+    compiled: bool = False,
+) -> Tensor:
+    """scale · (f(a + up·delta) - f(a - down·delta)), taken in float32 or wider and returned in a's dtype."""
+    if compiled:
+        return _compiled(_difference)(f, a, delta, up, down, scale)
+    if not _worth_pieces(a, delta):
+        return _difference(f, a, delta, up, down, scale)
+    result = torch.empty_like(a)
+    for a_, delta_, result_ in _pieces(a, delta, result):
+        result_.copy_(_difference(f, a_, delta_, up, down, scale))
+    return result
+
+
+def _dyad(
+    f: Activation, a: Tensor, delta: Tensor, up: float, down: float, alpha: float
+) -> tuple[Tensor, Tensor]:
+    plus, minus = f(a + up * delta), f(a - down * delta)
+    difference = plus - minus
+    return minus + alpha * difference, difference
+
+
+def _difference(f: Activation, a: Tensor, delta: Tensor, up: float, down: float, scale: float) -> Tensor:
+    dtype = a.dtype
+    if dtype in (torch.float16, torch.bfloat16):
+        a, delta = a.float(), delta.float()
+    plus = f(a if up == 0 else torch.add(a, delta, alpha=up))
+    minus = f(a if down == 0 else torch.add(a, delta, alpha=-down))
+    result = plus - minus
+    return (result if scale == 1 else result * scale).to(dtype)
+
+
+@cache
+def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return torch.compile(function, dynamic=True)
+
+
+def _worth_pieces(a: Tensor, delta: Tensor) -> bool:
+    return (
+        not torch.compiler.is_compiling()
+        and a.device.type == "cpu"
+        and a.numel() > _SMALL
+        and a.is_contiguous()
+        and delta.is_contiguous()
+    )
+
+
+def _pieces(*tensors: Tensor) -> zip[tuple[Tensor, ...]]:
+    return zip(*(tensor.view(-1).split(PIECE) for tensor in tensors), strict=True)

@@ -1,0 +1,160 @@
+"""Losses on the network's output: value, gradient, and the exact (proximal) nudge.
+
+N batch, K classes or output units. Everything is per example, never averaged: β is a per-example quantity, and the mean
+over the batch is taken once, by the rule. The nudge of an output compartment with drive a is
+
+    nudge(a, y, c) = argmin_s G(s) - s·a + c ℓ(s, y)
+
+with c > 0 downhill (s⁺) and c < 0 uphill (s⁻, where it stays well posed only for c > -`concave_limit`).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dualprop.errors import SettingError, closest
+from dualprop.neurons import AbstractNeuron, Identity
+
+
+class AbstractLoss(ABC):
+    """A loss on outputs (N, K) and targets: class indices (N,) or target vectors (N, K)."""
+
+    name: str
+    concave_limit: float
+
+    @abstractmethod
+    def value(self, s: Tensor, y: Tensor) -> Tensor:
+        """ℓ(s, y) per example, shape (N,)."""
+
+    @abstractmethod
+    def gradient(self, s: Tensor, y: Tensor) -> Tensor:
+        """∇ₛ ℓ(s, y) per example, shape (N, K)."""
+
+    @abstractmethod
+    def nudge(self, neuron: AbstractNeuron, a: Tensor, y: Tensor, c: float) -> Tensor:
+        """The output state that an exact nudge of strength c settles at, shape (N, K)."""
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class SquaredError(AbstractLoss):
+    """ℓ = ½‖s - y‖², summed over output units; class indices become one-hot vectors. Nudge: prox of G at a + c·y."""
+
+    name = "squared_error"
+    concave_limit = 1.0
+
+    def value(self, s: Tensor, y: Tensor) -> Tensor:
+        return (s - targets(y, s)).square().flatten(1).sum(1) / 2
+
+    def gradient(self, s: Tensor, y: Tensor) -> Tensor:
+        return s - targets(y, s)
+
+    def nudge(self, neuron: AbstractNeuron, a: Tensor, y: Tensor, c: float) -> Tensor:
+        return neuron.prox(a + c * targets(y, a), c)
+
+
+@dataclass(frozen=True)
+class CrossEntropy(AbstractLoss):
+    """ℓ = -Σ y log softmax(s) on logits. Its Hessian is at most ½, so the uphill nudge needs |c| < 2."""
+
+    name = "cross_entropy"
+    concave_limit = 2.0
+
+    def value(self, s: Tensor, y: Tensor) -> Tensor:
+        return torch.nn.functional.cross_entropy(s, y, reduction="none")
+
+    def gradient(self, s: Tensor, y: Tensor) -> Tensor:
+        target = targets(y, s)
+        p = s.softmax(1)
+        return p * target.sum(1, keepdim=True) - target if y.dtype.is_floating_point else p - target
+
+    def nudge(self, neuron: AbstractNeuron, a: Tensor, y: Tensor, c: float) -> Tensor:
+        if not isinstance(neuron, Identity):
+            raise SettingError(
+                f"an exact cross-entropy nudge acts on logits, but the output neuron is {type(neuron).__name__}. "
+                "Remove the model's last activation, or use output_nudge='linearized'."
+            )
+        return _nudge_logits(a, targets(y, a), c)
+
+
+def targets(y: Tensor, like: Tensor) -> Tensor:
+    """The target vectors (N, K) in `like`'s dtype: one-hot for class indices (N,), else y itself."""
+    if y.dtype.is_floating_point:
+        return y.to(like.dtype)
+    return torch.zeros_like(like).scatter_(1, y.unsqueeze(1), 1)
+
+
+def _nudge_logits(a: Tensor, y: Tensor, c: float, steps: int = 100) -> Tensor:
+    """Solve s - a + c (softmax(s) - y) = 0 for each example by damped Newton steps. a, y, s: (N, K).
+
+    s minimises the strongly convex φ(s) = ½‖s - a‖² + c ℓ(s, y) (modulus min(1, 1 + c/2)); a step is halved until φ falls.
+    """
+
+    def phi(s: Tensor) -> Tensor:
+        # ℓ for soft targets too: Σy logsumexp(s) - s·y.
+        cross_entropy = y.sum(1) * s.logsumexp(1) - (s * y).sum(1)
+        return (s - a).square().sum(1) / 2 + c * cross_entropy
+
+    mass = y.sum(1, keepdim=True)
+    tolerance = 8 * torch.finfo(a.dtype).eps * (1 + a.abs().amax(1))
+    s, value = a, phi(a)
+    for _ in range(steps):
+        p = s.softmax(1)
+        residual = s - a + c * (mass * p - y)
+        if bool((residual.abs().amax(1) <= tolerance).all()):
+            break
+        step = _newton_step(residual, p, c * mass)
+        length = torch.ones_like(value)
+        slope = (step * residual).sum(1)  # -dφ/dt along -step, positive: φ is strongly convex
+        for _ in range(30):
+            new = s - length.unsqueeze(1) * step
+            new_value = phi(new)
+            # Near the minimum φ can't resolve the decrease any more; there the full Newton step is right.
+            accepted = (new_value <= value - 0.1 * length * slope) | (slope <= 1e3 * tolerance * tolerance)
+            if bool(accepted.all()):
+                break
+            length = torch.where(accepted, length, length / 2)
+        s, value = new, new_value
+    return s
+
+
+def _newton_step(residual: Tensor, p: Tensor, c: Tensor) -> Tensor:
+    """H⁻¹·residual for H = I + c (diag p - p pᵀ), shapes (N, K), c (N, 1).
+
+    H is positive definite but its diagonal part 1 + c·p is not for the largest p where c < -1. That one coordinate is
+    eliminated apart; the others have p ≤ ½, so the rest is a positive diagonal minus a rank-one term.
+    """
+    top = p.argmax(1, keepdim=True)
+    rest = torch.ones_like(p).scatter_(1, top, 0.0)
+    q, r = p * rest, residual * rest
+    p_top, r_top = p.gather(1, top), residual.gather(1, top)
+    diagonal = 1 + c * q
+    coupling = -c * p_top * q
+
+    def solve(w: Tensor) -> Tensor:
+        w = w / diagonal
+        scaled = q / diagonal
+        return w + c * scaled * (q * w).sum(1, keepdim=True) / (1 - c * (q * scaled).sum(1, keepdim=True))
+
+    solved_r, solved_coupling = solve(r), solve(coupling)
+    schur = 1 + c * p_top * (1 - p_top) - (coupling * solved_coupling).sum(1, keepdim=True)
+    step_top = (r_top - (coupling * solved_r).sum(1, keepdim=True)) / schur
+    return (solved_r - solved_coupling * step_top).scatter(1, top, step_top)
+
+
+LOSSES: dict[str, type[AbstractLoss]] = {"cross_entropy": CrossEntropy, "squared_error": SquaredError}
+
+
+def from_name(name: str | AbstractLoss) -> AbstractLoss:
+    """The loss of that name; a loss is returned as it is. Raises SettingError for an unknown name."""
+    if isinstance(name, AbstractLoss):
+        return name
+    if name not in LOSSES:
+        raise SettingError(f"unknown loss '{name}'.{closest(name, list(LOSSES))} Known: {', '.join(LOSSES)}.")
+    return LOSSES[name]()

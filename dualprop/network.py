@@ -1,0 +1,195 @@
+"""The network view: a user's module read as layers of synapse and neuron, 1…L; layer 0 is the input.
+
+Nothing is copied or wrapped: parameters, their names and `state_dict` stay the model's own, and prediction is the model
+itself. What can't be read this way is refused by name, with the remedy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from dualprop import neurons
+from dualprop.errors import SettingError, UnsupportedModuleError
+from dualprop.neurons import AbstractNeuron, Identity
+from dualprop.synapses import MAPS, Synapse
+
+# Why a module is refused in a synapse, and what to do instead.
+_REFUSALS: tuple[tuple[tuple[type[nn.Module], ...], str], ...] = (
+    (
+        (nn.modules.dropout._DropoutNd,),
+        "which explicit inference would draw anew at each evaluation. Remove it, or use dp.dualize(model).",
+    ),
+    (
+        (nn.modules.batchnorm._BatchNorm,),
+        "whose statistics tie the examples of a batch together. Fold it into the layer before, use GroupNorm, or use dp.dualize(model).",
+    ),
+    (
+        (nn.Softmax, nn.LogSoftmax, nn.Softmax2d, nn.Softmin),
+        "which couples units. If it is the output, drop it: losses.CrossEntropy() works on logits.",
+    ),
+    (
+        (nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish),
+        "which is not monotone and so no proximal map. Use ReLU or LeakyReLU, or dp.dualize(model).",
+    ),
+    (
+        (nn.Hardsigmoid,),
+        "PyTorch's clip(a/6 + 1/2, 0, 1). The papers' hard sigmoid is Hardtanh(0, 1): use that, or dp.dualize(model).",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer: `synapse` maps the state of layer `sources[0]` to the drive, `neuron` the drive to the state."""
+
+    synapse: Synapse
+    neuron: AbstractNeuron
+    sources: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        return self.synapse.name
+
+
+class Network:
+    """Layers 1…L, each reading earlier ones. `Network.from_module(model)` reads a model; the module stays usable as it was."""
+
+    def __init__(self, layers: Sequence[Layer], module: nn.Module | None = None) -> None:
+        if not layers:
+            raise UnsupportedModuleError("the model holds no layer. It needs at least one Linear or convolution.")
+        for k, layer in enumerate(layers, start=1):
+            if len(layer.sources) != 1 or not 0 <= layer.sources[0] < k:
+                raise SettingError(f"layer {k} must read one earlier layer, got sources {layer.sources}.")
+        self.layers = tuple(layers)
+        self.module = module
+        self._readers = tuple(
+            tuple(j for j, layer in enumerate(self.layers, start=1) if k in layer.sources)
+            for k in range(len(self.layers) + 1)
+        )
+
+    @classmethod
+    def from_module(cls, model: nn.Module, also_allow: Sequence[type[nn.Module]] = ()) -> Network:
+        """Read `model`, any nesting of `nn.Sequential`, split at its activations.
+
+        Args:
+            also_allow: further module types that may stand in a synapse. They must be deterministic, act on each example
+                apart and hold no activation: inside a synapse plain derivatives are used.
+
+        Raises:
+            UnsupportedModuleError: names what can't be read, and the remedy.
+        """
+        layers: list[Layer] = []
+        synapse: dict[str, nn.Module] = {}
+        seen: dict[int, str] = {}
+
+        def close(neuron: AbstractNeuron) -> None:
+            layers.append(Layer(Synapse(dict(synapse)), neuron, sources=(len(layers),)))
+            synapse.clear()
+
+        for name, module in _leaves(model, ""):
+            where = f"layer {len(layers) + 1} holds {_brief(module)} ('{name}')"
+            if type(module) in neurons.NEURONS:
+                try:
+                    close(neurons.from_module(module, name))
+                except SettingError as error:
+                    raise UnsupportedModuleError(f"{where}: {error}") from None
+                continue
+            for shared in (module, *module.parameters()):
+                if id(shared) in seen:
+                    raise UnsupportedModuleError(
+                        f"{where}, which shares parameters with '{seen[id(shared)]}': a synapse learns from its own two "
+                        "layers alone. Give each place its own module."
+                    )
+            if next(module.parameters(), None) is not None:
+                seen.update({id(shared): name for shared in (module, *module.parameters())})
+            _check_synaptic(module, where, tuple(also_allow))
+            synapse[name] = module
+        if synapse:
+            close(Identity())
+        network = cls(layers, model)
+        if not network.parameters:
+            raise UnsupportedModuleError("the model has no trainable parameter. Set requires_grad=True on some.")
+        return network
+
+    @property
+    def depth(self) -> int:
+        """L, the number of layers."""
+        return len(self.layers)
+
+    def into(self, k: int) -> Layer:
+        """Layer k: the synapse into it, its neuron, and the layers that it reads."""
+        return self.layers[k - 1]
+
+    def out_of(self, k: int) -> tuple[int, ...]:
+        """The layers that read layer k."""
+        return self._readers[k]
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """The trainable parameters by their name in the model."""
+        return {name: p for layer in self.layers for name, p in layer.synapse.parameters.items()}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The prediction (N, K): the module's own forward pass. Raises SettingError where x does not fit."""
+        assert self.module is not None
+        try:
+            return self.module(x)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise SettingError(
+                f"the model can't read x of shape {tuple(x.shape)} and {x.dtype}: {str(error).splitlines()[0]}."
+            ) from error
+
+    def __repr__(self) -> str:
+        rows = [f"  {k}: {layer.name} → {type(layer.neuron).__name__}" for k, layer in enumerate(self.layers, start=1)]
+        return "\n".join(["Network(", *rows, ")"])
+
+
+def _brief(module: nn.Module) -> str:
+    """One line that shows the module: its repr, or its type where that has children and so many lines."""
+    return type(module).__name__ if next(module.children(), None) is not None else repr(module)
+
+
+def _leaves(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
+    """The modules inside nested `nn.Sequential`s with their dotted names, in order."""
+    if not isinstance(module, nn.Sequential):
+        yield name, module
+        return
+    if type(module).forward is not nn.Sequential.forward or "forward" in vars(module):
+        raise UnsupportedModuleError(
+            f"'{name or type(module).__name__}' is an nn.Sequential with a forward of its own, which can't be split. "
+            "Use a plain nn.Sequential, or dp.dualize(model)."
+        )
+    if module._forward_hooks or module._forward_pre_hooks:
+        raise UnsupportedModuleError(
+            f"'{name or type(module).__name__}' is an nn.Sequential with forward hooks, which the split would skip. "
+            "Remove them, or put them on a layer inside it."
+        )
+    for child_name, child in module._modules.items():
+        assert child is not None
+        yield from _leaves(child, f"{name}.{child_name}" if name else child_name)
+
+
+def _check_synaptic(module: nn.Module, where: str, also_allow: tuple[type[nn.Module], ...]) -> None:
+    """Raise UnsupportedModuleError unless the module may stand in a synapse."""
+    kind = type(module).__bases__[0] if parametrize.is_parametrized(module) else type(module)
+    if kind in MAPS or (also_allow and isinstance(module, also_allow)):
+        return
+    for types, reason in _REFUSALS:
+        if isinstance(module, types):
+            raise UnsupportedModuleError(f"{where}, {reason}")
+    if next(module.children(), None) is not None or not type(module).__module__.startswith("torch.nn"):
+        raise UnsupportedModuleError(
+            f"{where}, whose forward can't be split at its activations. Write the model as nested "
+            "nn.Sequential (a module without activations may be named in also_allow=), or use dp.dualize(model)."
+        )
+    known = ", ".join(sorted(t.__name__ for t in neurons.NEURONS))
+    raise UnsupportedModuleError(
+        f"{where}, which is neither a known activation ({known}) nor a known map. Replace it, or use dp.dualize(model)."
+    )

@@ -1,0 +1,237 @@
+"""Neurons: an activation f is the proximal map of a potential G, f(a) = argmin_s G(s) - s·a.
+
+So a neuron that is pulled from below by a and from above by a nudge settles in closed form at f(a + nudge); no solver is
+needed (Høier et al. 2023, §3). Everything here is elementwise and keeps shape, dtype and device. f is 1-Lipschitz, which
+is the same as G being 1-strongly convex.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dualprop.errors import SettingError, UnsupportedModuleError, closest
+
+Scale = float | Tensor
+
+
+class AbstractNeuron(ABC):
+    """An elementwise activation with its potential. `kinks` are the drives at which f' jumps."""
+
+    kinks: tuple[float, ...] = ()
+
+    @abstractmethod
+    def f(self, a: Tensor) -> Tensor:
+        """The activation, f(a) = prox(a, 0)."""
+
+    @abstractmethod
+    def potential(self, s: Tensor) -> Tensor:
+        """G(s) per unit; infinite outside the activation's range."""
+
+    @abstractmethod
+    def derivative(self, a: Tensor) -> Tensor:
+        """f'(a) per unit; at a kink the value that PyTorch's autograd takes."""
+
+    @abstractmethod
+    def prox(self, u: Tensor, scale: Scale) -> Tensor:
+        """argmin_s G(s) + (scale/2) s² - s·u, for scale > -1 (G is 1-strongly convex)."""
+
+
+@dataclass(frozen=True)
+class Identity(AbstractNeuron):
+    """Linear unit: G(s) = s²/2."""
+
+    def f(self, a: Tensor) -> Tensor:
+        return a
+
+    def potential(self, s: Tensor) -> Tensor:
+        return s.square() / 2
+
+    def derivative(self, a: Tensor) -> Tensor:
+        return torch.ones_like(a)
+
+    def prox(self, u: Tensor, scale: Scale) -> Tensor:
+        return u / (1 + scale)
+
+
+@dataclass(frozen=True)
+class ReLU(AbstractNeuron):
+    """G(s) = s²/2 on s ≥ 0."""
+
+    kinks = (0.0,)
+
+    def f(self, a: Tensor) -> Tensor:
+        return a.relu()
+
+    def potential(self, s: Tensor) -> Tensor:
+        return torch.where(s >= 0, s.square() / 2, torch.inf)
+
+    def derivative(self, a: Tensor) -> Tensor:
+        return (a > 0).to(a.dtype)
+
+    def prox(self, u: Tensor, scale: Scale) -> Tensor:
+        return u.relu() / (1 + scale)
+
+
+@dataclass(frozen=True)
+class LeakyReLU(AbstractNeuron):
+    """f(a) = max(a, c·a) with slope 0 < c ≤ 1; G(s) = s²/2 for s ≥ 0 and s²/(2c) below."""
+
+    slope: float = 0.01
+    kinks = (0.0,)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.slope <= 1:
+            raise SettingError(f"the slope of a LeakyReLU must be in (0, 1], got {self.slope:g}. For 0 use ReLU.")
+
+    def f(self, a: Tensor) -> Tensor:
+        return nn.functional.leaky_relu(a, self.slope)
+
+    def potential(self, s: Tensor) -> Tensor:
+        return torch.where(s >= 0, s.square() / 2, s.square() / (2 * self.slope))
+
+    def derivative(self, a: Tensor) -> Tensor:
+        return torch.where(a > 0, 1.0, self.slope).to(a.dtype)
+
+    def prox(self, u: Tensor, scale: Scale) -> Tensor:
+        return torch.where(u >= 0, u / (1 + scale), u * self.slope / (1 + self.slope * scale))
+
+
+@dataclass(frozen=True)
+class HardSigmoid(AbstractNeuron):
+    """f(a) = clip(a, low, high), `nn.Hardtanh(low, high)`; the papers' hard sigmoid is clip(a, 0, 1). G(s) = s²/2 within."""
+
+    low: float = 0.0
+    high: float = 1.0
+
+    @property
+    def kinks(self) -> tuple[float, ...]:  # type: ignore[override]
+        return (self.low, self.high)
+
+    def f(self, a: Tensor) -> Tensor:
+        return a.clamp(self.low, self.high)
+
+    def potential(self, s: Tensor) -> Tensor:
+        return torch.where((s >= self.low) & (s <= self.high), s.square() / 2, torch.inf)
+
+    def derivative(self, a: Tensor) -> Tensor:
+        return ((a > self.low) & (a < self.high)).to(a.dtype)
+
+    def prox(self, u: Tensor, scale: Scale) -> Tensor:
+        return (u / (1 + scale)).clamp(self.low, self.high)
+
+
+@dataclass(frozen=True)
+class Sigmoid(AbstractNeuron):
+    """G(s) = s log s + (1-s) log(1-s), the negative entropy of a coin."""
+
+    def f(self, a: Tensor) -> Tensor:
+        return a.sigmoid()
+
+    def potential(self, s: Tensor) -> Tensor:
+        inside = torch.xlogy(s, s) + torch.xlogy(1 - s, 1 - s)
+        return torch.where((s >= 0) & (s <= 1), inside, torch.inf)
+
+    def derivative(self, a: Tensor) -> Tensor:
+        return a.sigmoid() * (-a).sigmoid()
+
+    def prox(self, u: Tensor, scale: Scale) -> Tensor:
+        return _settle(u, scale, self, reach=(0.0, 1.0)).sigmoid()
+
+
+@dataclass(frozen=True)
+class Tanh(AbstractNeuron):
+    """G(s) = s artanh s + log(1-s²)/2."""
+
+    def f(self, a: Tensor) -> Tensor:
+        return a.tanh()
+
+    def potential(self, s: Tensor) -> Tensor:
+        # By entropies of (1±s)/2: finite at s = ±1, where artanh is not.
+        inside = torch.xlogy(1 + s, 1 + s) / 2 + torch.xlogy(1 - s, 1 - s) / 2
+        return torch.where(s.abs() <= 1, inside, torch.inf)
+
+    def derivative(self, a: Tensor) -> Tensor:
+        return 1 - a.tanh().square()
+
+    def prox(self, u: Tensor, scale: Scale) -> Tensor:
+        return _settle(u, scale, self, reach=(-1.0, 1.0)).tanh()
+
+
+def _settle(u: Tensor, scale: Scale, neuron: AbstractNeuron, reach: tuple[float, float]) -> Tensor:
+    """The drive t with t + scale·f(t) = u, by Newton's method inside a shrinking bracket.
+
+    Solving for the drive and not for the state keeps full precision where f saturates.
+    """
+    scale = torch.as_tensor(scale, dtype=u.dtype, device=u.device)
+    ends = torch.stack([u - scale * reach[0], u - scale * reach[1]])
+    low, high = ends.amin(0), ends.amax(0)
+    t = u - scale * neuron.f(u)
+    t = torch.minimum(torch.maximum(t, low), high)
+    tolerance = 4 * torch.finfo(u.dtype).eps
+    for _ in range(100):
+        excess = t + scale * neuron.f(t) - u
+        low, high = torch.where(excess < 0, t, low), torch.where(excess > 0, t, high)
+        newton = t - excess / (1 + scale * neuron.derivative(t))
+        step_inside = (newton >= low) & (newton <= high)
+        new = torch.where(step_inside, newton, (low + high) / 2)
+        moved = (new - t).abs() > tolerance * (1 + t.abs())
+        t = new
+        if not bool(moved.any()):
+            break
+    return t
+
+
+# Every activation module that explicit inference understands. Exact types: a subclass may compute something else.
+NEURONS: dict[type[nn.Module], Callable[..., AbstractNeuron]] = {
+    nn.Identity: lambda module: Identity(),
+    nn.ReLU: lambda module: ReLU(),
+    nn.LeakyReLU: lambda module: LeakyReLU(module.negative_slope),
+    nn.Hardtanh: lambda module: HardSigmoid(module.min_val, module.max_val),
+    nn.ReLU6: lambda module: HardSigmoid(0.0, 6.0),
+    nn.Sigmoid: lambda module: Sigmoid(),
+    nn.Tanh: lambda module: Tanh(),
+}
+
+_BY_NAME: dict[str, Callable[[], AbstractNeuron]] = {
+    "identity": Identity,
+    "relu": ReLU,
+    "leaky_relu": LeakyReLU,
+    "hard_sigmoid": HardSigmoid,
+    "sigmoid": Sigmoid,
+    "tanh": Tanh,
+}
+
+
+def names() -> list[str]:
+    """The neurons' names, as recipes and `dualprop list neurons` spell them."""
+    return list(_BY_NAME)
+
+
+def from_name(name: str) -> AbstractNeuron:
+    """The neuron of that name. Raises SettingError for an unknown one."""
+    if name not in _BY_NAME:
+        raise SettingError(f"unknown neuron '{name}'.{closest(name, names())} Known: {', '.join(names())}.")
+    return _BY_NAME[name]()
+
+
+def module(name: str) -> nn.Module:
+    """The PyTorch activation module of the neuron of that name."""
+    neuron = from_name(name)
+    if isinstance(neuron, HardSigmoid):
+        return nn.Hardtanh(neuron.low, neuron.high)
+    return {Identity: nn.Identity, ReLU: nn.ReLU, LeakyReLU: nn.LeakyReLU, Sigmoid: nn.Sigmoid, Tanh: nn.Tanh}[
+        type(neuron)
+    ]()
+
+
+def from_module(activation: nn.Module, name: str) -> AbstractNeuron:
+    """The neuron that an activation module computes. Raises UnsupportedModuleError naming `name` where there is none."""
+    make = NEURONS.get(type(activation))
+    if make is None:
+        raise UnsupportedModuleError(f"'{name}' is {activation}, which is no known neuron.")
+    return make(activation)

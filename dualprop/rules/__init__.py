@@ -1,0 +1,23 @@
+"""The learning rules, one file each; `RULES` is the explicit table of their names."""
+
+from dualprop.errors import SettingError, closest
+from dualprop.rules.backprop import Backprop
+from dualprop.rules.base import AbstractRule, Outcome, Status
+from dualprop.rules.dual_propagation import DualPropagation
+
+RULES: dict[str, type[AbstractRule]] = {
+    "backprop": Backprop,
+    "dual_propagation": DualPropagation,
+}
+
+
+def from_name(name: str) -> type[AbstractRule]:
+    """The rule class of that name. Raises SettingError for an unknown one."""
+    if name not in RULES:
+        raise SettingError(
+            f"unknown rule '{name}'.{closest(name, list(RULES))} `dualprop list rules` shows them all: {', '.join(RULES)}."
+        )
+    return RULES[name]
+
+
+__all__ = ["RULES", "AbstractRule", "Backprop", "DualPropagation", "Outcome", "Status", "from_name"]

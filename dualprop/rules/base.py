@@ -1,0 +1,126 @@
+"""What every learning rule offers: gradients of the mean loss over a batch, as a pure function of what is passed in.
+
+N batch, K classes. `x` is (N, …); `y` is (N,) class indices or (N, K) target vectors. A rule's gradients estimate the
+gradient of the loss's *mean* over the batch, on the scale of back-propagation's.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dualprop.errors import SettingError
+from dualprop.losses import AbstractLoss
+from dualprop.network import Network
+
+
+@dataclass(frozen=True)
+class Status:
+    """Whether the numbers can be trusted; if not, `message` says what happened and what to do."""
+
+    ok: bool
+    message: str = "ok"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a rule found on one batch.
+
+    Attributes:
+        gradients: by parameter name, for every trainable parameter; estimates of the gradient of the mean loss.
+        loss: of the forward prediction, the mean over the batch, shape ().
+        logits: of the forward prediction, shape (N, K).
+        state: the inferred states, reusable as the next call's `state`; None where the rule keeps none.
+        diagnostics: numbers about the inference: "drives", "feedbacks" and "gradients" count the synapse evaluations.
+    """
+
+    gradients: dict[str, Tensor]
+    loss: Tensor
+    logits: Tensor
+    state: Any = None
+    diagnostics: dict[str, float] = field(default_factory=dict)
+    remedy: str = "Lower the learning rate or beta, or check the inputs for extreme values."
+
+    @cached_property
+    def status(self) -> Status:
+        """Not ok where the loss or a gradient is not finite. Found out when first asked for: it waits for the device."""
+        if not bool(torch.isfinite(self.loss)):
+            return Status(False, f"the loss is {float(self.loss)}. {self.remedy}")
+        for name, gradient in self.gradients.items():
+            if not bool(torch.isfinite(gradient).all()):
+                return Status(False, f"the gradient of '{name}' is not finite. {self.remedy}")
+        return Status(True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AbstractRule(ABC):
+    """A frozen set of hyperparameters and a pure function of (network, x, y, state, generator)."""
+
+    loss: AbstractLoss
+
+    @property
+    def keeps_state(self) -> bool:
+        """Whether the next call should be given this call's `state`."""
+        return False
+
+    @property
+    def needs_generator(self) -> bool:
+        """Whether inference draws random numbers."""
+        return False
+
+    @abstractmethod
+    def gradients(
+        self,
+        network: Network,
+        x: Tensor,
+        y: Tensor,
+        state: Any = None,
+        generator: torch.Generator | None = None,
+    ) -> Outcome:
+        """Infer, and return gradients, loss, logits and state; nothing that was passed in is changed."""
+
+    def backward(
+        self,
+        network: Network,
+        x: Tensor,
+        y: Tensor,
+        state: Any = None,
+        generator: torch.Generator | None = None,
+    ) -> Outcome:
+        """The same, and add the gradients into `parameter.grad`, as `loss.backward()` does; any optimizer then steps."""
+        outcome = self.gradients(network, x, y, state=state, generator=generator)
+        for name, parameter in network.parameters.items():
+            gradient = outcome.gradients[name]
+            parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+        return outcome
+
+
+def check_batch(x: Tensor, y: Tensor) -> None:
+    """Raise SettingError unless x and y are a batch: as many targets as examples, at least one, indices or vectors."""
+    if x.dim() < 2 or x.shape[0] == 0:
+        raise SettingError(f"x must hold a batch of at least one example, shape (N, …), got {tuple(x.shape)}.")
+    if not x.dtype.is_floating_point:
+        raise SettingError(f"x must be floating point, got {x.dtype}. Convert it, x.float() say.")
+    if y.shape[:1] != x.shape[:1]:
+        raise SettingError(f"x holds {x.shape[0]} examples but y has shape {tuple(y.shape)}. They must agree.")
+    if y.dim() == 1 and (y.dtype.is_floating_point or y.dtype == torch.bool):
+        raise SettingError(f"class indices y must be integers, got {y.dtype}. Convert them, y.long() say.")
+
+
+def check_targets(y: Tensor, logits: Tensor) -> None:
+    """Raise SettingError where targets don't fit outputs (N, K). Index ranges are checked on the CPU, where it is free."""
+    if logits.dim() != 2:
+        raise SettingError(f"the network must end in outputs of shape (N, K), got {tuple(logits.shape)}. Add an nn.Flatten().")
+    if y.dim() > 1 and y.shape != logits.shape:
+        raise SettingError(f"target vectors y have shape {tuple(y.shape)} but the outputs {tuple(logits.shape)}.")
+    if y.dim() == 1 and y.device.type == "cpu":
+        low, high = int(y.min()), int(y.max())
+        if low < 0 or high >= logits.shape[1]:
+            raise SettingError(
+                f"class indices must be in 0…{logits.shape[1] - 1}, got {low}…{high}. Give the model as many outputs as classes."
+            )

@@ -1,0 +1,187 @@
+"""Schedules: the order in which layers are updated during inference.
+
+A schedule maps a depth L to steps; a step is a group of layer numbers 1…L that are updated together, each from the states
+before the step. (Høier et al. 2023, §4; Høier & Zach 2024, §6; the names of the authors' code in brackets.)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from operator import index
+
+import torch
+
+from dualprop.errors import SettingError, closest
+
+
+@dataclass(frozen=True)
+class Step:
+    """One group of layers. `before_arrival`: started from zeros, the forward signal has not yet reached the output, so
+    the output is driven but not nudged."""
+
+    layers: tuple[int, ...]
+    before_arrival: bool = False
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A named schedule with its count. `str()` gives the form that recipes and the command line read, "up_down(2)"."""
+
+    name: str
+    count: int
+
+    def __post_init__(self) -> None:
+        if self.name not in _PLANS:
+            raise SettingError(f"unknown schedule '{self.name}'.{closest(self.name, names())} Known: {', '.join(names())}.")
+        if isinstance(self.count, bool) or not isinstance(self.count, int) or self.count < 1:
+            raise SettingError(f"the count of schedule '{self.name}' must be a whole number of at least 1, got {self.count}.")
+
+    def steps(self, depth: int, generator: torch.Generator | None = None) -> Iterator[Step]:
+        """The steps for a network of `depth` layers. `generator` is needed by random_order alone."""
+        if self.name == "random_order":
+            return _random_order(depth, self.count, generator)
+        return iter(_PLANS[self.name](depth, self.count))
+
+    @property
+    def is_random(self) -> bool:
+        return self.name == "random_order"
+
+    def __str__(self) -> str:
+        return f"{self.name}({self.count})"
+
+
+@dataclass(frozen=True)
+class ExplicitOrder:
+    """Layer numbers, or groups of them, in the order given."""
+
+    groups: tuple[tuple[int, ...], ...]
+    is_random = False
+
+    def steps(self, depth: int, generator: torch.Generator | None = None) -> Iterator[Step]:
+        for group in self.groups:
+            for k in group:
+                if not 1 <= k <= depth:
+                    raise SettingError(f"the schedule names layer {k}, but the network has layers 1 to {depth}.")
+            yield Step(group)
+
+    def __str__(self) -> str:
+        return ",".join("+".join(map(str, group)) for group in self.groups)
+
+
+AnySchedule = Schedule | ExplicitOrder
+
+
+def alternating_sweeps(n: int) -> Schedule:
+    """Down L…1, then (up 2…L-1, down L…1) n-1 times [fwbwK]. n = 1 is one downward sweep."""
+    return Schedule("alternating_sweeps", n)
+
+
+def up_down(n: int) -> Schedule:
+    """(Up 1…L, down L-1…1) n times."""
+    return Schedule("up_down", n)
+
+
+def bottom_up(n: int) -> Schedule:
+    """1…L, n times [fwK]. The error descends one layer a pass."""
+    return Schedule("bottom_up", n)
+
+
+def odd_even(n: int) -> Schedule:
+    """1, 3, 5, … one after another, then 2, 4, …; n times."""
+    return Schedule("odd_even", n)
+
+
+def even_odd(n: int) -> Schedule:
+    """2, 4, … one after another, then 1, 3, 5, …; n times."""
+    return Schedule("even_odd", n)
+
+
+def synchronous(n: int) -> Schedule:
+    """All layers together, n times; from zeros the output stays un-nudged in the first L-1 steps (P-DP)."""
+    return Schedule("synchronous", n)
+
+
+def random_order(n: int) -> Schedule:
+    """n single layers drawn uniformly from 1…L (R-DP-n)."""
+    return Schedule("random_order", n)
+
+
+def _singly(layers: Iterable[int]) -> list[Step]:
+    return [Step((k,)) for k in layers]
+
+
+def _alternating_sweeps(depth: int, n: int) -> list[Step]:
+    down = _singly(range(depth, 0, -1))
+    return down + (_singly(range(2, depth)) + down) * (n - 1)
+
+
+def _up_down(depth: int, n: int) -> list[Step]:
+    return (_singly(range(1, depth + 1)) + _singly(range(depth - 1, 0, -1))) * n
+
+
+def _bottom_up(depth: int, n: int) -> list[Step]:
+    return _singly(range(1, depth + 1)) * n
+
+
+def _odd_even(depth: int, n: int) -> list[Step]:
+    return (_singly(range(1, depth + 1, 2)) + _singly(range(2, depth + 1, 2))) * n
+
+
+def _even_odd(depth: int, n: int) -> list[Step]:
+    return (_singly(range(2, depth + 1, 2)) + _singly(range(1, depth + 1, 2))) * n
+
+
+def _synchronous(depth: int, n: int) -> list[Step]:
+    return [Step(tuple(range(1, depth + 1)), before_arrival=step < depth - 1) for step in range(n)]
+
+
+def _random_order(depth: int, n: int, generator: torch.Generator | None = None) -> Iterator[Step]:
+    if generator is None:
+        raise SettingError(
+            f"schedule random_order({n}) draws its layers: pass generator=torch.Generator().manual_seed(0), say."
+        )
+    draws = torch.randint(1, depth + 1, (n,), generator=generator, device=generator.device)
+    return iter(_singly(draws.tolist()))
+
+
+_PLANS: dict[str, Callable[..., Iterable[Step]]] = {
+    "alternating_sweeps": _alternating_sweeps,
+    "up_down": _up_down,
+    "bottom_up": _bottom_up,
+    "odd_even": _odd_even,
+    "even_odd": _even_odd,
+    "synchronous": _synchronous,
+    "random_order": _random_order,
+}
+
+
+def names() -> list[str]:
+    """The schedules' names."""
+    return list(_PLANS)
+
+
+def parse(schedule: AnySchedule | str | Sequence[int | Sequence[int]]) -> AnySchedule:
+    """A schedule from itself, from its text ("bottom_up(16)", or an order such as "4,3,2,1" with "1+3" for a group), or
+    from a plain sequence of layer numbers or groups of them. Raises SettingError."""
+    if isinstance(schedule, Schedule | ExplicitOrder):
+        return schedule
+    if isinstance(schedule, str):
+        named = re.fullmatch(r"\s*([a-z_]+)\s*(?:\(\s*(\d+)\s*\))?\s*", schedule)
+        if named:
+            return Schedule(named[1], int(named[2] or 1))
+        if not re.fullmatch(r"\s*\d+([,+]\d+)*\s*", schedule):
+            raise SettingError(
+                f"schedule '{schedule}' is neither a name with a count, such as 'bottom_up(4)', nor an order, such as '3,2,1'."
+            )
+        return ExplicitOrder(tuple(tuple(int(k) for k in group.split("+")) for group in schedule.split(",")))
+    try:
+        groups = tuple(
+            tuple(index(k) for k in group) if isinstance(group, Iterable) else (index(group),) for group in schedule
+        )
+    except TypeError:
+        groups = ()
+    if not groups or not all(groups):
+        raise SettingError("an explicit schedule is a non-empty sequence of layer numbers, or of groups of them.")
+    return ExplicitOrder(groups)

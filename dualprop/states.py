@@ -1,0 +1,141 @@
+"""States of a network during inference: what is known of each layer, and what of it is stale.
+
+Layers k = 0…L, 0 the input. A dyad is held as its mean s̄ = α s⁺ + (1-α) s⁻ and its difference δ = s⁺ - s⁻, which is what
+the other layers see of it: the mean goes up, the difference comes down. s⁺ = s̄ + (1-α) δ and s⁻ = s̄ - α δ.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from dualprop.network import Network
+from dualprop.synapses import Tape
+
+
+@dataclass(frozen=True)
+class Dyads:
+    """The dyads of every layer: `means[k]`, `differences[k]` (None where exactly zero), shapes (N, …), k = 0 the input."""
+
+    means: tuple[Tensor, ...]
+    differences: tuple[Tensor | None, ...]
+    alpha: float
+
+    @cached_property
+    def plus(self) -> tuple[Tensor, ...]:
+        """s⁺ of every layer."""
+        return tuple(
+            mean if delta is None else torch.add(mean, delta, alpha=1 - self.alpha)
+            for mean, delta in zip(self.means, self.differences, strict=True)
+        )
+
+    @cached_property
+    def minus(self) -> tuple[Tensor, ...]:
+        """s⁻ of every layer."""
+        return tuple(
+            mean if delta is None else torch.add(mean, delta, alpha=-self.alpha)
+            for mean, delta in zip(self.means, self.differences, strict=True)
+        )
+
+    def mean(self, k: int) -> Tensor:
+        """s̄_k."""
+        return self.means[k]
+
+    def difference(self, k: int) -> Tensor:
+        """δ_k."""
+        delta = self.differences[k]
+        return torch.zeros_like(self.means[k]) if delta is None else delta
+
+
+class Activations:
+    """The states of one inference on one batch, with exact reuse: nothing is computed twice.
+
+    Every tensor here is written once and then only replaced, so a tensor's identity is its version: a drive is reused while
+    the means that it read are the same tensors, a feedback while its signals are. Nothing compares values, so nothing waits
+    for the device. `counts` holds the drives, feedbacks and gradients that were computed.
+    """
+
+    def __init__(self, network: Network, x: Tensor) -> None:
+        layers = network.depth + 1
+        self.network = network
+        self.means: list[Tensor] = [x] * layers  # placeholders above 0 until they are set
+        self.differences: list[Tensor | None] = [None] * layers
+        self.counts = {"drives": 0, "feedbacks": 0, "gradients": 0}
+        self._tapes: list[Tape | None] = [None] * layers
+        self._drives: list[tuple[Tensor, Tensor] | None] = [None] * layers  # (mean below, drive)
+        self._feedbacks: list[tuple[object, Tensor | None] | None] = [None] * layers
+
+    def set(self, k: int, mean: Tensor, difference: Tensor | None) -> None:
+        """Replace the state of layer k. Pass the very same tensor where it did not change."""
+        self.means[k], self.differences[k] = mean, difference
+
+    def forward(self) -> None:
+        """The forward pass: s_k = f(a_k) in every layer, no differences."""
+        for k in range(1, self.network.depth + 1):
+            self.set(k, self.network.into(k).neuron.f(self.drive(k)), None)
+
+    def drive(self, k: int) -> Tensor:
+        """a_k from the mean below, computed anew only if that mean was replaced."""
+        layer = self.network.into(k)
+        below = self.means[layer.sources[0]]
+        known = self._drives[k]
+        if known is not None and known[0] is below:
+            return known[1]
+        drive, self._tapes[k] = layer.synapse.drive(below)
+        self._drives[k] = (below, drive)
+        self.counts["drives"] += 1
+        return drive
+
+    def feedback(self, k: int) -> Tensor | None:
+        """Δ_k = Σ Jᵀ δ_j over the layers j that read layer k, linearised at the mean s̄_k; None where exactly zero."""
+        readers = [j for j in self.network.out_of(k) if self.differences[j] is not None]
+        signals = tuple(self.differences[j] for j in readers)
+        varies = any(self.network.into(j).synapse.feedback_depends_on_state for j in readers)
+        version = (*signals, self.means[k]) if varies else signals
+        known = self._feedbacks[k]
+        if known is not None and _same(known[0], version):
+            return known[1]
+        total: Tensor | None = None
+        for j, signal in zip(readers, signals, strict=True):
+            assert signal is not None
+            part = self.network.into(j).synapse.feedback(self._tape(j), signal)
+            self.counts["feedbacks"] += 1
+            total = part if total is None else total + part
+        self._feedbacks[k] = (version, total)
+        return total
+
+    def gradients(self, scales: tuple[float, ...]) -> dict[str, Tensor]:
+        """scales[k-1] · Σ over the batch of δ_kᵀ ∂a_k/∂parameter at s̄_{k-1}, for every trainable parameter of every layer k."""
+        found: dict[str, Tensor] = {}
+        for k in range(1, self.network.depth + 1):
+            synapse, delta = self.network.into(k).synapse, self.differences[k]
+            if not synapse.parameters:
+                continue
+            if delta is None:
+                found.update({name: torch.zeros_like(p) for name, p in synapse.parameters.items()})
+                continue
+            found.update(synapse.gradient(self._tape(k), delta, scales[k - 1]))
+            self.counts["gradients"] += 1
+        return found
+
+    def _tape(self, k: int) -> Tape:
+        """The tape of the synapse into layer k at the present mean below. It costs a drive only where nothing less will do."""
+        layer = self.network.into(k)
+        below = self.means[layer.sources[0]]
+        tape = self._tapes[k]
+        if tape is not None and tape.below is below:
+            return tape
+        if tape is None or layer.synapse.needs_drive_to_linearize:
+            self.drive(k)
+        else:
+            self._tapes[k] = layer.synapse.linearize(tape, below)
+        tape = self._tapes[k]
+        assert tape is not None
+        return tape
+
+
+def _same(known: object, version: tuple[object, ...]) -> bool:
+    return isinstance(known, tuple) and len(known) == len(version) and all(a is b for a, b in zip(known, version, strict=True))

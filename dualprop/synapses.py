@@ -1,0 +1,302 @@
+"""Synapses: everything between two activations, as three local maps from one local tape.
+
+A synapse maps the state below, s (N, …), to the drive of its layer, a. In it stand, in this order and each possibly empty,
+a parameter-free entry (a flatten, or a pool that follows an activation), a core with the parameters, and a parameter-free
+exit (a pool that precedes an activation). An algorithm needs of it
+
+    drive(s)               a
+    feedback(signal, at)   Jᵀ signal, with J = ∂a/∂s at the state `at`
+    gradient(signal, at)   {parameter name: Σ over the batch of signalᵀ ∂a/∂parameter}, at the state `at`
+
+A tape never reaches beyond its synapse, so nothing here can carry an error through two layers.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dualprop.errors import SettingError
+
+RESHAPES = (nn.Flatten, nn.Unflatten)
+# Deterministic, per example, and no activation: what may stand between two activations.
+MAPS: tuple[type[nn.Module], ...] = (
+    *RESHAPES,
+    nn.Linear,
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+    nn.MaxPool1d,
+    nn.MaxPool2d,
+    nn.MaxPool3d,
+    nn.AvgPool1d,
+    nn.AvgPool2d,
+    nn.AvgPool3d,
+    nn.AdaptiveAvgPool1d,
+    nn.AdaptiveAvgPool2d,
+    nn.AdaptiveAvgPool3d,
+    nn.AdaptiveMaxPool1d,
+    nn.AdaptiveMaxPool2d,
+    nn.AdaptiveMaxPool3d,
+    nn.ZeroPad1d,
+    nn.ZeroPad2d,
+    nn.ZeroPad3d,
+    nn.ReflectionPad1d,
+    nn.ReflectionPad2d,
+    nn.ReplicationPad1d,
+    nn.ReplicationPad2d,
+    nn.Upsample,
+    nn.PixelShuffle,
+    nn.PixelUnshuffle,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.RMSNorm,
+)
+
+
+
+Modules = dict[str, nn.Module]
+
+
+class Record(NamedTuple):
+    """One stretch of modules at one point: what it read and, where it was run, what it gave."""
+
+    input: Tensor
+    output: Tensor | None
+
+
+class ReshapeStretch:
+    """Reshapes alone: the pull-back is a reshape, at any point."""
+
+    depends_on_state = False
+
+    def __init__(self, modules: Modules) -> None:
+        self.modules = modules
+
+    def run(self, s: Tensor) -> Record:
+        return Record(s, _through(self.modules, s))
+
+    def pull(self, record: Record, signal: Tensor) -> Tensor:
+        return signal.reshape(record.input.shape)
+
+
+class TapedStretch:
+    """Any differentiable modules: pull-back and gradient by autograd on a tape of these modules alone."""
+
+    depends_on_state = True
+
+    def __init__(self, modules: Modules) -> None:
+        self.modules = modules
+        self.parameters = _trainable(modules)
+
+    def run(self, s: Tensor) -> Record:
+        with torch.enable_grad():
+            leaf = s.detach().requires_grad_()
+            return Record(leaf, _through(self.modules, leaf))
+
+    def pull(self, record: Record, signal: Tensor) -> Tensor:
+        assert record.output is not None
+        return torch.autograd.grad(record.output, record.input, signal, retain_graph=True)[0]
+
+    def gradient(self, record: Record, signal: Tensor, scale: float) -> dict[str, Tensor]:
+        assert record.output is not None
+        found = torch.autograd.grad(record.output, list(self.parameters.values()), signal * scale, retain_graph=True)
+        return dict(zip(self.parameters, found, strict=True))
+
+
+class LinearStretch:
+    """One `nn.Linear`: a = s Wᵀ + b, so Jᵀ signal = signal W and the gradient is signalᵀ s, wherever s is."""
+
+    depends_on_state = False
+
+    def __init__(self, modules: Modules) -> None:
+        (self.name, self.module), self.modules = *modules.items(), modules
+        self.parameters = _trainable(modules)
+
+    def run(self, s: Tensor) -> Record:
+        return Record(s, self.module(s))
+
+    def pull(self, record: Record, signal: Tensor) -> Tensor:
+        return signal @ self.module.weight
+
+    def gradient(self, record: Record, signal: Tensor, scale: float) -> dict[str, Tensor]:
+        signal, s = signal.flatten(0, -2), record.input.flatten(0, -2)
+        found = {}
+        if self.module.weight.requires_grad:
+            # The scale rides on the matrix product for free; beta=0 makes the first argument a placeholder.
+            found[f"{self.name}.weight"] = torch.addmm(signal.new_zeros(1), signal.T, s, beta=0, alpha=scale)
+        if self.module.bias is not None and self.module.bias.requires_grad:
+            found[f"{self.name}.bias"] = signal.sum(0).mul_(scale)
+        return found
+
+
+class ConvolutionStretch:
+    """One zero-padded convolution: Jᵀ signal is its transposed convolution, and the gradient a correlation with s."""
+
+    depends_on_state = False
+
+    def __init__(self, modules: Modules, padding: list[int]) -> None:
+        (self.name, self.module), self.modules = *modules.items(), modules
+        self.padding = padding
+        self.parameters = _trainable(modules)
+
+    def run(self, s: Tensor) -> Record:
+        return Record(s, self.module(s))
+
+    def pull(self, record: Record, signal: Tensor) -> Tensor:
+        return self._backward(record, signal, [True, False, False])[0]
+
+    def gradient(self, record: Record, signal: Tensor, scale: float) -> dict[str, Tensor]:
+        weight, bias = self.module.weight, self.module.bias
+        mask = [False, weight.requires_grad, bias is not None and bias.requires_grad]
+        _, of_weight, of_bias = self._backward(record, signal, mask)
+        found = {f"{self.name}.weight": of_weight} if mask[1] else {}
+        if mask[2]:
+            found[f"{self.name}.bias"] = of_bias
+        return {name: gradient.mul_(scale) for name, gradient in found.items()}
+
+    def _backward(self, record: Record, signal: Tensor, mask: list[bool]) -> tuple[Tensor, Tensor, Tensor]:
+        conv = self.module
+        bias_sizes = None if conv.bias is None else [conv.out_channels]
+        return torch.ops.aten.convolution_backward(
+            signal, record.input, conv.weight, bias_sizes, conv.stride, self.padding, conv.dilation,
+            False, [0] * len(self.padding), conv.groups, mask,
+        )  # fmt: skip
+
+
+class Tape:
+    """One evaluation of a synapse at the state `below`; `records` are those of entry, core and exit.
+
+    The last signal that was pulled back through the exit is kept, since feedback and gradient both need it at the core.
+    """
+
+    def __init__(self, below: Tensor, records: tuple[Record, Record, Record]) -> None:
+        self.below, self.records = below, records
+        self.signal: Tensor | None = None
+        self.signal_at_core: Tensor | None = None
+
+
+class Synapse:
+    """The modules between two activations, under their names in the user's model; parameters stay the modules' own."""
+
+    def __init__(self, modules: Modules) -> None:
+        names = list(modules)
+        with_parameters = [i for i, name in enumerate(names) if next(modules[name].parameters(), None) is not None]
+        first, last = (with_parameters[0], with_parameters[-1] + 1) if with_parameters else (0, 0)
+        entry, core, exit_ = names[:first], names[first:last], names[last:]
+        self.modules = modules
+        self.name = core[-1] if core else names[-1] if names else "(empty)"
+        self.entry = _stretch({name: modules[name] for name in entry})
+        self.core = _core_stretch({name: modules[name] for name in core})
+        self.exit = _stretch({name: modules[name] for name in exit_})
+        self.parameters: dict[str, nn.Parameter] = getattr(self.core, "parameters", {})
+
+    @property
+    def feedback_depends_on_state(self) -> bool:
+        """Whether Jᵀ varies with the state: past a pool, or past two maps in a row, it does; past one linear map it does not."""
+        return self.entry.depends_on_state or self.core.depends_on_state or self.exit.depends_on_state
+
+    @property
+    def needs_drive_to_linearize(self) -> bool:
+        """Whether moving the point of linearisation costs a drive: not if only the entry varies with the state."""
+        return self.core.depends_on_state or self.exit.depends_on_state
+
+    def forward(self, s: Tensor) -> Tensor:
+        """The drive a at the state s, inside whatever autograd graph s belongs to."""
+        return _through(self.modules, s)
+
+    def drive(self, s: Tensor) -> tuple[Tensor, Tape]:
+        """The drive a at the state s, and its tape. Raises SettingError where s does not fit the modules."""
+        try:
+            entered = self.entry.run(s)
+            left = self.core.run(_output(entered).detach())
+            drive = self.exit.run(_output(left).detach())
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise SettingError(
+                f"synapse '{self.name}' can't read a state of shape {tuple(s.shape)} and {s.dtype}: "
+                f"{str(error).splitlines()[0]}. Check the shape and dtype of x against the model."
+            ) from error
+        return _output(drive).detach(), Tape(s, (entered, left, drive))
+
+    def linearize(self, tape: Tape, at: Tensor) -> Tape:
+        """The tape at another state without a drive; only where not `needs_drive_to_linearize`."""
+        entered = self.entry.run(at)
+        # A linear core needs its input alone, and reshapes behind it their shapes alone, which are the old tape's.
+        return Tape(at, (entered, Record(_output(entered).detach(), None), tape.records[2]))
+
+    def feedback(self, tape: Tape, signal: Tensor) -> Tensor:
+        """Jᵀ signal at the tape's state."""
+        entered, left, _ = tape.records
+        return self.entry.pull(entered, self.core.pull(left, self._at_core(tape, signal)))
+
+    def gradient(self, tape: Tape, signal: Tensor, scale: float) -> dict[str, Tensor]:
+        """scale · Σ over the batch of signalᵀ ∂a/∂parameter, for every trainable parameter, at the tape's state."""
+        if not self.parameters:
+            return {}
+        assert not isinstance(self.core, ReshapeStretch)
+        return self.core.gradient(tape.records[1], self._at_core(tape, signal), scale)
+
+    def _at_core(self, tape: Tape, signal: Tensor) -> Tensor:
+        if tape.signal is not signal or tape.signal_at_core is None:
+            tape.signal, tape.signal_at_core = signal, self.exit.pull(tape.records[2], signal)
+        return tape.signal_at_core
+
+
+def _through(modules: Modules, s: Tensor) -> Tensor:
+    for module in modules.values():
+        s = module(s)
+    return s
+
+
+def _output(record: Record) -> Tensor:
+    assert record.output is not None
+    return record.output
+
+
+def _trainable(modules: Modules) -> dict[str, nn.Parameter]:
+    return {
+        f"{name}.{leaf}" if name else leaf: parameter
+        for name, module in modules.items()
+        for leaf, parameter in module.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+def _stretch(modules: Modules) -> ReshapeStretch | TapedStretch:
+    return (ReshapeStretch if all(type(module) in RESHAPES for module in modules.values()) else TapedStretch)(modules)
+
+
+def _core_stretch(modules: Modules) -> ReshapeStretch | TapedStretch | LinearStretch | ConvolutionStretch:
+    """The direct formula for one plain Linear or convolution; a tape for anything else (hooks and parametrizations too)."""
+    if not modules:
+        return ReshapeStretch(modules)
+    module = next(iter(modules.values()))
+    plain = len(modules) == 1 and not any(
+        (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    )
+    if plain and type(module) is nn.Linear:
+        return LinearStretch(modules)
+    if plain and isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) and type(module) in MAPS:
+        padding = _symmetric_padding(module)
+        if padding is not None:
+            return ConvolutionStretch(modules, padding)
+    return TapedStretch(modules)
+
+
+def _symmetric_padding(conv: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> list[int] | None:
+    """The zeros on either side of each axis; None for other paddings, which are left to a tape."""
+    if conv.padding_mode != "zeros":
+        return None
+    if isinstance(conv.padding, str):
+        spans = [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
+        if conv.padding == "valid":
+            return [0] * len(spans)
+        return [span // 2 for span in spans] if all(span % 2 == 0 for span in spans) else None
+    return list(conv.padding)

@@ -1,0 +1,127 @@
+"""What the tests of the data package share: a private cache, a loopback mirror, and a tiny stand-in for MNIST's files."""
+
+import dataclasses
+import gzip
+import hashlib
+import http.server
+import struct
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dualprop.data import sources
+
+# pytest starts in the package's repository; the shared benchmark data lies beside it, where it lies at all.
+SHARED = Path(__file__).parents[2].parent / "shared" / "data"
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The folder with the real MNIST and Fashion-MNIST."""
+    if not (SHARED / "mnist").is_dir():
+        pytest.skip(f"the real MNIST files are not at {SHARED}")
+    return SHARED
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A private cache; and none of the user's settings, so that no test reads or fills the user's own."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setattr(sources, "cache_folder", lambda: folder)
+    for variable in ("DUALPROP_DATA", "DUALPROP_MIRROR"):
+        monkeypatch.delenv(variable, raising=False)
+    for variable in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(variable, "127.0.0.1")
+    return folder
+
+
+def idx(array: np.ndarray) -> bytes:
+    """`array` of uint8 in the IDX format."""
+    return bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
+    """The four files of a 4×4-pixel 'mnist' of 30 + 12 examples and 3 classes, uncompressed; the table holds their checksums."""
+    random = np.random.default_rng(0)
+    arrays = (
+        random.integers(0, 256, (30, 4, 4), dtype=np.uint8),
+        np.arange(30, dtype=np.uint8) % 3,
+        random.integers(0, 256, (12, 4, 4), dtype=np.uint8),
+        np.arange(12, dtype=np.uint8) % 3,
+    )
+    files = {name: idx(array) for name, array in zip(sources.FILES, arrays, strict=True)}
+    vouch_for(files, monkeypatch)
+    return files
+
+
+def vouch_for(files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make `files` the true 'mnist' for this test, whatever they hold."""
+    digests = tuple(hashlib.sha256(files[name]).hexdigest() for name in sources.FILES)
+    source = dataclasses.replace(sources.SOURCES["mnist"], sha256=digests, mirror="http://127.0.0.1:1/none")
+    monkeypatch.setitem(sources.SOURCES, "mnist", source)
+
+
+@pytest.fixture
+def vouch(monkeypatch: pytest.MonkeyPatch):
+    """vouch(files): make these files the true 'mnist' for this test."""
+    return lambda files: vouch_for(files, monkeypatch)
+
+
+@pytest.fixture
+def lay_out():
+    """lay_out(files, folder): write the files, gzipped unless `compress` is False."""
+
+    def write(files: dict[str, bytes], folder: Path, compress: bool = True) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            path = folder / (name + ".gz" if compress else name)
+            path.write_bytes(gzip.compress(content) if compress else content)
+
+    return write
+
+
+class Mirror:
+    """A web server on the loopback interface. `pages` maps paths to bodies; `requests` lists what was asked for."""
+
+    def __init__(self) -> None:
+        self.pages: dict[str, bytes] = {}
+        self.requests: list[str] = []
+        self.cut_short = False
+        self.status = 404
+        mirror = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                mirror.requests.append(self.path)
+                body = mirror.pages.get(self.path)
+                self.send_response(mirror.status if body is None else 200)
+                body = body or b""
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body[: len(body) // 2] if mirror.cut_short else body)
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        self.server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+    def serve(self, files: dict[str, bytes], folder: str = "") -> None:
+        """Put the gzipped files at /folder/NAME.gz."""
+        for name, content in files.items():
+            self.pages[f"{folder}/{name}.gz"] = gzip.compress(content)
+
+
+@pytest.fixture
+def mirror() -> Iterator[Mirror]:
+    mirror = Mirror()
+    thread = threading.Thread(target=mirror.server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield mirror
+    mirror.server.shutdown()
+    thread.join()
+    mirror.server.server_close()
