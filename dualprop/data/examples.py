@@ -66,8 +66,8 @@ def batches(
 
     With a `generator` (on the CPU) the order is one permutation, drawn when this function is called; so a run resumes
     in mid-epoch from the generator's state at the epoch's start and the number of batches done. Without one the order
-    is that of the examples. The last batch is smaller where `batch_size` does not divide N, or left out with `drop_last`.
-    Raises SettingError.
+    is that of the examples. The last batch is smaller where `batch_size` does not divide N, or left out with
+    `drop_last`. Raises SettingError.
     """
     if batch_size < 1:
         raise SettingError(f"batch_size must be at least 1, got {batch_size}.")

@@ -26,7 +26,7 @@ def read(path: Path) -> Arrays:
     entries = _entries(path)
     for name, partner in (("x_train", "x_train"), ("y_train", "y_train"), ("x_test", "y_test"), ("y_test", "x_test")):
         if name not in entries and partner in (name, *entries):
-            raise DataError(f"{path} has no array {name}; it holds {', '.join(sorted(entries)) or 'nothing'}. Add it.")
+            raise DataError(f"{path} has no array {name}; it holds {list(entries)}. Add it.")
     layout = _layout(path, entries)
     x_train, y_train = _inputs(path, "x_train", entries, layout), entries["y_train"]
     _check_lengths(path, "train", x_train, y_train)
@@ -61,17 +61,19 @@ def _entries(path: Path) -> dict[str, np.ndarray]:
     except OSError as error:
         raise DataError(f"{path} can't be read ({error.strerror or error}). Check its permissions.") from None
     except MemoryError:
-        raise DataError(f"{path}: {entry} does not fit into memory. Store fewer examples, or uint8.") from None
+        raise DataError(f"{path}: {entry!r} does not fit into memory. Store fewer examples, or uint8.") from None
     except (ValueError, EOFError, RuntimeError, SyntaxError, zipfile.BadZipFile, zlib.error) as error:
         if isinstance(error, DataError):
             raise
         if "allow_pickle" in str(error):
-            reason = f"{entry} holds Python objects (a pickle), which is refused. Store a plain array of numbers"
+            reason = f"{entry!r} holds Python objects (a pickle), which is refused. Store a plain array of numbers"
             raise DataError(f"{path}: {reason}.") from None
-        raise DataError(f"{path} is damaged{f' at {entry}' if entry else ''}. Write it again with np.savez.") from None
+        raise DataError(
+            f"{path} is damaged{f' at {entry!r}' if entry else ''}. Write it again with np.savez."
+        ) from None
     for entry, value in entries.items():
         if not isinstance(value, np.ndarray):  # a member of the zip that is no .npy file comes as bytes
-            raise DataError(f"{path}: {entry} is not an array. Write the file with np.savez.")
+            raise DataError(f"{path}: {entry!r} is not an array. Write the file with np.savez.")
     return entries
 
 

@@ -1,4 +1,4 @@
-"""What the tests of the data package share: a private cache, a loopback mirror, and a tiny stand-in for MNIST's files."""
+"""What the tests of the data package share: a private cache, a loopback mirror, a tiny stand-in for MNIST's files."""
 
 import dataclasses
 import gzip
@@ -45,7 +45,7 @@ def idx(array: np.ndarray) -> bytes:
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
-    """The four files of a 4×4-pixel 'mnist' of 30 + 12 examples and 3 classes, uncompressed; the table holds their checksums."""
+    """The four files, uncompressed, of a 'mnist' of 30 + 12 examples of 4×4 pixels and 3 classes; the table knows them."""
     random = np.random.default_rng(0)
     arrays = (
         random.integers(0, 256, (30, 4, 4), dtype=np.uint8),

@@ -1,5 +1,6 @@
-"""Canonical files: found in any accepted place, downloaded only where missing, and never used unless their checksum holds."""
+"""Canonical files: found in any accepted place, downloaded only where missing, never used unless their checksum holds."""
 
+import dataclasses
 import gzip
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def test_files_are_found_in_every_accepted_folder_raw_or_compressed(tiny, lay_ou
 def test_the_environment_names_the_root_and_the_argument_outranks_it(tiny, lay_out, tmp_path, monkeypatch):
     """With the order reversed `--data` would be ignored on machines where the variable is set."""
     lay_out(tiny, tmp_path / "good")
-    lay_out({name: b"junk" for name in tiny}, tmp_path / "bad")
+    lay_out(dict.fromkeys(tiny, b"junk"), tmp_path / "bad")
     monkeypatch.setenv("DUALPROP_DATA", str(tmp_path / "good"))
     assert len(load("mnist").test) == 12
     monkeypatch.setenv("DUALPROP_DATA", str(tmp_path / "bad"))
@@ -84,8 +85,8 @@ def test_the_environment_names_the_mirror_and_the_argument_outranks_it(tiny, mir
 def test_without_a_mirror_the_table_decides(tiny, mirror, monkeypatch):
     """The default URL is used as it stands: no folder is added to it."""
     mirror.serve(tiny, "/canonical")
-    source = sources.SOURCES["mnist"]
-    object.__setattr__(source, "mirror", f"{mirror.url}/canonical")
+    source = dataclasses.replace(sources.SOURCES["mnist"], mirror=f"{mirror.url}/canonical")
+    monkeypatch.setitem(sources.SOURCES, "mnist", source)
     load("mnist")
     assert mirror.requests == [f"/canonical/{name}.gz" for name in sources.FILES]
 

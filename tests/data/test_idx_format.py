@@ -1,7 +1,8 @@
-"""The IDX parser: round trip, and every way in which a file with the right checksum could still not be what we think."""
+"""The IDX parser: order of the elements, and each way in which a file with the right checksum could still be wrong."""
 
 import numpy as np
 import pytest
+
 from dualprop.data import load
 from dualprop.data.idx import pair, parse
 from dualprop.data.sources import FILES
