@@ -42,7 +42,7 @@ class Examples:
         x, y = self.x.index_select(0, indices), self.y.index_select(0, indices)
         if x.dtype == torch.uint8 and dtype != torch.float64:
             scale, shift = self._scale_and_shift
-            return torch.addcmul(shift, x, scale).to(dtype), y
+            return torch.addcmul(shift, x.to(torch.float32), scale).to(dtype), y
         # Subtract first: x·(1/std) - mean/std would cancel where a feature's mean is far larger than its std.
         wide = torch.float64 if dtype == torch.float64 else torch.float32
         return ((x.to(wide) - self.mean.to(wide)) / self.std.to(wide)).to(dtype), y

@@ -9,7 +9,6 @@ random sixth is the test set, the same for every seed. Pickle is never read: ope
 
 import os
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +43,7 @@ def read(path: Path) -> Arrays:
 
 
 def _entries(path: Path) -> dict[str, np.ndarray]:
-    """The arrays that we know by name and those we don't need, all read: no lazy handle outlives this function."""
+    """The entries of the archive, read (those that we don't need are left empty) and its handle closed."""
     if not os.path.isfile(path):  # unlike Path.is_file, False where a folder above may not be searched
         raise DataError(f"{path} does not exist. Give the path of a .npz file, as np.savez writes it.")
     wanted = ("x_train", "y_train", "x_test", "y_test", "layout")
@@ -58,19 +57,18 @@ def _entries(path: Path) -> dict[str, np.ndarray]:
                 entries = {}
                 for entry in archive.files:
                     entries[entry] = archive[entry] if entry in wanted else np.empty(0)
+    except DataError:
+        raise
     except OSError as error:
         raise DataError(f"{path} can't be read ({error.strerror or error}). Check its permissions.") from None
     except MemoryError:
         raise DataError(f"{path}: {entry!r} does not fit into memory. Store fewer examples, or uint8.") from None
-    except (ValueError, EOFError, RuntimeError, SyntaxError, zipfile.BadZipFile, zlib.error) as error:
-        if isinstance(error, DataError):
-            raise
+    except Exception as error:  # damage makes zipfile, numpy and its tokenizer raise nearly anything
         if "allow_pickle" in str(error):
             reason = f"{entry!r} holds Python objects (a pickle), which is refused. Store a plain array of numbers"
             raise DataError(f"{path}: {reason}.") from None
-        raise DataError(
-            f"{path} is damaged{f' at {entry!r}' if entry else ''}. Write it again with np.savez."
-        ) from None
+        place = f" at {entry!r}" if entry else ""
+        raise DataError(f"{path} is damaged{place}. Write it again with np.savez.") from None
     for entry, value in entries.items():
         if not isinstance(value, np.ndarray):  # a member of the zip that is no .npy file comes as bytes
             raise DataError(f"{path}: {entry!r} is not an array. Write the file with np.savez.")

@@ -105,9 +105,8 @@ def statistics(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     mean = (total / count).reshape((-1, 1, 1) if x.ndim == 4 else -1)
     squares = np.stack([((x[chunk] - mean) ** 2).sum(axes) for chunk in chunks]).sum(0)
     std = np.sqrt(squares / count).astype(np.float32).reshape(mean.shape)
-    # Not only std == 0: the rounded mean of a constant 0.1 differs from 0.1, and the std is then 1e-17.
-    constant = (x.min(axes) == x.max(axes)).reshape(mean.shape) | (std == 0)
-    return mean.astype(np.float32), np.where(constant, np.float32(1), std)
+    # A float64 sum of equal float32 numbers is exact, so the std of a constant is 0 and not a rounding error.
+    return mean.astype(np.float32), np.where(std == 0, np.float32(1), std)
 
 
 def divide(arrays: Arrays, *, name: str, validation_fraction: float, seed: int, device: torch.device | str) -> Splits:

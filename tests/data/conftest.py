@@ -45,7 +45,7 @@ def idx(array: np.ndarray) -> bytes:
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
-    """The four files, uncompressed, of a 'mnist' of 30 + 12 examples of 4×4 pixels and 3 classes; the table knows them."""
+    """The four files, uncompressed, of a 'mnist' of 30 + 12 examples, 4×4 pixels, 3 classes; the table knows them."""
     random = np.random.default_rng(0)
     arrays = (
         random.integers(0, 256, (30, 4, 4), dtype=np.uint8),

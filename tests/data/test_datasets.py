@@ -40,7 +40,7 @@ def test_the_parts_of_digits_share_no_image():
 
 
 def test_the_test_set_of_digits_is_the_same_for_every_seed_and_version():
-    """Published numbers rest on it. The digest changes only if a version of torch or scikit-learn moves the division."""
+    """Published numbers rest on it; a version of torch or scikit-learn that moves the division changes the digest."""
     one, other = load("digits", seed=1), load("digits", seed=2)
     assert one.test.x.equal(other.test.x)
     digest = hashlib.sha256(one.test.x.numpy().tobytes() + one.test.y.numpy().tobytes()).hexdigest()

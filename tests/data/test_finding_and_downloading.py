@@ -1,4 +1,4 @@
-"""Canonical files: found in any accepted place, downloaded only where missing, never used unless their checksum holds."""
+"""Canonical files: found in any accepted place, downloaded only where missing, never used if a checksum fails."""
 
 import dataclasses
 import gzip
@@ -49,9 +49,10 @@ def test_the_environment_names_the_root_and_the_argument_outranks_it(tiny, lay_o
     assert str(tmp_path / "bad") in failure()
 
 
-@pytest.mark.parametrize("folder", ["", "/mnist"])
-def test_what_is_missing_is_downloaded_into_the_cache_once(tiny, mirror, cache, tmp_path, folder):
-    """The user's own folder must stay as it was, and the second run must work without a network."""
+@pytest.mark.parametrize(("folder", "status"), [("", 404), ("", 403), ("/mnist", 404)])
+def test_what_is_missing_is_downloaded_into_the_cache_once(tiny, mirror, cache, tmp_path, folder, status):
+    """The user's folder must stay as it was, and a second run must work offline. (S3 answers 403 for what it lacks.)"""
+    mirror.status = status
     mirror.serve(tiny, folder)
     first = load("mnist", root=tmp_path, mirror=mirror.url)
     assert files_below(tmp_path) == set()

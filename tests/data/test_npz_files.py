@@ -71,7 +71,7 @@ def test_grey_images_gain_a_channel_axis(tmp_path):
     assert load(saved(tmp_path, x_train=PIXELS, y_train=LABELS)).input_shape == (1, 6, 5)
 
 
-@pytest.mark.parametrize("shape", [(24, 16, 8, 8), (24, 64, 2, 2), (24, 3, 3, 3), (24, 512, 1, 1), (24, 8, 8, 5)])
+@pytest.mark.parametrize("shape", [(24, 16, 8, 8), (24, 64, 2, 2), (24, 3, 3, 3), (24, 512, 1, 1), (24, 8, 16, 16)])
 def test_an_unclear_channel_axis_is_asked_about_and_layout_decides(tmp_path, shape):
     """A guess would be silent, and wrong for somebody."""
     x = RANDOM.normal(size=shape)
@@ -121,7 +121,7 @@ def test_image_statistics_are_per_channel_and_exact_over_many_examples(tmp_path)
 
 @pytest.mark.parametrize("constant", [0.0, 0.1, 1e30, 1e-40])
 def test_a_constant_feature_becomes_zero_and_not_nan(tmp_path, constant):
-    """0/0 is NaN in every weight after one step; and rounding gives 0.1 a std of 1e-17, which would give ±1."""
+    """0/0 is NaN in every weight after one step; and had the mean of 0.1 a rounding error, 0.1 would become ±1."""
     x = VECTORS.copy()
     x[:, 2] = constant
     splits = load(saved(tmp_path, x_train=x, y_train=LABELS))
@@ -129,6 +129,15 @@ def test_a_constant_feature_becomes_zero_and_not_nan(tmp_path, constant):
     assert normalised.isfinite().all()
     assert normalised[:, 2].abs().max() <= 1e-6 * max(constant, 1)
     assert splits.train.std[2] == 1
+
+
+def test_a_feature_whose_std_float32_can_not_hold_stays_finite(tmp_path):
+    """The smallest number among zeros has a std that rounds to 0, and would become infinite."""
+    x = np.zeros((600, 2), np.float32)
+    x[::60, 1] = np.finfo(np.float32).smallest_subnormal
+    splits = load(saved(tmp_path, x_train=x, y_train=np.arange(600) % 2))
+    assert splits.train.x.max() > 0, "no tiny number is in the training part: nothing is tested"
+    assert splits.train.batch(torch.arange(len(splits.train)))[0].isfinite().all()
 
 
 def infected(value: float) -> np.ndarray:
@@ -230,11 +239,13 @@ def test_damage_anywhere_in_the_file_is_one_line_or_harmless(tmp_path, compresse
     assert not [complaint for complaint in complaints if "\n" in complaint]
 
 
-def test_a_header_that_promises_too_much_is_one_line(tmp_path):
-    """A forged shape asks for petabytes; the allocation's failure must not escape."""
+def test_a_forged_header_is_one_line(tmp_path):
+    """A shape that asks for petabytes, or text that Python's tokenizer can't read: neither's error may escape."""
     text = b"{'descr': '<f8', 'fortran_order': False, 'shape': (99999999999, 99999), }"
     forged = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text) + 1) + text + b"\n"
-    for member, complaint in ((forged, "does not fit into memory"), (b"not npy", "is not an array")):
+    unclosed = forged.replace(b"}", b"(")
+    members = {forged: "does not fit into memory", unclosed: "is damaged at 'x_train'", b"not npy": "is not an array"}
+    for member, complaint in members.items():
         path = tmp_path / "own.npz"
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("x_train.npy", member)
