@@ -1,0 +1,1 @@
+"""Measurements of rules: alignment with back-propagation, cost, evidence, figures."""

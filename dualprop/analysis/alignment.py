@@ -1,0 +1,49 @@
+"""How a rule's gradients compare with back-propagation's, layer by layer, at the present weights on one batch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dualprop.network import Network
+from dualprop.rules import AbstractRule, Backprop
+
+
+@dataclass(frozen=True)
+class LayerAlignment:
+    """cosine and norm ratio ‖rule‖ / ‖BP‖ of one layer's gradient, all its parameters as one vector; angle in degrees."""
+
+    layer: str
+    cosine: float
+    norm_ratio: float
+
+    @property
+    def angle(self) -> float:
+        return math.degrees(math.acos(max(-1.0, min(1.0, self.cosine))))
+
+
+def alignment(
+    network: Network, rule: AbstractRule, x: Tensor, y: Tensor, state: Any = None, generator: torch.Generator | None = None
+) -> list[LayerAlignment]:
+    """One entry per layer with parameters, from input to output. A zero gradient has cosine and norm ratio nan."""
+    found = rule.gradients(network, x, y, state=state, generator=generator).gradients
+    exact = Backprop(loss=rule.loss).gradients(network, x, y).gradients
+    return [
+        _compare(layer.name, [found[n] for n in names], [exact[n] for n in names])
+        for layer in network.layers
+        if (names := list(layer.synapse.parameters))
+    ]
+
+
+def _compare(layer: str, found: list[Tensor], exact: list[Tensor]) -> LayerAlignment:
+    # Wide sums: in float32 a cosine of 1 - 1e-7 would already be noise.
+    a = torch.cat([t.flatten() for t in found]).double()
+    b = torch.cat([t.flatten() for t in exact]).double()
+    norm_a, norm_b = float(a.norm()), float(b.norm())
+    if norm_a == 0 or norm_b == 0:
+        return LayerAlignment(layer, math.nan, math.nan)
+    return LayerAlignment(layer, float(a @ b) / (norm_a * norm_b), norm_a / norm_b)

@@ -1,0 +1,111 @@
+"""Checkpoints: tensors in a safetensors file that can't run code, with everything else as JSON in its header.
+
+A file is written as a whole or not at all. Its header holds a SHA-256 of the tensors, and the digest of the recipe and the
+seed that it belongs to: a corrupt or a foreign checkpoint is refused by name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from dualprop.errors import CheckpointError
+from dualprop.training import files
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """`tensors` by name, and `about`: plain values."""
+
+    tensors: dict[str, Tensor]
+    about: dict[str, Any]
+
+    def under(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors whose names begin with `prefix` and a dot, without it."""
+        return {n.removeprefix(f"{prefix}."): t for n, t in self.tensors.items() if n.startswith(f"{prefix}.")}
+
+
+def write(path: Path, checkpoint: Checkpoint, belongs_to: str) -> None:
+    """Write the checkpoint. `belongs_to` is compared on reading. Raises OSError."""
+    tensors = {name: t.detach().cpu().contiguous() for name, t in checkpoint.tensors.items()}
+    about = {
+        "format": FORMAT,
+        "belongs_to": belongs_to,
+        "sha256": _digest(tensors),
+        "about": checkpoint.about,
+    }
+    files.write(path, save(tensors, metadata={"dualprop": json.dumps(about)}))
+
+
+def read(path: Path, belongs_to: str) -> Checkpoint:
+    """Read and verify a checkpoint. Raises CheckpointError where it is corrupt or of another run."""
+    advice = "Restore it from a copy, or remove it to begin this seed anew."
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {}).get("dualprop", "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 — not a dictionary
+    except (SafetensorError, ValueError, OSError, RuntimeError) as error:
+        raise CheckpointError(f"checkpoint {path} can't be read ({_first_line(error)}). {advice}") from error
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        raise CheckpointError(f"checkpoint {path} was not written by this version of dualprop. {advice}")
+    if about.get("sha256") != _digest(tensors):
+        raise CheckpointError(f"checkpoint {path} is corrupt: its checksum differs. {advice}")
+    if about.get("belongs_to") != belongs_to:
+        raise CheckpointError(f"checkpoint {path} belongs to another recipe or seed. {advice}")
+    return Checkpoint(tensors, about["about"])
+
+
+def model_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The model's state under "model."."""
+    return {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's state under "optimizer.<parameter number>.<name>"."""
+    state = optimizer.state_dict()["state"]
+    return {
+        f"optimizer.{index}.{name}": value
+        for index, values in state.items()
+        for name, value in values.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def restore_model(model: nn.Module, checkpoint: Checkpoint, path: Path) -> None:
+    """Load the model's state in place. Raises CheckpointError where it does not fit."""
+    try:
+        model.load_state_dict(checkpoint.under("model"))
+    except RuntimeError as error:
+        raise CheckpointError(f"checkpoint {path} does not fit the model: {_first_line(error)}") from error
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, checkpoint: Checkpoint) -> None:
+    """Load the optimizer's state in place."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in checkpoint.under("optimizer").items():
+        index, key = name.split(".", 1)
+        state.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+    return digest.hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".:")

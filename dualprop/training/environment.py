@@ -1,0 +1,59 @@
+"""What a run ran on: versions, commit, processor, threads, device."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+
+import dualprop
+
+
+def describe(device: str = "cpu") -> dict[str, Any]:
+    """Plain values, for environment.json and for published numbers."""
+    found: dict[str, Any] = {
+        "dualprop": dualprop.__version__,
+        "commit": commit(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": device,
+    }
+    if device.startswith("cuda") and torch.cuda.is_available():
+        found |= {"accelerator": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
+    return found
+
+
+def commit() -> str | None:
+    """The commit of the checkout that the package lies in, "-dirty" appended where it differs; None outside one."""
+    folder = Path(dualprop.__file__).resolve().parent
+    try:
+        tracked = _git(folder, "ls-files", "--error-unmatch", "__init__.py")
+        if not tracked:
+            return None
+        head = _git(folder, "rev-parse", "HEAD")
+        return f"{head}-dirty" if _git(folder, "status", "--porcelain", "--", ".") else head
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    result = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=True)
+    return result.stdout.strip()
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

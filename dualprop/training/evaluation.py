@@ -1,0 +1,36 @@
+"""Loss and accuracy of a model on one part of a data set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from dualprop.data import Examples, batches
+from dualprop.losses import AbstractLoss
+
+
+@dataclass(frozen=True)
+class Score:
+    """Mean loss per example, and top-1 accuracy in [0, 1]."""
+
+    loss: float
+    accuracy: float
+
+
+def evaluate(
+    model: nn.Module, examples: Examples, loss: AbstractLoss, dtype: torch.dtype, batch_size: int = 1000
+) -> Score:
+    """The score of the model's prediction on all examples; the model's mode is put back afterwards."""
+    was_training = model.training
+    model.eval()
+    total = torch.zeros(2, dtype=torch.float64, device=examples.y.device)
+    with torch.inference_mode():
+        for x, y in batches(examples, batch_size, dtype=dtype):
+            logits = model(x)
+            total[0] += loss.value(logits, y).sum()
+            total[1] += (logits.argmax(1) == y).sum()
+    model.train(was_training)
+    mean_loss, accuracy = (total / len(examples)).tolist()
+    return Score(mean_loss, accuracy)

@@ -1,0 +1,41 @@
+"""The optimizer of a recipe and its learning rate at each step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from dualprop.training.recipe import Optimizer
+
+
+def build(settings: Optimizer, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """The PyTorch optimizer, in its fused form: one kernel for all parameters."""
+    parameters = list(parameters)
+    if settings.name == "sgd":
+        return torch.optim.SGD(
+            parameters, lr=settings.learning_rate, momentum=settings.momentum, nesterov=settings.nesterov,
+            weight_decay=settings.weight_decay, fused=True,
+        )  # fmt: skip
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.name]
+    return kind(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
+
+
+def learning_rate(settings: Optimizer, step: int, steps_per_epoch: int, epochs: int) -> float:
+    """The rate of step 0, 1, …: linear warm-up from `warmup_from`, then constant, or a half cosine that ends with the run."""
+    warmup_steps = round(settings.warmup_epochs * steps_per_epoch)
+    peak = settings.learning_rate
+    if step < warmup_steps:
+        return settings.warmup_from + (peak - settings.warmup_from) * step / warmup_steps
+    if not settings.cosine:
+        return peak
+    progress = (step - warmup_steps) / max(1, epochs * steps_per_epoch - warmup_steps)
+    return settings.final_learning_rate + (peak - settings.final_learning_rate) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give every parameter group this rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate

@@ -1,0 +1,174 @@
+"""A recipe: everything that determines a training run but its seed, as one frozen value that is written beside the run."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from dualprop import rules
+from dualprop.errors import RunError, SettingError
+from dualprop.losses import AbstractLoss
+from dualprop.models import MODELS, MLP, ConvNet
+from dualprop.rules import AbstractRule
+from dualprop.schedules import ExplicitOrder, Schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer:
+    """The optimizer and its learning rate over time.
+
+    Attributes:
+        name: "adam", "adamw" or "sgd".
+        learning_rate: the peak.
+        weight_decay: L2 for adam and sgd, decoupled for adamw.
+        momentum: of sgd.
+        nesterov: of sgd.
+        warmup_epochs: the rate rises linearly from `warmup_from` over these.
+        warmup_from: the learning rate of the first step, if there is a warm-up.
+        cosine: whether the rate then falls along a half cosine to `final_learning_rate` at the last step.
+        final_learning_rate: see cosine.
+    """
+
+    name: Literal["adam", "adamw", "sgd"] = "adam"
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    momentum: float = 0.9
+    nesterov: bool = False
+    warmup_epochs: float = 0.0
+    warmup_from: float = 0.0
+    cosine: bool = False
+    final_learning_rate: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.name not in ("adam", "adamw", "sgd"):
+            raise SettingError(f"the optimizer must be adam, adamw or sgd, got '{self.name}'.")
+        if not self.learning_rate > 0:
+            raise SettingError(f"learning_rate must be positive, got {self.learning_rate:g}.")
+        for name in ("weight_decay", "momentum", "warmup_epochs", "warmup_from", "final_learning_rate"):
+            if not getattr(self, name) >= 0:
+                raise SettingError(f"{name} must be at least 0, got {getattr(self, name):g}.")
+        if self.nesterov and (self.name != "sgd" or self.momentum == 0):
+            raise SettingError("nesterov needs name='sgd' with a momentum above 0.")
+        if self.warmup_from and not self.warmup_epochs:
+            raise SettingError("warmup_from has no meaning without warmup_epochs.")
+        if self.final_learning_rate and not self.cosine:
+            raise SettingError("final_learning_rate has no meaning without cosine.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A network, its data, a rule and how it is trained.
+
+    Attributes:
+        name: the recipe's name.
+        cites: the table or figure that the recipe reproduces.
+        dataset: a data set's name, or the path of an .npz file.
+        model: the architecture.
+        rule: the learning rule and its hyperparameters.
+        optimizer: the optimizer and its learning rate over time.
+        batch_size: examples per step; the last, smaller batch of an epoch is left out.
+        epochs: passes over the training part.
+        validation_fraction: of the training set; the epoch that is best on it is tested.
+        seed_list: seeds of the published runs; a run of n seeds takes the first n, then counts on.
+        align: whether to compare the gradients with back-propagation's after each epoch, on one validation batch.
+        checkpoint_every: steps between checkpoints within an epoch; 0 writes one after each epoch alone.
+        device: "cpu", "cuda", or another PyTorch device.
+        dtype: of parameters and states.
+        num_threads: of the CPU; 0 leaves PyTorch's choice.
+        flush_subnormals: treat subnormal numbers as zero, which x86 CPUs are many times faster with.
+    """
+
+    name: str
+    cites: str = ""
+    dataset: str
+    model: MLP | ConvNet
+    rule: AbstractRule
+    optimizer: Optimizer = Optimizer()
+    batch_size: int = 100
+    epochs: int = 100
+    validation_fraction: float = 0.1
+    seed_list: tuple[int, ...] = (0,)
+    align: bool = True
+    checkpoint_every: int = 0
+    device: str = "cpu"
+    dtype: Literal["float32", "float64"] = "float32"
+    num_threads: int = 0
+    flush_subnormals: bool = True
+
+    def __post_init__(self) -> None:
+        for name, least in (("batch_size", 1), ("epochs", 1), ("checkpoint_every", 0), ("num_threads", 0)):
+            if getattr(self, name) < least:
+                raise SettingError(f"{name} must be at least {least}, got {getattr(self, name)}.")
+        if not 0 < self.validation_fraction < 1:
+            raise SettingError(f"validation_fraction must be between 0 and 1, got {self.validation_fraction:g}.")
+        if not self.seed_list or len(set(self.seed_list)) != len(self.seed_list) or min(self.seed_list) < 0:
+            raise SettingError(f"seed_list must hold different seeds of at least 0, got {self.seed_list}.")
+        if self.dtype not in ("float32", "float64"):
+            raise SettingError(f"dtype must be float32 or float64, got '{self.dtype}'.")
+        if self.optimizer.warmup_epochs >= self.epochs and self.optimizer.warmup_epochs > 0:
+            raise SettingError(f"warmup_epochs must be fewer than the {self.epochs} epochs, got {self.optimizer.warmup_epochs:g}.")
+
+    @property
+    def rule_name(self) -> str:
+        return next(name for name, kind in rules.RULES.items() if kind is type(self.rule))
+
+    def with_rule(self, name: str) -> Recipe:
+        """The same recipe by another rule at that rule's defaults and this recipe's loss; its own rule is left as it is."""
+        kind = rules.from_name(name)
+        if kind is type(self.rule):
+            return self
+        return dataclasses.replace(self, rule=kind(loss=self.rule.loss))
+
+    def seeds(self, number: int | None) -> tuple[int, ...]:
+        """The first `number` seeds of the list, counting on from its largest where it is shorter; None is all of it."""
+        if number is None:
+            return self.seed_list
+        if number < 1:
+            raise SettingError(f"seeds must be at least 1, got {number}.")
+        more = number - len(self.seed_list)
+        return self.seed_list[:number] + tuple(max(self.seed_list) + i for i in range(1, more + 1))
+
+    def to_plain(self) -> dict[str, Any]:
+        """Dictionaries, lists, numbers and strings, as recipe.json holds them."""
+        plain = {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
+        plain["rule"] = {"name": self.rule_name, **plain["rule"]}
+        plain["model"] = {"name": next(n for n, kind in MODELS.items() if kind is type(self.model)), **plain["model"]}
+        return plain
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> Recipe:
+        """The inverse of `to_plain`. Raises RunError where it does not describe a recipe of this version."""
+        try:
+            fields = {name: _value(value) for name, value in plain.items()}
+            rule, model, optimizer = dict(plain["rule"]), dict(plain["model"]), dict(plain["optimizer"])
+            fields["rule"] = _instance(rules.from_name(rule.pop("name")), rule)
+            fields["model"] = _instance(MODELS[model.pop("name")], model)
+            fields["optimizer"] = _instance(Optimizer, optimizer)
+            return cls(**fields)
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunError(f"the recipe does not fit this version of dualprop: {error}") from error
+
+    def digest(self) -> str:
+        """SHA-256 of the recipe, by which a checkpoint knows its run."""
+        return hashlib.sha256(json.dumps(self.to_plain(), sort_keys=True).encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, AbstractLoss | Schedule | ExplicitOrder):
+        return str(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    return [_plain(v) for v in value] if isinstance(value, tuple | list) else value
+
+
+def _value(value: Any) -> Any:
+    return tuple(_value(v) for v in value) if isinstance(value, list) else value
+
+
+def _instance(kind: type[Any], fields: dict[str, Any]) -> Any:
+    return kind(**{name: _value(value) for name, value in fields.items()})
+
+
