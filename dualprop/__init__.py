@@ -1,11 +1,15 @@
 """Train PyTorch networks without back-propagation: dual propagation (DP) and its relatives on the user's own model."""
 
-from dualprop import losses, neurons, schedules
-from dualprop.dyadic import dualize
-from dualprop.errors import DualpropError, SettingError, UnsupportedModuleError
-from dualprop.network import Layer, Network
-from dualprop.rules import RULES, AbstractRule, Backprop, DualPropagation, Outcome, Status
-from dualprop.states import Dyads
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dualprop import losses, neurons, schedules
+    from dualprop.dyadic import dualize
+    from dualprop.errors import DualpropError, SettingError, UnsupportedModuleError
+    from dualprop.network import Layer, Network
+    from dualprop.rules import RULES, AbstractRule, Backprop, DualPropagation, Outcome, Status
+    from dualprop.states import Dyads
 
 __version__ = "0.1.0"
 
@@ -21,3 +25,24 @@ __all__ = [  # noqa: RUF022 — grouped by what they are
     # Errors
     "DualpropError", "SettingError", "UnsupportedModuleError",
 ]  # fmt: skip
+
+# Where each name lives. They are fetched when first used: importing torch takes a second, and `dualprop --help` should not.
+_HOMES = {
+    "Network": "network", "Layer": "network", "AbstractRule": "rules", "Backprop": "rules", "DualPropagation": "rules",
+    "RULES": "rules", "Outcome": "rules", "Status": "rules", "Dyads": "states", "dualize": "dyadic",
+    "DualpropError": "errors", "SettingError": "errors", "UnsupportedModuleError": "errors",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> object:
+    if name in ("losses", "neurons", "schedules"):
+        return import_module(f"dualprop.{name}")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'dualprop' has no attribute '{name}'")
+    value = getattr(import_module(f"dualprop.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

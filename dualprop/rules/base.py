@@ -73,6 +73,14 @@ class AbstractRule(ABC):
         """Whether inference draws random numbers."""
         return False
 
+    def pack_state(self, state: Any) -> dict[str, Tensor]:
+        """The state as named tensors, for a checkpoint. Empty where the rule keeps none."""
+        return {}
+
+    def unpack_state(self, tensors: dict[str, Tensor]) -> Any:
+        """The inverse of `pack_state`; None for no tensors."""
+        return None
+
     @abstractmethod
     def gradients(
         self,

@@ -137,6 +137,19 @@ class DualPropagation(AbstractRule):
         assert not isinstance(self.schedule, str | Sequence)
         return self.schedule.is_random
 
+    def pack_state(self, state: Dyads | None) -> dict[str, Tensor]:
+        if state is None:
+            return {}
+        means = {f"mean.{k}": mean for k, mean in enumerate(state.means)}
+        return means | {f"difference.{k}": delta for k, delta in enumerate(state.differences) if delta is not None}
+
+    def unpack_state(self, tensors: dict[str, Tensor]) -> Dyads | None:
+        if not tensors:
+            return None
+        layers = range(sum(name.startswith("mean.") for name in tensors))
+        means = tuple(tensors[f"mean.{k}"] for k in layers)
+        return Dyads(means, tuple(tensors.get(f"difference.{k}") for k in layers), self.alpha)
+
     def infer(
         self,
         network: Network,

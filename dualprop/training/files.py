@@ -55,6 +55,14 @@ def remove_leftovers(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def remove_empty_run(folder: Path) -> None:
+    """Remove a run folder that was killed before its recipe was written; nothing was trained in it."""
+    if folder.is_dir():
+        remove_leftovers(folder)
+        (folder / "environment.json").unlink(missing_ok=True)
+        folder.rmdir()
+
+
 def _sync_folder(folder: Path) -> None:
     # The rename itself must reach the disk. Some systems can't open a folder; there is nothing to sync there.
     with contextlib.suppress(OSError):

@@ -1,0 +1,191 @@
+"""What a training step costs: time interleaved in one process, and peak memory in a fresh one.
+
+These machines are shared, so times are compared round by round: in each round every contender takes one step, in a random
+order, and its time is divided by the plain loop's of the same round. The median of those ratios is reported; a second plain
+loop among the contenders shows the noise floor.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dualprop.dyadic import dualize
+from dualprop.errors import DualpropError
+from dualprop.losses import AbstractLoss
+from dualprop.network import Network
+from dualprop.rules import AbstractRule, DualPropagation
+from dualprop.training import optimization
+from dualprop.training.recipe import Optimizer, Recipe
+
+PLAIN = "plain PyTorch loop"
+PLAIN_AGAIN = "plain PyTorch loop, again"
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds per step (median), and the ratio to the plain loop with its quartiles over the rounds."""
+
+    milliseconds: float
+    ratio: float
+    lower_quartile: float
+    upper_quartile: float
+
+
+def plain_step(model: nn.Module, loss: AbstractLoss, optimizer: Optimizer, x: Tensor, y: Tensor) -> Callable[[], None]:
+    """One step as a PyTorch user writes it: zero_grad, loss.backward(), step. A dualized model runs it too."""
+    steps = optimization.build(optimizer, model.parameters())
+
+    def step() -> None:
+        steps.zero_grad()
+        loss.value(model(x), y).mean().backward()
+        steps.step()
+
+    return step
+
+
+def rule_step(model: nn.Module, rule: AbstractRule, optimizer: Optimizer, x: Tensor, y: Tensor) -> Callable[[], None]:
+    """One step of the trainer by a rule, its state carried along where it keeps one."""
+    network, steps = Network.from_module(model), optimization.build(optimizer, model.parameters())
+    generator = torch.Generator().manual_seed(0)
+    state: Any = None
+
+    def step() -> None:
+        nonlocal state
+        steps.zero_grad()
+        outcome = rule.backward(network, x, y, state=state, generator=generator)
+        state = outcome.state if rule.keeps_state else None
+        steps.step()
+
+    return step
+
+
+def interleaved(steps: dict[str, Callable[[], None]], rounds: int, warmup: int = 3, seed: int = 0) -> dict[str, Timing]:
+    """Time every step function in each round, in random order; ratios are to the one named PLAIN, within the round."""
+    shuffle = random.Random(seed)
+    names = list(steps)
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for step_number in range(warmup + rounds):
+        shuffle.shuffle(names)
+        for name in names:
+            _synchronize()
+            started = time.perf_counter()
+            steps[name]()
+            _synchronize()
+            if step_number >= warmup:
+                times[name].append(time.perf_counter() - started)
+    return {name: _timing(times[name], times[PLAIN]) for name in steps}
+
+
+def _timing(times: list[float], plain: list[float]) -> Timing:
+    ratios = [own / base for own, base in zip(times, plain, strict=True)]
+    quartiles = quantiles(ratios, n=4) if len(ratios) > 1 else [ratios[0]] * 3
+    return Timing(median(times) * 1e3, median(ratios), quartiles[0], quartiles[2])
+
+
+def _synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One row of a benchmark: a recipe's rule by the trainer's step, or ("plain", "dualized") the plain loop's."""
+
+    label: str
+    recipe: Recipe
+    how: str = "rule"
+    compiled: bool = False
+
+    def step(self, input_shape: tuple[int, ...], num_classes: int, seed: int = 0) -> Callable[[], None]:
+        """A step on one random batch, from weights drawn by the seed."""
+        recipe = self.recipe
+        generator = torch.Generator().manual_seed(seed)
+        dtype = getattr(torch, recipe.dtype)
+        x = torch.randn(recipe.batch_size, *input_shape, generator=generator, dtype=dtype).to(recipe.device)
+        y = torch.randint(num_classes, (recipe.batch_size,), generator=generator).to(recipe.device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = recipe.model.build(input_shape, num_classes).to(device=recipe.device, dtype=dtype)
+        if self.how == "rule":
+            return rule_step(model, recipe.rule, recipe.optimizer, x, y)
+        if self.how == "dualized":
+            rule = recipe.rule
+            assert isinstance(rule, DualPropagation)
+            hidden_beta = rule.beta if not isinstance(rule.beta, tuple) else rule.beta[:-1]
+            dualize(model, coupling=rule.coupling, alpha=rule.alpha, beta=hidden_beta, compiled=self.compiled)
+        return plain_step(model, recipe.rule.loss, recipe.optimizer, x, y)
+
+    def to_plain(self) -> dict[str, Any]:
+        return {"label": self.label, "recipe": self.recipe.to_plain(), "how": self.how, "compiled": self.compiled}
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> Contender:
+        return cls(plain["label"], Recipe.from_plain(plain["recipe"]), plain["how"], plain["compiled"])
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Peak of the process, and how far its steps raised it, in MB (10⁶ bytes)."""
+
+    peak: float
+    by_steps: float
+
+
+def memory(contender: Contender, input_shape: tuple[int, ...], num_classes: int, steps: int = 5) -> Memory:
+    """Peak memory of a few steps in a process of their own: resident on the CPU, allocated by PyTorch on a GPU."""
+    task = {"contender": contender.to_plain(), "input_shape": input_shape, "num_classes": num_classes, "steps": steps,
+            "threads": torch.get_num_threads()}  # fmt: skip
+    result = subprocess.run(
+        [sys.executable, "-m", "dualprop.analysis.cost"], input=json.dumps(task), capture_output=True, text=True, check=False
+    )
+    if result.returncode != 0:
+        reason = (result.stderr.strip().splitlines() or ["no message"])[-1]
+        raise DualpropError(f"memory of '{contender.label}' could not be measured: {reason}. Leave it out with --no-memory.")
+    return Memory(**json.loads(result.stdout.splitlines()[-1]))
+
+
+def _measure_memory(task: dict[str, Any]) -> Memory:
+    contender = Contender.from_plain(task["contender"])
+    torch.set_num_threads(task["threads"])
+    torch.set_flush_denormal(contender.recipe.flush_subnormals)
+    step = contender.step(tuple(task["input_shape"]), task["num_classes"])
+    if contender.recipe.device.startswith("cuda"):
+        before = torch.cuda.memory_allocated()
+        for _ in range(task["steps"]):
+            step()
+        peak = torch.cuda.max_memory_allocated()
+        return Memory(peak / 1e6, (peak - before) / 1e6)
+    before = _resident()
+    for _ in range(task["steps"]):
+        step()
+    # ru_maxrss counts kilobytes on Linux and bytes on macOS.
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return Memory(peak / 1e6, max(0.0, peak - before) / 1e6)
+
+
+def _resident() -> float:
+    """Bytes resident now; where the system does not tell, the peak so far."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    except OSError:
+        return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+
+if __name__ == "__main__":
+    from dataclasses import asdict
+
+    print(json.dumps(asdict(_measure_memory(json.load(sys.stdin)))))

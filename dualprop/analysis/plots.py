@@ -1,0 +1,151 @@
+"""Figures of runs: training curves with their spread over seeds, and the angle to back-propagation per layer and epoch.
+
+Colours: one fixed colour per rule (blue, orange, …, safe for colour-blind readers), and a single-hue scale for angles.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dualprop.training import files
+from dualprop.training.runs import Run
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
+
+
+def draw(runs: Sequence[tuple[str, Run]], folder: Path) -> list[Path]:
+    """Draw all figures of the labelled runs into `folder`, each replaced as a whole; returns their paths."""
+    folder.mkdir(exist_ok=True)
+    files.remove_leftovers(folder)
+    paths = [_save(training_curves(runs), folder / "training_curves.png")]
+    aligned = [(label, run) for label, run in runs if run.recipe.rule_name != "backprop" and _angles(run)[1].size]
+    if aligned:
+        paths.append(_save(angle_maps(aligned), folder / "angle_to_backprop.png"))
+    return paths
+
+
+def training_curves(runs: Sequence[tuple[str, Run]]) -> Figure:
+    """Validation error and training loss against epochs, logarithmic; the mean over seeds and the range from least to most."""
+    figure, (error_axes, loss_axes) = _figure(1, 2, (10.5, 4.2))
+    for colour, (label, run) in zip(COLOURS * len(runs), runs, strict=False):
+        for axes, key, to_shown in (
+            (error_axes, "validation_accuracy", lambda v: 100 * (1 - v)),
+            (loss_axes, "train_loss", lambda v: v),
+        ):
+            epochs, values = _series(run, key)
+            if not epochs.size:
+                continue
+            shown = to_shown(values)
+            axes.plot(epochs, shown.mean(0), color=colour, lw=2, label=_with_result(label, run))
+            if len(shown) > 1:
+                axes.fill_between(epochs, shown.min(0), shown.max(0), color=colour, alpha=0.18, lw=0)
+    recipe = runs[0][1].recipe
+    _finish(error_axes, "validation error (%)", "Error on the validation part")
+    _finish(loss_axes, f"training loss ({recipe.rule.loss.name.replace('_', ' ')})", "Loss while training")
+    num_seeds = max(len(run.seeds) for _, run in runs)
+    band = f", mean and range over {num_seeds} seeds" if num_seeds > 1 else ""
+    figure.suptitle(f"{recipe.name}{band}", fontsize=12)
+    error_axes.legend(frameon=False, fontsize=9)
+    return figure
+
+
+def angle_maps(runs: Sequence[tuple[str, Run]]) -> Figure:
+    """One heat map per run: angle between the rule's and back-propagation's gradient, layers (input below) × epochs."""
+    figure, rows = _figure(len(runs), 1, (10.5, 1.6 + 1.7 * len(runs)))
+    axes_list = np.atleast_1d(np.asarray(rows, dtype=object))
+    found = [(label, run, *_angles(run)) for label, run in runs]
+    top = max(float(np.nanmax(angles)) for *_, angles in found)
+    image: Any = None
+    for axes, (label, run, epochs, angles) in zip(axes_list, found, strict=True):
+        image = axes.imshow(
+            angles, aspect="auto", origin="lower", cmap="Blues", vmin=0, vmax=max(top, 1e-3), interpolation="nearest",
+            extent=(epochs[0] - 0.5, epochs[-1] + 0.5, 0.5, len(angles) + 0.5),
+        )  # fmt: skip
+        axes.set_yticks(range(1, len(angles) + 1))
+        axes.set_ylabel("layer")
+        axes.set_title(f"{label} on {run.recipe.name}: angle to back-propagation", fontsize=10, loc="left")
+        if angles.shape[1] <= 16:
+            _annotate(axes, epochs, angles, top)
+    axes_list[-1].set_xlabel("epoch")
+    figure.colorbar(image, ax=list(axes_list), label="angle (degrees)", fraction=0.03, pad=0.02)
+    return figure
+
+
+def _annotate(axes: Axes, epochs: np.ndarray, angles: np.ndarray, top: float) -> None:
+    for row, values in enumerate(angles, start=1):
+        for epoch, value in zip(epochs, values, strict=True):
+            shade = "white" if value > 0.6 * top else "#333333"
+            axes.text(epoch, row, f"{value:.1f}", ha="center", va="center", fontsize=7, color=shade)
+
+
+def _series(run: Run, key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Epochs, and the metric for seeds × epochs, as far as every seed has come."""
+    per_seed = [{m["epoch"]: m[key] for m in run.metrics(seed) if key in m} for seed in run.seeds]
+    per_seed = [series for series in per_seed if series]
+    if not per_seed:
+        return np.zeros(0), np.zeros((0, 0))
+    epochs = sorted(set.intersection(*(set(series) for series in per_seed)))
+    return np.array(epochs), np.array([[series[e] for e in epochs] for series in per_seed], dtype=float)
+
+
+def _angles(run: Run) -> tuple[np.ndarray, np.ndarray]:
+    """Epochs, and the mean angle over seeds for layers × epochs."""
+    per_seed = [{m["epoch"]: [a["angle"] for a in m["alignment"]] for m in run.metrics(s) if "alignment" in m} for s in run.seeds]
+    per_seed = [series for series in per_seed if series]
+    if not per_seed:
+        return np.zeros(0), np.zeros((0, 0))
+    epochs = sorted(set.intersection(*(set(series) for series in per_seed)))
+    values = np.array([[series[e] for e in epochs] for series in per_seed], dtype=float)
+    return np.array(epochs), np.nanmean(values, axis=0).T if values.size else np.zeros((0, 0))
+
+
+def _with_result(label: str, run: Run) -> str:
+    accuracies = [100 * result["test_accuracy"] for result in run.results()]
+    if not accuracies:
+        return label
+    spread = f" ± {np.std(accuracies, ddof=1):.2f}" if len(accuracies) > 1 else ""
+    return f"{label}: test accuracy {np.mean(accuracies):.2f}{spread} %"
+
+
+def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, Any]:
+    # Figures are made without pyplot: no global state, no display.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained", dpi=130)
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns)
+
+
+def _finish(axes: Axes, quantity: str, title: str) -> None:
+    axes.set_xlabel("epoch")
+    axes.set_ylabel(quantity)
+    axes.set_title(title, fontsize=10, loc="left")
+    shown = [v for line in axes.lines for v in np.asarray(line.get_ydata(), dtype=float) if math.isfinite(v) and v > 0]
+    if shown and max(shown) / min(shown) > 5:
+        axes.set_yscale("log")
+        from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.grid(alpha=0.25, lw=0.6)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
+    files.write(path, content.getbuffer())
+    return path

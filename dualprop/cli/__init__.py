@@ -1,0 +1,72 @@
+"""The `dualprop` command: parsing only. Nothing slow is imported before a command is known, so that --help is instant."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+COMMANDS = {
+    "train": ("dualprop.cli.train", "train a recipe; --twin trains its back-propagation twin beside it"),
+    "compare": ("dualprop.cli.compare", "train several rules on one recipe and show them in one table"),
+    "check": ("dualprop.cli.check", "print the evidence on this machine that the rules are right"),
+    "bench": ("dualprop.cli.bench", "measure time and memory of a step against a plain PyTorch loop"),
+    "report": ("dualprop.cli.report", "show finished runs again, and redraw their figures"),
+    "list": ("dualprop.cli.listing", "list rules, recipes, datasets, models or neurons"),
+}
+
+USAGE = """usage: dualprop COMMAND [options]      `dualprop COMMAND --help` shows a command's options
+
+Train PyTorch networks without back-propagation: by dual propagation and its relatives.
+
+{commands}
+
+examples:
+  dualprop compare                              handwritten digits by two rules, in a minute
+  dualprop train mnist-mlp --rule.beta 0.1      any field of a recipe is an option
+  dualprop train mnist-mlp --rule backprop      the back-propagation twin
+  dualprop list recipes
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; exits with 0, with 2 and one line for a user's error, or with 130 when interrupted."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        commands = "\n".join(f"  {name:9}{summary}" for name, (_, summary) in COMMANDS.items())
+        print(USAGE.format(commands=commands), end="")
+        return
+    if arguments[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"dualprop {version('dualprop')}")
+        return
+    if arguments[0] not in COMMANDS:
+        from dualprop.errors import closest
+
+        _fail(f"unknown command '{arguments[0]}'.{closest(arguments[0], list(COMMANDS))} Known: {', '.join(COMMANDS)}.")
+    _run(import_module(COMMANDS[arguments[0]][0]).main, arguments[1:])
+
+
+def _run(command, arguments):  # type: ignore[no-untyped-def]
+    from dualprop.errors import DualpropError
+
+    try:
+        command(arguments)
+    except DualpropError as error:
+        _fail(str(error))
+    except BrokenPipeError:
+        # The reader (head, less) went away; nothing more can be told, and nothing is wrong.
+        sys.stderr.close()
+        raise SystemExit(0) from None
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        _fail(f"{error.strerror or error}{where}. What was written before is whole; mend the cause and run again.")
+    except KeyboardInterrupt:
+        print("\ndualprop: stopped. Continue a training run with --resume and its folder.", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def _fail(message: str) -> None:
+    print(f"dualprop: error: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(2)

@@ -1,0 +1,132 @@
+"""Options from dataclasses (tyro), with every mistake told in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+from dualprop import losses, recipes, schedules
+from dualprop.errors import SettingError, closest
+from dualprop.training.recipe import Recipe
+
+T = TypeVar("T")
+
+_registry = ConstructorRegistry()
+
+
+@_registry.primitive_rule
+def _loss(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    if not (isinstance(info.type, type) and issubclass(info.type, losses.AbstractLoss)):
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="|".join(losses.LOSSES),
+        instance_from_str=lambda words: losses.from_name(words[0]),
+        is_instance=lambda value: isinstance(value, losses.AbstractLoss),
+        str_from_instance=lambda loss: [str(loss)],
+    )
+
+
+@_registry.primitive_rule
+def _schedule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    if schedules.Schedule not in typing.get_args(info.type):
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="NAME(N)|ORDER",
+        instance_from_str=lambda words: schedules.parse(words[0]),
+        is_instance=lambda value: isinstance(value, schedules.Schedule | schedules.ExplicitOrder),
+        str_from_instance=lambda schedule: [str(schedule)],
+    )
+
+
+def parse(kind: type[T], default: T, arguments: Sequence[str], command: str) -> T:
+    """Read the options into `kind`. Prints the help and exits with 0 where asked; raises SettingError for a mistake."""
+    _check_spelling(default, arguments, command)
+    told = io.StringIO()
+    try:
+        with _registry, contextlib.redirect_stderr(told):
+            return tyro.cli(kind, default=default, args=list(arguments), prog=f"dualprop {command}")
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise SettingError(_in_one_line(told.getvalue(), command)) from None
+
+
+def options(value: Any, prefix: str = "") -> list[str]:
+    """The option names of a (nested) dataclass value, "--rule.beta" say."""
+    found: list[str] = []
+    for field in dataclasses.fields(value):
+        inner = getattr(value, field.name)
+        unprefixed = field.metadata.get("flat", False)
+        name = prefix if unprefixed else f"{prefix}{field.name}".replace("_", "-")
+        nested = dataclasses.is_dataclass(inner) and not isinstance(
+            inner, losses.AbstractLoss | schedules.Schedule | schedules.ExplicitOrder
+        )
+        if nested:
+            found += options(inner, name if unprefixed else f"{name}.")
+        else:
+            found.append(f"--{name}")
+            if isinstance(inner, bool):
+                *path, last = name.split(".")
+                found.append("--" + ".".join([*path, f"no-{last}"]))
+    return found
+
+
+def take_recipe(arguments: Sequence[str], default: str) -> tuple[Recipe, list[str]]:
+    """The recipe named by the first word (or the default), and the other arguments."""
+    arguments = list(arguments)
+    if arguments and not arguments[0].startswith("-"):
+        return recipes.from_name(arguments[0]), arguments[1:]
+    return recipes.from_name(default), arguments
+
+
+def take_option(arguments: Sequence[str], name: str) -> tuple[str | None, list[str]]:
+    """The value of `--name VALUE` or `--name=VALUE` where given, and the other arguments. Raises SettingError without one."""
+    arguments, value = list(arguments), None
+    for i, word in enumerate(arguments):
+        if word == name:
+            if i + 1 == len(arguments) or arguments[i + 1].startswith("--"):
+                raise SettingError(f"{name} needs a value.")
+            value, arguments[i : i + 2] = arguments[i + 1], []
+            break
+        if word.startswith(f"{name}="):
+            value, arguments[i : i + 1] = word.removeprefix(f"{name}="), []
+            break
+    return value, arguments
+
+
+def resolve_dataset(recipe: Recipe) -> Recipe:
+    """The recipe with an .npz path made absolute, so that a run resumes from any folder."""
+    if recipe.dataset.endswith(".npz"):
+        return dataclasses.replace(recipe, dataset=str(Path(recipe.dataset).resolve()))
+    return recipe
+
+
+def _check_spelling(default: Any, arguments: Sequence[str], command: str) -> None:
+    known = [*options(default), "--help"]
+    for word in arguments:
+        name = word.split("=", 1)[0].replace("_", "-")
+        if name.startswith("--") and name not in known:
+            raise SettingError(f"unknown option '{word}'.{closest(name, known)} `dualprop {command} --help` shows them all.")
+
+
+def _in_one_line(text: str, command: str) -> str:
+    """The message in tyro's box, without its frame and its help."""
+    lines = [line.strip().strip("│╭╮╰╯─ ").strip() for line in text.splitlines()]
+    message: list[str] = []
+    for line in lines[1:]:
+        if not line and message:
+            break
+        message.append(line)
+    said = " ".join(word for word in message if word) or "the options can't be read"
+    said = said.removeprefix("Error parsing ").replace("recipe.rule: ", "").replace("recipe: ", "")
+    return f"{said.rstrip('.')}. `dualprop {command} --help` shows all options."

@@ -1,0 +1,63 @@
+"""`dualprop compare`: several rules on one recipe, from the same seeds, in one table."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from dualprop import rules as rule_table
+from dualprop.cli import arguments as args
+from dualprop.errors import SettingError
+from dualprop.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """Compare rules on a recipe: dualprop compare [RECIPE] [--rules NAME,NAME] [--seeds N] [options].
+
+    Options --rule.… are the recipe's own rule's; the other rules run at their defaults with the same loss.
+
+    Attributes:
+        rules: names with commas between; by default back-propagation and the recipe's own rule.
+        seeds: how many seeds; by default all of the recipe's.
+        out: the new folder; by default one in runs/ named after recipe and time.
+        resume: continue this comparison where it stopped; no other option but --data goes with it.
+        data: folder of the data sets; by default $DUALPROP_DATA, then the download cache.
+        costs: measure time and memory per step after training.
+    """
+
+    recipe: Annotated[Recipe, tyro.conf.arg(name="")] = field(metadata={"flat": True})
+    rules: str = ""
+    seeds: int | None = None
+    out: Path | None = None
+    resume: Path | None = None
+    data: Path | None = None
+    costs: bool = True
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Parse and compare."""
+    from dualprop.cli import running
+
+    recipe, rest = args.take_recipe(arguments, "digits-mlp")
+    options = args.parse(CompareOptions, CompareOptions(recipe), rest, "compare")
+    console = Console()
+    if options.resume is not None:
+        if dataclasses.replace(options, resume=None, data=None) != CompareOptions(recipe):
+            raise SettingError("--resume keeps the comparison's own recipe and options; only --data goes with it.")
+        running.resume(options.resume, options.data, console)
+        return
+    recipe = args.resolve_dataset(options.recipe)
+    names = options.rules.split(",") if options.rules else ["backprop", recipe.rule_name]
+    for name in names:
+        rule_table.from_name(name)
+    if len(set(names)) != len(names):
+        raise SettingError(f"--rules names a rule twice: {options.rules}. Name each once.")
+    seeds = recipe.seeds(options.seeds)
+    running.start(recipe, names, seeds, options.out, options.data, console, costs=options.costs)

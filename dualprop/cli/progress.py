@@ -1,0 +1,78 @@
+"""Progress of training: rich bars on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from dualprop.training import Reporter
+
+
+class ConsoleReporter(Reporter):
+    """Shows one seed at a time under a label. On a terminal a bar with loss, accuracy, examples/s and time left."""
+
+    def __init__(self, console: Console, label: str, batch_size: int) -> None:
+        self.console, self.label, self.batch_size = console, label, batch_size
+        self.bar: Progress | None = None
+        self.task = TaskID(0)
+        self.seed = 0
+        self.started = self.shown = 0.0
+        self.num_steps = self.first_step = self.done = 0
+
+    def seed_started(self, seed: int, num_steps: int, done: int) -> None:
+        self.seed, self.num_steps, self.first_step, self.done = seed, num_steps, done, done
+        self.started = time.perf_counter()
+        if self.console.is_terminal:
+            self.bar = Progress(
+                TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.percentage:>3.0f} %"),
+                TextColumn("{task.fields[numbers]}"), TimeRemainingColumn(compact=True), console=self.console, transient=True,
+            )  # fmt: skip
+            self.bar.start()
+            self.task = self.bar.add_task(f"{self.label}, seed {seed}", total=num_steps, completed=done, numbers="")
+        elif done:
+            self.console.print(f"{self.label}, seed {seed}: continues at step {done} of {num_steps}", highlight=False)
+
+    def step_done(self, done: int, num_examples: int, loss: Tensor, num_correct: Tensor) -> None:
+        self.done = done
+        now = time.perf_counter()
+        # Reading the loss waits for the device, so only as often as an eye can follow.
+        if self.bar is not None and now - self.shown > 0.2:
+            self.shown = now
+            numbers = f"loss {float(loss) / num_examples:.4f}  accuracy {int(num_correct) / num_examples:.4f}  {self._rate(now)}"
+            self.bar.update(self.task, completed=done, numbers=numbers)
+
+    def epoch_done(self, metrics: dict[str, Any]) -> None:
+        if self.bar is not None or not metrics["epoch"]:
+            return
+        now = time.perf_counter()
+        left = (now - self.started) / max(1, self.done - self.first_step) * (self.num_steps - self.done)
+        self.console.print(
+            f"{self.label}, seed {self.seed}, epoch {metrics['epoch']}: loss {metrics['train_loss']:.4f}, "
+            f"accuracy {metrics['train_accuracy']:.4f}, validation {metrics['validation_accuracy']:.4f}, "
+            f"{self._rate(now)}, {left:.0f} s left",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
+
+    def seed_finished(self, result: dict[str, Any]) -> None:
+        self.close()
+        line = (
+            f"{self.label}, seed {result['seed']}: test accuracy {100 * result['test_accuracy']:.2f} % "
+            f"(best of {result['epochs']} epochs: {result['best_epoch']})"
+        )
+        self.console.print(line, highlight=False, soft_wrap=True)
+        if result["stopped"]:
+            self.console.print(f"  stopped early: {result['stopped']}", highlight=False, soft_wrap=True, style="yellow")
+
+    def close(self) -> None:
+        """Take the bar away; safe to call at any time."""
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+    def _rate(self, now: float) -> str:
+        steps = max(1, self.done - self.first_step)
+        return f"{steps * self.batch_size / max(1e-9, now - self.started):,.0f} examples/s"

@@ -1,0 +1,145 @@
+"""Starting and resuming runs and comparisons from the command line.
+
+A comparison is a folder with comparison.json and one run folder per rule; a single run is a run folder.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from dualprop.cli import tables
+from dualprop.cli.progress import ConsoleReporter
+from dualprop.errors import RunError
+from dualprop.training import files, runs
+from dualprop.training.recipe import Recipe
+from dualprop.training.runs import Run
+
+COMPARISON = "comparison.json"
+
+
+def start(
+    recipe: Recipe,
+    rule_names: list[str],
+    seeds: tuple[int, ...],
+    out: Path | None,
+    data_root: Path | None,
+    console: Console,
+    single: bool = False,
+    costs: bool = True,
+) -> None:
+    """Create the folder, then train. Data and device are tried first, so that a mistake leaves no folder behind."""
+    recipes = [recipe.with_rule(name) for name in rule_names]
+    runs.prepare(recipe)
+    splits = runs.load_data(recipe, seeds[0], data_root)
+    for each in recipes:
+        runs.check_fit(each, splits)
+    folder = out or _new_folder(recipe.name)
+    if single:
+        run = runs.create(folder, recipe, seeds)
+        _train_run(run, data_root, console)
+        return
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        raise RunError(
+            f"{folder} exists already. Continue it with --resume {folder}, or choose another folder with --out."
+        ) from None
+    plain = {"rules": {name: each.to_plain() for name, each in zip(rule_names, recipes, strict=True)},
+             "seeds": list(seeds), "costs": costs}  # fmt: skip
+    files.write_json(folder / COMPARISON, plain)
+    _train_comparison(folder, data_root, console)
+
+
+def resume(folder: Path, data_root: Path | None, console: Console) -> None:
+    """Continue a run or a comparison where it stopped."""
+    if (folder / COMPARISON).is_file():
+        _train_comparison(folder, data_root, console)
+    else:
+        _train_run(runs.load(folder), data_root, console)
+
+
+def load_comparison(folder: Path) -> tuple[dict[str, Recipe], tuple[int, ...], bool]:
+    """Recipes by rule name, seeds, and whether costs are measured. Raises RunError where damaged."""
+    path = folder / COMPARISON
+    try:
+        plain = json.loads(path.read_text())
+        recipes = {name: Recipe.from_plain(recipe) for name, recipe in plain["rules"].items()}
+        return recipes, tuple(plain["seeds"]), bool(plain["costs"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(f"{path} is damaged: {error}. Restore it, or compare anew.") from error
+
+
+def comparison_runs(folder: Path) -> list[tuple[str, Run]]:
+    """The comparison's run folders that exist, by rule name."""
+    recipes, seeds, _ = load_comparison(folder)
+    return [(name, Run(folder / name, recipe, seeds)) for name, recipe in recipes.items() if (folder / name).is_dir()]
+
+
+def _train_run(run: Run, data_root: Path | None, console: Console) -> None:
+    from dualprop.analysis import plots
+
+    console.print(f"{run.recipe.name} by {run.recipe.rule_name} → {run.folder}", highlight=False, soft_wrap=True)
+    _with_progress(run, data_root, console)
+    tables.show_runs([(run.recipe.rule_name, run)], console)
+    _say_figures(plots.draw([(run.recipe.rule_name, run)], run.folder / "figures"), console)
+
+
+def _train_comparison(folder: Path, data_root: Path | None, console: Console) -> None:
+    from dualprop.analysis import plots
+    from dualprop.training import environment
+
+    recipes, seeds, with_costs = load_comparison(folder)
+    first = next(iter(recipes.values()))
+    console.print(f"{first.name} by {', '.join(recipes)} → {folder}", highlight=False, soft_wrap=True)
+    labelled: list[tuple[str, Run]] = []
+    for name, recipe in recipes.items():
+        path = folder / name
+        if (path / "recipe.json").is_file():
+            run = runs.load(path)
+        else:
+            # Killed between making the folder and describing the run: nothing of it is worth keeping.
+            files.remove_empty_run(path)
+            run = runs.create(path, recipe, seeds)
+        _with_progress(run, data_root, console)
+        labelled.append((name, run))
+    costs_path = folder / "costs.json"
+    if with_costs and not costs_path.exists():
+        console.print("measuring time and memory per step …", highlight=False)
+        splits = runs.load_data(first, seeds[0], data_root)
+        files.write_json(costs_path, tables.measure_costs(recipes, splits.input_shape, splits.num_classes))
+    costs = json.loads(costs_path.read_text()) if with_costs else None
+    results = {
+        "environment": environment.describe(first.device),
+        "seeds": list(seeds),
+        "rules": {name: runs.summary(run.results()) for name, run in labelled},
+        "costs": costs,
+    }
+    files.write_json(folder / "results.json", results)
+    tables.show_runs(labelled, console, costs)
+    _say_figures(plots.draw(labelled, folder / "figures"), console)
+
+
+def _with_progress(run: Run, data_root: Path | None, console: Console) -> None:
+    reporter = ConsoleReporter(console, run.recipe.rule_name, run.recipe.batch_size)
+    try:
+        runs.train(run, data_root, reporter)
+    finally:
+        reporter.close()
+
+
+def _say_figures(paths: list[Path], console: Console) -> None:
+    for path in paths:
+        console.print(f"picture: {path}", highlight=False, soft_wrap=True)
+
+
+def _new_folder(recipe_name: str) -> Path:
+    stem = f"{recipe_name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    folder, number = Path("runs") / stem, 1
+    while folder.exists():
+        number += 1
+        folder = Path("runs") / f"{stem}-{number}"
+    return folder

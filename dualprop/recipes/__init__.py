@@ -1,0 +1,26 @@
+"""Recipes by name: each a function that returns a frozen Recipe and cites what it reproduces."""
+
+from collections.abc import Callable
+
+from dualprop.errors import SettingError, closest
+from dualprop.recipes.digits import digits_mlp
+from dualprop.recipes.mnist import mnist_mlp
+from dualprop.training.recipe import Recipe
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    "digits-mlp": digits_mlp,
+    "mnist-mlp": mnist_mlp,
+}
+
+
+def from_name(name: str) -> Recipe:
+    """The recipe of that name. Raises SettingError for an unknown one."""
+    if name not in RECIPES:
+        raise SettingError(
+            f"unknown recipe '{name}'.{closest(name, list(RECIPES))} `dualprop list recipes` shows them all: "
+            f"{', '.join(RECIPES)}."
+        )
+    return RECIPES[name]()
+
+
+__all__ = ["RECIPES", "digits_mlp", "from_name", "mnist_mlp"]

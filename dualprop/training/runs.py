@@ -1,0 +1,152 @@
+"""Run folders: what is in them, and training all seeds of one.
+
+    RUN/recipe.json        the resolved recipe and the seeds, written before the first step
+    RUN/environment.json   versions, commit, hardware
+    RUN/seed-S/            metrics.jsonl, timing.jsonl, last and best checkpoint, result.json once finished
+    RUN/results.json       test accuracy over the seeds
+    RUN/figures/           training curves, angles to back-propagation
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import torch
+
+from dualprop import data
+from dualprop.errors import DataError, RunError, SettingError
+from dualprop.network import Network
+from dualprop.training import environment, files
+from dualprop.training.recipe import Recipe
+from dualprop.training.trainer import Reporter, train_seed
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder with its recipe and seeds."""
+
+    folder: Path
+    recipe: Recipe
+    seeds: tuple[int, ...]
+
+    def seed_folder(self, seed: int) -> Path:
+        return self.folder / f"seed-{seed}"
+
+    def metrics(self, seed: int) -> list[dict[str, Any]]:
+        """One dictionary per epoch, the first before training."""
+        path = self.seed_folder(seed) / "metrics.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def results(self) -> list[dict[str, Any]]:
+        """The results of the seeds that are finished."""
+        paths = [self.seed_folder(seed) / "result.json" for seed in self.seeds]
+        return [json.loads(path.read_text()) for path in paths if path.exists()]
+
+
+def create(folder: Path, recipe: Recipe, seeds: tuple[int, ...]) -> Run:
+    """A new run folder. Raises RunError where it exists already; nothing in it is touched."""
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        raise RunError(
+            f"{folder} exists already. Continue it with --resume {folder}, or choose another folder with --out."
+        ) from None
+    files.write_json(folder / "environment.json", environment.describe(recipe.device))
+    files.write_json(folder / "recipe.json", {"recipe": recipe.to_plain(), "seeds": list(seeds)})
+    return Run(folder, recipe, seeds)
+
+
+def load(folder: Path) -> Run:
+    """An existing run folder. Raises RunError where it is none."""
+    path = folder / "recipe.json"
+    if not path.is_file():
+        raise RunError(f"{folder} holds no recipe.json, so it is no run folder. Give the folder that `dualprop train` named.")
+    try:
+        plain = json.loads(path.read_text())
+        return Run(folder, Recipe.from_plain(plain["recipe"]), tuple(plain["seeds"]))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(f"{path} is damaged: {error}. Restore it, or train anew.") from error
+
+
+def train(run: Run, data_root: Path | None = None, reporter: Reporter | None = None) -> dict[str, Any]:
+    """Train every seed that is not finished, each from its last checkpoint; write results.json and return it.
+
+    Raises:
+        DataError, CheckpointError, RunError, SettingError: with the remedy; what was written before stays whole.
+    """
+    reporter = reporter or Reporter()
+    prepare(run.recipe)
+    with _locked(run.folder):
+        files.remove_leftovers(run.folder)
+        for seed in run.seeds:
+            train_seed(run.recipe, seed, load_data(run.recipe, seed, data_root), run.seed_folder(seed), reporter)
+        results = summary(run.results())
+        files.write_json(run.folder / "results.json", results)
+    return results
+
+
+def load_data(recipe: Recipe, seed: int, data_root: Path | None = None) -> data.Splits:
+    """The recipe's data on its device, divided by the seed. Raises DataError where a batch does not fit into it."""
+    splits = data.load(
+        recipe.dataset, root=data_root, validation_fraction=recipe.validation_fraction, seed=seed, device=recipe.device
+    )
+    if len(splits.train) < recipe.batch_size:
+        raise DataError(
+            f"{recipe.dataset} leaves {len(splits.train)} training examples, fewer than a batch of {recipe.batch_size}. "
+            "Lower batch_size."
+        )
+    return splits
+
+
+def check_fit(recipe: Recipe, splits: data.Splits) -> None:
+    """Take one step on one batch, on a model that is thrown away: what does not fit together is found before a folder is made.
+
+    Raises SettingError or UnsupportedModuleError.
+    """
+    model = recipe.model.build(splits.input_shape, splits.num_classes).to(recipe.device, getattr(torch, recipe.dtype))
+    x, y = splits.train.batch(torch.arange(min(2, len(splits.train))), getattr(torch, recipe.dtype))
+    recipe.rule.gradients(Network.from_module(model), x, y, generator=torch.Generator().manual_seed(0))
+
+
+def prepare(recipe: Recipe) -> None:
+    """Set what is the process's own: threads and the treatment of subnormal numbers. Raises SettingError for the device."""
+    if recipe.num_threads:
+        torch.set_num_threads(recipe.num_threads)
+    torch.set_flush_denormal(recipe.flush_subnormals)
+    try:
+        torch.zeros(1, device=recipe.device)
+    except (RuntimeError, AssertionError) as error:
+        reason = (str(error).splitlines() or ["unknown"])[0]
+        raise SettingError(f"device '{recipe.device}' can't be used: {reason}. Try --device cpu.") from error
+
+
+def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Mean and sample standard deviation (None for one seed) of the test accuracy, beside each seed's result."""
+    accuracies = [result["test_accuracy"] for result in results]
+    return {
+        "test_accuracy_mean": mean(accuracies),
+        "test_accuracy_std": stdev(accuracies) if len(accuracies) > 1 else None,
+        "num_seeds": len(accuracies),
+        "seeds": results,
+    }
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the folder for this process; the system releases it when the process ends, however it ends."""
+    with open(folder / ".lock", "w") as file:
+        if os.name == "posix":
+            import fcntl
+
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunError(f"{folder} is being trained by another process. Wait for it, or stop it.") from None
+        yield

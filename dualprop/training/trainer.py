@@ -1,0 +1,237 @@
+"""One trainer for every rule: epochs, validation, the best model tested at the end, and a resume that is bit-exact.
+
+All that a seed's run is at any step is in its last checkpoint: weights, optimizer, the rule's state, both generators, and
+the running sums. What follows is a deterministic function of it, so a run that was killed and resumed writes the same
+metrics and weights as one that was not. Times are kept apart, in timing.jsonl.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dualprop.analysis.alignment import alignment
+from dualprop.data import Splits, batches
+from dualprop.network import Network
+from dualprop.rules import Outcome
+from dualprop.training import checkpoint, files, optimization
+from dualprop.training.checkpoint import Checkpoint
+from dualprop.training.evaluation import evaluate
+from dualprop.training.recipe import Recipe
+
+# How often, in steps, the running loss is checked for divergence: the check waits for the device.
+CHECK_EVERY = 50
+
+
+class Reporter:
+    """What the trainer tells while it runs. This one is silent; the command line's shows progress."""
+
+    def seed_started(self, seed: int, num_steps: int, done: int) -> None: ...
+    def step_done(self, done: int, num_examples: int, loss: Tensor, num_correct: Tensor) -> None: ...
+    def epoch_done(self, metrics: dict[str, Any]) -> None: ...
+    def seed_finished(self, result: dict[str, Any]) -> None: ...
+
+
+@dataclass
+class Progress:
+    """Where a run stands: the plain part of its checkpoint."""
+
+    epoch: int = 0
+    step: int = 0
+    metrics_bytes: int = 0
+    best: dict[str, float] = field(default_factory=dict)
+    stopped: str = ""
+
+
+def train_seed(recipe: Recipe, seed: int, splits: Splits, folder: Path, reporter: Reporter) -> dict[str, Any]:
+    """Train one seed in `folder`, from its last checkpoint if there is one, and return its result.
+
+    Raises:
+        CheckpointError: a checkpoint that is corrupt or of another run.
+        OSError: the folder can't be written; what was written before stays whole.
+    """
+    finished = folder / "result.json"
+    if finished.exists():
+        result: dict[str, Any] = json.loads(finished.read_text())
+        reporter.seed_finished(result)
+        return result
+    folder.mkdir(exist_ok=True)
+    files.remove_leftovers(folder)
+    result = _SeedRun(recipe, seed, splits, folder, reporter).run()
+    files.write_json(finished, result)
+    reporter.seed_finished(result)
+    return result
+
+
+class _SeedRun:
+    def __init__(self, recipe: Recipe, seed: int, splits: Splits, folder: Path, reporter: Reporter) -> None:
+        self.recipe, self.seed, self.splits, self.folder, self.reporter = recipe, seed, splits, folder, reporter
+        self.dtype = getattr(torch, recipe.dtype)
+        self.belongs_to = f"{recipe.digest()} seed {seed}"
+        self.last, self.best = folder / "last.safetensors", folder / "best.safetensors"
+        self.metrics = folder / "metrics.jsonl"
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = recipe.model.build(splits.input_shape, splits.num_classes)
+        self.model = model.to(device=recipe.device, dtype=self.dtype)
+        self.network = Network.from_module(self.model)
+        self.optimizer = optimization.build(recipe.optimizer, self.model.parameters())
+        # Two streams: the order of the examples is the same whatever the rule draws.
+        self.order = torch.Generator().manual_seed(seed)
+        self.order_at_epoch = self.order.get_state()
+        self.inference = torch.Generator().manual_seed(seed + 2**32)
+        self.steps_per_epoch = len(splits.train) // recipe.batch_size
+        self.rule_state: Any = None
+        self.progress = Progress()
+        self._reset_sums()
+
+    def _reset_sums(self) -> None:
+        self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.recipe.device)
+        self.num_correct = torch.zeros((), dtype=torch.int64, device=self.recipe.device)
+
+    def run(self) -> dict[str, Any]:
+        if self.last.exists():
+            self._restore()
+        files.truncate(self.metrics, self.progress.metrics_bytes)
+        done = self.progress.epoch * self.steps_per_epoch + self.progress.step
+        self.reporter.seed_started(self.seed, self.recipe.epochs * self.steps_per_epoch, done)
+        if done == 0:
+            self._end_of_epoch({})
+        while self.progress.epoch < self.recipe.epochs and not self.progress.stopped:
+            self._epoch()
+        return self._result()
+
+    def _epoch(self) -> None:
+        recipe, progress = self.recipe, self.progress
+        self.order.set_state(self.order_at_epoch)
+        started, first_step = time.perf_counter(), progress.step
+        outcome: Outcome | None = None
+        epoch_batches = batches(
+            self.splits.train, recipe.batch_size, dtype=self.dtype, generator=self.order, start=progress.step, drop_last=True
+        )
+        for x, y in epoch_batches:
+            outcome = self._step(x, y)
+            if recipe.checkpoint_every and progress.step % recipe.checkpoint_every == 0:
+                self._write_checkpoint()
+            if progress.stopped:
+                break
+        num_examples = max(1, progress.step * recipe.batch_size)
+        trained = {
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "train_loss": float(self.loss_sum) / num_examples,
+            "train_accuracy": int(self.num_correct) / num_examples,
+            **({} if outcome is None else outcome.diagnostics),
+        }
+        seconds = time.perf_counter() - started
+        progress.epoch, steps, progress.step = progress.epoch + 1, progress.step - first_step, 0
+        files.append(
+            self.folder / "timing.jsonl",
+            json.dumps({"epoch": progress.epoch, "steps": steps, "seconds": round(seconds, 4)}),
+        )
+        self.order_at_epoch = self.order.get_state()
+        self._end_of_epoch(trained)
+
+    def _step(self, x: Tensor, y: Tensor) -> Outcome:
+        recipe, progress = self.recipe, self.progress
+        global_step = progress.epoch * self.steps_per_epoch + progress.step
+        rate = optimization.learning_rate(recipe.optimizer, global_step, self.steps_per_epoch, recipe.epochs)
+        optimization.set_learning_rate(self.optimizer, rate)
+        self.optimizer.zero_grad()
+        outcome = recipe.rule.backward(self.network, x, y, state=self.rule_state, generator=self.inference)
+        self.optimizer.step()
+        if recipe.rule.keeps_state:
+            self.rule_state = outcome.state
+        self.loss_sum += outcome.loss * len(y)
+        self.num_correct += (outcome.logits.argmax(1) == y).sum()
+        progress.step += 1
+        self.reporter.step_done(global_step + 1, progress.step * len(y), self.loss_sum, self.num_correct)
+        if progress.step % CHECK_EVERY == 0 or progress.step == self.steps_per_epoch:
+            self._check_for_divergence(outcome)
+        return outcome
+
+    def _check_for_divergence(self, outcome: Outcome) -> None:
+        if not math.isfinite(float(self.loss_sum)) or not outcome.status.ok:
+            where = f"in epoch {self.progress.epoch + 1} by step {self.progress.step}"
+            reason = outcome.status.message if not outcome.status.ok else f"the loss was not finite. {outcome.remedy}"
+            self.progress.stopped = f"diverged {where}: {reason}"
+
+    def _end_of_epoch(self, trained: dict[str, float]) -> None:
+        """Validate, compare with back-propagation, note the metrics, keep the best model, write the checkpoint."""
+        progress, recipe = self.progress, self.recipe
+        score = evaluate(self.model, self.splits.validation, recipe.rule.loss, self.dtype)
+        metrics: dict[str, Any] = {
+            "epoch": progress.epoch,
+            **trained,
+            "validation_loss": score.loss,
+            "validation_accuracy": score.accuracy,
+        }
+        if recipe.align and not progress.stopped:
+            metrics["alignment"] = self._alignment()
+        if not progress.stopped and progress.best and score.accuracy < progress.best["validation_accuracy"] / 2:
+            progress.stopped = (
+                f"validation accuracy fell to {score.accuracy:.4f}, less than half of its best, after epoch "
+                f"{progress.epoch}. Lower the learning rate or beta, or use coupling='transposed'."
+            )
+        progress.metrics_bytes = files.append(self.metrics, json.dumps(metrics))
+        if not progress.best or score.accuracy > progress.best["validation_accuracy"]:
+            progress.best = {"epoch": progress.epoch, "validation_accuracy": score.accuracy}
+            best = Checkpoint(checkpoint.model_tensors(self.model), {"epoch": progress.epoch})
+            checkpoint.write(self.best, best, self.belongs_to)
+        self._reset_sums()
+        self._write_checkpoint()
+        self.reporter.epoch_done(metrics)
+
+    def _alignment(self) -> list[dict[str, Any]]:
+        indices = torch.arange(min(self.recipe.batch_size, len(self.splits.validation)))
+        x, y = self.splits.validation.batch(indices, self.dtype)
+        generator = torch.Generator().manual_seed(self.seed) if self.recipe.rule.needs_generator else None
+        return [
+            {**asdict(layer), "angle": layer.angle} for layer in alignment(self.network, self.recipe.rule, x, y, None, generator)
+        ]
+
+    def _write_checkpoint(self) -> None:
+        rule_state = self.recipe.rule.pack_state(self.rule_state)
+        tensors = {
+            **checkpoint.model_tensors(self.model),
+            **checkpoint.optimizer_tensors(self.optimizer),
+            **{f"rule.{name}": tensor for name, tensor in rule_state.items()},
+            "order": self.order_at_epoch,
+            "inference": self.inference.get_state(),
+            "loss_sum": self.loss_sum,
+            "num_correct": self.num_correct,
+        }
+        checkpoint.write(self.last, Checkpoint(tensors, asdict(self.progress)), self.belongs_to)
+
+    def _restore(self) -> None:
+        saved = checkpoint.read(self.last, self.belongs_to)
+        checkpoint.restore_model(self.model, saved, self.last)
+        checkpoint.restore_optimizer(self.optimizer, saved)
+        rule_state = {name: tensor.to(self.recipe.device) for name, tensor in saved.under("rule").items()}
+        self.rule_state = self.recipe.rule.unpack_state(rule_state)
+        self.order_at_epoch = saved.tensors["order"]
+        self.inference.set_state(saved.tensors["inference"])
+        self.loss_sum = saved.tensors["loss_sum"].to(self.recipe.device)
+        self.num_correct = saved.tensors["num_correct"].to(self.recipe.device)
+        self.progress = Progress(**saved.about)
+
+    def _result(self) -> dict[str, Any]:
+        """Test the model that was best on the validation part."""
+        saved = checkpoint.read(self.best, self.belongs_to)
+        checkpoint.restore_model(self.model, saved, self.best)
+        score = evaluate(self.model, self.splits.test, self.recipe.rule.loss, self.dtype)
+        return {
+            "seed": self.seed,
+            "test_accuracy": score.accuracy,
+            "test_loss": score.loss,
+            "best_epoch": self.progress.best["epoch"],
+            "validation_accuracy": self.progress.best["validation_accuracy"],
+            "epochs": self.progress.epoch,
+            "stopped": self.progress.stopped,
+        }
