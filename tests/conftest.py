@@ -1,0 +1,24 @@
+"""What every test shares: one thread (the machine is small, and sums then have one order), and the shared folder."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+
+torch.set_num_threads(1)
+
+# Examples are derived from the test's own code, so a run is the same everywhere; a slow machine is no failure.
+settings.register_profile("repeatable", deadline=None, derandomize=True, database=None, print_blob=False)
+settings.load_profile("repeatable")
+
+# pytest starts in the package's repository; the shared reference data lies beside it, where it lies at all.
+SHARED = Path(__file__).parents[1].parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared_folder() -> Path:
+    """The folder with the authors' reference cases and the documents."""
+    if not SHARED.is_dir():
+        pytest.skip(f"the shared folder is not at {SHARED}")
+    return SHARED
