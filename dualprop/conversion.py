@@ -46,7 +46,7 @@ ACTIVATION_MODULES: dict[type[nn.Module], Callable[[Any], Activation]] = {
 }
 
 # Functional activations by name, and the names of what may follow the tensor.
-ACTIVATION_FUNCTIONS: dict[str, tuple[Activation, tuple[str, ...]]] = {
+ACTIVATION_FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
     "relu": (F.relu, ()),
     "relu6": (F.relu6, ()),
     "leaky_relu": (F.leaky_relu, ("negative_slope",)),
@@ -102,18 +102,19 @@ EXACT_MODULES: tuple[type[nn.Module], ...] = (
 )
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 EXACT_FUNCTIONS = frozenset(
-    """add sub rsub neg pos mul div truediv true_divide iadd isub imul itruediv matmul mm bmm mv addmm baddbmm einsum
-    linear bilinear embedding one_hot conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d
-    max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d
-    adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d boolean_dispatch
-    batch_norm layer_norm group_norm instance_norm rms_norm dropout dropout1d dropout2d dropout3d alpha_dropout
-    interpolate pad unfold fold pixel_shuffle pixel_unshuffle
-    cat concat concatenate stack hstack vstack flatten unflatten reshape view view_as reshape_as permute transpose t swapaxes
-    swapdims movedim moveaxis squeeze unsqueeze expand expand_as repeat repeat_interleave tile broadcast_to chunk split
-    tensor_split unbind narrow select index_select gather take_along_dim roll flip rot90 tril triu masked_fill mean sum cumsum
-    contiguous to type type_as float half bfloat16 double clone detach cpu cuda requires_grad_ size dim numel ndimension
-    getattr getitem floordiv mod len zeros ones empty full arange tensor zeros_like ones_like empty_like full_like
-    new_zeros new_ones new_empty new_full""".split()
+    """
+    add sub rsub neg pos mul div truediv true_divide iadd isub imul itruediv matmul mm bmm mv addmm baddbmm einsum linear
+    bilinear embedding one_hot conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d max_pool1d
+    max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
+    adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d boolean_dispatch batch_norm layer_norm group_norm
+    instance_norm rms_norm dropout dropout1d dropout2d dropout3d alpha_dropout interpolate pad unfold fold pixel_shuffle
+    pixel_unshuffle cat concat concatenate stack hstack vstack flatten unflatten reshape view view_as reshape_as permute
+    transpose t swapaxes swapdims movedim moveaxis squeeze unsqueeze expand expand_as repeat repeat_interleave tile
+    broadcast_to chunk split tensor_split unbind narrow select index_select gather take_along_dim roll flip rot90 tril
+    triu masked_fill mean sum cumsum contiguous to type type_as float half bfloat16 double clone detach cpu cuda
+    requires_grad_ size dim numel ndimension getattr getitem floordiv mod len zeros ones empty full arange tensor
+    zeros_like ones_like empty_like full_like new_zeros new_ones new_empty new_full
+    """.split()  # noqa: SIM905 — a page of quotes says no more
 )
 
 
@@ -162,7 +163,7 @@ def convert(model: nn.Module, make: Make, leave: tuple[str, ...], num_expected: 
             place.node.args, place.node.kwargs = (_operand(place.node),), {}
     for forward in forwards:
         rewritten = fx.GraphModule(forward.module, forward.graph)
-        forward.module.forward = types.MethodType(type(rewritten).forward, forward.module)  # type: ignore[method-assign]
+        forward.module.forward = types.MethodType(type(rewritten).forward, forward.module)
     converted = root._modules["model"]
     assert converted is not None
     return converted
@@ -217,9 +218,7 @@ def _judge(
         forwards.append(_Forward(child, graph))
 
 
-def _judge_forward(
-    module: nn.Module, name: str, unused: set[str], leave: tuple[str, ...]
-) -> tuple[list[_Place], fx.Graph]:
+def _judge_forward(module: nn.Module, name: str, unused: set[str], leave: tuple[str, ...]) -> tuple[list[_Place], fx.Graph]:
     """The activations that a forward of the user's own calls, and its graph."""
     graph = _trace(module, name)
     found: list[_Place] = []
@@ -243,7 +242,7 @@ def _call_place(module: nn.Module, name: str, node: fx.Node, function: str, inde
     in_place = function.endswith("_") or node.kwargs.get("inplace") is True
     if in_place and not node.users:
         raise UnsupportedModuleError(
-            f"the forward of '{name}' calls {function} for its effect on a tensor, which can't be converted. Use its result: "
+            f"the forward of '{name}' calls {function} for its effect on a tensor, which can't be converted. Use its result, "
             f"x = {function.rstrip('_')}(x)."
         )
     f, following = ACTIVATION_FUNCTIONS[function.rstrip("_")]

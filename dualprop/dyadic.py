@@ -80,7 +80,9 @@ class Dualization:
     def nudge(self, batch_size: int, beta: float) -> Nudge:
         """The nudge for activations whose first dimension is `batch_size`."""
         scale = self.loss_scale() if callable(self.loss_scale) else self.loss_scale
-        terms = {"mean": batch_size, "sum": 1}.get(self.loss_reduction, self.loss_reduction)  # type: ignore[call-overload]
+        terms = self.loss_reduction if isinstance(self.loss_reduction, int) else batch_size
+        if self.loss_reduction == "sum":
+            terms = 1
         up, down = (self.alpha, 1 - self.alpha) if self.coupling == "original" else (1 - self.alpha, self.alpha)
         return Nudge(up, down, beta * terms / scale, self.compiled)
 

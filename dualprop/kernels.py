@@ -11,16 +11,18 @@ float32: their rounding is as large as the differences (32 % error at |δ| = 0.0
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 Activation = Callable[[Tensor], Tensor]
+F = TypeVar("F", bound=Callable[..., Any])
 
 # Elements a piece: three float32 pieces fill 1.5 MB of L2, and a piece still occupies two threads.
 PIECE = 131072
 _SMALL = 2 * PIECE
+_KERNELS: dict[Callable[..., Any], Callable[..., Any]] = {}  # compiled once a process
 
 
 def dyad(
@@ -60,9 +62,7 @@ def difference(
     return result
 
 
-def _dyad(
-    f: Activation, a: Tensor, delta: Tensor, up: float, down: float, alpha: float
-) -> tuple[Tensor, Tensor]:
+def _dyad(f: Activation, a: Tensor, delta: Tensor, up: float, down: float, alpha: float) -> tuple[Tensor, Tensor]:
     plus, minus = f(a + up * delta), f(a - down * delta)
     difference = plus - minus
     return minus + alpha * difference, difference
@@ -78,9 +78,10 @@ def _difference(f: Activation, a: Tensor, delta: Tensor, up: float, down: float,
     return (result if scale == 1 else result * scale).to(dtype)
 
 
-@cache
-def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    return torch.compile(function, dynamic=True)
+def _compiled(function: F) -> F:
+    if function not in _KERNELS:
+        _KERNELS[function] = torch.compile(function, dynamic=True)
+    return cast("F", _KERNELS[function])
 
 
 def _worth_pieces(a: Tensor, delta: Tensor) -> bool:

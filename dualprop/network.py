@@ -26,7 +26,7 @@ _REFUSALS: tuple[tuple[tuple[type[nn.Module], ...], str], ...] = (
     ),
     (
         (nn.modules.batchnorm._BatchNorm,),
-        "whose statistics tie the examples of a batch together. Fold it into the layer before, use GroupNorm, or use dp.dualize(model).",
+        "whose statistics tie the examples of a batch together. Use GroupNorm, or dp.dualize(model).",
     ),
     (
         (nn.Softmax, nn.LogSoftmax, nn.Softmax2d, nn.Softmin),
@@ -68,8 +68,7 @@ class Network:
         self.layers = tuple(layers)
         self.module = module
         self._readers = tuple(
-            tuple(j for j, layer in enumerate(self.layers, start=1) if k in layer.sources)
-            for k in range(len(self.layers) + 1)
+            tuple(j for j, layer in enumerate(self.layers, start=1) if k in layer.sources) for k in range(len(self.layers) + 1)
         )
 
     @classmethod

@@ -224,9 +224,7 @@ def module(name: str) -> nn.Module:
     neuron = from_name(name)
     if isinstance(neuron, HardSigmoid):
         return nn.Hardtanh(neuron.low, neuron.high)
-    return {Identity: nn.Identity, ReLU: nn.ReLU, LeakyReLU: nn.LeakyReLU, Sigmoid: nn.Sigmoid, Tanh: nn.Tanh}[
-        type(neuron)
-    ]()
+    return {Identity: nn.Identity, ReLU: nn.ReLU, LeakyReLU: nn.LeakyReLU, Sigmoid: nn.Sigmoid, Tanh: nn.Tanh}[type(neuron)]()
 
 
 def from_module(activation: nn.Module, name: str) -> AbstractNeuron:

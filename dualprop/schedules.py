@@ -177,9 +177,7 @@ def parse(schedule: AnySchedule | str | Sequence[int | Sequence[int]]) -> AnySch
             )
         return ExplicitOrder(tuple(tuple(int(k) for k in group.split("+")) for group in schedule.split(",")))
     try:
-        groups = tuple(
-            tuple(index(k) for k in group) if isinstance(group, Iterable) else (index(group),) for group in schedule
-        )
+        groups = tuple(tuple(index(k) for k in group) if isinstance(group, Iterable) else (index(group),) for group in schedule)
     except TypeError:
         groups = ()
     if not groups or not all(groups):

@@ -59,8 +59,8 @@ MAPS: tuple[type[nn.Module], ...] = (
 )
 
 
-
 Modules = dict[str, nn.Module]
+Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 
 class Record(NamedTuple):
@@ -114,9 +114,9 @@ class LinearStretch:
 
     depends_on_state = False
 
-    def __init__(self, modules: Modules) -> None:
-        (self.name, self.module), self.modules = *modules.items(), modules
-        self.parameters = _trainable(modules)
+    def __init__(self, name: str, module: nn.Linear) -> None:
+        self.name, self.module = name, module
+        self.parameters = _trainable({name: module})
 
     def run(self, s: Tensor) -> Record:
         return Record(s, self.module(s))
@@ -129,9 +129,9 @@ class LinearStretch:
         found = {}
         if self.module.weight.requires_grad:
             # The scale rides on the matrix product for free; beta=0 makes the first argument a placeholder.
-            found[f"{self.name}.weight"] = torch.addmm(signal.new_zeros(1), signal.T, s, beta=0, alpha=scale)
+            found[_dotted(self.name, "weight")] = torch.addmm(signal.new_zeros(1), signal.T, s, beta=0, alpha=scale)
         if self.module.bias is not None and self.module.bias.requires_grad:
-            found[f"{self.name}.bias"] = signal.sum(0).mul_(scale)
+            found[_dotted(self.name, "bias")] = signal.sum(0).mul_(scale)
         return found
 
 
@@ -140,10 +140,9 @@ class ConvolutionStretch:
 
     depends_on_state = False
 
-    def __init__(self, modules: Modules, padding: list[int]) -> None:
-        (self.name, self.module), self.modules = *modules.items(), modules
-        self.padding = padding
-        self.parameters = _trainable(modules)
+    def __init__(self, name: str, module: Convolution, padding: list[int]) -> None:
+        self.name, self.module, self.padding = name, module, padding
+        self.parameters = _trainable({name: module})
 
     def run(self, s: Tensor) -> Record:
         return Record(s, self.module(s))
@@ -155,9 +154,9 @@ class ConvolutionStretch:
         weight, bias = self.module.weight, self.module.bias
         mask = [False, weight.requires_grad, bias is not None and bias.requires_grad]
         _, of_weight, of_bias = self._backward(record, signal, mask)
-        found = {f"{self.name}.weight": of_weight} if mask[1] else {}
+        found = {_dotted(self.name, "weight"): of_weight} if mask[1] else {}
         if mask[2]:
-            found[f"{self.name}.bias"] = of_bias
+            found[_dotted(self.name, "bias")] = of_bias
         return {name: gradient.mul_(scale) for name, gradient in found.items()}
 
     def _backward(self, record: Record, signal: Tensor, mask: list[bool]) -> tuple[Tensor, Tensor, Tensor]:
@@ -198,7 +197,7 @@ class Synapse:
 
     @property
     def feedback_depends_on_state(self) -> bool:
-        """Whether Jᵀ varies with the state: past a pool, or past two maps in a row, it does; past one linear map it does not."""
+        """Whether Jᵀ varies with the state: it does past a pool or two maps in a row, not past one linear map."""
         return self.entry.depends_on_state or self.core.depends_on_state or self.exit.depends_on_state
 
     @property
@@ -255,6 +254,11 @@ def _through(modules: Modules, s: Tensor) -> Tensor:
     return s
 
 
+def _dotted(name: str, leaf: str) -> str:
+    """The parameter's name in the model; a model that is one module has no name of its own."""
+    return f"{name}.{leaf}" if name else leaf
+
+
 def _output(record: Record) -> Tensor:
     assert record.output is not None
     return record.output
@@ -262,7 +266,7 @@ def _output(record: Record) -> Tensor:
 
 def _trainable(modules: Modules) -> dict[str, nn.Parameter]:
     return {
-        f"{name}.{leaf}" if name else leaf: parameter
+        _dotted(name, leaf): parameter
         for name, module in modules.items()
         for leaf, parameter in module.named_parameters()
         if parameter.requires_grad
@@ -277,20 +281,20 @@ def _core_stretch(modules: Modules) -> ReshapeStretch | TapedStretch | LinearStr
     """The direct formula for one plain Linear or convolution; a tape for anything else (hooks and parametrizations too)."""
     if not modules:
         return ReshapeStretch(modules)
-    module = next(iter(modules.values()))
+    name, module = next(iter(modules.items()))
     plain = len(modules) == 1 and not any(
         (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     )
-    if plain and type(module) is nn.Linear:
-        return LinearStretch(modules)
-    if plain and isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) and type(module) in MAPS:
+    if plain and isinstance(module, nn.Linear) and type(module) is nn.Linear:
+        return LinearStretch(name, module)
+    if plain and isinstance(module, Convolution) and type(module) in MAPS:
         padding = _symmetric_padding(module)
         if padding is not None:
-            return ConvolutionStretch(modules, padding)
+            return ConvolutionStretch(name, module, padding)
     return TapedStretch(modules)
 
 
-def _symmetric_padding(conv: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> list[int] | None:
+def _symmetric_padding(conv: Convolution) -> list[int] | None:
     """The zeros on either side of each axis; None for other paddings, which are left to a tape."""
     if conv.padding_mode != "zeros":
         return None

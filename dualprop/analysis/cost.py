@@ -168,13 +168,13 @@ def _measure_memory(task: dict[str, Any]) -> Memory:
             step()
         peak = torch.cuda.max_memory_allocated()
         return Memory(peak / 1e6, (peak - before) / 1e6)
-    before = _resident()
+    resident = _resident()
     for _ in range(task["steps"]):
         step()
     # ru_maxrss counts kilobytes on Linux and bytes on macOS.
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return Memory(peak / 1e6, max(0.0, peak - before) / 1e6)
+    return Memory(peak / 1e6, max(0.0, peak - resident) / 1e6)
 
 
 def _resident() -> float:

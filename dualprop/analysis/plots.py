@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+DASHES = ("-", (0, (4, 2)), (0, (1, 1.5)), "-.")  # so that curves which coincide can all be seen
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
 
 
@@ -37,7 +38,7 @@ def draw(runs: Sequence[tuple[str, Run]], folder: Path) -> list[Path]:
 def training_curves(runs: Sequence[tuple[str, Run]]) -> Figure:
     """Validation error and training loss against epochs, logarithmic; the mean over seeds and the range from least to most."""
     figure, (error_axes, loss_axes) = _figure(1, 2, (10.5, 4.2))
-    for colour, (label, run) in zip(COLOURS * len(runs), runs, strict=False):
+    for colour, dash, (label, run) in zip(COLOURS * len(runs), DASHES * len(runs), runs, strict=False):
         for axes, key, to_shown in (
             (error_axes, "validation_accuracy", lambda v: 100 * (1 - v)),
             (loss_axes, "train_loss", lambda v: v),
@@ -46,7 +47,7 @@ def training_curves(runs: Sequence[tuple[str, Run]]) -> Figure:
             if not epochs.size:
                 continue
             shown = to_shown(values)
-            axes.plot(epochs, shown.mean(0), color=colour, lw=2, label=_with_result(label, run))
+            axes.plot(epochs, shown.mean(0), color=colour, ls=dash, lw=2, label=_with_result(label, run))
             if len(shown) > 1:
                 axes.fill_between(epochs, shown.min(0), shown.max(0), color=colour, alpha=0.18, lw=0)
     recipe = runs[0][1].recipe
@@ -100,7 +101,9 @@ def _series(run: Run, key: str) -> tuple[np.ndarray, np.ndarray]:
 
 def _angles(run: Run) -> tuple[np.ndarray, np.ndarray]:
     """Epochs, and the mean angle over seeds for layers × epochs."""
-    per_seed = [{m["epoch"]: [a["angle"] for a in m["alignment"]] for m in run.metrics(s) if "alignment" in m} for s in run.seeds]
+    per_seed = [
+        {m["epoch"]: [a["angle"] for a in m["alignment"]] for m in run.metrics(s) if "alignment" in m} for s in run.seeds
+    ]
     per_seed = [series for series in per_seed if series]
     if not per_seed:
         return np.zeros(0), np.zeros((0, 0))

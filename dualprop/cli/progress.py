@@ -42,7 +42,9 @@ class ConsoleReporter(Reporter):
         # Reading the loss waits for the device, so only as often as an eye can follow.
         if self.bar is not None and now - self.shown > 0.2:
             self.shown = now
-            numbers = f"loss {float(loss) / num_examples:.4f}  accuracy {int(num_correct) / num_examples:.4f}  {self._rate(now)}"
+            numbers = (
+                f"loss {float(loss) / num_examples:.4f}  accuracy {int(num_correct) / num_examples:.4f}  {self._rate(now)}"
+            )
             self.bar.update(self.task, completed=done, numbers=numbers)
 
     def epoch_done(self, metrics: dict[str, Any]) -> None:

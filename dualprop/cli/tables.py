@@ -7,6 +7,7 @@ from dataclasses import asdict
 from statistics import mean, stdev
 from typing import Any
 
+from rich.box import SIMPLE_HEAVY
 from rich.console import Console
 from rich.table import Table
 
@@ -15,10 +16,12 @@ from dualprop.training.recipe import Recipe
 from dualprop.training.runs import Run
 
 
-def measure_costs(recipes: dict[str, Recipe], input_shape: tuple[int, ...], num_classes: int, rounds: int = 40) -> dict[str, Any]:
+def measure_costs(
+    recipes: dict[str, Recipe], input_shape: tuple[int, ...], num_classes: int, rounds: int = 40
+) -> dict[str, Any]:
     """Time per step, interleaved with a plain PyTorch loop, and peak memory in fresh processes, by rule name."""
     first = next(iter(recipes.values()))
-    contenders = {cost.PLAIN: cost.Contender(cost.PLAIN, first, "plain"), cost.PLAIN_AGAIN: cost.Contender(cost.PLAIN_AGAIN, first, "plain")}
+    contenders = {label: cost.Contender(label, first, "plain") for label in (cost.PLAIN, cost.PLAIN_AGAIN)}
     contenders |= {name: cost.Contender(name, recipe) for name, recipe in recipes.items()}
     steps = {name: contender.step(input_shape, num_classes) for name, contender in contenders.items()}
     timings = cost.interleaved(steps, rounds)
@@ -33,29 +36,32 @@ def measure_costs(recipes: dict[str, Recipe], input_shape: tuple[int, ...], num_
 
 def show_runs(labelled: list[tuple[str, Run]], console: Console, costs: dict[str, Any] | None = None) -> None:
     """One row per rule: accuracy over the seeds, cost per step, and the last epoch's alignment with back-propagation."""
-    table = Table(title=f"{labelled[0][1].recipe.name}, {_seeds(labelled[0][1])}", title_justify="left")
-    table.add_column("rule")
-    for heading in ("test accuracy (%)", "seeds", "epochs"):
-        table.add_column(heading, justify="right")
-    if costs is not None:
-        for heading in ("ms/step", "ratio to plain BP", "peak memory (MB)"):
-            table.add_column(heading, justify="right")
-    table.add_column("cosine to BP, worst layer", justify="right")
+    results_of_all = [result for _, run in labelled for result in run.results()]
+    title = f"{labelled[0][1].recipe.name}, {_seeds(labelled[0][1])}, {_epochs(results_of_all)} epochs"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAVY)
+    table.add_column("rule", no_wrap=True)
+    headings = ["test acc. (%)", *(["ms/step", "time/BP", "peak MB"] if costs is not None else []), "cos to BP"]
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
     for name, run in labelled:
         results = run.results()
         accuracies = [100 * result["test_accuracy"] for result in results]
         spread = f" ± {stdev(accuracies):.2f}" if len(accuracies) > 1 else ""
-        cells = [f"{mean(accuracies):.2f}{spread}" if accuracies else "–", str(len(accuracies)), _epochs(results)]
+        cells = [f"{mean(accuracies):.2f}{spread}" if accuracies else "–"]
         if costs is not None:
             own = costs[name]
             cells += [f"{own['milliseconds']:.2f}", f"{own['ratio']:.3f}", f"{own['memory']['peak']:.0f}"]
         table.add_row(name, *cells, _worst_cosine(run))
     console.print(table)
+    console.print(
+        "cos to BP: of the gradients after the last epoch, in the layer where it is least.", highlight=False, soft_wrap=True
+    )
     if costs is not None:
         floor = costs[cost.PLAIN_AGAIN]
         console.print(
-            f"One step of the plain PyTorch loop takes {costs[cost.PLAIN]['milliseconds']:.2f} ms; the same loop again in the same "
-            f"rounds has ratio {floor['ratio']:.3f} (quartiles {floor['lower_quartile']:.3f}–{floor['upper_quartile']:.3f}): the noise.",
+            f"time/BP: against a plain PyTorch loop, which takes {costs[cost.PLAIN]['milliseconds']:.2f} ms a step; the same "
+            f"loop again in the same rounds has {floor['ratio']:.3f} (quartiles {floor['lower_quartile']:.3f} to "
+            f"{floor['upper_quartile']:.3f}): the noise.",
             highlight=False, soft_wrap=True,
         )  # fmt: skip
 

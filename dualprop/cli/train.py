@@ -57,5 +57,3 @@ def main(arguments: Sequence[str]) -> None:
             raise SettingError("--twin adds the back-propagation twin, and this rule is back-propagation already.")
         names.append("backprop")
     running.start(recipe, names, recipe.seeds(options.seeds), options.out, options.data, console, single=not options.twin)
-
-

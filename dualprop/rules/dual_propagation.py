@@ -293,10 +293,10 @@ class _Inference:
         mean, delta = acts.means[k], acts.differences[k]
         damped = not is_output and self.rule.damping is not None and self.rule.damping[k - 1] > 0
         same_drive = bool(self._settled[k]) and self._settled[k][0] is a
-        if same_drive and self._settled[k][1] is feedback and self._settled[k][2] == reads[2]:
-            # Under damping a state still moves, unless it is f(a) with nothing to pull it away.
-            if not damped or (delta is None and feedback is None):
-                return mean, delta
+        unchanged = same_drive and self._settled[k][1] is feedback and self._settled[k][2] == reads[2]
+        # Under damping a state still moves, unless it is f(a) with nothing to pull it away.
+        if unchanged and (not damped or (delta is None and feedback is None)):
+            return mean, delta
         self._settled[k] = reads
         if is_output:
             return self._output(a, nudged)
@@ -322,7 +322,12 @@ class _Inference:
         return kernels.dyad(neuron.f, a, pull, up, down, alpha, compiled)
 
     def _output(self, a: Tensor, nudged: bool) -> tuple[Tensor, Tensor | None]:
-        neuron, loss, beta, alpha = self.network.into(self.network.depth).neuron, self.rule.loss, self.betas[-1], self.rule.alpha
+        neuron, loss, beta, alpha = (
+            self.network.into(self.network.depth).neuron,
+            self.rule.loss,
+            self.betas[-1],
+            self.rule.alpha,
+        )
         if not nudged:
             return neuron.f(a), None
         if self.rule.output_nudge == "exact":

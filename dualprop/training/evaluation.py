@@ -19,9 +19,7 @@ class Score:
     accuracy: float
 
 
-def evaluate(
-    model: nn.Module, examples: Examples, loss: AbstractLoss, dtype: torch.dtype, batch_size: int = 1000
-) -> Score:
+def evaluate(model: nn.Module, examples: Examples, loss: AbstractLoss, dtype: torch.dtype, batch_size: int = 1000) -> Score:
     """The score of the model's prediction on all examples; the model's mode is put back afterwards."""
     was_training = model.training
     model.eval()

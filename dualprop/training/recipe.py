@@ -11,7 +11,7 @@ from typing import Any, Literal
 from dualprop import rules
 from dualprop.errors import RunError, SettingError
 from dualprop.losses import AbstractLoss
-from dualprop.models import MODELS, MLP, ConvNet
+from dualprop.models import MLP, MODELS, ConvNet
 from dualprop.rules import AbstractRule
 from dualprop.schedules import ExplicitOrder, Schedule
 
@@ -109,7 +109,9 @@ class Recipe:
         if self.dtype not in ("float32", "float64"):
             raise SettingError(f"dtype must be float32 or float64, got '{self.dtype}'.")
         if self.optimizer.warmup_epochs >= self.epochs and self.optimizer.warmup_epochs > 0:
-            raise SettingError(f"warmup_epochs must be fewer than the {self.epochs} epochs, got {self.optimizer.warmup_epochs:g}.")
+            raise SettingError(
+                f"warmup_epochs must be fewer than the {self.epochs} epochs, got {self.optimizer.warmup_epochs:g}."
+            )
 
     @property
     def rule_name(self) -> str:
@@ -170,5 +172,3 @@ def _value(value: Any) -> Any:
 
 def _instance(kind: type[Any], fields: dict[str, Any]) -> Any:
     return kind(**{name: _value(value) for name, value in fields.items()})
-
-

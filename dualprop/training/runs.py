@@ -1,10 +1,10 @@
 """Run folders: what is in them, and training all seeds of one.
 
-    RUN/recipe.json        the resolved recipe and the seeds, written before the first step
-    RUN/environment.json   versions, commit, hardware
-    RUN/seed-S/            metrics.jsonl, timing.jsonl, last and best checkpoint, result.json once finished
-    RUN/results.json       test accuracy over the seeds
-    RUN/figures/           training curves, angles to back-propagation
+RUN/recipe.json        the resolved recipe and the seeds, written before the first step
+RUN/environment.json   versions, commit, hardware
+RUN/seed-S/            metrics.jsonl, timing.jsonl, last and best checkpoint, result.json once finished
+RUN/results.json       test accuracy over the seeds
+RUN/figures/           training curves, angles to back-propagation
 """
 
 from __future__ import annotations

@@ -193,7 +193,8 @@ class _SeedRun:
         x, y = self.splits.validation.batch(indices, self.dtype)
         generator = torch.Generator().manual_seed(self.seed) if self.recipe.rule.needs_generator else None
         return [
-            {**asdict(layer), "angle": layer.angle} for layer in alignment(self.network, self.recipe.rule, x, y, None, generator)
+            {**asdict(layer), "angle": layer.angle}
+            for layer in alignment(self.network, self.recipe.rule, x, y, None, generator)
         ]
 
     def _write_checkpoint(self) -> None:
