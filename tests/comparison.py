@@ -29,11 +29,13 @@ def cosine(found: Tensor, expected: Tensor) -> float:
 
 def report(found: Named, expected: Named) -> str:
     """One row a tensor: relative distance, cosine and norm ratio."""
-    rows = [
-        f"  {name}: distance {distance(found[name], expected[name]):.3g}, "
-        f"cosine {cosine(found[name], expected[name]):.12g}, norm ratio {float(found[name].norm() / expected[name].norm()):.12g}"
-        for name in expected
-    ]
+    rows = []
+    for name in expected:
+        ratio = float(found[name].norm() / expected[name].norm())
+        rows.append(
+            f"  {name}: distance {distance(found[name], expected[name]):.3g}, "
+            f"cosine {cosine(found[name], expected[name]):.12g}, norm ratio {ratio:.12g}"
+        )
     return "\n".join(rows)
 
 

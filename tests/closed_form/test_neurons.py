@@ -79,9 +79,7 @@ def test_prox_minimises_the_potential_plus_the_quadratic(neuron, scale):
     """A wrong prox would make damped and exactly nudged states plausible and wrong."""
     _, potential, (low, high) = CASES[neuron]
     reach = np.abs(DRIVES) / (1 + scale) + 1
-    s = minimiser(
-        lambda s: potential(s) + scale / 2 * s * s - s * DRIVES, np.maximum(low, -reach), np.minimum(high, reach)
-    )
+    s = minimiser(lambda s: potential(s) + scale / 2 * s * s - s * DRIVES, np.maximum(low, -reach), np.minimum(high, reach))
     found = neuron.prox(torch.tensor(DRIVES), scale).numpy()
     # A search on values resolves the argmin to the root of what the values resolve, over the curvature 1 + scale.
     size = np.abs(found * DRIVES) + (1 + abs(scale)) * found**2 + 1

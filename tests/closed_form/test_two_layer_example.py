@@ -63,9 +63,7 @@ def test_one_sweep_is_the_papers_formulas_in_fractions(coupling, alpha, betas):
     minus_2 = [(a - down * beta_2 * t) / (1 - down * beta_2) for a, t in zip(a_2, y, strict=True)]
     delta_2 = [p - m for p, m in zip(plus_2, minus_2, strict=True)]
     # papers.md's row: δ_L = β (y - a) / ((1 + up β)(1 - down β)).
-    assert delta_2 == [
-        beta_2 * (t - a) / ((1 + up * beta_2) * (1 - down * beta_2)) for a, t in zip(a_2, y, strict=True)
-    ]
+    assert delta_2 == [beta_2 * (t - a) / ((1 + up * beta_2) * (1 - down * beta_2)) for a, t in zip(a_2, y, strict=True)]
     pull = [delta_2[0] + Q(1, 2) * delta_2[1], delta_2[1]]
     ratio = beta_1 / beta_2
     plus_1 = [relu(a + up * ratio * d) for a, d in zip(a_1, pull, strict=True)]
@@ -73,9 +71,7 @@ def test_one_sweep_is_the_papers_formulas_in_fractions(coupling, alpha, betas):
     mean_1 = [alpha * p + (1 - alpha) * m for p, m in zip(plus_1, minus_1, strict=True)]
     delta_1 = [p - m for p, m in zip(plus_1, minus_1, strict=True)]
 
-    state, gradients = inferred(
-        output_nudge="exact", coupling=coupling, alpha=float(alpha), beta=tuple(map(float, betas))
-    )
+    state, gradients = inferred(output_nudge="exact", coupling=coupling, alpha=float(alpha), beta=tuple(map(float, betas)))
     as_floats = lambda values: [float(v) for v in values]  # noqa: E731
     tolerance = {"rtol": 1e-13, "atol": 1e-13}
     for found, expected in (
