@@ -233,7 +233,7 @@ def _judge_forward(module: nn.Module, name: str, unused: set[str], leave: tuple[
         elif function not in EXACT_FUNCTIONS or _squares(node):
             raise UnsupportedModuleError(
                 f"the forward of '{name}' calls {function}{' of one tensor with itself' if _squares(node) else ''}, which may "
-                f"be an activation and is not known. Use a known one, or leave it to back-propagation with leave=('{function}',)."
+                f"be an activation and is not known. Use a known one, or leave it to autograd with leave=('{function}',)."
             )
     return found, graph
 
@@ -242,7 +242,7 @@ def _call_place(module: nn.Module, name: str, node: fx.Node, function: str, inde
     in_place = function.endswith("_") or node.kwargs.get("inplace") is True
     if in_place and not node.users:
         raise UnsupportedModuleError(
-            f"the forward of '{name}' calls {function} for its effect on a tensor, which can't be converted. Use its result, "
+            f"the forward of '{name}' calls {function} for its effect on a tensor; that can't be converted. Use its result, "
             f"x = {function.rstrip('_')}(x)."
         )
     f, following = ACTIVATION_FUNCTIONS[function.rstrip("_")]

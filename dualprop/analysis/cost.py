@@ -168,21 +168,25 @@ def _measure_memory(task: dict[str, Any]) -> Memory:
             step()
         peak = torch.cuda.max_memory_allocated()
         return Memory(peak / 1e6, (peak - before) / 1e6)
-    resident = _resident()
+    resident, _ = _resident_and_peak()
     for _ in range(task["steps"]):
         step()
-    # ru_maxrss counts kilobytes on Linux and bytes on macOS.
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    _, peak = _resident_and_peak()
     return Memory(peak / 1e6, max(0.0, peak - resident) / 1e6)
 
 
-def _resident() -> float:
-    """Bytes resident now; where the system does not tell, the peak so far."""
+def _resident_and_peak() -> tuple[float, float]:
+    """Bytes resident now and at most since the process began; where the system tells only the peak, that for both."""
     try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-    except OSError:
-        return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+        status = Path("/proc/self/status").read_text()
+        now, peak = (
+            float(line.split()[1]) * 1024 for key in ("VmRSS:", "VmHWM:") for line in status.splitlines() if key in line
+        )
+    except (OSError, ValueError):
+        # Not used on Linux, where it would begin at the peak of the process that started this one. macOS counts bytes.
+        unit = 1 if sys.platform == "darwin" else 1024
+        now = peak = float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+    return now, peak
 
 
 if __name__ == "__main__":

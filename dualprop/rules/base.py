@@ -123,7 +123,7 @@ def check_batch(x: Tensor, y: Tensor) -> None:
 def check_targets(y: Tensor, logits: Tensor) -> None:
     """Raise SettingError where targets don't fit outputs (N, K). Index ranges are checked on the CPU, where it is free."""
     if logits.dim() != 2:
-        raise SettingError(f"the network must end in outputs of shape (N, K), got {tuple(logits.shape)}. Add nn.Flatten().")
+        raise SettingError(f"the network's outputs must have shape (N, K), got {tuple(logits.shape)}. Add nn.Flatten().")
     if y.dim() > 1 and y.shape != logits.shape:
         raise SettingError(f"target vectors y have shape {tuple(y.shape)} but the outputs {tuple(logits.shape)}.")
     if y.dim() == 1 and y.device.type == "cpu":

@@ -1,0 +1,77 @@
+"""The standing benchmark: which models and contenders `dualprop bench` measures."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import asdict
+from typing import Any
+
+from dualprop.analysis import cost
+from dualprop.analysis.cost import Contender
+from dualprop.models import MLP, ConvNet
+from dualprop.rules import Backprop, DualPropagation
+from dualprop.training.recipe import Optimizer, Recipe
+
+# Name → architecture and the shape of one example.
+MODELS: dict[str, tuple[MLP | ConvNet, tuple[int, ...]]] = {
+    "mlp": (MLP(widths=(1000, 1000, 1000)), (784,)),
+    "conv": (ConvNet(channels=(32, 64, 128), pool="before"), (3, 32, 32)),
+    "conv-after": (ConvNet(channels=(32, 64, 128), pool="after"), (3, 32, 32)),
+    "conv-stride": (ConvNet(channels=(32, 64, 128), pool="stride"), (3, 32, 32)),
+}
+NUM_CLASSES = 10
+
+
+def recipe(model: str, batch_size: int, device: str, num_threads: int) -> Recipe:
+    """The step that is measured: cross-entropy, fused Adam."""
+    return Recipe(
+        name=f"bench-{model}",
+        dataset="random numbers",
+        model=MODELS[model][0],
+        rule=Backprop(),
+        optimizer=Optimizer(name="adam", learning_rate=1e-4),
+        batch_size=batch_size,
+        epochs=1,
+        device=device,
+        num_threads=num_threads,
+    )
+
+
+def contenders(base: Recipe, compiled: bool) -> list[Contender]:
+    """The plain loop twice, then the rules by the trainer's step, then dualized models in the plain loop."""
+
+    def by(label: str, how: str = "rule", kernel: str = "eager", **settings: Any) -> Contender:
+        rule = DualPropagation(kernel="compiled" if kernel == "compiled" and how == "rule" else "eager", **settings)
+        return Contender(label, dataclasses.replace(base, rule=rule), how, kernel == "compiled")
+
+    found = [
+        Contender(cost.PLAIN, base, "plain"),
+        Contender(cost.PLAIN_AGAIN, base, "plain"),
+        Contender("Backprop", base),
+        by("DP α=½ explicit"),
+        by("DP⊤ α=0 explicit", coupling="transposed", alpha=0.0),
+        by("DP⊤ α=1 explicit", coupling="transposed", alpha=1.0),
+        by("DP α=½ fused", "dualized"),
+        by("DP⊤ α=0 fused", "dualized", coupling="transposed", alpha=0.0),
+    ]
+    if compiled:
+        found += [
+            by("DP α=½ explicit, compiled", kernel="compiled"),
+            by("DP⊤ α=0 explicit, compiled", kernel="compiled", coupling="transposed", alpha=0.0),
+            by("DP α=½ fused, compiled", "dualized", "compiled"),
+        ]
+    return found
+
+
+def measure(model: str, base: Recipe, rounds: int, compiled: bool, with_memory: bool) -> list[dict[str, Any]]:
+    """One row per contender: label, timing, and memory with its ratio to the plain loop's."""
+    shape = MODELS[model][1]
+    entries = contenders(base, compiled)
+    timings = cost.interleaved({entry.label: entry.step(shape, NUM_CLASSES) for entry in entries}, rounds)
+    rows: list[dict[str, Any]] = [{"label": entry.label, **asdict(timings[entry.label])} for entry in entries]
+    if with_memory:
+        for entry, row in zip(entries, rows, strict=True):
+            if entry.label != cost.PLAIN_AGAIN:
+                row["memory"] = asdict(cost.memory(entry, shape, NUM_CLASSES))
+                row["memory_ratio"] = row["memory"]["by_steps"] / rows[0]["memory"]["by_steps"]
+    return rows
