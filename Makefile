@@ -1,0 +1,47 @@
+# `make demo` and `make test` need nothing but Python 3.11 or later. Both make their environment in .venv first.
+PYTHON ?= python3
+VENV ?= .venv
+# On a Linux machine without a GPU, PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu" saves gigabytes.
+PIP_FLAGS ?=
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help demo test test-slow check format bench mutation wheel clean
+
+help: ## show this
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e ".[dev]"
+	@touch $@
+
+demo: $(READY) ## train handwritten digits by dual propagation and by back-propagation; table and pictures
+	$(BIN)/dualprop compare digits-mlp
+
+test: $(READY) ## run the tests
+	$(BIN)/python -m pytest
+
+test-slow: $(READY) ## run the slow, statistical tests
+	$(BIN)/python -m pytest -m slow
+
+check: $(READY) ## lint, formatting, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY) ## put the code in its standard form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY) ## time and memory of a step against a plain PyTorch loop
+	$(BIN)/dualprop bench
+
+mutation: $(READY) ## plant one-line defects and see that the tests catch each
+	$(BIN)/python scripts/mutation_test.py
+
+wheel: $(READY) ## build the wheel into dist/
+	$(BIN)/python -m build --wheel
+
+clean: ## remove the environment and what was built
+	rm -rf $(VENV) dist build *.egg-info
