@@ -163,11 +163,11 @@ def _measure_memory(task: dict[str, Any]) -> Memory:
     torch.set_flush_denormal(contender.recipe.flush_subnormals)
     step = contender.step(tuple(task["input_shape"]), task["num_classes"])
     if contender.recipe.device.startswith("cuda"):
-        before = torch.cuda.memory_allocated()
+        allocated = torch.cuda.memory_allocated()
         for _ in range(task["steps"]):
             step()
-        peak = torch.cuda.max_memory_allocated()
-        return Memory(peak / 1e6, (peak - before) / 1e6)
+        most = torch.cuda.max_memory_allocated()
+        return Memory(most / 1e6, (most - allocated) / 1e6)
     resident, _ = _resident_and_peak()
     for _ in range(task["steps"]):
         step()

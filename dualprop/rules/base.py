@@ -130,5 +130,5 @@ def check_targets(y: Tensor, logits: Tensor) -> None:
         low, high = int(y.min()), int(y.max())
         if low < 0 or high >= logits.shape[1]:
             raise SettingError(
-                f"class indices must be in 0…{logits.shape[1] - 1}, got {low}…{high}. Give the model as many outputs as classes."
+                f"class indices must be in 0…{logits.shape[1] - 1}, got {low}…{high}. Give the model an output per class."
             )
