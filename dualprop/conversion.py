@@ -285,9 +285,10 @@ class _OwnForward(fx.Tracer):
 
 
 def _trace(module: nn.Module, name: str) -> fx.Graph:
-    # torch.fx would bake in the present value of `self.training`, and with it a functional dropout. Taken out of the
-    # instance's dictionary, the attribute passes through the tracer, which then records the read.
+    # torch.fx would bake in the present value of `self.training`, and with it a functional dropout. Among the buffers, the
+    # attribute passes through the tracer, which then records the read.
     training = vars(module).pop("training")
+    module._buffers["training"] = training
     try:
         return _OwnForward().trace(module)
     except Exception as error:
@@ -297,4 +298,5 @@ def _trace(module: nn.Module, name: str) -> fx.Graph:
             f"found: {reason}. Make it traceable, or leave it to back-propagation with leave=('{type(module).__name__}',)."
         ) from error
     finally:
+        del module._buffers["training"]
         module.training = training
