@@ -1,0 +1,136 @@
+"""What every registered rule must do on any network that it reads, whatever its algorithm."""
+
+import copy
+
+import pytest
+import torch
+from comparison import assert_same, cosine, report
+from networks import autograd_gradients, batch, conv_net, images, mlp
+
+import dualprop as dp
+
+every_rule = pytest.mark.parametrize("name", dp.RULES)
+each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+each_kind = pytest.mark.parametrize("kind", ["mlp", "conv"])
+
+
+def problem(kind, dtype=torch.float64):
+    if kind == "mlp":
+        return (mlp("relu", dtype=dtype), *batch(n=32, dtype=dtype))
+    return (conv_net("tanh", "before", dtype=dtype), *images(n=16, dtype=dtype))
+
+
+def run(name, network, x, y, state=None):
+    return dp.RULES[name]().gradients(network, x, y, state=state, generator=torch.Generator().manual_seed(0))
+
+
+@every_rule
+@each_dtype
+@each_kind
+def test_gradients_have_the_names_shapes_and_dtypes_of_the_parameters(name, dtype, kind):
+    """Any optimizer steps with them: a transposed or widened gradient would broadcast, silently, into the weights."""
+    model, x, y = problem(kind, dtype)
+    out = run(name, dp.Network.from_module(model), x, y)
+    assert list(out.gradients) == [n for n, _ in model.named_parameters()]
+    for n, p in model.named_parameters():
+        assert out.gradients[n].shape == p.shape, n
+        assert out.gradients[n].dtype == p.dtype, n
+        assert out.gradients[n].device == p.device, n
+        assert bool(out.gradients[n].any()), f"{n} gets no gradient at all"
+
+
+@every_rule
+@each_dtype
+@each_kind
+def test_the_gradients_point_the_way_of_back_propagation_and_have_its_scale(name, dtype, kind):
+    """A rule with a sign, a batch size or a β too many still lowers some loss with Adam."""
+    model, x, y = problem(kind, dtype)
+    out, expected = run(name, dp.Network.from_module(model), x, y), autograd_gradients(model, x, y)
+    for n in expected:
+        assert cosine(out.gradients[n], expected[n]) > 0.9, f"{n}\n{report(out.gradients, expected)}"
+        ratio = float(out.gradients[n].norm() / expected[n].norm())
+        assert 0.5 < ratio < 2, f"{n}\n{report(out.gradients, expected)}"
+
+
+@every_rule
+@each_kind
+def test_the_outcome_holds_the_forward_predictions_loss_and_logits(name, kind):
+    """Training curves are drawn from them; nudged outputs would show a loss that no one can reach."""
+    model, x, y = problem(kind)
+    out = run(name, dp.Network.from_module(model), x, y)
+    assert isinstance(out, dp.Outcome)
+    torch.testing.assert_close(out.logits, model(x).detach(), rtol=1e-12, atol=1e-12)
+    assert out.loss.shape == ()
+    torch.testing.assert_close(out.loss, torch.nn.functional.cross_entropy(model(x), y).detach(), rtol=1e-12, atol=1e-12)
+    assert set(out.diagnostics) >= {"drives", "feedbacks", "gradients"}
+    assert all(isinstance(count, int) and count >= 0 for count in out.diagnostics.values())
+    assert out.status.ok
+    assert out.status == dp.Status(True)
+
+
+@every_rule
+@each_kind
+def test_a_rule_is_pure_and_deterministic(name, kind):
+    """Whatever it changed or drew would make a resumed run another run."""
+    model, x, y = problem(kind)
+    network = dp.Network.from_module(model)
+    before, random_state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    first, second = run(name, network, x, y), run(name, network, x, y)
+    assert_same(second.gradients, first.gradients, 0.0)
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert all(torch.equal(value, before[n]) for n, value in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+    assert_same(run(name, network, x, y, state=first.state).gradients, first.gradients, 0.0, "the default start keeps no state")
+
+
+@every_rule
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_numerical_trouble_is_a_status_with_a_remedy(name, value):
+    """Not an exception in the middle of an epoch, and not a NaN in the weights."""
+    model, x, y = problem("mlp")
+    with torch.no_grad():
+        model[2].weight[0, 0] = value
+    out = run(name, dp.Network.from_module(model), x, y)
+    assert not out.status.ok
+    assert "loss is" in out.status.message or "not finite" in out.status.message
+    assert "Lower the learning rate or beta" in out.status.message
+    assert "\n" not in out.status.message
+
+
+@every_rule
+def test_a_gradient_that_is_not_finite_is_named(name):
+    """The loss may still be finite when a gradient is not: the message says which one."""
+    model, x, y = problem("mlp")
+    out = run(name, dp.Network.from_module(model), x, y)
+    broken = {n: g.clone() for n, g in out.gradients.items()}
+    broken["4.bias"][0] = float("nan")
+    status = dp.Outcome(gradients=broken, loss=out.loss, logits=out.logits).status
+    assert not status.ok
+    assert "'4.bias' is not finite" in status.message
+
+
+@every_rule
+def test_backward_lets_any_optimizer_step_downhill(name):
+    """The whole promise of the twelve lines in the README."""
+    model, x, y = problem("mlp")
+    network, optimizer = dp.Network.from_module(model), torch.optim.Adam(model.parameters(), lr=0.03)
+    losses = []
+    for _ in range(60):
+        optimizer.zero_grad()
+        losses.append(float(dp.RULES[name]().backward(network, x, y, generator=torch.Generator().manual_seed(0)).loss))
+        optimizer.step()
+    assert losses[-1] < 0.8 * losses[0], losses
+
+
+@every_rule
+def test_a_rule_is_a_frozen_set_of_settings_that_compares_by_value(name):
+    """Recipes are compared and written to disk by them."""
+    rule = dp.RULES[name]
+    assert rule() == rule()
+    assert hash(rule()) == hash(rule())
+    with pytest.raises(AttributeError):
+        rule().loss = None
+    with pytest.raises(TypeError):
+        rule("cross_entropy")
+    assert dp.rules.from_name(name) is rule
+    assert issubclass(rule, dp.AbstractRule)
