@@ -63,9 +63,9 @@ def difference(
 
 
 def _dyad(f: Activation, a: Tensor, delta: Tensor, up: float, down: float, alpha: float) -> tuple[Tensor, Tensor]:
-    plus, minus = f(a + up * delta), f(a - down * delta)
+    plus, minus = f(torch.add(a, delta, alpha=up)), f(torch.add(a, delta, alpha=-down))
     difference = plus - minus
-    return minus + alpha * difference, difference
+    return torch.add(minus, difference, alpha=alpha), difference
 
 
 def _difference(f: Activation, a: Tensor, delta: Tensor, up: float, down: float, scale: float) -> Tensor:

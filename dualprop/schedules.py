@@ -59,6 +59,11 @@ class ExplicitOrder:
     groups: tuple[tuple[int, ...], ...]
     is_random = False
 
+    def __post_init__(self) -> None:
+        for group in self.groups:
+            if len(set(group)) != len(group):
+                raise SettingError(f"the schedule updates a layer twice in the group {group}. Name each once a group.")
+
     def steps(self, depth: int, generator: torch.Generator | None = None) -> Iterator[Step]:
         for group in self.groups:
             for k in group:

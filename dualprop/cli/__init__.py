@@ -61,7 +61,7 @@ def _run(command, arguments):  # type: ignore[no-untyped-def]
         raise SystemExit(0) from None
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
-        _fail(f"{error.strerror or error}{where}. What was written before is whole; mend the cause and run again.")
+        _fail(f"{error.strerror or error}{where}. What was written before is whole; a training run continues with --resume.")
     except KeyboardInterrupt:
         print("\ndualprop: stopped. Continue a training run with --resume and its folder.", file=sys.stderr)
         raise SystemExit(130) from None

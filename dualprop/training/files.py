@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ def write(path: Path, content: bytes | memoryview) -> None:
     """Replace `path` as a whole: a temporary neighbour is written, synced to the disk, and renamed. Raises OSError."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}{_TEMPORARY}")
     try:
-        with open(temporary, "wb") as file:
+        with _naming(path), open(temporary, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -34,7 +35,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def append(path: Path, line: str) -> int:
     """Append one line, sync it to the disk, and return the file's length in bytes."""
-    with open(path, "ab") as file:
+    with _naming(path), open(path, "ab") as file:
         file.write(line.encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
@@ -61,6 +62,15 @@ def remove_empty_run(folder: Path) -> None:
         remove_leftovers(folder)
         (folder / "environment.json").unlink(missing_ok=True)
         folder.rmdir()
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Errors of writing and syncing come without the file's name; give it to them."""
+    try:
+        yield
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, str(path)) from error
 
 
 def _sync_folder(folder: Path) -> None:
