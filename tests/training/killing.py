@@ -1,0 +1,250 @@
+"""Runs and comparisons that are killed with SIGKILL and resumed: a program of its own, and `kill`, which starts it.
+
+The program imports everything once and forks a child for every attempt, so that an attempt costs milliseconds and yet is a
+process that really dies. A child tells each event (a step, a file opened, half written, written, about to be renamed, renamed, a
+figure begun) before the next can happen, and is killed at the event with the number that it was given, or after a time.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import random
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+KINDS = ("run", "comparison")
+
+
+def kill(task: dict[str, Any], timeout: float = 240) -> list[dict[str, Any]]:
+    """Run the task in a fresh process. Returns its trials: "folder", and "kills", the events at which a child died; the
+    first trial is the uninterrupted one, with all its events under "events"."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    result = subprocess.run(
+        [sys.executable, __file__],
+        input=json.dumps(task), capture_output=True, text=True, timeout=timeout, env=environment, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    found: list[dict[str, Any]] = json.loads(result.stdout.splitlines()[-1])
+    return found
+
+
+class Watch:
+    """Tells events through a pipe, and kills this very process at event number `kill_at`."""
+
+    def __init__(self, pipe: int, kill_at: int | None) -> None:
+        self.pipe, self.kill_at, self.count = pipe, kill_at, 0
+
+    def __call__(self, event: str) -> None:
+        os.write(self.pipe, f"{event}\n".encode())
+        if self.count == self.kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.count += 1
+
+
+class WatchedFile:
+    """A file that writes in two halves."""
+
+    def __init__(self, path: Path, mode: str, watch: Watch) -> None:
+        self.name, self.watch = _plain_name(path), watch
+        watch(f"opening {self.name}")
+        self.file = open(path, mode)  # noqa: SIM115 — closed by __exit__
+
+    def __enter__(self) -> WatchedFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def write(self, content: bytes) -> None:
+        half = len(content) // 2
+        self.file.write(content[:half])
+        self.file.flush()
+        self.watch(f"half of {self.name}")
+        self.file.write(content[half:])
+
+    def flush(self) -> None:
+        self.file.flush()
+        self.watch(f"all of {self.name}")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+
+def _plain_name(path: os.PathLike[str] | str) -> str:
+    """The name without the process number and suffix of a temporary file."""
+    name = Path(path).name
+    return name.rsplit(".", 2)[0] if name.endswith(".writing") else name
+
+
+def watch_everything(watch: Watch) -> None:
+    """Put the watch around every write, rename, step and figure of this process."""
+    from matplotlib.figure import Figure
+
+    from dualprop.rules import AbstractRule
+    from dualprop.training import files
+
+    files.open = lambda path, mode: WatchedFile(path, mode, watch)  # type: ignore[attr-defined]
+    replace, backward, savefig = os.replace, AbstractRule.backward, Figure.savefig
+
+    def watched_replace(source: Path, target: Path) -> None:
+        watch(f"renaming {Path(target).name}")
+        replace(source, target)
+        watch(f"renamed {Path(target).name}")
+
+    def watched_backward(*args: Any, **kwargs: Any) -> Any:
+        watch("step")
+        return backward(*args, **kwargs)
+
+    def watched_savefig(*args: Any, **kwargs: Any) -> None:
+        watch("figure")
+        savefig(*args, **kwargs)
+
+    os.replace, AbstractRule.backward, Figure.savefig = watched_replace, watched_backward, watched_savefig
+
+
+class Trials:
+    """Attempts at one task, each in a child."""
+
+    def __init__(self, task: dict[str, Any]) -> None:
+        from dualprop.training.recipe import Recipe
+
+        self.task, self.recipe = task, Recipe.from_plain(task["recipe"])
+
+    def attempt(self, folder: Path, kill_at: int | None = None, delay: float | None = None) -> tuple[bool, list[str]]:
+        """Start or continue in a child. Returns whether it came to its end, and its events."""
+        readable, writable = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(readable)
+            try:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+                self.work(folder, Watch(writable, kill_at))
+            except BaseException:
+                traceback.print_exc()
+                sys.stderr.flush()
+                os._exit(1)
+            os._exit(0)
+        os.close(writable)
+        told, deadline = b"", None if delay is None else time.monotonic() + delay
+        while True:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if not select.select([readable], [], [], left)[0]:
+                os.kill(child, signal.SIGKILL)
+                deadline = None
+                continue
+            chunk = os.read(readable, 1 << 16)
+            if not chunk:
+                break
+            told += chunk
+        os.close(readable)
+        _, status = os.waitpid(child, 0)
+        if os.WIFEXITED(status) and os.WEXITSTATUS(status) != 0:
+            raise SystemExit(f"the child failed in {folder} after {told.decode().split(chr(10))[-5:]}")
+        return os.WIFEXITED(status), told.decode().splitlines()
+
+    def work(self, folder: Path, watch: Watch) -> None:
+        from rich.console import Console
+
+        from dualprop import training
+        from dualprop.analysis import plots
+        from dualprop.cli import running
+
+        seeds, console = tuple(self.task["seeds"]), Console()
+        if self.task["kind"] == "comparison":
+            if folder.is_dir():
+                watch_everything(watch)
+                running.resume(folder, None, console)
+            else:
+                write_json = running.files.write_json
+
+                def first_write(path: Path, value: Any) -> None:
+                    # Before comparison.json is there, there is nothing to resume; from then on every event counts.
+                    running.files.write_json = write_json
+                    write_json(path, value)
+                    watch_everything(watch)
+
+                running.files.write_json = first_write
+                names = ["backprop", "dual_propagation"]
+                running.start(self.recipe, names, seeds, folder, None, console, costs=False)
+            return
+        run = training.load(folder) if folder.is_dir() else training.create(folder, self.recipe, seeds)
+        watch_everything(watch)
+        training.train(run)
+        if self.task.get("figures", False):
+            plots.draw([(run.recipe.rule_name, run)], folder / "figures")
+
+    def run(self) -> list[dict[str, Any]]:
+        root, dice = Path(self.task["folder"]), random.Random(self.task.get("dice", 0))
+        started = time.monotonic()
+        finished, events = self.attempt(root / "uninterrupted")
+        duration = time.monotonic() - started
+        assert finished
+        trials: list[dict[str, Any]] = [{"folder": str(root / "uninterrupted"), "kills": [], "events": events}]
+        if self.task["moments"] == "each":
+            chosen = [i for i, event in enumerate(events) if self._is_wanted(event)]
+            for i in chosen:
+                folder = root / f"killed-at-{i}"
+                finished, told = self.attempt(folder, kill_at=i)
+                assert not finished
+                assert self.attempt(folder)[0]
+                trials.append({"folder": str(folder), "kills": [f"{i}: {told[-1]}"]})
+            return trials
+        # A chain: killed again and again until there were as many kills as asked for, then left to finish.
+        kills: list[str] = []
+        number = 0
+        while len(kills) < self.task["kills"]:
+            number += 1
+            folder, own = root / f"chain-{number}", []
+            while True:
+                enough = len(kills) >= self.task["kills"]
+                if self.task["moments"] == "random events":
+                    limits = {} if enough else {"kill_at": dice.randrange(self.task.get("within", 60))}
+                else:
+                    limits = {} if enough else {"delay": dice.uniform(0.1, 0.9) * duration}
+                finished, told = self.attempt(folder, **limits)
+                if not finished and not (folder / "recipe.json").exists() and not (folder / "comparison.json").exists():
+                    shutil.rmtree(folder, ignore_errors=True)  # killed before there was anything to resume
+                    continue
+                if finished:
+                    break
+                own.append(told[-1] if told else "start")
+                kills.append(own[-1])
+            trials.append({"folder": str(folder), "kills": own})
+        return trials
+
+    def _is_wanted(self, event: str) -> bool:
+        return not self.task.get("only") or any(word in event for word in self.task["only"])
+
+
+def main() -> None:
+    import sklearn.datasets
+    import torch
+    import torch._dynamo  # optimizers import it when they are built: seconds, which the children are spared
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from dualprop.cli import running  # noqa: F401
+    from dualprop.training import environment
+
+    torch.set_num_threads(1)
+    # Read the digits, find the fonts and ask git once, not in every child.
+    figure = Figure()
+    FigureCanvasAgg(figure).draw()
+    sklearn.datasets.load_digits = functools.cache(sklearn.datasets.load_digits)
+    sklearn.datasets.load_digits()
+    environment.commit = functools.cache(environment.commit)
+    environment.commit()
+    print(json.dumps(Trials(json.load(sys.stdin)).run()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""Figures and the alignment that they show."""
+
+import math
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from dualprop.analysis import plots
+from dualprop.analysis.alignment import LayerAlignment, alignment
+from dualprop.losses import CrossEntropy
+from dualprop.network import Network
+from dualprop.rules import Backprop, DualPropagation
+
+
+def size(path: Path) -> tuple[int, int]:
+    """Width and height in the header of a PNG."""
+    content = path.read_bytes()
+    assert content[:8] == b"\x89PNG\r\n\x1a\n"
+    assert content[-8:-4] == b"IEND"
+    return struct.unpack(">II", content[16:24])
+
+
+def draw(runs, folder: Path) -> dict[str, tuple[int, int]]:
+    """The figures' sizes by name; each is a whole picture of a size that a reader can use."""
+    paths = plots.draw(runs, folder)
+    sizes = {path.name: size(path) for path in paths}
+    assert {p.name for p in folder.iterdir()} == sizes.keys()
+    for name, (width, height) in sizes.items():
+        assert 800 <= width <= 3000, name
+        assert 250 <= height <= 3000, name
+    return sizes
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+def test_a_run_with_alignment_has_curves_and_a_map_of_angles(seeds, recipe, train, tmp_path):
+    """One seed has no spread and several have: both must be drawn, without a warning."""
+    run = train(recipe(rule=DualPropagation()), seeds=seeds)
+    assert draw([("dual_propagation", run)], tmp_path / "figures").keys() == {"training_curves.png", "angle_to_backprop.png"}
+
+
+def test_runs_without_alignment_have_curves_alone(recipe, train, tmp_path):
+    """An empty map would say that the angles are nought."""
+    run = train(recipe(rule=DualPropagation(), align=False))
+    assert draw([("dp", run)], tmp_path / "figures").keys() == {"training_curves.png"}
+
+
+def test_the_map_leaves_out_back_propagation(recipe, train, tmp_path):
+    """Its angle to itself is nought by definition."""
+    assert draw([("backprop", train(recipe()))], tmp_path / "figures").keys() == {"training_curves.png"}
+
+
+def test_a_comparison_is_drawn_in_one_figure_and_again_over_the_old_one(recipe, train, tmp_path):
+    """`report` draws where figures are already."""
+    labelled = [("backprop", train(recipe(), name="a")), ("dual_propagation", train(recipe(rule=DualPropagation()), name="b"))]
+    first = draw(labelled, tmp_path / "figures")
+    (tmp_path / "figures" / "training_curves.png.1.writing").write_bytes(b"left by a killed process")
+    assert draw(labelled, tmp_path / "figures") == first
+
+
+def test_a_diverged_run_is_drawn(recipe, train, tmp_path):
+    """Its losses are not finite; it is the run that one wants to see most."""
+    run = train(recipe(rule=DualPropagation(), optimizer={"name": "sgd", "learning_rate": 1e30, "momentum": 0.0}))
+    assert "training_curves.png" in draw([("dp", run)], tmp_path / "figures")
+
+
+def network() -> Network:
+    torch.manual_seed(0)
+    return Network.from_module(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 5), nn.Tanh(), nn.Linear(5, 3)))
+
+
+def batch() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(20, 6, generator=generator), torch.randint(3, (20,), generator=generator)
+
+
+def test_back_propagation_is_aligned_with_itself():
+    """The measure's own noise: it must lie far below the angles that are shown."""
+    found = alignment(network(), Backprop(loss=CrossEntropy()), *batch())
+    assert [layer.layer for layer in found] == ["0", "2", "4"]
+    for layer in found:
+        assert layer.cosine == pytest.approx(1, abs=1e-12)
+        assert layer.norm_ratio == pytest.approx(1, abs=1e-12)
+        assert layer.angle < 1e-3
+
+
+def test_alignment_is_the_cosine_of_all_of_a_layers_parameters():
+    """Written out: weight and bias as one vector, the rule's loss and not the default one."""
+    net, (x, y), rule = network(), batch(), DualPropagation(beta=0.5, alpha=0.0, loss="squared_error")
+    found = rule.gradients(net, x, y).gradients
+    exact = Backprop(loss="squared_error").gradients(net, x, y).gradients
+    for name, layer in zip("024", alignment(net, rule, x, y), strict=True):
+        a, b = (torch.cat([g[f"{name}.weight"].flatten(), g[f"{name}.bias"]]).double() for g in (found, exact))
+        assert layer.cosine == pytest.approx(float(torch.dot(a, b) / a.norm() / b.norm()), rel=1e-12)
+        assert layer.norm_ratio == pytest.approx(float(a.norm() / b.norm()), rel=1e-12)
+        assert layer.angle == pytest.approx(math.degrees(math.acos(layer.cosine)), rel=1e-6)
+
+
+def test_dual_propagation_is_nearly_aligned_and_nearer_for_a_smaller_beta():
+    """The map of angles is the evidence that DP follows BP; it must show the angle fall with beta."""
+    angles = {
+        beta: max(layer.angle for layer in alignment(network(), DualPropagation(beta=beta, alpha=0.0), *batch()))
+        for beta in (1.0, 0.1, 0.01)
+    }
+    assert angles[0.01] < angles[0.1] < angles[1.0] < 60
+    assert angles[0.01] < 1
+
+
+def test_the_angles_of_a_trained_run_are_small_in_its_metrics(recipe, train):
+    """As they come to the map: by layer, after each epoch, at the weights of that epoch."""
+    run = train(recipe(rule=DualPropagation()))
+    for metrics in run.metrics(0):
+        assert [layer["layer"] for layer in metrics["alignment"]] == ["1", "3"]
+        assert all(0 <= layer["angle"] < 20 and 0.8 < layer["norm_ratio"] < 1.2 for layer in metrics["alignment"])
+
+
+def test_the_angle_is_in_degrees():
+    """45° and not 0.785."""
+    assert LayerAlignment("1", math.sqrt(0.5), 1.0).angle == pytest.approx(45)
+    assert LayerAlignment("1", 1 + 1e-12, 1.0).angle == 0
+    assert LayerAlignment("1", -1.0, 1.0).angle == 180

@@ -1,0 +1,210 @@
+"""Recipes: written to disk and read back as the same value, told apart by every field, refused where damaged."""
+
+import dataclasses
+import json
+
+import pytest
+
+from dualprop import recipes
+from dualprop.errors import RunError, SettingError
+from dualprop.losses import CrossEntropy, SquaredError
+from dualprop.models import MLP, ConvNet
+from dualprop.rules import RULES, Backprop, DualPropagation
+from dualprop.training import Optimizer, Recipe
+
+ODD_RULES = {
+    "one beta per layer": DualPropagation(beta=(0.1, 0.3, 1e-3)),
+    "a beta that is no binary fraction": DualPropagation(beta=0.1, alpha=1 / 3),
+    "damping": DualPropagation(damping=(0.5, 0.0)),
+    "an order with groups": DualPropagation(schedule=[3, (1, 2), 3]),
+    "an order as text": DualPropagation(schedule="3,1+2,3"),
+    "a schedule with a count": DualPropagation(schedule="random_order(17)", start="previous"),
+    "an exact nudge": DualPropagation(output_nudge="exact", loss=SquaredError(), beta=0.5, coupling="transposed"),
+    "a linearisation point": DualPropagation(linearize_at="forward", start="zeros", schedule="synchronous(6)"),
+    "the fused engine": DualPropagation(engine="fused", alpha=0.0),
+    "back-propagation with a loss by name": Backprop(loss="squared_error"),
+}
+
+
+def there_and_back(recipe: Recipe) -> Recipe:
+    return Recipe.from_plain(json.loads(json.dumps(recipe.to_plain())))
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_every_recipe_by_every_rule_comes_back_from_json_as_the_same(name, rule):
+    """A run is resumed by what its recipe.json says: a field that is lost there falls back to its default."""
+    made = recipes.from_name(name).with_rule(rule)
+    back = there_and_back(made)
+    assert back == made
+    assert back.digest() == made.digest()
+    assert back.rule_name == rule
+
+
+@pytest.mark.parametrize("case", ODD_RULES)
+def test_every_setting_of_a_rule_comes_back_from_json_as_the_same(case, recipe):
+    """JSON knows no tuples, schedules and losses; read back as lists or text they would compare and digest otherwise."""
+    made = recipe(rule=ODD_RULES[case])
+    back = there_and_back(made)
+    assert back.rule == made.rule
+    assert [type(getattr(back.rule, f.name)) for f in dataclasses.fields(back.rule)] == [
+        type(getattr(made.rule, f.name)) for f in dataclasses.fields(made.rule)
+    ]
+    assert back.digest() == made.digest()
+    assert hash(back) == hash(made)
+
+
+def test_every_model_and_optimizer_comes_back_from_json_as_the_same(recipe):
+    """Beside the rule these are the nested values."""
+    made = recipe(
+        model=ConvNet(channels=(3, 5), activation="tanh", pool="stride"),
+        optimizer=Optimizer(name="sgd", nesterov=True, warmup_epochs=0.5, warmup_from=1e-4, cosine=True),
+        seed_list=(4, 2),
+        dtype="float64",
+    )
+    assert there_and_back(made) == made
+
+
+CHANGES = {
+    "name": "other",
+    "cites": "a table",
+    "dataset": "mnist",
+    "model": MLP(widths=(9,)),
+    "rule": DualPropagation(),
+    "optimizer": Optimizer(learning_rate=0.5),
+    "batch_size": 63,
+    "epochs": 7,
+    "validation_fraction": 0.2,
+    "seed_list": (1,),
+    "align": False,
+    "checkpoint_every": 5,
+    "device": "cuda",
+    "dtype": "float64",
+    "num_threads": 2,
+    "flush_subnormals": False,
+}
+RULE_CHANGES = {
+    "coupling": "transposed",
+    "alpha": 0.25,
+    "beta": 0.5,
+    "schedule": "bottom_up(4)",
+    "start": "zeros",
+    "output_nudge": "exact",
+    "linearize_at": "forward",
+    "damping": (0.5,),
+    "engine": "fused",
+    "kernel": "compiled",
+    "loss": SquaredError(),
+}
+OPTIMIZER_CHANGES = {
+    "name": "adam",
+    "learning_rate": 0.5,
+    "weight_decay": 0.25,
+    "momentum": 0.5,
+    "nesterov": False,
+    "warmup_epochs": 0.5,
+    "warmup_from": 0.125,
+    "cosine": False,
+    "final_learning_rate": 0.25,
+}
+
+
+def test_the_digest_changes_with_every_field(recipe):
+    """A field outside the digest could be edited in recipe.json, and the run resumed as half one thing and half another."""
+    assert CHANGES.keys() == {f.name for f in dataclasses.fields(Recipe)}
+    digests = {recipe().digest(), *(recipe(**{name: value}).digest() for name, value in CHANGES.items())}
+    assert len(digests) == 1 + len(CHANGES)
+
+
+def test_the_digest_changes_with_every_setting_of_the_rule(recipe):
+    """The settings compared in the papers are the rule's."""
+    assert RULE_CHANGES.keys() == {f.name for f in dataclasses.fields(DualPropagation)}
+    rules = [DualPropagation(), *(DualPropagation(**{name: value}) for name, value in RULE_CHANGES.items())]
+    assert len({recipe(rule=rule).digest() for rule in rules}) == len(rules)
+
+
+def test_the_digest_changes_with_every_setting_of_the_optimizer(recipe):
+    """Here too, one field at a time from a setting in which each has a meaning."""
+    base = Optimizer(
+        name="sgd", nesterov=True, warmup_epochs=0.25, warmup_from=0.01, cosine=True, final_learning_rate=1e-4
+    )  # fmt: skip
+    assert OPTIMIZER_CHANGES.keys() == {f.name for f in dataclasses.fields(Optimizer)}
+    changed = []
+    for name, value in OPTIMIZER_CHANGES.items():
+        besides = {"name": {"nesterov": False}, "cosine": {"final_learning_rate": 0.0}}.get(name, {})
+        changed.append(dataclasses.replace(base, **{name: value}, **besides))
+    digests = {recipe(optimizer=optimizer).digest() for optimizer in [base, *changed]}
+    assert len(digests) == 1 + len(changed)
+
+
+def test_another_rule_keeps_the_loss_and_everything_else(recipe):
+    """A twin with another loss would be compared as if it were one."""
+    made = recipe(rule=DualPropagation(loss=SquaredError(), beta=0.1))
+    twin = made.with_rule("backprop")
+    assert twin.rule == Backprop(loss=SquaredError())
+    assert dataclasses.replace(twin, rule=made.rule) == made
+    assert made.with_rule("dual_propagation") is made
+
+
+def test_seeds_are_the_published_ones_and_then_count_on():
+    """The published runs come first; a seed must never be used twice."""
+    made = recipes.from_name("mnist-mlp")
+    assert made.seeds(None) == (139, 946, 992, 640, 731)
+    assert made.seeds(2) == (139, 946)
+    assert made.seeds(7) == (139, 946, 992, 640, 731, 993, 994)
+    with pytest.raises(SettingError, match="seeds must be at least 1, got 0"):
+        made.seeds(0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"checkpoint_every": -1}, "checkpoint_every must be at least 0"),
+        ({"validation_fraction": 0.0}, "validation_fraction must be between 0 and 1"),
+        ({"validation_fraction": 1.0}, "validation_fraction must be between 0 and 1"),
+        ({"seed_list": ()}, "seed_list must hold different seeds"),
+        ({"seed_list": (1, 1)}, "seed_list must hold different seeds"),
+        ({"seed_list": (-1,)}, "seed_list must hold different seeds"),
+        ({"dtype": "float16"}, "dtype must be float32 or float64"),
+        ({"optimizer": {"warmup_epochs": 2.0}}, "warmup_epochs must be fewer than the 2 epochs"),
+    ],
+)
+def test_a_recipe_that_can_not_be_trained_is_refused_when_it_is_made(changes, reason, recipe):
+    """Found only after an epoch, it would have cost the epoch."""
+    with pytest.raises(SettingError) as caught:
+        recipe(**changes)
+    assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"epochs": "ten"},
+        {"optimizer": {"name": "adam", "learning_rte": 0.1}},
+        {"rule": {"name": "dual_propagatoin"}},
+        {"rule": {"beta": 1.0}},
+        {"rule": "backprop"},
+        {"model": {"name": "transformer"}},
+        {"model": {"name": "mlp", "widths": "wide"}},
+        {"unknown_field": 1},
+        {"rule": {"name": "dual_propagation", "alpha": 3.0}},
+    ],
+)
+def test_a_damaged_description_is_refused_in_one_line(damage, recipe):
+    """Edited by hand, or written by a later version."""
+    plain = recipe().to_plain() | damage
+    with pytest.raises(RunError, match="does not fit this version of dualprop") as caught:
+        Recipe.from_plain(plain)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_first_recipe_is_small_and_the_published_one_is_as_published():
+    """These settings stand in the README's table: changed unnoticed, the figures beside it are another experiment's."""
+    mnist = recipes.from_name("mnist-mlp")
+    assert (mnist.model, mnist.rule.loss) == (MLP(widths=(1000, 1000, 1000)), SquaredError())
+    assert (mnist.optimizer, mnist.batch_size) == (Optimizer(name="adam", learning_rate=3e-5), 100)
+    assert (mnist.epochs, mnist.validation_fraction) == (100, 0.1)
+    digits = recipes.from_name("digits-mlp")
+    assert (digits.dataset, digits.rule.loss) == ("digits", CrossEntropy())
