@@ -12,7 +12,7 @@ exactly DP⊤ at α ∈ {0, 1}, and DP at α = ½ while no unit crosses a kink. 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -52,6 +52,19 @@ def dyadic_activation(a: Tensor, f: kernels.Activation, nudge: Nudge) -> Tensor:
     if not (torch.is_grad_enabled() and a.requires_grad):
         return f(a)
     return _DyadicActivation.apply(a, f, nudge)
+
+
+def one_or_more(values: float | Iterable[float], name: str) -> float | tuple[float, ...]:
+    """One number as a float, several as a tuple. Raises SettingError naming the setting where they are no numbers."""
+    try:
+        return tuple(float(v) for v in values) if isinstance(values, Iterable) else float(values)
+    except (TypeError, ValueError):
+        raise SettingError(f"{name} must be a number, or one number per layer, got {values!r}.") from None
+
+
+def as_tuple(values: float | tuple[float, ...]) -> tuple[float, ...]:
+    """One number as a tuple of one."""
+    return values if isinstance(values, tuple) else (values,)
 
 
 @dataclass(frozen=True)
@@ -140,7 +153,7 @@ def dualize(
     from dualprop.conversion import convert
 
     settings = Dualization(coupling, alpha, loss_reduction, loss_scale, compiled)
-    betas = (float(beta),) if isinstance(beta, int | float) else tuple(float(b) for b in beta)
+    betas = as_tuple(one_or_more(beta, "beta"))
     if not betas or not all(0 < b < float("inf") for b in betas):
         raise SettingError(f"beta must be positive and finite, got {beta}.")
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from dualprop import kernels, losses, schedules
-from dualprop.dyadic import Nudge, dyadic_activation
+from dualprop.dyadic import Nudge, as_tuple, dyadic_activation, one_or_more
 from dualprop.errors import SettingError
 from dualprop.losses import AbstractLoss, CrossEntropy
 from dualprop.network import Network
@@ -84,14 +84,11 @@ class DualPropagation(AbstractRule):
         object.__setattr__(self, "schedule", schedules.parse(self.schedule))
         if not 0 <= self.alpha <= 1:
             raise SettingError(f"alpha must be in [0, 1], got {self.alpha:g}.")
-        if not isinstance(self.beta, int | float):
-            object.__setattr__(self, "beta", tuple(float(beta) for beta in self.beta))
+        object.__setattr__(self, "beta", one_or_more(self.beta, "beta"))
         if not self._betas or not all(beta > 0 and math.isfinite(beta) for beta in self._betas):
             raise SettingError(f"beta must be positive and finite, got {self.beta}.")
         if self.damping is not None:
-            if isinstance(self.damping, str) or not isinstance(self.damping, Sequence):
-                raise SettingError(f"damping must be None or one constant per hidden layer, got {self.damping!r}.")
-            object.__setattr__(self, "damping", tuple(float(constant) for constant in self.damping))
+            object.__setattr__(self, "damping", as_tuple(one_or_more(self.damping, "damping")))
             if not all(constant >= 0 and math.isfinite(constant) for constant in self.damping):
                 raise SettingError(f"damping constants must be at least 0 and finite, got {self.damping}.")
         self._check_exact_nudge()
@@ -121,7 +118,7 @@ class DualPropagation(AbstractRule):
 
     @property
     def _betas(self) -> tuple[float, ...]:
-        return self.beta if isinstance(self.beta, tuple) else (float(self.beta),)
+        return as_tuple(self.beta)
 
     @property
     def _shares(self) -> tuple[float, float]:

@@ -198,7 +198,35 @@ def test_a_loss_scale_function_is_asked_at_every_forward_pass():
         assert_same({n: g / factor for n, g in found.items()}, mean, rounding(1.0), f"scale {factor}")
 
 
-@pytest.mark.parametrize("make", [Block, Attribute, lambda: mlp("relu")])
+class WithDropout(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(5, 64), nn.Linear(64, 4)
+
+    def forward(self, x):
+        return self.two(F.dropout(F.relu(self.one(x)), 0.5, training=self.training))
+
+
+@pytest.mark.parametrize("was_training", [True, False])
+def test_functional_dropout_keeps_depending_on_train_and_eval(was_training):
+    """A tracer bakes in the mode of the moment: the model would drop units in evaluation, or never again in training."""
+    model = drawn(WithDropout).train(was_training)
+    x, _ = batch()
+    expected = copy.deepcopy(model).eval()(x)
+    dual = dp.dualize(model)
+    assert dual.training is was_training
+    dual.eval()
+    torch.testing.assert_close(dual(x), expected)
+    with torch.no_grad():
+        torch.testing.assert_close(dual(x), expected)
+    dual.train()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        first, second = dual(x), dual(x)
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("make", [Block, Attribute, WithDropout, lambda: mlp("relu")])
 def test_a_dualized_model_is_copied_saved_and_evaluated_as_before(make):
     """A deep copy whose forward is bound to the original would train the original; a changed state_dict can't be loaded."""
     model = drawn(make).eval()

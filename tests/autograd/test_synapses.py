@@ -198,6 +198,15 @@ def test_hooks_of_the_user_still_run_and_are_differentiated():
     assert_same(out.gradients, autograd_gradients(model, x, y), rounding(1.0))
 
 
+@pytest.mark.parametrize("make", [lambda: nn.Linear(5, 4), lambda: nn.Linear(5, 4, bias=False)])
+@pytest.mark.parametrize("engine", ["explicit", "fused"])
+def test_a_model_that_is_one_linear_layer_is_a_network_of_depth_one(make, engine):
+    """Its parameters are called weight and bias, without a dot."""
+    model, (x, y) = drawn(make), batch()
+    out = dp.DualPropagation(engine=engine).gradients(dp.Network.from_module(model), x, y)
+    assert_same(out.gradients, autograd_gradients(model, x, y), rounding(1.0))
+
+
 def test_a_layer_without_parameters_passes_the_error_on():
     """An activation directly behind another makes an empty synapse; so does one behind a pool alone."""
     pool = [nn.Unflatten(1, (1, 8)), nn.MaxPool1d(2), nn.Flatten()]

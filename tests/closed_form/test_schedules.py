@@ -95,6 +95,8 @@ REFUSED = [
     (lambda: schedules.parse(""), "neither a name"),
     (lambda: schedules.parse([]), "non-empty sequence of layer numbers"),
     (lambda: schedules.parse([[], 1]), "non-empty sequence"),
+    (lambda: schedules.parse([[1, 2, 1]]), r"updates a layer twice in the group \(1, 2, 1\)"),
+    (lambda: schedules.parse("2+2,1"), "Name each once a group"),
     (lambda: schedules.parse([1.5]), "non-empty sequence of layer numbers"),
     (lambda: list(schedules.parse([3]).steps(2)), "names layer 3, but the network has layers 1 to 2"),
     (lambda: list(schedules.parse([0]).steps(2)), "names layer 0"),

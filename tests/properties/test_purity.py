@@ -148,6 +148,24 @@ def test_start_from_zeros_is_from_zeros():
     torch.testing.assert_close(dyads.mean(4), expected, rtol=1e-14, atol=1e-14)
 
 
+@pytest.mark.parametrize("schedule", [[4, 3], "up_down(1)"])
+def test_a_state_comes_back_from_named_tensors_as_it_was(schedule):
+    """A lazy run that is resumed from a checkpoint must go on from the very states, unreached layers included."""
+    model, x, y = problem("mlp")
+    network, rule = dp.Network.from_module(model), dp.DualPropagation(alpha=0.3, start="previous", schedule=schedule)
+    state = rule.infer(network, x, y)
+    packed = rule.pack_state(state)
+    assert all(isinstance(name, str) and torch.is_tensor(tensor) for name, tensor in packed.items())
+    back = rule.unpack_state(packed)
+    assert_same(numbered(back.plus, "s+"), numbered(state.plus, "s+"), 0.0)
+    assert_same(numbered(back.minus, "s-"), numbered(state.minus, "s-"), 0.0)
+    again = [rule.gradients(network, x.flip(0), y, state=s) for s in (state, back)]
+    assert_same(again[1].gradients, again[0].gradients, 0.0)
+    assert again[1].diagnostics == again[0].diagnostics
+    assert rule.pack_state(None) == {}
+    assert rule.unpack_state({}) is None
+
+
 def test_dyads_hold_what_their_docstring_says():
     """s̄ = α s⁺ + (1-α) s⁻ and δ = s⁺ - s⁻ must hold of what is handed out; layer 0 is the input."""
     model, x, y = problem("mlp")
