@@ -107,6 +107,9 @@ def test_a_gradient_that_is_not_finite_is_named(name):
     status = dp.Outcome(gradients=broken, loss=out.loss, logits=out.logits).status
     assert not status.ok
     assert "'4.bias' is not finite" in status.message
+    status = dp.Outcome(gradients=out.gradients, loss=torch.tensor(float("inf")), logits=out.logits).status
+    assert not status.ok
+    assert "the loss is inf" in status.message
 
 
 @every_rule

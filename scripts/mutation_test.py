@@ -1,0 +1,507 @@
+"""Plants one-line defects in a copy of the package, one at a time, and runs the tests that should notice.
+
+    python scripts/mutation_test.py            all defects, two at a time
+    python scripts/mutation_test.py pool beta  those whose description holds one of the words
+
+Exits with 1 if a defect survives, if its line is not found exactly once (the table is stale), or if the tests fail without any.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import queue
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+EXAMPLE = "closed_form/test_two_layer_example.py"
+NEURONS = "closed_form/test_neurons.py"
+LOSSES = "closed_form/test_losses.py"
+SCHEDULES = "closed_form/test_schedules.py"
+LINEAR = "autograd/test_linear_networks.py"
+ORDERS = "autograd/test_orders_of_convergence.py"
+SYNAPSES = "autograd/test_synapses.py"
+FUSED = "autograd/test_fused_engine.py"
+DUALIZE = "autograd/test_dualize.py"
+TRANSCRIPTION = "reference/test_against_transcription.py"
+FIXED_POINT = "properties/test_fixed_point.py"
+COUNTS = "properties/test_counts.py"
+PURITY = "properties/test_purity.py"
+REFUSALS = "properties/test_refusals.py"
+EVERY_RULE = "contracts/test_every_rule.py"
+
+RULE = "rules/dual_propagation.py"
+
+
+@dataclass(frozen=True)
+class Defect:
+    """`old`, which must occur once in `file`, becomes `new`; the tests in `caught_by` must then fail."""
+
+    what: str
+    file: str
+    old: str
+    new: str
+    caught_by: str
+
+
+DEFECTS = [
+    # Inference
+    Defect(
+        "alpha and 1-alpha swapped in DP",
+        RULE,
+        'return (self.alpha, 1 - self.alpha) if self.coupling == "original"',
+        'return (1 - self.alpha, self.alpha) if self.coupling == "original"',
+        EXAMPLE,
+    ),
+    Defect(
+        "alpha and 1-alpha swapped in transposed DP",
+        RULE,
+        "else (1 - self.alpha, self.alpha)",
+        "else (self.alpha, 1 - self.alpha)",
+        EXAMPLE,
+    ),
+    Defect(
+        "the mean weighs s- with alpha",
+        "kernels.py",
+        "return minus + alpha * difference, difference",
+        "return plus - alpha * difference, difference",
+        EXAMPLE,
+    ),
+    Defect(
+        "the mean weighs s- with alpha in large tensors",
+        "kernels.py",
+        "torch.add(minus, difference_, alpha=alpha, out=mean_)",
+        "torch.add(plus, difference_, alpha=-alpha, out=mean_)",
+        FUSED,
+    ),
+    Defect(
+        "delta negated in the dyad", "kernels.py", "    difference = plus - minus\n", "    difference = minus - plus\n", EXAMPLE
+    ),
+    Defect(
+        "delta negated in the difference", "kernels.py", "    result = plus - minus\n", "    result = minus - plus\n", FUSED
+    ),
+    Defect(
+        "beta ratio inverted",
+        RULE,
+        "self.betas[k - 1] / self.betas[k], free)",
+        "self.betas[k] / self.betas[k - 1], free)",
+        EXAMPLE,
+    ),
+    Defect(
+        "beta ratio inverted under damping",
+        RULE,
+        "ratio = self.betas[k - 1] / self.betas[k]",
+        "ratio = self.betas[k] / self.betas[k - 1]",
+        TRANSCRIPTION,
+    ),
+    Defect(
+        "output nudged uphill",
+        RULE,
+        "return self._nudged(neuron, a, gradient, -beta)",
+        "return self._nudged(neuron, a, gradient, beta)",
+        EXAMPLE,
+    ),
+    Defect(
+        "beta of the output dropped",
+        RULE,
+        "return self._nudged(neuron, a, gradient, -beta)",
+        "return self._nudged(neuron, a, gradient, -1.0)",
+        EXAMPLE,
+    ),
+    Defect("exact nudge without beta uphill", RULE, "-self.down * beta)", "-self.down)", EXAMPLE),
+    Defect(
+        "nudge always linearised at the forward pass",
+        RULE,
+        'if self.linearize_at == "current" and a is not self.forward_drive:',
+        "if False:",
+        TRANSCRIPTION,
+    ),
+    Defect(
+        "default point of linearisation wrong for DP",
+        RULE,
+        'at = "current" if rule.coupling == "original"',
+        'at = "forward" if rule.coupling == "original"',
+        TRANSCRIPTION,
+    ),
+    Defect(
+        "loss gradient at the drive of the output, not its state",
+        RULE,
+        "gradient = loss.gradient(neuron.f(a), self.y)",
+        "gradient = loss.gradient(a + 1, self.y)",
+        TRANSCRIPTION,
+    ),
+    Defect(
+        "output nudged before the forward signal arrived",
+        RULE,
+        'nudged = not (step.before_arrival and self.rule.start == "zeros")',
+        "nudged = True",
+        FIXED_POINT,
+    ),
+    Defect("start from zeros ignored", RULE, 'if rule.start == "zeros":', 'if rule.start == "nil":', PURITY),
+    Defect(
+        "previous states ignored",
+        RULE,
+        "self.activations.set(k, state.means[k], state.differences[k])",
+        "self.activations.set(k, state.means[k], None)",
+        TRANSCRIPTION,
+    ),
+    Defect(
+        "a group updated one after another",
+        RULE,
+        "new = [(k, self._dyad(k, nudged)) for k in step.layers]",
+        "new = []\n        for k in step.layers:\n            self.activations.set(k, *self._dyad(k, nudged))",
+        FIXED_POINT,
+    ),
+    Defect(
+        "mean taken for f(a) in DP too",
+        RULE,
+        'self.mean_is_free = rule.coupling == "transposed" and rule.alpha in (0, 1)',
+        "self.mean_is_free = rule.alpha in (0, 1)",
+        EXAMPLE,
+    ),
+    # Damping
+    Defect(
+        "damping constant not in the prox",
+        RULE,
+        "plus = neuron.prox(up + constant * old_plus, constant)",
+        "plus = neuron.prox(up + constant * old_plus, 0.0)",
+        TRANSCRIPTION,
+    ),
+    Defect(
+        "damping pulls s+ to the mean",
+        RULE,
+        "plus = neuron.prox(up + constant * old_plus, constant)",
+        "plus = neuron.prox(up + constant * mean, constant)",
+        TRANSCRIPTION,
+    ),
+    Defect(
+        "a damped state taken for settled",
+        RULE,
+        "if unchanged and (not damped or (delta is None and feedback is None)):",
+        "if unchanged:",
+        TRANSCRIPTION,
+    ),
+    Defect(
+        "wrong layer's damping constant",
+        RULE,
+        "constant, neuron = self.rule.damping[k - 1]",
+        "constant, neuron = self.rule.damping[0]",
+        TRANSCRIPTION,
+    ),
+    # Learning
+    Defect(
+        "1/beta dropped from the gradient", RULE, "-1 / (beta * len(self.y)) for beta", "-1 / len(self.y) for beta", EXAMPLE
+    ),
+    Defect("sum for mean over the batch", RULE, "-1 / (beta * len(self.y)) for beta", "-1 / beta for beta", FUSED),
+    Defect("gradient negated", RULE, "-1 / (beta * len(self.y)) for beta", "1 / (beta * len(self.y)) for beta", EXAMPLE),
+    Defect("every layer divided by the first beta", "states.py", "scales[k - 1]))", "scales[0]))", EXAMPLE),
+    Defect("bias gradient dropped from the scale", "synapses.py", "signal.sum(0).mul_(scale)", "signal.sum(0)", EXAMPLE),
+    Defect(
+        "gradient at the forward state, not at the present mean",
+        "states.py",
+        "            self._tapes[k] = layer.synapse.linearize(tape, below)\n",
+        "            pass\n",
+        EXAMPLE,
+    ),
+    Defect(
+        "s+ for the mean where states are handed to synapses",
+        "states.py",
+        "self.means[k], self.differences[k] = mean, difference",
+        "self.means[k], self.differences[k] = mean if difference is None else mean + difference / 2, difference",
+        EXAMPLE,
+    ),
+    Defect(
+        "backward sets instead of adding",
+        "rules/base.py",
+        "gradient if parameter.grad is None else parameter.grad + gradient",
+        "gradient",
+        PURITY,
+    ),
+    # Reuse
+    Defect(
+        "stale drive reused", "states.py", "if known is not None and known[0] is below:", "if known is not None:", TRANSCRIPTION
+    ),
+    Defect(
+        "stale feedback reused",
+        "states.py",
+        "if known is not None and _same(known[0], version):",
+        "if known is not None and known[1] is not None:",
+        TRANSCRIPTION,
+    ),
+    Defect(
+        "stale tape reused", "states.py", "if tape is not None and tape.below is below:", "if tape is not None:", TRANSCRIPTION
+    ),
+    Defect(
+        "feedback not redone when the mean moved past a pool",
+        "states.py",
+        "version = (*signals, self.means[k]) if varies else signals",
+        "version = signals",
+        TRANSCRIPTION,
+    ),
+    Defect(
+        "stale signal pulled back through the exit",
+        "synapses.py",
+        "if tape.signal is not signal or tape.signal_at_core is None:",
+        "if tape.signal_at_core is None:",
+        TRANSCRIPTION,
+    ),
+    Defect("drives computed anew each time", "states.py", "if known is not None and known[0] is below:", "if False:", COUNTS),
+    Defect(
+        "feedbacks computed anew each time",
+        "states.py",
+        "if known is not None and _same(known[0], version):",
+        "if False:",
+        COUNTS,
+    ),
+    Defect(
+        "the forward pass is not counted",
+        "states.py",
+        'self.counts["drives"] += 1',
+        'self.counts["drives"] += known is not None',
+        COUNTS,
+    ),
+    # Synapses
+    Defect(
+        "padding ignored in the convolution's feedback",
+        "synapses.py",
+        "return list(conv.padding)\n",
+        "return [0] * len(conv.padding)\n",
+        SYNAPSES,
+    ),
+    Defect(
+        "groups ignored in the convolution's gradient",
+        "synapses.py",
+        "False, [0] * len(self.padding), conv.groups, mask,",
+        "False, [0] * len(self.padding), 1, mask,",
+        SYNAPSES,
+    ),
+    Defect(
+        "frozen weight gets a gradient",
+        "synapses.py",
+        "        if self.module.weight.requires_grad:\n",
+        "        if True:\n",
+        SYNAPSES,
+    ),
+    Defect(
+        "bias gradient of a Linear dropped",
+        "synapses.py",
+        "if self.module.bias is not None and self.module.bias.requires_grad:",
+        "if False:",
+        SYNAPSES,
+    ),
+    Defect(
+        "hooks of the user skipped",
+        "synapses.py",
+        "plain = len(modules) == 1 and not any(",
+        "plain = len(modules) == 1 and not all(",
+        SYNAPSES,
+    ),
+    Defect(
+        "signs of the weights lost in the feedback",
+        "synapses.py",
+        "return signal @ self.module.weight\n",
+        "return signal @ self.module.weight.abs()\n",
+        LINEAR,
+    ),
+    # Neurons and losses
+    Defect("kink on the wrong side", "neurons.py", "return (a > 0).to(a.dtype)", "return (a >= 0).to(a.dtype)", NEURONS),
+    Defect("prox of ReLU without its scale", "neurons.py", "return u.relu() / (1 + scale)", "return u.relu()", NEURONS),
+    Defect(
+        "prox of the hard sigmoid clipped before it is scaled",
+        "neurons.py",
+        "return (u / (1 + scale)).clamp(self.low, self.high)",
+        "return u.clamp(self.low, self.high) / (1 + scale)",
+        NEURONS,
+    ),
+    Defect(
+        "squared error without its half", "losses.py", ".square().flatten(1).sum(1) / 2", ".square().flatten(1).sum(1)", LOSSES
+    ),
+    Defect(
+        "squared error's exact nudge without c in the prox",
+        "losses.py",
+        "return neuron.prox(a + c * targets(y, a), c)",
+        "return neuron.prox(a + c * targets(y, a), 0.0)",
+        LOSSES,
+    ),
+    Defect(
+        "sign of the coupling in the Newton step", "losses.py", "coupling = -c * p_top * q", "coupling = c * p_top * q", LOSSES
+    ),
+    Defect(
+        "Newton step uphill",
+        "losses.py",
+        "new = s - length.unsqueeze(1) * step",
+        "new = s + length.unsqueeze(1) * step",
+        LOSSES,
+    ),
+    Defect(
+        "cross-entropy gradient without the target",
+        "losses.py",
+        "if y.dtype.is_floating_point else p - target",
+        "if y.dtype.is_floating_point else p",
+        LOSSES,
+    ),
+    Defect(
+        "domain of the exact nudge not checked",
+        RULE,
+        "if uphill >= self.loss.concave_limit:",
+        "if uphill > 2 * self.loss.concave_limit:",
+        LOSSES,
+    ),
+    # Schedules
+    Defect(
+        "up sweep misses the last but one layer",
+        "schedules.py",
+        "_singly(range(2, depth)) + down",
+        "_singly(range(2, depth - 1)) + down",
+        SCHEDULES,
+    ),
+    Defect(
+        "up_down misses the output",
+        "schedules.py",
+        "_singly(range(1, depth + 1)) + _singly(range(depth - 1, 0, -1))",
+        "_singly(range(1, depth)) + _singly(range(depth - 1, 0, -1))",
+        SCHEDULES,
+    ),
+    Defect(
+        "random order never draws the output",
+        "schedules.py",
+        "torch.randint(1, depth + 1, (n,)",
+        "torch.randint(1, depth, (n,)",
+        SCHEDULES,
+    ),
+    # The fused engine
+    Defect(
+        "up and down swapped in the fused engine",
+        "dyadic.py",
+        "nudge.down * b, nudge.up * b, 1 / b",
+        "nudge.up * b, nudge.down * b, 1 / b",
+        FUSED,
+    ),
+    Defect(
+        "1/b dropped in the fused engine",
+        "dyadic.py",
+        "nudge.up * b, 1 / b, nudge.compiled",
+        "nudge.up * b, 1.0, nudge.compiled",
+        FUSED,
+    ),
+    Defect("N dropped from the fused engine's nudge", RULE, "betas[k - 1] * len(x)", "betas[k - 1]", FUSED),
+    Defect("loss_scale multiplied instead of divided", "dyadic.py", "beta * terms / scale", "beta * terms * scale", DUALIZE),
+    Defect(
+        "a sum taken for a mean by dualize", "dyadic.py", "            terms = 1\n", "            terms = batch_size\n", DUALIZE
+    ),
+    Defect(
+        "half precision subtracted as it is", "kernels.py", "if dtype in (torch.float16, torch.bfloat16):", "if False:", FUSED
+    ),
+    Defect(
+        "settings of a functional activation dropped",
+        "conversion.py",
+        "partial(f, **settings) if settings else f, function, node)",
+        "f, function, node)",
+        DUALIZE,
+    ),
+    Defect(
+        "an unknown function left to autograd unsaid",
+        "conversion.py",
+        "elif function not in EXACT_FUNCTIONS or _squares(node):",
+        "elif _squares(node):",
+        DUALIZE,
+    ),
+    # Boundaries
+    Defect("alpha not checked", RULE, "if not 0 <= self.alpha <= 1:", "if False:", REFUSALS),
+    Defect("shared modules not refused", "network.py", "if id(shared) in seen:", "if False:", REFUSALS),
+    Defect(
+        "infinite loss reported as fine", "rules/base.py", "if not bool(torch.isfinite(self.loss)):", "if False:", EVERY_RULE
+    ),
+]
+
+
+def copied(folder: Path) -> Path:
+    """A copy of package, tests and settings; the shared reference cases lie beside it as they do beside the original."""
+    copy = folder / "main"
+    for name in ("dualprop", "tests"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", copy)
+    shared = ROOT.parent / "shared"
+    if shared.is_dir():
+        (folder / "shared").symlink_to(shared)
+    return copy
+
+
+def run_tests(copy: Path, files: list[str], stop_at_first: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run these test files on the package in the copy, which comes before any installed one."""
+    # No bytecode: a defect may keep a file's size and second, by which Python would take the old bytecode for the new.
+    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--durations=0", "--tb=line"]
+    command += ["-x"] if stop_at_first else []
+    command += [f"tests/{file}" for file in files]
+    return subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, timeout=280)
+
+
+def first_failure(output: str) -> str:
+    failed = [line for line in output.splitlines() if line.startswith("FAILED")]
+    return failed[0].split("::")[-1].split(" - ")[0] if failed else ""
+
+
+def verdict(defect: Defect, copy: Path) -> tuple[str, str]:
+    """("caught", by which test) or what is wrong."""
+    path = copy / "dualprop" / defect.file
+    text = path.read_text()
+    if text.count(defect.old) != 1:
+        return "STALE", f"the line is found {text.count(defect.old)} times"
+    path.write_text(text.replace(defect.old, defect.new))
+    try:
+        run = run_tests(copy, [defect.caught_by])
+    except subprocess.TimeoutExpired:
+        return "caught", "by running into the time limit"
+    finally:
+        path.write_text(text)
+    if run.returncode == 0:
+        return "SURVIVED", defect.caught_by
+    if run.returncode != 1 or not first_failure(run.stdout):
+        return "BROKEN", (run.stdout + run.stderr).strip().splitlines()[-1]
+    return "caught", first_failure(run.stdout)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("words", nargs="*", help="only the defects whose description holds one of these")
+    parser.add_argument("--workers", type=int, default=2)
+    arguments = parser.parse_args()
+    chosen = [d for d in DEFECTS if not arguments.words or any(word in d.what for word in arguments.words)]
+    if not chosen:
+        parser.error("no defect holds any of these words")
+    began, bad = time.monotonic(), 0
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(arguments.workers) as pool:
+        free: queue.Queue[Path] = queue.Queue()
+        for number in range(arguments.workers):
+            free.put(copied(Path(folder) / str(number)))
+
+        def judged(defect: Defect | None) -> tuple[str, str]:
+            copy = free.get()
+            try:
+                if defect is not None:
+                    return verdict(defect, copy)
+                run = run_tests(copy, sorted({d.caught_by for d in chosen}), stop_at_first=False)
+                return ("passes", "") if run.returncode == 0 else ("FAILS", first_failure(run.stdout) or run.stdout[-300:])
+            finally:
+                free.put(copy)
+
+        jobs = [(None, pool.submit(judged, None)), *((d, pool.submit(judged, d)) for d in chosen)]
+        for defect, job in jobs:
+            result, by = job.result()
+            bad += result not in ("caught", "passes")
+            print(f"{result:9} {defect.what if defect else '(no defect)':62} {by[:90]}", flush=True)
+    print(f"{len(chosen)} defects, {bad} not as they should be, {time.monotonic() - began:.0f} s")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
