@@ -103,6 +103,8 @@ def _nudge_logits(a: Tensor, y: Tensor, c: float, steps: int = 100) -> Tensor:
 
     mass = y.sum(1, keepdim=True)
     tolerance = 8 * torch.finfo(a.dtype).eps * (1 + a.abs().amax(1))
+    # What rounding alone can do to φ: below it a decrease can't be seen, and the full Newton step is right.
+    noise = 16 * torch.finfo(a.dtype).eps * (1 + abs(c)) * (1 + a.abs().amax(1)) ** 2
     s, value = a, phi(a)
     for _ in range(steps):
         p = s.softmax(1)
@@ -116,7 +118,7 @@ def _nudge_logits(a: Tensor, y: Tensor, c: float, steps: int = 100) -> Tensor:
             new = s - length.unsqueeze(1) * step
             new_value = phi(new)
             # Near the minimum φ can't resolve the decrease any more; there the full Newton step is right.
-            accepted = (new_value <= value - 0.1 * length * slope) | (slope <= 1e3 * tolerance * tolerance)
+            accepted = new_value <= value - 0.1 * length * slope + noise
             if bool(accepted.all()):
                 break
             length = torch.where(accepted, length, length / 2)

@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from dualprop import neurons
 from dualprop.errors import SettingError, UnsupportedModuleError
 from dualprop.neurons import AbstractNeuron, Identity
-from dualprop.synapses import MAPS, Synapse
+from dualprop.synapses import MAPS, Synapse, reading
 
 # Why a module is refused in a synapse, and what to do instead.
 _REFUSALS: tuple[tuple[tuple[type[nn.Module], ...], str], ...] = (
@@ -136,14 +135,8 @@ class Network:
     def forward(self, x: Tensor) -> Tensor:
         """The prediction (N, K): the module's own forward pass. Raises SettingError where x does not fit."""
         assert self.module is not None
-        try:
+        with reading("the model", x):
             return self.module(x)
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:
-            raise SettingError(
-                f"the model can't read x of shape {tuple(x.shape)} and {x.dtype}: {str(error).splitlines()[0]}."
-            ) from error
 
     def __repr__(self) -> str:
         rows = [f"  {k}: {layer.name} → {type(layer.neuron).__name__}" for k, layer in enumerate(self.layers, start=1)]

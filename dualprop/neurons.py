@@ -95,7 +95,7 @@ class LeakyReLU(AbstractNeuron):
         return torch.where(s >= 0, s.square() / 2, s.square() / (2 * self.slope))
 
     def derivative(self, a: Tensor) -> Tensor:
-        return torch.where(a > 0, 1.0, self.slope).to(a.dtype)
+        return torch.where(a > 0, torch.ones_like(a), self.slope)
 
     def prox(self, u: Tensor, scale: Scale) -> Tensor:
         return torch.where(u >= 0, u / (1 + scale), u * self.slope / (1 + self.slope * scale))
@@ -172,17 +172,19 @@ def _settle(u: Tensor, scale: Scale, neuron: AbstractNeuron, reach: tuple[float,
     low, high = ends.amin(0), ends.amax(0)
     t = u - scale * neuron.f(u)
     t = torch.minimum(torch.maximum(t, low), high)
-    tolerance = 4 * torch.finfo(u.dtype).eps
-    for _ in range(100):
+    tolerance = 4 * torch.finfo(u.dtype).eps * (1 + u.abs() + scale.abs())
+    previous = torch.full_like(u, torch.inf)
+    for _ in range(200):
         excess = t + scale * neuron.f(t) - u
+        done = excess.abs() <= tolerance
+        if bool(done.all()):
+            break
         low, high = torch.where(excess < 0, t, low), torch.where(excess > 0, t, high)
         newton = t - excess / (1 + scale * neuron.derivative(t))
-        step_inside = (newton >= low) & (newton <= high)
-        new = torch.where(step_inside, newton, (low + high) / 2)
-        moved = (new - t).abs() > tolerance * (1 + t.abs())
-        t = new
-        if not bool(moved.any()):
-            break
+        # From one saturated end Newton's step lands on the other and back: where it does not halve the excess, bisect.
+        trusted = (newton > low) & (newton < high) & (excess.abs() <= previous / 2)
+        previous = excess.abs()
+        t = torch.where(done, t, torch.where(trusted, newton, (low + high) / 2))
     return t
 
 

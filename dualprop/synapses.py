@@ -13,6 +13,8 @@ A tape never reaches beyond its synapse, so nothing here can carry an error thro
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -206,22 +208,16 @@ class Synapse:
         return self.core.depends_on_state or self.exit.depends_on_state
 
     def forward(self, s: Tensor) -> Tensor:
-        """The drive a at the state s, inside whatever autograd graph s belongs to."""
-        return _through(self.modules, s)
+        """The drive a at the state s, inside whatever autograd graph s belongs to. Raises SettingError, as `drive`."""
+        with reading(f"synapse '{self.name}'", s):
+            return _through(self.modules, s)
 
     def drive(self, s: Tensor) -> tuple[Tensor, Tape]:
         """The drive a at the state s, and its tape. Raises SettingError where s does not fit the modules."""
-        try:
+        with reading(f"synapse '{self.name}'", s):
             entered = self.entry.run(s)
             left = self.core.run(_output(entered).detach())
             drive = self.exit.run(_output(left).detach())
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:
-            raise SettingError(
-                f"synapse '{self.name}' can't read a state of shape {tuple(s.shape)} and {s.dtype}: "
-                f"{str(error).splitlines()[0]}. Check the shape and dtype of x against the model."
-            ) from error
         return _output(drive).detach(), Tape(s, (entered, left, drive))
 
     def linearize(self, tape: Tape, at: Tensor) -> Tape:
@@ -246,6 +242,20 @@ class Synapse:
         if tape.signal is not signal or tape.signal_at_core is None:
             tape.signal, tape.signal_at_core = signal, self.exit.pull(tape.records[2], signal)
         return tape.signal_at_core
+
+
+@contextlib.contextmanager
+def reading(reader: str, state: Tensor) -> Iterator[None]:
+    """Turn PyTorch's error on a state of the wrong shape or dtype into a SettingError that names the reader."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise SettingError(
+            f"{reader} can't read a state of shape {tuple(state.shape)} and {state.dtype}: {str(error).splitlines()[0]}. "
+            "Check the shape and dtype of x against the model."
+        ) from error
 
 
 def _through(modules: Modules, s: Tensor) -> Tensor:

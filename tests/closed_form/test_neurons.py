@@ -40,7 +40,7 @@ CASES = {
 every_neuron = pytest.mark.parametrize("neuron", CASES, ids=repr)
 
 DRIVES = np.concatenate([np.linspace(-8, 8, 65), [-30.0, 30.0, 0.0, 1.0, 2.0, -1.0, 1e-9, -1e-9]])
-SCALES = [-0.95, -0.5, -0.1, 0.0, 0.3, 2.0]
+SCALES = [-0.95, -0.5, -0.1, 0.0, 0.3, 2.0, 40.0]
 
 
 def minimiser(objective, low, high):
@@ -122,6 +122,8 @@ def test_prox_takes_one_scale_per_unit(neuron):
 MODULES = {
     Identity(): nn.Identity(),
     ReLU(): nn.ReLU(),
+    LeakyReLU(0.01): nn.LeakyReLU(0.01),
+    LeakyReLU(0.3): nn.LeakyReLU(0.3),
     HardSigmoid(): nn.Hardtanh(0.0, 1.0),
     HardSigmoid(-1.0, 2.0): nn.Hardtanh(-1.0, 2.0),
     Sigmoid(): nn.Sigmoid(),

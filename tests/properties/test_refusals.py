@@ -214,8 +214,6 @@ def test_a_batch_that_does_not_fit_is_refused_and_nothing_is_changed(settings, c
 @pytest.mark.parametrize(("changed", "message"), [case[1:] for case in WRONG_CALLS if not case[0]])
 def test_the_other_engines_refuse_the_same_batches(rule, changed, message):
     """Autograd's own message would name none of the user's arguments."""
-    if "can't read" in message and isinstance(rule, dp.DualPropagation):
-        pytest.skip("the fused engine passes on what the modules themselves say")
     arguments = {"x": X, "y": Y} | changed
     if "can't read" in message:
         message = "can't read"
