@@ -1,8 +1,8 @@
 """Runs and comparisons that are killed with SIGKILL and resumed: a program of its own, and `kill`, which starts it.
 
 The program imports everything once and forks a child for every attempt, so that an attempt costs milliseconds and yet is a
-process that really dies. A child tells each event (a step, a file opened, half written, written, about to be renamed, renamed, a
-figure begun) before the next can happen, and is killed at the event with the number that it was given, or after a time.
+process that really dies. A child tells each event (a step, a file opened, half written, written, about to be renamed,
+renamed, a figure begun) before the next can happen, and is killed at the event whose number it was given, or after a time.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ import time
 import traceback
 from pathlib import Path
 from typing import Any
-
-KINDS = ("run", "comparison")
 
 
 def kill(task: dict[str, Any], timeout: float = 240) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,7 @@ def test_the_cosine_ends_with_the_run_close_to_its_final_rate():
     """A cosine that turns before the end would raise the rate again; one that is cut would leave it high."""
     settings = Optimizer(learning_rate=1.0, cosine=True, final_learning_rate=0.25)
     found = rates(settings, steps_per_epoch=50, epochs=4)
-    assert all(earlier > later for earlier, later in zip(found, found[1:], strict=False))
+    assert all(earlier > later for earlier, later in pairwise(found))
     assert found[-1] == pytest.approx(0.25, abs=1e-4)
     assert optimization.learning_rate(settings, 200, 50, 4) == pytest.approx(0.25, abs=1e-15)
 

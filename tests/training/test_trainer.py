@@ -32,7 +32,7 @@ def weights(run: training.Run, name: str, seed: int = 0) -> dict[str, torch.Tens
 
 
 def test_back_propagation_in_the_trainer_is_a_plain_pytorch_loop(recipe, train):
-    """Every comparison rests on the twin: were it trained otherwise than PyTorch trains, DP would be held against a straw man."""
+    """Every comparison rests on the twin: trained otherwise than PyTorch trains, it would be a straw man."""
     made = recipe(
         rule=Backprop(loss=SquaredError()), model=MLP(widths=(16, 12)), batch_size=50, epochs=3, align=False,
         optimizer={"name": "adamw", "learning_rate": 3e-3, "weight_decay": 0.1, "cosine": True, "warmup_epochs": 1.0},
@@ -60,7 +60,8 @@ def test_back_propagation_in_the_trainer_is_a_plain_pytorch_loop(recipe, train):
             optimizer.step()
             losses[-1] += loss.item() / steps
     for name, tensor in weights(run, "last", seed=5).items():
-        torch.testing.assert_close(tensor, model.state_dict()[name], rtol=1e-4, atol=2e-6, msg=lambda text, n=name: f"{n}: {text}")
+        expected = model.state_dict()[name]
+        torch.testing.assert_close(tensor, expected, rtol=1e-4, atol=2e-6, msg=lambda text, n=name: f"{n}: {text}")
     told = [metrics["train_loss"] for metrics in run.metrics(5)[1:]]
     assert told == pytest.approx(losses, rel=1e-5)
     assert run.metrics(5)[-1]["validation_accuracy"] == pytest.approx(accuracy(model, splits.validation), abs=1e-9)
