@@ -23,7 +23,8 @@ class LayerAlignment:
 
     @property
     def angle(self) -> float:
-        return math.degrees(math.acos(max(-1.0, min(1.0, self.cosine))))
+        # min and max would turn nan, a gradient that is zero, into perfect alignment.
+        return math.nan if math.isnan(self.cosine) else math.degrees(math.acos(max(-1.0, min(1.0, self.cosine))))
 
 
 def alignment(

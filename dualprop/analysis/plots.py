@@ -47,16 +47,17 @@ def training_curves(runs: Sequence[tuple[str, Run]]) -> Figure:
             if not epochs.size:
                 continue
             shown = to_shown(values)
-            axes.plot(epochs, shown.mean(0), color=colour, ls=dash, lw=2, label=_with_result(label, run))
+            axes.plot(epochs, _mean(shown), color=colour, ls=dash, lw=2, label=_with_result(label, run))
             if len(shown) > 1:
-                axes.fill_between(epochs, shown.min(0), shown.max(0), color=colour, alpha=0.18, lw=0)
+                axes.fill_between(epochs, np.fmin.reduce(shown), np.fmax.reduce(shown), color=colour, alpha=0.18, lw=0)
     recipe = runs[0][1].recipe
     _finish(error_axes, "validation error (%)", "Error on the validation part")
     _finish(loss_axes, f"training loss ({recipe.rule.loss.name.replace('_', ' ')})", "Loss while training")
     num_seeds = max(len(run.seeds) for _, run in runs)
     band = f", mean and range over {num_seeds} seeds" if num_seeds > 1 else ""
     figure.suptitle(f"{recipe.name}{band}", fontsize=12)
-    error_axes.legend(frameon=False, fontsize=9)
+    if error_axes.lines:
+        error_axes.legend(frameon=False, fontsize=9)
     return figure
 
 
@@ -65,7 +66,7 @@ def angle_maps(runs: Sequence[tuple[str, Run]]) -> Figure:
     figure, rows = _figure(len(runs), 1, (10.5, 1.6 + 1.7 * len(runs)))
     axes_list = np.atleast_1d(np.asarray(rows, dtype=object))
     found = [(label, run, *_angles(run)) for label, run in runs]
-    top = max(float(np.nanmax(angles)) for *_, angles in found)
+    top = max((float(angle) for *_, angles in found for angle in angles.flat if math.isfinite(angle)), default=1.0)
     image: Any = None
     for axes, (label, run, epochs, angles) in zip(axes_list, found, strict=True):
         image = axes.imshow(
@@ -86,7 +87,15 @@ def _annotate(axes: Axes, epochs: np.ndarray, angles: np.ndarray, top: float) ->
     for row, values in enumerate(angles, start=1):
         for epoch, value in zip(epochs, values, strict=True):
             shade = "white" if value > 0.6 * top else "#333333"
-            axes.text(epoch, row, f"{value:.1f}", ha="center", va="center", fontsize=7, color=shade)
+            axes.text(
+                epoch,
+                row,
+                f"{value:.1f}" if math.isfinite(value) else "0 gradient",
+                ha="center",
+                va="center",
+                fontsize=7,
+                color=shade,
+            )
 
 
 def _series(run: Run, key: str) -> tuple[np.ndarray, np.ndarray]:
@@ -109,7 +118,14 @@ def _angles(run: Run) -> tuple[np.ndarray, np.ndarray]:
         return np.zeros(0), np.zeros((0, 0))
     epochs = sorted(set.intersection(*(set(series) for series in per_seed)))
     values = np.array([[series[e] for e in epochs] for series in per_seed], dtype=float)
-    return np.array(epochs), np.nanmean(values, axis=0).T if values.size else np.zeros((0, 0))
+    return np.array(epochs), _mean(values).T if values.size else np.zeros((0, 0))
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    """The mean over seeds (the first axis) of what is known; nan where nothing is."""
+    known = np.isfinite(values)
+    count = known.sum(0)
+    return np.where(count > 0, np.where(known, values, 0).sum(0) / np.maximum(count, 1), np.nan)
 
 
 def _with_result(label: str, run: Run) -> str:

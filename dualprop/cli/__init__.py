@@ -45,20 +45,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from dualprop.errors import closest
 
         _fail(f"unknown command '{arguments[0]}'.{closest(arguments[0], list(COMMANDS))} Known: {', '.join(COMMANDS)}.")
-    _run(import_module(COMMANDS[arguments[0]][0]).main, arguments[1:])
+    _run(COMMANDS[arguments[0]][0], arguments[1:])
 
 
-def _run(command, arguments):  # type: ignore[no-untyped-def]
+def _run(module: str, arguments: list[str]) -> None:
     from dualprop.errors import DualpropError
 
     try:
-        command(arguments)
+        import_module(module).main(arguments)
     except DualpropError as error:
         _fail(str(error))
-    except BrokenPipeError:
-        # The reader (head, less) went away; nothing more can be told, and nothing is wrong.
-        sys.stderr.close()
-        raise SystemExit(0) from None
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         _fail(f"{error.strerror or error}{where}. What was written before is whole; a training run continues with --resume.")

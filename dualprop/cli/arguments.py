@@ -20,6 +20,8 @@ from dualprop.training.recipe import Recipe
 T = TypeVar("T")
 
 _registry = ConstructorRegistry()
+# A recipe's model and rule are of the type that they are; choosing another is not a subcommand.
+_CONFIG = (tyro.conf.AvoidSubcommands,)
 
 
 @_registry.primitive_rule
@@ -54,7 +56,7 @@ def parse(kind: type[T], default: T, arguments: Sequence[str], command: str) -> 
     told = io.StringIO()
     try:
         with _registry, contextlib.redirect_stderr(told):
-            return tyro.cli(kind, default=default, args=list(arguments), prog=f"dualprop {command}")
+            return tyro.cli(kind, default=default, args=list(arguments), prog=f"dualprop {command}", config=_CONFIG)
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
@@ -102,6 +104,19 @@ def take_option(arguments: Sequence[str], name: str) -> tuple[str | None, list[s
             value, arguments[i : i + 1] = word.removeprefix(f"{name}="), []
             break
     return value, arguments
+
+
+def take_resume(arguments: Sequence[str], command: str) -> tuple[Path, Path | None] | None:
+    """The folder to resume and the data folder, where --resume is given. Raises SettingError for anything beside them."""
+    folder, rest = take_option(arguments, "--resume")
+    if folder is None:
+        return None
+    data, rest = take_option(rest, "--data")
+    if rest:
+        raise SettingError(
+            f"--resume keeps the recipe and the options of its folder. Leave out '{rest[0]}', or {command} anew."
+        )
+    return Path(folder), None if data is None else Path(data)
 
 
 def resolve_dataset(recipe: Recipe) -> Recipe:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dualprop.cli import arguments as args
+from dualprop.cli.console import OutputConsole
 from dualprop.errors import SettingError, closest
 
 
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str]) -> None:
             raise SettingError(f"unknown model '{name}'.{closest(name, list(benchmark.MODELS))} Known: {known}.")
     if options.out is not None and not options.out.parent.is_dir():
         raise SettingError(f"the folder of {options.out} does not exist. Make it, or choose another --out.")
-    console = Console()
+    console = OutputConsole()
     results: dict[str, Any] = {}
     for name in names:
         recipe = benchmark.recipe(name, options.batch_size, options.device, options.threads)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAVY
-from rich.console import Console
 from rich.table import Table
 
 from dualprop.analysis.alignment import LayerAlignment
 from dualprop.cli import arguments as args
+from dualprop.cli.console import OutputConsole
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> None:
     from dualprop.analysis import evidence
     from dualprop.training import environment
 
-    console = Console()
+    console = OutputConsole()
     about = environment.describe()
     console.print(
         f"dualprop {about['dualprop']}, torch {about['torch']}, {about['processor']}", highlight=False, soft_wrap=True

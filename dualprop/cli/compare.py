@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 
 from dualprop import rules as rule_table
 from dualprop.cli import arguments as args
+from dualprop.cli.console import OutputConsole
 from dualprop.errors import SettingError
 from dualprop.training.recipe import Recipe
 
@@ -45,14 +44,12 @@ def main(arguments: Sequence[str]) -> None:
     """Parse and compare."""
     from dualprop.cli import running
 
+    console = OutputConsole()
+    if (resumed := args.take_resume(arguments, "compare")) is not None:
+        running.resume(*resumed, console)
+        return
     recipe, rest = args.take_recipe(arguments, "digits-mlp")
     options = args.parse(CompareOptions, CompareOptions(recipe), rest, "compare")
-    console = Console()
-    if options.resume is not None:
-        if dataclasses.replace(options, resume=None, data=None) != CompareOptions(recipe):
-            raise SettingError("--resume keeps the comparison's own recipe and options; only --data goes with it.")
-        running.resume(options.resume, options.data, console)
-        return
     recipe = args.resolve_dataset(options.recipe)
     names = options.rules.split(",") if options.rules else ["backprop", recipe.rule_name]
     for name in names:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from rich.console import Console
 from rich.table import Table
 
+from dualprop.cli.console import OutputConsole
 from dualprop.errors import SettingError, closest
 
 
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str]) -> None:
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, summary in KINDS[arguments[0]]().items():
         table.add_row(name, summary)
-    Console().print(table)
+    OutputConsole().print(table)
 
 
 def _rules() -> dict[str, str]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
-from dualprop.errors import SettingError
+from dualprop.cli.console import OutputConsole
+from dualprop.errors import RunError, SettingError
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -21,18 +19,20 @@ def main(arguments: Sequence[str]) -> None:
         raise SettingError(f"report takes folders only. {usage}")
     from dualprop.analysis import plots
     from dualprop.cli import running, tables
-    from dualprop.training import runs
+    from dualprop.training import files, runs
 
-    console = Console()
+    console = OutputConsole()
     for folder in map(Path, arguments):
         costs = None
         if (folder / running.COMPARISON).is_file():
             labelled = running.comparison_runs(folder)
             if (folder / "costs.json").exists():
-                costs = json.loads((folder / "costs.json").read_text())
+                costs = files.read_json(folder / "costs.json")
         else:
             run = runs.load(folder)
             labelled = [(run.recipe.rule_name, run)]
+        if not any(run.metrics(seed) for _, run in labelled for seed in run.seeds):
+            raise RunError(f"{folder} holds nothing that was trained yet. Train it with --resume {folder}.")
         tables.show_runs(labelled, console, costs)
         for path in plots.draw(labelled, folder / "figures"):
             console.print(f"picture: {path}", highlight=False, soft_wrap=True)

@@ -42,12 +42,7 @@ def start(
         run = runs.create(folder, recipe, seeds)
         _train_run(run, data_root, console)
         return
-    try:
-        folder.mkdir(parents=True)
-    except FileExistsError:
-        raise RunError(
-            f"{folder} exists already. Continue it with --resume {folder}, or choose another folder with --out."
-        ) from None
+    files.claim(folder)
     plain = {"rules": {name: each.to_plain() for name, each in zip(rule_names, recipes, strict=True)},
              "seeds": list(seeds), "costs": costs}  # fmt: skip
     files.write_json(folder / COMPARISON, plain)
@@ -68,7 +63,9 @@ def load_comparison(folder: Path) -> tuple[dict[str, Recipe], tuple[int, ...], b
     try:
         plain = json.loads(path.read_text())
         recipes = {name: Recipe.from_plain(recipe) for name, recipe in plain["rules"].items()}
-        return recipes, tuple(plain["seeds"]), bool(plain["costs"])
+        if not recipes:
+            raise ValueError("it names no rule")
+        return recipes, runs.seeds_from(plain["seeds"]), bool(plain["costs"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"{path} is damaged: {error}. Restore it, or compare anew.") from error
 
@@ -76,7 +73,7 @@ def load_comparison(folder: Path) -> tuple[dict[str, Recipe], tuple[int, ...], b
 def comparison_runs(folder: Path) -> list[tuple[str, Run]]:
     """The comparison's run folders that exist, by rule name."""
     recipes, seeds, _ = load_comparison(folder)
-    return [(name, Run(folder / name, recipe, seeds)) for name, recipe in recipes.items() if (folder / name).is_dir()]
+    return [(name, Run(folder / name, recipe, seeds)) for name, recipe in recipes.items()]
 
 
 def _train_run(run: Run, data_root: Path | None, console: Console) -> None:
@@ -94,16 +91,12 @@ def _train_comparison(folder: Path, data_root: Path | None, console: Console) ->
 
     recipes, seeds, with_costs = load_comparison(folder)
     first = next(iter(recipes.values()))
+    files.remove_leftovers(folder)
     console.print(f"{first.name} by {', '.join(recipes)} → {folder}", highlight=False, soft_wrap=True)
     labelled: list[tuple[str, Run]] = []
     for name, recipe in recipes.items():
         path = folder / name
-        if (path / "recipe.json").is_file():
-            run = runs.load(path)
-        else:
-            # Killed between making the folder and describing the run: nothing of it is worth keeping.
-            files.remove_empty_run(path)
-            run = runs.create(path, recipe, seeds)
+        run = runs.load(path) if (path / "recipe.json").is_file() else runs.create(path, recipe, seeds)
         _with_progress(run, data_root, console)
         labelled.append((name, run))
     costs_path = folder / "costs.json"
@@ -111,7 +104,7 @@ def _train_comparison(folder: Path, data_root: Path | None, console: Console) ->
         console.print("measuring time and memory per step …", highlight=False)
         splits = runs.load_data(first, seeds[0], data_root)
         files.write_json(costs_path, tables.measure_costs(recipes, splits.input_shape, splits.num_classes))
-    costs = json.loads(costs_path.read_text()) if with_costs else None
+    costs = files.read_json(costs_path) if with_costs else None
     results = {
         "environment": environment.describe(first.device),
         "seeds": list(seeds),

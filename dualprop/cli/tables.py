@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict
 from statistics import mean, stdev
 from typing import Any
@@ -81,6 +80,6 @@ def _worst_cosine(run: Run) -> str:
     for seed in run.seeds:
         aligned = [m["alignment"] for m in run.metrics(seed) if m.get("alignment")]
         if aligned:
-            cosines = [layer["cosine"] for layer in aligned[-1] if math.isfinite(layer["cosine"])]
+            cosines = [layer["cosine"] for layer in aligned[-1] if layer["cosine"] is not None]
             least += [min(cosines)] if cosines else []
     return f"{mean(least):.4f}" if least else "–"

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 
 from dualprop.cli import arguments as args
+from dualprop.cli.console import OutputConsole
 from dualprop.errors import SettingError
 from dualprop.training.recipe import Recipe
 
@@ -40,16 +39,14 @@ def main(arguments: Sequence[str]) -> None:
     """Parse and train."""
     from dualprop.cli import running
 
-    console = Console()
+    console = OutputConsole()
+    if (resumed := args.take_resume(arguments, "train")) is not None:
+        running.resume(*resumed, console)
+        return
     rule, rest = args.take_option(arguments, "--rule")
     recipe, rest = args.take_recipe(rest, "digits-mlp")
     recipe = recipe.with_rule(rule) if rule else recipe
     options = args.parse(TrainOptions, TrainOptions(recipe), rest, "train")
-    if options.resume is not None:
-        if dataclasses.replace(options, resume=None, data=None) != TrainOptions(recipe) or rule:
-            raise SettingError("--resume keeps the run's own recipe and options; only --data goes with it.")
-        running.resume(options.resume, options.data, console)
-        return
     recipe = args.resolve_dataset(options.recipe)
     names = [recipe.rule_name]
     if options.twin:

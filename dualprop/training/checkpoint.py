@@ -41,7 +41,7 @@ def write(path: Path, checkpoint: Checkpoint, belongs_to: str) -> None:
     about = {
         "format": FORMAT,
         "belongs_to": belongs_to,
-        "sha256": _digest(tensors),
+        "sha256": _digest(tensors, belongs_to, checkpoint.about),
         "about": checkpoint.about,
     }
     files.write(path, save(tensors, metadata={"dualprop": json.dumps(about)}))
@@ -49,7 +49,7 @@ def write(path: Path, checkpoint: Checkpoint, belongs_to: str) -> None:
 
 def read(path: Path, belongs_to: str) -> Checkpoint:
     """Read and verify a checkpoint. Raises CheckpointError where it is corrupt or of another run."""
-    advice = "Restore it from a copy, or remove it to begin this seed anew."
+    advice = f"Restore it from a copy, or remove {path.parent} to train this seed anew."
     try:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {}).get("dualprop", "null"))
@@ -58,7 +58,7 @@ def read(path: Path, belongs_to: str) -> Checkpoint:
         raise CheckpointError(f"checkpoint {path} can't be read ({_first_line(error)}). {advice}") from error
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise CheckpointError(f"checkpoint {path} was not written by this version of dualprop. {advice}")
-    if about.get("sha256") != _digest(tensors):
+    if about.get("sha256") != _digest(tensors, about.get("belongs_to"), about.get("about")):
         raise CheckpointError(f"checkpoint {path} is corrupt: its checksum differs. {advice}")
     if about.get("belongs_to") != belongs_to:
         raise CheckpointError(f"checkpoint {path} belongs to another recipe or seed. {advice}")
@@ -98,8 +98,8 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, checkpoint: Checkpoint) 
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def _digest(tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256()
+def _digest(tensors: dict[str, Tensor], belongs_to: Any, about: Any) -> str:
+    digest = hashlib.sha256(json.dumps([belongs_to, about], sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

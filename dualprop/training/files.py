@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from dualprop.errors import RunError
 
 _TEMPORARY = ".writing"
 
@@ -29,8 +32,41 @@ def write(path: Path, content: bytes | memoryview) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replace `path` by the value as indented JSON."""
-    write(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+    """Replace `path` by the value as indented JSON; numbers that are not finite become null."""
+    write(path, (json.dumps(_finite(value), indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def to_json(value: Any) -> str:
+    """The value as one line of JSON; numbers that are not finite become null."""
+    return json.dumps(_finite(value))
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file. Raises RunError where it is damaged."""
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise RunError(f"{path} is damaged: {error}. Restore it, or remove it to have it made again.") from error
+
+
+def read_lines(path: Path) -> list[Any]:
+    """The values of a file of JSON lines; none where it does not exist. A last line without its end is still being written.
+
+    Raises RunError where another line is damaged.
+    """
+    if not path.exists():
+        return []
+    *lines, _ = path.read_text().split("\n")
+    try:
+        return [json.loads(line) for line in lines]
+    except ValueError as error:
+        raise RunError(f"{path} is damaged: {error}. Restore it, or remove its folder to train this seed anew.") from error
+
+
+def drop_partial_line(path: Path) -> None:
+    """Cut off a last line that a killed writer left without its end."""
+    if path.exists():
+        truncate(path, path.read_bytes().rfind(b"\n") + 1)
 
 
 def append(path: Path, line: str) -> int:
@@ -56,12 +92,23 @@ def remove_leftovers(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def remove_empty_run(folder: Path) -> None:
-    """Remove a run folder that was killed before its recipe was written; nothing was trained in it."""
-    if folder.is_dir():
-        remove_leftovers(folder)
-        (folder / "environment.json").unlink(missing_ok=True)
-        folder.rmdir()
+def claim(folder: Path) -> None:
+    """Make a new folder, or take one that holds nothing but what a start that was killed leaves. Raises RunError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise RunError(f"{folder} is a file. Choose another folder with --out.") from None
+    remove_leftovers(folder)
+    if {path.name for path in folder.iterdir()} - {"environment.json"}:
+        raise RunError(f"{folder} exists already. Continue it with --resume {folder}, or choose another folder with --out.")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextlib.contextmanager

@@ -28,7 +28,7 @@ class Optimizer:
         nesterov: of sgd.
         warmup_epochs: the rate rises linearly from `warmup_from` over these.
         warmup_from: the learning rate of the first step, if there is a warm-up.
-        cosine: whether the rate then falls along a half cosine to `final_learning_rate` at the last step.
+        cosine: whether the rate then falls along a half cosine, towards `final_learning_rate` after the last step.
         final_learning_rate: see cosine.
     """
 

@@ -41,23 +41,17 @@ class Run:
 
     def metrics(self, seed: int) -> list[dict[str, Any]]:
         """One dictionary per epoch, the first before training."""
-        path = self.seed_folder(seed) / "metrics.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return files.read_lines(self.seed_folder(seed) / "metrics.jsonl")
 
     def results(self) -> list[dict[str, Any]]:
         """The results of the seeds that are finished."""
         paths = [self.seed_folder(seed) / "result.json" for seed in self.seeds]
-        return [json.loads(path.read_text()) for path in paths if path.exists()]
+        return [files.read_json(path) for path in paths if path.exists()]
 
 
 def create(folder: Path, recipe: Recipe, seeds: tuple[int, ...]) -> Run:
     """A new run folder. Raises RunError where it exists already; nothing in it is touched."""
-    try:
-        folder.mkdir(parents=True)
-    except FileExistsError:
-        raise RunError(
-            f"{folder} exists already. Continue it with --resume {folder}, or choose another folder with --out."
-        ) from None
+    files.claim(folder)
     files.write_json(folder / "environment.json", environment.describe(recipe.device))
     files.write_json(folder / "recipe.json", {"recipe": recipe.to_plain(), "seeds": list(seeds)})
     return Run(folder, recipe, seeds)
@@ -70,9 +64,17 @@ def load(folder: Path) -> Run:
         raise RunError(f"{folder} holds no recipe.json, so it is no run folder. Give the folder that `dualprop train` named.")
     try:
         plain = json.loads(path.read_text())
-        return Run(folder, Recipe.from_plain(plain["recipe"]), tuple(plain["seeds"]))
+        return Run(folder, Recipe.from_plain(plain["recipe"]), seeds_from(plain["seeds"]))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"{path} is damaged: {error}. Restore it, or train anew.") from error
+
+
+def seeds_from(plain: Any) -> tuple[int, ...]:
+    """Seeds as they stand in a file. Raises ValueError unless they are different whole numbers of at least 0."""
+    seeds = tuple(plain)
+    if not seeds or len(set(seeds)) != len(seeds) or not all(type(seed) is int and seed >= 0 for seed in seeds):
+        raise ValueError(f"its seeds are {plain}")
+    return seeds
 
 
 def train(run: Run, data_root: Path | None = None, reporter: Reporter | None = None) -> dict[str, Any]:

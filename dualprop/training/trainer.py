@@ -7,7 +7,6 @@ metrics and weights as one that was not. Times are kept apart, in timing.jsonl.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from dataclasses import asdict, dataclass, field
@@ -59,7 +58,7 @@ def train_seed(recipe: Recipe, seed: int, splits: Splits, folder: Path, reporter
     """
     finished = folder / "result.json"
     if finished.exists():
-        result: dict[str, Any] = json.loads(finished.read_text())
+        result: dict[str, Any] = files.read_json(finished)
         reporter.seed_finished(result)
         return result
     folder.mkdir(exist_ok=True)
@@ -97,12 +96,14 @@ class _SeedRun:
         self.num_correct = torch.zeros((), dtype=torch.int64, device=self.recipe.device)
 
     def run(self) -> dict[str, Any]:
-        if self.last.exists():
+        is_new = not self.last.exists()
+        if not is_new:
             self._restore()
         files.truncate(self.metrics, self.progress.metrics_bytes)
+        files.drop_partial_line(self.folder / "timing.jsonl")
         done = self.progress.epoch * self.steps_per_epoch + self.progress.step
         self.reporter.seed_started(self.seed, self.recipe.epochs * self.steps_per_epoch, done)
-        if done == 0:
+        if is_new:
             self._end_of_epoch({})
         while self.progress.epoch < self.recipe.epochs and not self.progress.stopped:
             self._epoch()
@@ -118,10 +119,12 @@ class _SeedRun:
         )
         for x, y in epoch_batches:
             outcome = self._step(x, y)
-            if recipe.checkpoint_every and progress.step % recipe.checkpoint_every == 0:
-                self._write_checkpoint()
             if progress.stopped:
                 break
+            # The last step's is the epoch's own, which is written with its metrics.
+            is_due = recipe.checkpoint_every and progress.step % recipe.checkpoint_every == 0
+            if is_due and progress.step < self.steps_per_epoch:
+                self._write_checkpoint()
         num_examples = max(1, progress.step * recipe.batch_size)
         trained = {
             "learning_rate": self.optimizer.param_groups[0]["lr"],
@@ -133,7 +136,7 @@ class _SeedRun:
         progress.epoch, steps, progress.step = progress.epoch + 1, progress.step - first_step, 0
         files.append(
             self.folder / "timing.jsonl",
-            json.dumps({"epoch": progress.epoch, "steps": steps, "seconds": round(seconds, 4)}),
+            files.to_json({"epoch": progress.epoch, "steps": steps, "seconds": round(seconds, 4)}),
         )
         self.order_at_epoch = self.order.get_state()
         self._end_of_epoch(trained)
@@ -174,13 +177,16 @@ class _SeedRun:
         }
         if recipe.align and not progress.stopped:
             metrics["alignment"] = self._alignment()
-        if not progress.stopped and progress.best and score.accuracy < progress.best["validation_accuracy"] / 2:
+        best_accuracy = progress.best.get("validation_accuracy", 0.0)
+        # Near chance, half of the best is luck.
+        has_learned = best_accuracy > 2 / self.splits.num_classes
+        if not progress.stopped and has_learned and score.accuracy < best_accuracy / 2:
             progress.stopped = (
                 f"validation accuracy fell to {score.accuracy:.4f}, less than half of its best, after epoch "
                 f"{progress.epoch}. Lower the learning rate or beta, or use coupling='transposed'."
             )
-        progress.metrics_bytes = files.append(self.metrics, json.dumps(metrics))
-        if not progress.best or score.accuracy > progress.best["validation_accuracy"]:
+        progress.metrics_bytes = files.append(self.metrics, files.to_json(metrics))
+        if not progress.best or (score.accuracy > best_accuracy and not progress.stopped):
             progress.best = {"epoch": progress.epoch, "validation_accuracy": score.accuracy}
             best = Checkpoint(checkpoint.model_tensors(self.model), {"epoch": progress.epoch})
             checkpoint.write(self.best, best, self.belongs_to)

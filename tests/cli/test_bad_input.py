@@ -87,7 +87,7 @@ MISTAKES = {
     "an output folder that is a device": (("train", "--out", "/dev/null/run"), "/dev/null/run"),
     "an output folder where none may be made": (("train", "--out", "/proc/run"), "/proc/run"),
     "a comparison where none may be made": (("compare", "--out", "/proc/run"), "/proc/run"),
-    "an output folder that is a file": (("train", "--out", "note.txt"), "note.txt exists already"),
+    "an output folder that is a file": (("train", "--out", "note.txt"), "note.txt is a file. Choose another folder"),
     "an output folder that is there": (("train", "--out", "kept"), "kept exists already. Continue it with --resume kept"),
     "a comparison's folder that is there": (("compare", "--out", "kept"), "kept exists already"),
     "resuming a folder of other things": (("train", "--resume", "kept"), "kept holds no recipe.json"),
@@ -187,12 +187,14 @@ def run(dualprop, folder, short) -> Path:
 )
 def test_resuming_with_other_options_is_refused(options, run, refused):
     """Ignored, the user would believe that they were used."""
-    assert "--resume keeps the run's own recipe" in refused("train", "--resume", "run", *options)
+    assert "--resume keeps the recipe and the options of its folder" in refused("train", "--resume", "run", *options)
 
 
 def test_resuming_a_comparison_with_other_options_is_refused(refused, run):
     """As for a run."""
-    assert "--resume keeps the comparison's own recipe" in refused("compare", "--resume", "run", "--rules", "backprop")
+    assert "--resume keeps the recipe and the options of its folder" in refused(
+        "compare", "--resume", "run", "--rules", "backprop"
+    )
 
 
 @pytest.mark.parametrize("name", ["last", "best"])

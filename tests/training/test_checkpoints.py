@@ -1,5 +1,6 @@
 """Checkpoints and files: written whole or not at all, read back exactly, and refused by name where anything is wrong."""
 
+import contextlib
 import errno
 import json
 import os
@@ -42,7 +43,7 @@ def assert_refused(path: Path, reason: str, belongs_to: str = "this run") -> Non
     message = str(caught.value)
     assert str(path) in message
     assert reason in message
-    assert "Restore it from a copy, or remove it" in message
+    assert f"Restore it from a copy, or remove {path.parent} to train this seed anew" in message
     assert "\n" not in message
     assert path.read_bytes() == content, "a refused file must be left as it is"
 
@@ -137,7 +138,7 @@ def test_resuming_from_a_bad_checkpoint_touches_nothing_in_the_run(damage, recip
     with pytest.raises(CheckpointError) as caught:
         training.train(training.load(run.folder))
     assert str(path) in str(caught.value)
-    assert "remove it to begin this seed anew" in str(caught.value)
+    assert "to train this seed anew" in str(caught.value)
     assert {p: p.read_bytes() for p in sorted(run.folder.rglob("*")) if p.is_file()} == before
 
     path.unlink()  # the remedy that the message names
@@ -220,3 +221,14 @@ def test_leftovers_of_killed_writers_are_removed_and_nothing_else(tmp_path):
     (tmp_path / "writing.txt").write_bytes(b"keep")
     files.remove_leftovers(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["writing.txt"]
+
+
+def test_every_single_changed_byte_is_found(path):
+    """A flipped bit in a weight, or in the number of the step, would be trained on without a word."""
+    good, unharmed = path.read_bytes(), []
+    for position in range(0, len(good), 3):
+        for flip in (0x01, 0x80):
+            path.write_bytes(good[:position] + bytes([good[position] ^ flip]) + good[position + 1 :])
+            with contextlib.suppress(CheckpointError):
+                unharmed.append((position, checkpoint.read(path, "this run").about))
+    assert all(about == ABOUT for _, about in unharmed), unharmed

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from dualprop import training
 from dualprop.analysis import plots
 from dualprop.analysis.alignment import LayerAlignment, alignment
 from dualprop.losses import CrossEntropy
@@ -121,3 +122,24 @@ def test_the_angle_is_in_degrees():
     assert LayerAlignment("1", math.sqrt(0.5), 1.0).angle == pytest.approx(45)
     assert LayerAlignment("1", 1 + 1e-12, 1.0).angle == 0
     assert LayerAlignment("1", -1.0, 1.0).angle == 180
+
+
+def test_a_run_that_was_not_trained_yet_is_drawn_empty(recipe, tmp_path):
+    """`report` on a run that has just begun."""
+    run = training.create(tmp_path / "run", recipe(), (0,))
+    assert draw([("backprop", run)], tmp_path / "figures").keys() == {"training_curves.png"}
+
+
+def test_a_layer_without_a_gradient_has_no_angle():
+    """A dead layer shown at 0° would be shown as perfectly aligned."""
+    assert math.isnan(LayerAlignment("1", math.nan, math.nan).angle)
+
+
+def test_a_map_with_a_layer_that_never_has_an_angle_is_drawn(recipe, train, tmp_path, monkeypatch):
+    """A dead layer in every seed must not stop the picture, nor warn."""
+    run = train(recipe(rule=DualPropagation()))
+    metrics = run.metrics(0)
+    for each in metrics:
+        each["alignment"][0].update(cosine=math.nan, norm_ratio=math.nan, angle=math.nan)
+    monkeypatch.setattr(training.Run, "metrics", lambda self, seed: metrics)
+    assert "angle_to_backprop.png" in draw([("dp", run)], tmp_path / "figures")

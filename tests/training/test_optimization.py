@@ -27,9 +27,7 @@ def rates(settings: Optimizer, steps_per_epoch: int, epochs: int) -> list[float]
 
 def test_the_learning_rate_warms_up_linearly_and_falls_along_a_half_cosine():
     """A warm-up counted in steps for epochs, or a cosine over the wrong length, trains: only never as published."""
-    settings = Optimizer(
-        learning_rate=0.4, warmup_epochs=1.5, warmup_from=0.1, cosine=True, final_learning_rate=0.02
-    )
+    settings = Optimizer(learning_rate=0.4, warmup_epochs=1.5, warmup_from=0.1, cosine=True, final_learning_rate=0.02)
     found = rates(settings, steps_per_epoch=4, epochs=5)  # 6 steps of warm-up, 14 of cosine
     warmup = [0.1 + 0.3 * step / 6 for step in range(6)]
     cosine = [0.02 + 0.38 * 0.5 * (1 + math.cos(math.pi * step / 14)) for step in range(14)]

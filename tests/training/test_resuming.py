@@ -2,13 +2,25 @@
 
 from pathlib import Path
 
+import pytest
 from killing import kill
 
 from dualprop.models import MLP
-from dualprop.rules import DualPropagation
+from dualprop.rules import Backprop, DualPropagation
 
 # Times and the machine may differ; the lock is empty. Everything else must not.
 MAY_DIFFER = ("timing.jsonl", "environment.json", ".lock")
+
+RANDOM_ORDER = DualPropagation(start="previous", schedule="random_order(5)")
+CASES = {
+    "backprop, adamw": {"rule": Backprop(), "optimizer": {"name": "adamw", "cosine": True, "warmup_epochs": 0.5}},
+    "backprop, sgd": {"rule": Backprop(), "optimizer": {"name": "sgd", "learning_rate": 0.05, "nesterov": True}},
+    "dual propagation from previous states in random order, adamw": {"rule": RANDOM_ORDER, "optimizer": {"name": "adamw"}},
+    "dual propagation from previous states in random order, sgd": {
+        "rule": RANDOM_ORDER,
+        "optimizer": {"name": "sgd", "learning_rate": 0.05, "cosine": True},
+    },
+}
 
 
 def contents(folder: str) -> dict[str, bytes]:
@@ -31,6 +43,56 @@ def assert_all_equal(trials: list[dict]) -> None:
     assert not failures, "\n".join(failures)
 
 
+def test_a_run_killed_at_every_event_in_turn_ends_as_if_left_alone(recipe, tmp_path):
+    """One unlucky moment (between the best and the last checkpoint, half-way through a line of metrics) would leave a run
+    that resumes with another result, which nobody would notice: the curves look fine."""
+    made = recipe(
+        rule=Backprop(), model=MLP(widths=(4,)), optimizer={"name": "adamw", "cosine": True},
+        batch_size=210, epochs=1, checkpoint_every=3,
+    )  # fmt: skip
+    trials = kill(
+        {
+            "kind": "run", "recipe": made.to_plain(), "seeds": [0], "folder": str(tmp_path),
+            "moments": "each", "only": ["step", "half of", "all of", "renamed", "renaming last"],
+        }
+    )  # fmt: skip
+    died_at = {trial["kills"][0].split(": ")[1] for trial in trials[1:]}
+    for name in ("best.safetensors", "last.safetensors", "metrics.jsonl", "result.json", "results.json"):
+        assert {f"half of {name}", f"all of {name}"} <= died_at
+    assert {"step", "renaming last.safetensors", "renamed last.safetensors", "renamed best.safetensors"} <= died_at
+    assert_all_equal(trials)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_run_killed_at_twenty_random_events_ends_as_if_left_alone(case, recipe, tmp_path):
+    """What is missing from the checkpoint (momentum, the dyads of the last batch, the generator of the layer order, the
+    examples' order) shows only where a run is resumed in mid-epoch."""
+    # Twelve steps an epoch, so that a checkpoint falls on its last step; and eleven, where none does.
+    batch_size = 107 if "adamw" in case else 115
+    made = recipe(**CASES[case], model=MLP(widths=(8, 6)), batch_size=batch_size, epochs=3, checkpoint_every=3)
+    trials = kill(
+        {
+            "kind": "run", "recipe": made.to_plain(), "seeds": [0, 1], "folder": str(tmp_path),
+            "moments": "random events", "kills": 20, "dice": len(case), "within": 40,
+        }
+    )  # fmt: skip
+    assert sum(len(trial["kills"]) for trial in trials) >= 20
+    assert_all_equal(trials)
+
+
+def test_a_run_killed_after_random_times_ends_as_if_left_alone(recipe, tmp_path):
+    """Kills at events come when Python has just told one; a kill by the clock comes in the middle of anything."""
+    made = recipe(rule=RANDOM_ORDER, model=MLP(widths=(8, 6)), batch_size=115, epochs=4, checkpoint_every=3)
+    trials = kill(
+        {
+            "kind": "run", "recipe": made.to_plain(), "seeds": [0], "folder": str(tmp_path), "figures": True,
+            "moments": "random times", "kills": 20, "dice": 7,
+        }
+    )  # fmt: skip
+    assert sum(len(trial["kills"]) for trial in trials) >= 20
+    assert_all_equal(trials)
+
+
 def test_a_run_killed_while_drawing_has_all_figures_after_resuming(recipe, tmp_path):
     """Half a picture under a picture's name would be shown by every viewer as a broken file, and never be drawn again."""
     made = recipe(rule=DualPropagation(), model=MLP(widths=(4,)), batch_size=210)
@@ -43,4 +105,46 @@ def test_a_run_killed_while_drawing_has_all_figures_after_resuming(recipe, tmp_p
     died_at = {trial["kills"][0].split(": ")[1] for trial in trials[1:]}
     assert died_at == {"half of training_curves.png", "all of angle_to_backprop.png"}
     assert sum(name.endswith(".png") for name in contents(trials[0]["folder"])) == 2
+    assert_all_equal(trials)
+
+
+def test_a_diverging_run_killed_at_any_checkpoint_stops_with_the_same_results(recipe, tmp_path):
+    """A checkpoint of a run that has just diverged must still be followed by the epoch's end, or its metrics lack a line."""
+    made = recipe(
+        rule=Backprop(), model=MLP(widths=(4,)), batch_size=107, checkpoint_every=3,
+        optimizer={"name": "sgd", "learning_rate": 1e30, "momentum": 0.0},
+    )  # fmt: skip
+    trials = kill(
+        {
+            "kind": "run", "recipe": made.to_plain(), "seeds": [0], "folder": str(tmp_path),
+            "moments": "each", "only": ["renamed last", "half of metrics", "opening result"],
+        }
+    )  # fmt: skip
+    assert b"diverged" in contents(trials[0]["folder"])["seed-0/result.json"]
+    assert_all_equal(trials)
+
+
+def test_a_comparison_killed_at_twenty_random_events_ends_as_if_left_alone(recipe, tmp_path):
+    """A comparison is killed between its rules too: where the next run folder is made but not yet described."""
+    made = recipe(rule=DualPropagation(), model=MLP(widths=(6,)), batch_size=210, checkpoint_every=2)
+    trials = kill(
+        {
+            "kind": "comparison", "recipe": made.to_plain(), "seeds": [0, 1], "folder": str(tmp_path),
+            "moments": "random events", "kills": 20, "dice": 3, "within": 120,
+        }
+    )  # fmt: skip
+    assert sum(len(trial["kills"]) for trial in trials) >= 20
+    assert_all_equal(trials)
+
+
+def test_a_comparison_killed_while_making_a_run_folder_is_resumed(recipe, tmp_path):
+    """A folder without its recipe is refused by name everywhere else; here it must be made anew, not stop the comparison."""
+    made = recipe(rule=DualPropagation(), model=MLP(widths=(6,)), batch_size=210)
+    trials = kill(
+        {
+            "kind": "comparison", "recipe": made.to_plain(), "seeds": [0], "folder": str(tmp_path),
+            "moments": "each", "only": ["half of environment", "half of recipe", "half of results"],
+        }
+    )  # fmt: skip
+    assert len(trials) == 1 + 2 * 3 + 1
     assert_all_equal(trials)

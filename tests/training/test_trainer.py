@@ -253,3 +253,14 @@ def test_digits_are_learned_in_a_few_epochs_by(rule, tmp_path):
     results = training.train(training.create(tmp_path / "run", made, (0,)))
     assert results["test_accuracy_mean"] >= 0.95
     assert results["seeds"][0]["stopped"] == ""
+
+
+def test_a_diverged_model_is_never_the_best_one(recipe, train):
+    """All of its outputs are NaN, which argmax takes for class 0: luckier than untrained weights, it would be tested."""
+    optimizer = {"name": "sgd", "learning_rate": 1e30, "momentum": 0.0}
+    run = train(recipe(model=MLP(widths=(4,)), batch_size=107, optimizer=optimizer))
+    accuracies = [m["validation_accuracy"] for m in run.metrics(0)]
+    assert accuracies[0] < accuracies[1], "the case must have NaN luckier than the untrained weights"
+    (result,) = run.results()
+    assert (result["best_epoch"], result["validation_accuracy"]) == (0, accuracies[0])
+    assert all(tensor.isfinite().all() for tensor in weights(run, "best").values())
