@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from dualprop import neurons
@@ -26,37 +26,47 @@ from dualprop.synapses import MAPS
 Make = Callable[[Activation, str, int], nn.Module]
 
 
-def _from_neuron(module: nn.Module) -> Activation:
-    return neurons.from_module(module, "").f
+@dataclass(frozen=True)
+class Elementwise:
+    """An activation that is not a neuron, as it has no potential, or none here. It is not written over its argument."""
+
+    f: Callable[[Tensor], Tensor]
+
+    def f_(self, a: Tensor) -> Tensor:
+        return self.f(a)
 
 
-# Activation modules → elementwise function of the same, without in-place writing.
+def _neuron(module: nn.Module) -> Activation:
+    return neurons.from_module(module, "")
+
+
+# Activation modules → elementwise function of the same.
 ACTIVATION_MODULES: dict[type[nn.Module], Callable[[Any], Activation]] = {
-    **{kind: _from_neuron for kind in neurons.NEURONS if kind is not nn.Identity},
-    nn.GELU: lambda m: partial(F.gelu, approximate=m.approximate),
-    nn.SiLU: lambda m: F.silu,
-    nn.Mish: lambda m: F.mish,
-    nn.Hardswish: lambda m: F.hardswish,
-    nn.Hardsigmoid: lambda m: F.hardsigmoid,
-    nn.ELU: lambda m: partial(F.elu, alpha=m.alpha),
-    nn.SELU: lambda m: F.selu,
-    nn.CELU: lambda m: partial(F.celu, alpha=m.alpha),
-    nn.Softplus: lambda m: partial(F.softplus, beta=m.beta, threshold=m.threshold),
-    nn.Softsign: lambda m: F.softsign,
+    **{kind: _neuron for kind in neurons.NEURONS if kind is not nn.Identity},
+    nn.GELU: lambda m: Elementwise(partial(F.gelu, approximate=m.approximate)),
+    nn.SiLU: lambda m: Elementwise(F.silu),
+    nn.Mish: lambda m: Elementwise(F.mish),
+    nn.Hardswish: lambda m: Elementwise(F.hardswish),
+    nn.Hardsigmoid: lambda m: Elementwise(F.hardsigmoid),
+    nn.ELU: lambda m: Elementwise(partial(F.elu, alpha=m.alpha)),
+    nn.SELU: lambda m: Elementwise(F.selu),
+    nn.CELU: lambda m: Elementwise(partial(F.celu, alpha=m.alpha)),
+    nn.Softplus: lambda m: Elementwise(partial(F.softplus, beta=m.beta, threshold=m.threshold)),
+    nn.Softsign: lambda m: Elementwise(F.softsign),
 }
 
-# Functional activations by name, and the names of what may follow the tensor.
-ACTIVATION_FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
-    "relu": (F.relu, ()),
-    "relu6": (F.relu6, ()),
+# Functional activations by name: the function, or the neuron that it is, and the names of what may follow the tensor.
+ACTIVATION_FUNCTIONS: dict[str, tuple[Callable[..., Any] | neurons.AbstractNeuron, tuple[str, ...]]] = {
+    "relu": (neurons.ReLU(), ()),
+    "relu6": (neurons.HardSigmoid(0.0, 6.0), ()),
     "leaky_relu": (F.leaky_relu, ("negative_slope",)),
     "hardtanh": (F.hardtanh, ("min_val", "max_val")),
     "clamp": (torch.clamp, ("min", "max")),
     "clip": (torch.clamp, ("min", "max")),
     "clamp_min": (torch.clamp_min, ("min",)),
     "clamp_max": (torch.clamp_max, ("max",)),
-    "sigmoid": (torch.sigmoid, ()),
-    "tanh": (torch.tanh, ()),
+    "sigmoid": (neurons.Sigmoid(), ()),
+    "tanh": (neurons.Tanh(), ()),
     "gelu": (F.gelu, ("approximate",)),
     "silu": (F.silu, ()),
     "mish": (F.mish, ()),
@@ -124,7 +134,7 @@ class _Place:
 
     parent: nn.Module
     key: str
-    f: Activation
+    activation: Activation
     description: str
     node: fx.Node | None = None
 
@@ -152,7 +162,7 @@ def convert(model: nn.Module, make: Make, leave: tuple[str, ...], num_expected: 
         raise SettingError(f"beta lists {num_expected} values, but the model has {len(places)} activations. Give one each.")
     made: dict[tuple[int, str], nn.Module] = {}
     for index, place in enumerate(places):
-        dyadic = make(place.f, place.description, index)
+        dyadic = make(place.activation, place.description, index)
         if place.node is None:
             # One module under several names stays one module.
             made[(id(place.parent), place.key)] = dyadic
@@ -245,7 +255,7 @@ def _call_place(module: nn.Module, name: str, node: fx.Node, function: str, inde
             f"the forward of '{name}' calls {function} for its effect on a tensor; that can't be converted. Use its result, "
             f"x = {function.rstrip('_')}(x)."
         )
-    f, following = ACTIVATION_FUNCTIONS[function.rstrip("_")]
+    known, following = ACTIVATION_FUNCTIONS[function.rstrip("_")]
     settings = dict(zip(following, node.args[1:], strict=False))
     settings |= {k: v for k, v in node.kwargs.items() if k in following}
     if any(isinstance(value, fx.Node) for value in settings.values()):
@@ -253,7 +263,8 @@ def _call_place(module: nn.Module, name: str, node: fx.Node, function: str, inde
     key = f"dyadic_{index}"
     if hasattr(module, key):
         raise UnsupportedModuleError(f"'{name}' has an attribute '{key}' already. Rename it.")
-    return _Place(module, key, partial(f, **settings) if settings else f, function, node)
+    activation = known if isinstance(known, neurons.AbstractNeuron) else Elementwise(partial(known, **settings))
+    return _Place(module, key, activation, function, node)
 
 
 def _operand(node: fx.Node) -> Any:

@@ -35,23 +35,23 @@ class Nudge:
 
 class _DyadicActivation(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, a: Tensor, f: kernels.Activation, nudge: Nudge) -> Tensor:
+    def forward(ctx: Any, a: Tensor, activation: kernels.Activation, nudge: Nudge) -> Tensor:
         ctx.save_for_backward(a)
-        ctx.f, ctx.nudge = f, nudge
-        return f(a)
+        ctx.activation, ctx.nudge = activation, nudge
+        return activation.f(a)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor, None, None]:
         (a,), (dy,), nudge = ctx.saved_tensors, cotangents, ctx.nudge
         b = nudge.strength
-        return kernels.difference(ctx.f, a, dy, nudge.down * b, nudge.up * b, 1 / b, nudge.compiled), None, None
+        return kernels.difference(ctx.activation, a, dy, nudge.down * b, nudge.up * b, 1 / b, nudge.compiled), None, None
 
 
-def dyadic_activation(a: Tensor, f: kernels.Activation, nudge: Nudge) -> Tensor:
+def dyadic_activation(a: Tensor, activation: kernels.Activation, nudge: Nudge) -> Tensor:
     """f(a), whose backward pass is the dyadic difference in place of f'(a) dy. Elementwise; keeps shape and dtype."""
     if not (torch.is_grad_enabled() and a.requires_grad):
-        return f(a)
-    return _DyadicActivation.apply(a, f, nudge)
+        return activation.f(a)
+    return _DyadicActivation.apply(a, activation, nudge)
 
 
 def one_or_more(values: float | Iterable[float], name: str) -> float | tuple[float, ...]:
@@ -103,14 +103,14 @@ class Dualization:
 class Dyadic(nn.Module):
     """An activation that backward-propagates dyadic differences. It has no parameters and no state."""
 
-    def __init__(self, f: kernels.Activation, description: str, settings: Dualization, beta: float) -> None:
+    def __init__(self, activation: kernels.Activation, description: str, settings: Dualization, beta: float) -> None:
         super().__init__()
-        self.f, self.description, self.settings, self.beta = f, description, settings, beta
+        self.activation, self.description, self.settings, self.beta = activation, description, settings, beta
 
     def forward(self, a: Tensor) -> Tensor:
         if not torch.is_grad_enabled():
-            return self.f(a)
-        return dyadic_activation(a, self.f, self.settings.nudge(a.shape[0], self.beta))
+            return self.activation.f(a)
+        return dyadic_activation(a, self.activation, self.settings.nudge(a.shape[0], self.beta))
 
     def extra_repr(self) -> str:
         return f"{self.description}, {self.settings.coupling}, alpha={self.settings.alpha:g}, beta={self.beta:g}"
@@ -157,7 +157,7 @@ def dualize(
     if not betas or not all(0 < b < float("inf") for b in betas):
         raise SettingError(f"beta must be positive and finite, got {beta}.")
 
-    def make(f: kernels.Activation, description: str, index: int) -> Dyadic:
-        return Dyadic(f, description, settings, betas[0] if len(betas) == 1 else betas[index])
+    def make(activation: kernels.Activation, description: str, index: int) -> Dyadic:
+        return Dyadic(activation, description, settings, betas[0] if len(betas) == 1 else betas[index])
 
     return convert(model, make, tuple(leave), None if len(betas) == 1 else len(betas))

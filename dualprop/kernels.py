@@ -3,47 +3,53 @@
     s⁺ = f(a + u Δ),  s⁻ = f(a - d Δ),  s̄ = α s⁺ + (1-α) s⁻,  δ = s⁺ - s⁻
 
 Written out, each is several passes over memory where back-propagation's derivative takes one. Large CPU tensors are
-therefore walked in pieces that stay in the cache, with no temporaries of full size; `compiled=True` has inductor make one
+therefore walked in pieces that stay in the cache, over one scratch piece; `compiled=True` has inductor make one
 vectorised pass of it (needs a C++ compiler; the first call takes seconds). Half-precision activations are subtracted in
 float32: their rounding is as large as the differences (32 % error at |δ| = 0.01 in bfloat16).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor
 
-Activation = Callable[[Tensor], Tensor]
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Activation(Protocol):
+    """An elementwise function, and the same written over its argument (or not, where it can't be)."""
+
+    def f(self, a: Tensor) -> Tensor: ...
+    def f_(self, a: Tensor) -> Tensor: ...
+
 
 # Elements a piece: three float32 pieces fill 1.5 MB of L2, and a piece still occupies two threads.
 PIECE = 131072
-_SMALL = 2 * PIECE
 _KERNELS: dict[Callable[..., Any], Callable[..., Any]] = {}  # compiled once a process
 
 
 def dyad(
-    f: Activation, a: Tensor, delta: Tensor, up: float, down: float, alpha: float, compiled: bool = False
+    neuron: Activation, a: Tensor, delta: Tensor, up: float, down: float, alpha: float, compiled: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Mean and difference of f(a + up·delta) and f(a - down·delta); same shape as a."""
     if compiled:
-        return _compiled(_dyad)(f, a, delta, up, down, alpha)
+        return _compiled(_dyad)(neuron.f, a, delta, up, down, alpha)
     if not _worth_pieces(a, delta):
-        return _dyad(f, a, delta, up, down, alpha)
+        return _dyad(neuron.f, a, delta, up, down, alpha)
     mean, difference = torch.empty_like(a), torch.empty_like(a)
     for a_, delta_, mean_, difference_ in _pieces(a, delta, mean, difference):
-        plus = f(torch.add(a_, delta_, alpha=up))
-        minus = f(torch.add(a_, delta_, alpha=-down))
+        plus = neuron.f_(torch.add(a_, delta_, alpha=up, out=difference_))
+        minus = neuron.f_(torch.add(a_, delta_, alpha=-down, out=mean_))
         torch.sub(plus, minus, out=difference_)
         torch.add(minus, difference_, alpha=alpha, out=mean_)
     return mean, difference
 
 
 def difference(
-    f: Activation,
+    neuron: Activation,
     a: Tensor,
     delta: Tensor,
     up: float,
@@ -53,22 +59,29 @@ def difference(
 ) -> Tensor:
     """scale · (f(a + up·delta) - f(a - down·delta)), taken in float32 or wider and returned in a's dtype."""
     if compiled:
-        return _compiled(_difference)(f, a, delta, up, down, scale)
+        return _compiled(_difference)(neuron.f, a, delta, up, down, scale)
     if not _worth_pieces(a, delta):
-        return _difference(f, a, delta, up, down, scale)
-    result = torch.empty_like(a)
+        return _difference(neuron.f, a, delta, up, down, scale)
+    result, scratch = torch.empty_like(a), torch.empty(PIECE, dtype=a.dtype)
     for a_, delta_, result_ in _pieces(a, delta, result):
-        result_.copy_(_difference(f, a_, delta_, up, down, scale))
+        scratch_ = scratch[: a_.numel()]
+        plus = neuron.f_(torch.add(a_, delta_, alpha=up, out=result_))
+        minus = neuron.f_(torch.add(a_, delta_, alpha=-down, out=scratch_))
+        torch.sub(plus, minus, out=result_)
+        if scale != 1:
+            result_.mul_(scale)
     return result
 
 
-def _dyad(f: Activation, a: Tensor, delta: Tensor, up: float, down: float, alpha: float) -> tuple[Tensor, Tensor]:
+def _dyad(
+    f: Callable[[Tensor], Tensor], a: Tensor, delta: Tensor, up: float, down: float, alpha: float
+) -> tuple[Tensor, Tensor]:
     plus, minus = f(torch.add(a, delta, alpha=up)), f(torch.add(a, delta, alpha=-down))
     difference = plus - minus
     return torch.add(minus, difference, alpha=alpha), difference
 
 
-def _difference(f: Activation, a: Tensor, delta: Tensor, up: float, down: float, scale: float) -> Tensor:
+def _difference(f: Callable[[Tensor], Tensor], a: Tensor, delta: Tensor, up: float, down: float, scale: float) -> Tensor:
     dtype = a.dtype
     if dtype in (torch.float16, torch.bfloat16):
         a, delta = a.float(), delta.float()
@@ -88,11 +101,13 @@ def _worth_pieces(a: Tensor, delta: Tensor) -> bool:
     return (
         not torch.compiler.is_compiling()
         and a.device.type == "cpu"
-        and a.numel() > _SMALL
+        and a.numel() > PIECE
+        and a.dtype == delta.dtype
+        and a.dtype in (torch.float32, torch.float64)
         and a.is_contiguous()
         and delta.is_contiguous()
     )
 
 
-def _pieces(*tensors: Tensor) -> zip[tuple[Tensor, ...]]:
+def _pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     return zip(*(tensor.view(-1).split(PIECE) for tensor in tensors), strict=True)

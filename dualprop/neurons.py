@@ -29,6 +29,10 @@ class AbstractNeuron(ABC):
         """The activation, f(a) = prox(a, 0)."""
 
     @abstractmethod
+    def f_(self, a: Tensor) -> Tensor:
+        """The activation, written over a."""
+
+    @abstractmethod
     def potential(self, s: Tensor) -> Tensor:
         """G(s) per unit; infinite outside the activation's range."""
 
@@ -46,6 +50,9 @@ class Identity(AbstractNeuron):
     """Linear unit: G(s) = s²/2."""
 
     def f(self, a: Tensor) -> Tensor:
+        return a
+
+    def f_(self, a: Tensor) -> Tensor:
         return a
 
     def potential(self, s: Tensor) -> Tensor:
@@ -66,6 +73,9 @@ class ReLU(AbstractNeuron):
 
     def f(self, a: Tensor) -> Tensor:
         return a.relu()
+
+    def f_(self, a: Tensor) -> Tensor:
+        return a.relu_()
 
     def potential(self, s: Tensor) -> Tensor:
         return torch.where(s >= 0, s.square() / 2, torch.inf)
@@ -91,6 +101,9 @@ class LeakyReLU(AbstractNeuron):
     def f(self, a: Tensor) -> Tensor:
         return nn.functional.leaky_relu(a, self.slope)
 
+    def f_(self, a: Tensor) -> Tensor:
+        return nn.functional.leaky_relu_(a, self.slope)
+
     def potential(self, s: Tensor) -> Tensor:
         return torch.where(s >= 0, s.square() / 2, s.square() / (2 * self.slope))
 
@@ -115,6 +128,9 @@ class HardSigmoid(AbstractNeuron):
     def f(self, a: Tensor) -> Tensor:
         return a.clamp(self.low, self.high)
 
+    def f_(self, a: Tensor) -> Tensor:
+        return a.clamp_(self.low, self.high)
+
     def potential(self, s: Tensor) -> Tensor:
         return torch.where((s >= self.low) & (s <= self.high), s.square() / 2, torch.inf)
 
@@ -131,6 +147,9 @@ class Sigmoid(AbstractNeuron):
 
     def f(self, a: Tensor) -> Tensor:
         return a.sigmoid()
+
+    def f_(self, a: Tensor) -> Tensor:
+        return a.sigmoid_()
 
     def potential(self, s: Tensor) -> Tensor:
         inside = torch.xlogy(s, s) + torch.xlogy(1 - s, 1 - s)
@@ -149,6 +168,9 @@ class Tanh(AbstractNeuron):
 
     def f(self, a: Tensor) -> Tensor:
         return a.tanh()
+
+    def f_(self, a: Tensor) -> Tensor:
+        return a.tanh_()
 
     def potential(self, s: Tensor) -> Tensor:
         # By entropies of (1±s)/2: finite at s = ±1, where artanh is not.

@@ -209,7 +209,7 @@ class DualPropagation(AbstractRule):
                 layer = network.into(k)
                 nudge = Nudge(up, down, betas[k - 1] * len(x), self.kernel == "compiled")
                 a = layer.synapse.forward(s)
-                s = a if isinstance(layer.neuron, Identity) else dyadic_activation(a, layer.neuron.f, nudge)
+                s = a if isinstance(layer.neuron, Identity) else dyadic_activation(a, layer.neuron, nudge)
             check_targets(y, s)
             loss = self.loss.value(s, y).mean()
             found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
@@ -315,8 +315,8 @@ class _Inference:
             shift = alpha * up - (1 - alpha) * down
             return (a if shift == 0 else torch.add(a, pull, alpha=shift)), pull * (up + down)
         if free is not None:
-            return free, kernels.difference(neuron.f, a, pull, up, down, compiled=compiled)
-        return kernels.dyad(neuron.f, a, pull, up, down, alpha, compiled)
+            return free, kernels.difference(neuron, a, pull, up, down, compiled=compiled)
+        return kernels.dyad(neuron, a, pull, up, down, alpha, compiled)
 
     def _output(self, a: Tensor, nudged: bool) -> tuple[Tensor, Tensor | None]:
         neuron, loss, beta, alpha = (
