@@ -26,26 +26,55 @@ class Activation(Protocol):
     def f_(self, a: Tensor) -> Tensor: ...
 
 
-# Elements a piece: three float32 pieces fill 1.5 MB of L2, and a piece still occupies two threads.
-PIECE = 131072
+# Elements a piece: three float32 pieces fill 3 MB of cache. Smaller ones lose more to waking the threads for each operation
+# (20 µs after a matrix product on two cores) than they gain; and so do activations of less than two.
+PIECE = 262144
 _KERNELS: dict[Callable[..., Any], Callable[..., Any]] = {}  # compiled once a process
 
 
 def dyad(
-    neuron: Activation, a: Tensor, delta: Tensor, up: float, down: float, alpha: float, compiled: bool = False
+    neuron: Activation,
+    a: Tensor,
+    delta: Tensor,
+    up: float,
+    down: float,
+    alpha: float,
+    compiled: bool = False,
+    overwrite: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Mean and difference of f(a + up·delta) and f(a - down·delta); same shape as a."""
+    """Mean and difference of f(a + up·delta) and f(a - down·delta); same shape as a.
+
+    With `overwrite` they may be written over a and delta, which nobody may need any more.
+    """
     if compiled:
-        return _compiled(_dyad)(neuron.f, a, delta, up, down, alpha)
+        return _compiled(_dyad)(neuron, a, delta, up, down, alpha)
     if not _worth_pieces(a, delta):
-        return _dyad(neuron.f, a, delta, up, down, alpha)
-    mean, difference = torch.empty_like(a), torch.empty_like(a)
+        return _dyad(neuron, a, delta, up, down, alpha)
+    mean, difference = (a, delta) if overwrite else (torch.empty_like(a), torch.empty_like(a))
+    scratch = torch.empty(PIECE, dtype=a.dtype)
     for a_, delta_, mean_, difference_ in _pieces(a, delta, mean, difference):
-        plus = neuron.f_(torch.add(a_, delta_, alpha=up, out=difference_))
+        plus = neuron.f_(torch.add(a_, delta_, alpha=up, out=scratch[: a_.numel()]))
         minus = neuron.f_(torch.add(a_, delta_, alpha=-down, out=mean_))
         torch.sub(plus, minus, out=difference_)
         torch.add(minus, difference_, alpha=alpha, out=mean_)
     return mean, difference
+
+
+def one_sided_difference(
+    neuron: Activation, a: Tensor, delta: Tensor, strength: float, free: Tensor, overwrite: bool = False
+) -> Tensor:
+    """f(a + strength·delta) - free, or free minus it where strength < 0: δ when one state is free = f(a), known already.
+
+    With `overwrite` it may be written over delta, which nobody may need any more.
+    """
+    if not (_worth_pieces(a, delta) and free.is_contiguous()):
+        nudged = neuron.f_(torch.add(a, delta, alpha=strength))
+        return torch.sub(*((nudged, free) if strength > 0 else (free, nudged)), out=nudged)
+    result = delta if overwrite else torch.empty_like(a)
+    for a_, delta_, free_, result_ in _pieces(a, delta, free, result):
+        nudged = neuron.f_(torch.add(a_, delta_, alpha=strength, out=result_))
+        torch.sub(*((nudged, free_) if strength > 0 else (free_, nudged)), out=result_)
+    return result
 
 
 def difference(
@@ -59,9 +88,9 @@ def difference(
 ) -> Tensor:
     """scale · (f(a + up·delta) - f(a - down·delta)), taken in float32 or wider and returned in a's dtype."""
     if compiled:
-        return _compiled(_difference)(neuron.f, a, delta, up, down, scale)
+        return _compiled(_difference)(neuron, a, delta, up, down, scale)
     if not _worth_pieces(a, delta):
-        return _difference(neuron.f, a, delta, up, down, scale)
+        return _difference(neuron, a, delta, up, down, scale)
     result, scratch = torch.empty_like(a), torch.empty(PIECE, dtype=a.dtype)
     for a_, delta_, result_ in _pieces(a, delta, result):
         scratch_ = scratch[: a_.numel()]
@@ -73,22 +102,22 @@ def difference(
     return result
 
 
-def _dyad(
-    f: Callable[[Tensor], Tensor], a: Tensor, delta: Tensor, up: float, down: float, alpha: float
-) -> tuple[Tensor, Tensor]:
-    plus, minus = f(torch.add(a, delta, alpha=up)), f(torch.add(a, delta, alpha=-down))
-    difference = plus - minus
-    return torch.add(minus, difference, alpha=alpha), difference
+def _dyad(neuron: Activation, a: Tensor, delta: Tensor, up: float, down: float, alpha: float) -> tuple[Tensor, Tensor]:
+    plus = neuron.f_(torch.add(a, delta, alpha=up))
+    minus = neuron.f_(torch.add(a, delta, alpha=-down))
+    difference = plus.sub_(minus)
+    return minus.add_(difference, alpha=alpha), difference
 
 
-def _difference(f: Callable[[Tensor], Tensor], a: Tensor, delta: Tensor, up: float, down: float, scale: float) -> Tensor:
+def _difference(neuron: Activation, a: Tensor, delta: Tensor, up: float, down: float, scale: float) -> Tensor:
     dtype = a.dtype
     if dtype in (torch.float16, torch.bfloat16):
         a, delta = a.float(), delta.float()
-    plus = f(a if up == 0 else torch.add(a, delta, alpha=up))
-    minus = f(a if down == 0 else torch.add(a, delta, alpha=-down))
+    plus = neuron.f(a) if up == 0 else neuron.f_(torch.add(a, delta, alpha=up))
+    minus = neuron.f(a) if down == 0 else neuron.f_(torch.add(a, delta, alpha=-down))
+    # Not in place: f(a) may be a itself.
     result = plus - minus
-    return (result if scale == 1 else result * scale).to(dtype)
+    return (result if scale == 1 else result.mul_(scale)).to(dtype)
 
 
 def _compiled(function: F) -> F:
@@ -101,7 +130,7 @@ def _worth_pieces(a: Tensor, delta: Tensor) -> bool:
     return (
         not torch.compiler.is_compiling()
         and a.device.type == "cpu"
-        and a.numel() > PIECE
+        and a.numel() > 2 * PIECE
         and a.dtype == delta.dtype
         and a.dtype in (torch.float32, torch.float64)
         and a.is_contiguous()

@@ -89,6 +89,14 @@ class Activations:
         self.counts["drives"] += 1
         return drive
 
+    def release(self, k: int) -> bool:
+        """Forget the drive and the feedback of layer k, which is not to be updated again. Whether both were held here alone,
+        so that they may be written over: not where they are views of a state, or the output of a tape."""
+        self._drives[k] = self._feedbacks[k] = None
+        return self.network.into(k).synapse.owns_drive and all(
+            self.network.into(j).synapse.owns_feedback for j in self.network.out_of(k)
+        )
+
     def feedback(self, k: int) -> Tensor | None:
         """Δ_k = Σ Jᵀ δ_j over the layers j that read layer k, linearised at the mean s̄_k; None where exactly zero."""
         readers = [j for j in self.network.out_of(k) if self.differences[j] is not None]

@@ -203,6 +203,16 @@ class Synapse:
         return self.entry.depends_on_state or self.core.depends_on_state or self.exit.depends_on_state
 
     @property
+    def owns_drive(self) -> bool:
+        """Whether the drive is memory of its own: a linear core's output, or a reshape of it."""
+        return not (self.core.depends_on_state or self.exit.depends_on_state) and bool(self.parameters)
+
+    @property
+    def owns_feedback(self) -> bool:
+        """Whether the feedback is memory of its own, and not the signal itself through reshapes alone."""
+        return not isinstance(self.core, ReshapeStretch)
+
+    @property
     def needs_drive_to_linearize(self) -> bool:
         """Whether moving the point of linearisation costs a drive: not if only the entry varies with the state."""
         return self.core.depends_on_state or self.exit.depends_on_state

@@ -27,7 +27,7 @@ from dualprop.errors import DualpropError
 from dualprop.losses import AbstractLoss
 from dualprop.network import Network
 from dualprop.rules import AbstractRule, DualPropagation
-from dualprop.training import optimization
+from dualprop.training import optimization, runs
 from dualprop.training.recipe import Optimizer, Recipe
 
 PLAIN = "plain PyTorch loop"
@@ -160,7 +160,7 @@ def memory(contender: Contender, input_shape: tuple[int, ...], num_classes: int,
 def _measure_memory(task: dict[str, Any]) -> Memory:
     contender = Contender.from_plain(task["contender"])
     torch.set_num_threads(task["threads"])
-    torch.set_flush_denormal(contender.recipe.flush_subnormals)
+    runs.prepare(contender.recipe)
     step = contender.step(tuple(task["input_shape"]), task["num_classes"])
     if contender.recipe.device.startswith("cuda"):
         allocated = torch.cuda.memory_allocated()

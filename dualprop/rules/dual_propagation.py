@@ -194,8 +194,10 @@ class DualPropagation(AbstractRule):
             raise SettingError("explicit inference does not run under autocast. Use engine='fused', or dp.dualize(model).")
         assert not isinstance(self.schedule, str | Sequence)
         inference = _Inference(self, network, x, y, state)
-        for step in self.schedule.steps(network.depth, generator):
-            inference.update(step)
+        steps = list(self.schedule.steps(network.depth, generator))
+        last = {k: number for number, step in enumerate(steps) for k in step.layers}
+        for number, step in enumerate(steps):
+            inference.update(step, final={k for k in step.layers if last[k] == number})
         return inference
 
     def _fused_gradients(self, network: Network, x: Tensor, y: Tensor) -> Outcome:
@@ -274,14 +276,14 @@ class _Inference:
         for k in range(1, self.network.depth + 1):
             self.activations.set(k, state.means[k], state.differences[k])
 
-    def update(self, step: Step) -> None:
-        """Update the step's layers together, each from the states before the step."""
+    def update(self, step: Step, final: set[int]) -> None:
+        """Update the step's layers together, each from the states before the step; those in `final` for the last time."""
         nudged = not (step.before_arrival and self.rule.start == "zeros")
-        new = [(k, self._dyad(k, nudged)) for k in step.layers]
+        new = [(k, self._dyad(k, nudged, k in final)) for k in step.layers]
         for k, (mean, delta) in new:
             self.activations.set(k, mean, delta)
 
-    def _dyad(self, k: int, nudged: bool) -> tuple[Tensor, Tensor | None]:
+    def _dyad(self, k: int, nudged: bool, is_final: bool) -> tuple[Tensor, Tensor | None]:
         """The new mean and difference of layer k; the very same tensors where nothing that it reads has changed."""
         acts, is_output = self.activations, k == self.network.depth
         a = acts.drive(k)
@@ -303,10 +305,17 @@ class _Inference:
         if feedback is None:
             return neuron.f(a), None
         free = (mean if same_drive else neuron.f(a)) if self.mean_is_free else None
-        return self._nudged(neuron, a, feedback, self.betas[k - 1] / self.betas[k], free)
+        overwrite = is_final and acts.release(k)
+        return self._nudged(neuron, a, feedback, self.betas[k - 1] / self.betas[k], free, overwrite)
 
     def _nudged(
-        self, neuron: AbstractNeuron, a: Tensor, pull: Tensor, strength: float, free: Tensor | None = None
+        self,
+        neuron: AbstractNeuron,
+        a: Tensor,
+        pull: Tensor,
+        strength: float,
+        free: Tensor | None = None,
+        overwrite: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """Mean and difference of f(a + up·strength·pull) and f(a - down·strength·pull); `free` is the mean if it is f(a)."""
         up, down, alpha, compiled = strength * self.up, strength * self.down, self.rule.alpha, self.rule.kernel == "compiled"
@@ -315,8 +324,8 @@ class _Inference:
             shift = alpha * up - (1 - alpha) * down
             return (a if shift == 0 else torch.add(a, pull, alpha=shift)), pull * (up + down)
         if free is not None:
-            return free, kernels.difference(neuron, a, pull, up, down, compiled=compiled)
-        return kernels.dyad(neuron, a, pull, up, down, alpha, compiled)
+            return free, kernels.one_sided_difference(neuron, a, pull, up if down == 0 else -down, free, overwrite)
+        return kernels.dyad(neuron, a, pull, up, down, alpha, compiled, overwrite)
 
     def _output(self, a: Tensor, nudged: bool) -> tuple[Tensor, Tensor | None]:
         neuron, loss, beta, alpha = (

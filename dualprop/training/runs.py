@@ -10,8 +10,10 @@ RUN/figures/           training curves, angles to back-propagation
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,7 +120,11 @@ def check_fit(recipe: Recipe, splits: data.Splits) -> None:
 
 
 def prepare(recipe: Recipe) -> None:
-    """Set what is the process's own: threads and the treatment of subnormal numbers. Raises SettingError for the device."""
+    """Set what is the process's own: threads, memory, and the treatment of subnormal numbers.
+
+    Raises SettingError where the device can't be used.
+    """
+    _keep_freed_memory()
     if recipe.num_threads:
         torch.set_num_threads(recipe.num_threads)
     torch.set_flush_denormal(recipe.flush_subnormals)
@@ -127,6 +133,20 @@ def prepare(recipe: Recipe) -> None:
     except (RuntimeError, AssertionError) as error:
         reason = (str(error).splitlines() or ["unknown"])[0]
         raise SettingError(f"device '{recipe.device}' can't be used: {reason}. Try --device cpu.") from error
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc keep the memory of freed tensors for the next step, where it would return it and fault it in page by page.
+
+    A step of the benchmark's conv nets is a fifth faster for it, by every rule. Other C libraries are left as they are.
+    """
+    if sys.platform != "linux":
+        return
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        m_trim_threshold, m_mmap_threshold = -1, -3  # malloc.h
+        libc.mallopt(m_mmap_threshold, 32 << 20)  # the most that glibc takes
+        libc.mallopt(m_trim_threshold, 2**31 - 1)
 
 
 def summary(results: list[dict[str, Any]]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ def test_the_compiled_kernel_computes_what_the_eager_one_does(neuron, size):
     """Large tensors are walked in pieces eagerly, small ones whole, and compiled ones by one loop: three ways, one result."""
     generator = torch.Generator().manual_seed(0)
     a, delta = (torch.randn(size, generator=generator, dtype=torch.float64) for _ in range(2))
-    f = dp.neurons.from_name(neuron).f
+    f = dp.neurons.from_name(neuron)
     for eager, compiled in zip(
         kernels.dyad(f, a, delta, 0.3, 0.7, 0.3), kernels.dyad(f, a, delta, 0.3, 0.7, 0.3, compiled=True), strict=True
     ):
