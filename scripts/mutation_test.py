@@ -32,6 +32,7 @@ SYNAPSES = "autograd/test_synapses.py"
 FUSED = "autograd/test_fused_engine.py"
 DUALIZE = "autograd/test_dualize.py"
 TRANSCRIPTION = "reference/test_against_transcription.py"
+PIECES = "reference/test_pieces.py"
 FIXED_POINT = "properties/test_fixed_point.py"
 COUNTS = "properties/test_counts.py"
 PURITY = "properties/test_purity.py"
@@ -71,8 +72,8 @@ DEFECTS = [
     Defect(
         "the mean weighs s- with alpha",
         "kernels.py",
-        "return minus + alpha * difference, difference",
-        "return plus - alpha * difference, difference",
+        "return minus.add_(difference, alpha=alpha), difference",
+        "return minus.add_(difference, alpha=1 - alpha), difference",
         EXAMPLE,
     ),
     Defect(
@@ -83,7 +84,11 @@ DEFECTS = [
         FUSED,
     ),
     Defect(
-        "delta negated in the dyad", "kernels.py", "    difference = plus - minus\n", "    difference = minus - plus\n", EXAMPLE
+        "delta negated in the dyad",
+        "kernels.py",
+        "difference = plus.sub_(minus)",
+        "difference = plus.sub_(minus).neg_()",
+        EXAMPLE,
     ),
     Defect(
         "delta negated in the difference", "kernels.py", "    result = plus - minus\n", "    result = minus - plus\n", FUSED
@@ -91,8 +96,8 @@ DEFECTS = [
     Defect(
         "beta ratio inverted",
         RULE,
-        "self.betas[k - 1] / self.betas[k], free)",
-        "self.betas[k] / self.betas[k - 1], free)",
+        "self.betas[k - 1] / self.betas[k], free, overwrite)",
+        "self.betas[k] / self.betas[k - 1], free, overwrite)",
         EXAMPLE,
     ),
     Defect(
@@ -156,8 +161,8 @@ DEFECTS = [
     Defect(
         "a group updated one after another",
         RULE,
-        "new = [(k, self._dyad(k, nudged)) for k in step.layers]",
-        "new = []\n        for k in step.layers:\n            self.activations.set(k, *self._dyad(k, nudged))",
+        "new = [(k, self._dyad(k, nudged, k in final)) for k in step.layers]",
+        "new = []\n        for k in step.layers:\n            self.activations.set(k, *self._dyad(k, nudged, k in final))",
         FIXED_POINT,
     ),
     Defect(
@@ -400,11 +405,47 @@ DEFECTS = [
     Defect(
         "half precision subtracted as it is", "kernels.py", "if dtype in (torch.float16, torch.bfloat16):", "if False:", FUSED
     ),
+    # Large activations, walked in pieces and written over
+    Defect(
+        "delta negated in pieces",
+        "kernels.py",
+        "torch.sub(plus, minus, out=difference_)",
+        "torch.sub(minus, plus, out=difference_)",
+        PIECES,
+    ),
+    Defect(
+        "the mean of s+ alone in pieces",
+        "kernels.py",
+        "torch.add(minus, difference_, alpha=alpha, out=mean_)",
+        "torch.add(minus, difference_, alpha=1, out=mean_)",
+        PIECES,
+    ),
+    Defect(
+        "a drive written over before the last update",
+        RULE,
+        "overwrite = is_final and acts.release(k)",
+        "overwrite = acts.release(k)",
+        PIECES,
+    ),
+    Defect(
+        "a view of a state written over",
+        "states.py",
+        "return self.network.into(k).synapse.owns_drive and all(",
+        "return True or all(",
+        PIECES,
+    ),
+    Defect(
+        "the free state taken for the nudged one",
+        "kernels.py",
+        "return torch.sub(*((nudged, free) if strength > 0 else (free, nudged)), out=nudged)",
+        "return torch.sub(nudged, free, out=nudged)",
+        TRANSCRIPTION,
+    ),
     Defect(
         "settings of a functional activation dropped",
         "conversion.py",
-        "partial(f, **settings) if settings else f, function, node)",
-        "f, function, node)",
+        "Elementwise(partial(known, **settings))",
+        "Elementwise(known)",
         DUALIZE,
     ),
     Defect(
