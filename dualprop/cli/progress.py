@@ -11,6 +11,8 @@ from torch import Tensor
 
 from dualprop.training import Reporter
 
+SECONDS_BETWEEN_LINES = 5
+
 
 class ConsoleReporter(Reporter):
     """Shows one seed at a time under a label. On a terminal a bar with loss, accuracy, examples/s and time left."""
@@ -26,10 +28,10 @@ class ConsoleReporter(Reporter):
     def seed_started(self, seed: int, num_steps: int, done: int) -> None:
         self.seed, self.num_steps, self.first_step, self.done = seed, num_steps, done, done
         self.started = time.perf_counter()
+        self.shown = 0.0
         if self.console.is_terminal:
             self.bar = Progress(
-                TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.percentage:>3.0f} %"),
-                TextColumn("{task.fields[numbers]}"), TimeRemainingColumn(compact=True), console=self.console, transient=True,
+                TextColumn("{task.description}"), BarColumn(bar_width=8), TextColumn("{task.fields[numbers]}"), TimeRemainingColumn(compact=True), console=self.console, transient=True,
             )  # fmt: skip
             self.bar.start()
             self.task = self.bar.add_task(f"{self.label}, seed {seed}", total=num_steps, completed=done, numbers="")
@@ -42,15 +44,16 @@ class ConsoleReporter(Reporter):
         # Reading the loss waits for the device, so only as often as an eye can follow.
         if self.bar is not None and now - self.shown > 0.2:
             self.shown = now
-            numbers = (
-                f"loss {float(loss) / num_examples:.4f}  accuracy {int(num_correct) / num_examples:.4f}  {self._rate(now)}"
-            )
+            numbers = f"loss {float(loss) / num_examples:.4f} accuracy {int(num_correct) / num_examples:.3f} {self._rate(now)}"
             self.bar.update(self.task, completed=done, numbers=numbers)
 
     def epoch_done(self, metrics: dict[str, Any]) -> None:
-        if self.bar is not None or not metrics["epoch"]:
-            return
         now = time.perf_counter()
+        is_last = self.done == self.num_steps
+        # A line every few seconds: short runs would fill the screen.
+        if self.bar is not None or not metrics["epoch"] or (now - self.shown < SECONDS_BETWEEN_LINES and not is_last):
+            return
+        self.shown = now
         left = (now - self.started) / max(1, self.done - self.first_step) * (self.num_steps - self.done)
         self.console.print(
             f"{self.label}, seed {self.seed}, epoch {metrics['epoch']}: loss {metrics['train_loss']:.4f}, "
