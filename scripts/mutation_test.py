@@ -421,11 +421,11 @@ DEFECTS = [
         PIECES,
     ),
     Defect(
-        "a drive written over before the last update",
+        "a drive forgotten before the last update",
         RULE,
         "overwrite = is_final and acts.release(k)",
         "overwrite = acts.release(k)",
-        PIECES,
+        COUNTS,
     ),
     Defect(
         "a view of a state written over",

@@ -30,9 +30,13 @@ class ConsoleReporter(Reporter):
         self.started = time.perf_counter()
         self.shown = 0.0
         if self.console.is_terminal:
-            self.bar = Progress(
-                TextColumn("{task.description}"), BarColumn(bar_width=8), TextColumn("{task.fields[numbers]}"), TimeRemainingColumn(compact=True), console=self.console, transient=True,
-            )  # fmt: skip
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=8),
+                TextColumn("{task.fields[numbers]}"),
+                TimeRemainingColumn(compact=True),
+            )
+            self.bar = Progress(*columns, console=self.console, transient=True)
             self.bar.start()
             self.task = self.bar.add_task(f"{self.label}, seed {seed}", total=num_steps, completed=done, numbers="")
         elif done:
