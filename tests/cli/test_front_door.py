@@ -1,0 +1,85 @@
+"""What a new user meets first: the README's lines, the example, the wheel."""
+
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_lines_in_the_readme_run_as_they_stand():
+    """The first thing that is copied must not fail."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), {})
+
+
+def test_the_commands_in_the_readme_are_options_that_exist(capsys):
+    """A renamed option must not live on in the README."""
+    from dualprop.cli import arguments as args
+    from dualprop.cli.compare import CompareOptions
+    from dualprop.cli.train import TrainOptions
+
+    for line in re.findall(r"^dualprop (train|compare) (.*?)(?:\s+#.*)?$", (ROOT / "README.md").read_text(), re.MULTILINE):
+        command, rest = line
+        words = [word.strip('"') for word in re.findall(r'"[^"]*"|\S+', rest)]
+        recipe, words = args.take_recipe(words, "digits-mlp")
+        kind = TrainOptions if command == "train" else CompareOptions
+        assert args.parse(kind, kind(recipe), words, command).recipe.name == recipe.name
+
+
+def test_the_example_runs_and_learns():
+    """Both ways of use, explicit and fused, on digits."""
+    result = subprocess.run(
+        [sys.executable, ROOT / "examples/your_own_model.py"], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert result.returncode == 0, result.stderr
+    accuracies = [float(found) for found in re.findall(r"accuracy ([\d.]+)", result.stdout)]
+    assert len(accuracies) == 2
+    assert min(accuracies) > 0.9
+
+
+@pytest.mark.parametrize("words", [["--version"], ["--help"], ["list", "rules"], ["train", "--epochs", "1", "--seeds", "1"]])
+def test_the_wheel_runs_elsewhere(words, wheel_contents, tmp_path):
+    """A module or a data file that the wheel forgets is found in the checkout and missed everywhere else."""
+    program = (
+        f"from dualprop.cli import main; import dualprop; assert {str(wheel_contents)!r} in dualprop.__file__; main({words!r})"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(wheel_contents)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_wheel_is_typed_and_licensed_and_holds_the_package_alone(wheel_contents):
+    """Type checkers need py.typed; tests and results have no place in it."""
+    assert (wheel_contents / "dualprop/py.typed").exists()
+    assert {path.name.split("-")[0] for path in wheel_contents.iterdir()} == {"dualprop"}
+    metadata = next(wheel_contents.glob("*.dist-info/METADATA")).read_text()
+    assert "License-Expression: Apache-2.0" in metadata
+    assert "Requires-Python: >=3.11" in metadata
+    assert next(wheel_contents.glob("*.dist-info/licenses/LICENSE"), None) is not None
+
+
+@pytest.fixture(scope="module")
+def wheel_contents(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert result.returncode == 0, result.stdout + result.stderr
+    contents = folder / "contents"
+    with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
+        wheel.extractall(contents)
+    return contents
