@@ -8,7 +8,8 @@ neither that nor a known activation is refused by name, since it may hide an act
 
 from __future__ import annotations
 
-import types
+import copy
+import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -109,7 +110,10 @@ EXACT_MODULES: tuple[type[nn.Module], ...] = (
     nn.UpsamplingNearest2d,
     nn.UpsamplingBilinear2d,
     nn.ChannelShuffle,
+    nn.modules.linear.NonDynamicallyQuantizableLinear,
 )
+# Neither these nor what they hold belongs to a forward pass that could hide an activation.
+UNREAD_MODULES = (nn.modules.loss._Loss, nn.utils.parametrize.ParametrizationList, nn.ParameterList, nn.ParameterDict)
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 EXACT_FUNCTIONS = frozenset(
     """
@@ -125,6 +129,21 @@ EXACT_FUNCTIONS = frozenset(
     requires_grad_ size dim numel ndimension getattr getitem floordiv mod len zeros ones empty full arange tensor
     zeros_like ones_like empty_like full_like new_zeros new_ones new_empty new_full
     """.split()  # noqa: SIM905 — a page of quotes says no more
+)
+
+
+_RANDOM = (
+    "random",
+    "rand",
+    "randn",
+    "randint",
+    "randperm",
+    "rand_like",
+    "randn_like",
+    "bernoulli",
+    "normal",
+    "choice",
+    "uniform",
 )
 
 
@@ -147,12 +166,18 @@ class _Forward:
 
 def convert(model: nn.Module, make: Make, leave: tuple[str, ...], num_expected: int | None) -> nn.Module:
     """Replace every activation of `model` by make(f, description, index). See `dualprop.dyadic.dualize`."""
+    leave = (leave,) if isinstance(leave, str) else leave
     unused = set(leave)
     root = nn.Module()
     root.add_module("model", model)
     places: list[_Place] = []
     forwards: list[_Forward] = []
+    left: list[str] = []
     for parent, key, child, name in _walk(root, "", set()):
+        if any(name.startswith(f"{other}.") for other in left):
+            continue
+        if {name.removeprefix("model."), type(child).__name__} & set(leave) or isinstance(child, UNREAD_MODULES):
+            left.append(name)
         _judge(parent, key, child, name.removeprefix("model").removeprefix(".") or "model", unused, leave, places, forwards)
     if unused:
         raise SettingError(f"leave names {', '.join(sorted(map(repr, unused)))}, which the model does not hold. Remove it.")
@@ -160,12 +185,9 @@ def convert(model: nn.Module, make: Make, leave: tuple[str, ...], num_expected: 
         raise UnsupportedModuleError("the model holds no activation to convert: it is linear, or all of it is in leave=.")
     if num_expected is not None and num_expected != len(places):
         raise SettingError(f"beta lists {num_expected} values, but the model has {len(places)} activations. Give one each.")
-    made: dict[tuple[int, str], nn.Module] = {}
     for index, place in enumerate(places):
         dyadic = make(place.activation, place.description, index)
         if place.node is None:
-            # One module under several names stays one module.
-            made[(id(place.parent), place.key)] = dyadic
             place.parent._modules[place.key] = dyadic
         else:
             place.parent.add_module(place.key, dyadic)
@@ -173,7 +195,7 @@ def convert(model: nn.Module, make: Make, leave: tuple[str, ...], num_expected: 
             place.node.args, place.node.kwargs = (_operand(place.node),), {}
     for forward in forwards:
         rewritten = fx.GraphModule(forward.module, forward.graph)
-        forward.module.forward = types.MethodType(type(rewritten).forward, forward.module)
+        forward.module.forward = _RewrittenForward(forward.module, type(rewritten).forward)
     converted = root._modules["model"]
     assert converted is not None
     return converted
@@ -209,9 +231,11 @@ def _judge(
         unused -= left
         return
     if kind in ACTIVATION_MODULES:
+        if child._forward_hooks or child._forward_pre_hooks:
+            raise UnsupportedModuleError(f"'{name}' has forward hooks, which would be lost. Register them after dualize.")
         places.append(_Place(parent, key, ACTIVATION_MODULES[kind](child), repr(child)))
         return
-    if kind in EXACT_MODULES or (kind in CONTAINERS and "forward" not in vars(child)):
+    if isinstance(child, UNREAD_MODULES) or kind in EXACT_MODULES or (kind in CONTAINERS and "forward" not in vars(child)):
         return
     if isinstance(child, nn.Sequential) and kind.forward is nn.Sequential.forward and "forward" not in vars(child):
         return
@@ -230,9 +254,11 @@ def _judge(
 
 def _judge_forward(module: nn.Module, name: str, unused: set[str], leave: tuple[str, ...]) -> tuple[list[_Place], fx.Graph]:
     """The activations that a forward of the user's own calls, and its graph."""
+    _check_readable(module, name)
     graph = _trace(module, name)
     found: list[_Place] = []
     for node in graph.nodes:
+        _check_in_place(module, name, node)
         if node.op not in ("call_function", "call_method"):
             continue
         function = _function_name(node)
@@ -242,19 +268,13 @@ def _judge_forward(module: nn.Module, name: str, unused: set[str], leave: tuple[
             found.append(_call_place(module, name, node, function, len(found)))
         elif function not in EXACT_FUNCTIONS or _squares(node):
             raise UnsupportedModuleError(
-                f"the forward of '{name}' calls {function}{' of one tensor with itself' if _squares(node) else ''}, which may "
+                f"the forward of '{name}' calls {function}{' as a nonlinear product' if _squares(node) else ''}, which may "
                 f"be an activation and is not known. Use a known one, or leave it to autograd with leave=('{function}',)."
             )
     return found, graph
 
 
 def _call_place(module: nn.Module, name: str, node: fx.Node, function: str, index: int) -> _Place:
-    in_place = function.endswith("_") or node.kwargs.get("inplace") is True
-    if in_place and not node.users:
-        raise UnsupportedModuleError(
-            f"the forward of '{name}' calls {function} for its effect on a tensor; that can't be converted. Use its result, "
-            f"x = {function.rstrip('_')}(x)."
-        )
     known, following = ACTIVATION_FUNCTIONS[function.rstrip("_")]
     settings = dict(zip(following, node.args[1:], strict=False))
     settings |= {k: v for k, v in node.kwargs.items() if k in following}
@@ -267,14 +287,77 @@ def _call_place(module: nn.Module, name: str, node: fx.Node, function: str, inde
     return _Place(module, key, activation, function, node)
 
 
+def _check_readable(module: nn.Module, name: str) -> None:
+    """Refuse a forward that torch.fx would read for one case alone: it follows one branch, and draws random numbers once."""
+    code = type(module).forward.__code__
+    suspicious = [word for word in ("isinstance", "hasattr", *_RANDOM) if word in code.co_names]
+    if suspicious:
+        raise UnsupportedModuleError(
+            f"the forward of '{name}' uses {suspicious[0]}, on which it may branch or vary by the call, so activations in "
+            f"it may not be found. Rewrite it, or leave it to back-propagation with leave=('{type(module).__name__}',)."
+        )
+    optional = {
+        parameter.name: parameter.default
+        for parameter in inspect.signature(type(module).forward).parameters.values()
+        if parameter.default is not parameter.empty
+    }
+    if optional:
+        given, absent = (_calls(_trace(module, name, concrete)) for concrete in (None, optional))
+        if given != absent:
+            raise UnsupportedModuleError(
+                f"the forward of '{name}' branches on its optional argument {' or '.join(map(repr, optional))}, and only one "
+                f"branch can be converted. Split it in two modules, or leave it with leave=('{type(module).__name__}',)."
+            )
+
+
+def _calls(graph: fx.Graph) -> list[str]:
+    """What a graph calls, in order, without the assertions that torch.fx makes of fixed arguments."""
+    calls = [
+        _function_name(node) if node.op != "call_module" else str(node.target) for node in graph.nodes if "call" in node.op
+    ]
+    return [call for call in calls if call not in ("assert", "assert_is_none", "eq")]
+
+
+def _check_in_place(module: nn.Module, name: str, node: fx.Node) -> None:
+    """Refuse an activation that is written over a tensor which is used again: converted, it is not written over any more."""
+    if node.op == "call_module":
+        writes = _writes_over_input(module.get_submodule(str(node.target)))
+    else:
+        known = node.op in ("call_function", "call_method") and _function_name(node).rstrip("_") in ACTIVATION_FUNCTIONS
+        writes = known and (
+            _function_name(node).endswith("_") or node.kwargs.get("inplace") is True or any(a is True for a in node.args[1:])
+        )
+    if not writes:
+        return
+    order = {other: position for position, other in enumerate(node.graph.nodes)}
+    operand = _operand(node)
+    used_again = isinstance(operand, fx.Node) and any(order[user] > order[node] for user in operand.users)
+    if used_again or not node.users:
+        raise UnsupportedModuleError(
+            f"the forward of '{name}' writes an activation over a tensor ({node.name}) that it uses again; that can't be "
+            "converted. Use the activation's result, without inplace=True."
+        )
+
+
+def _writes_over_input(module: nn.Module) -> bool:
+    if isinstance(module, nn.Sequential):
+        return len(module) > 0 and _writes_over_input(module[0])
+    return type(module) in ACTIVATION_MODULES and bool(getattr(module, "inplace", False))
+
+
 def _operand(node: fx.Node) -> Any:
     """The tensor that an activation call reads."""
     return node.args[0] if node.args else node.kwargs["input"]
 
 
 def _squares(node: fx.Node) -> bool:
-    factors = [arg for arg in node.args if isinstance(arg, fx.Node)]
-    return _function_name(node) in ("mul", "imul", "matmul", "mm", "bmm", "einsum") and len(factors) != len(set(factors))
+    """A product of one tensor with itself, or a division by a tensor: nonlinear without an activation's name."""
+    arguments = [*node.args, *node.kwargs.values()]
+    factors = [arg for arg in arguments if isinstance(arg, fx.Node)]
+    function = _function_name(node)
+    if function in ("div", "truediv", "itruediv", "true_divide"):
+        return len(arguments) > 1 and isinstance(arguments[1], fx.Node)
+    return function in ("mul", "imul", "matmul", "mm", "bmm", "einsum") and len(factors) != len(set(factors))
 
 
 def _function_name(node: fx.Node) -> str:
@@ -295,13 +378,33 @@ class _OwnForward(fx.Tracer):
         return super().getattr(attr, attr_val, parameter_proxy_cache)
 
 
-def _trace(module: nn.Module, name: str) -> fx.Graph:
+class _RewrittenForward:
+    """The converted forward of one module. A copy of the module gets its own; pickle would lose it, so it refuses."""
+
+    def __init__(self, module: nn.Module, function: Callable[..., Any]) -> None:
+        self.module, self.function = module, function
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(self.module, *args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _RewrittenForward:
+        return _RewrittenForward(copy.deepcopy(self.module, memo), self.function)
+
+    def __reduce__(self) -> Any:
+        raise UnsupportedModuleError(
+            f"{type(self.module).__name__} holds converted functional activations, which can't be pickled. Save its "
+            "state_dict(), and dualize the model after loading."
+        )
+
+
+def _trace(module: nn.Module, name: str, concrete: dict[str, Any] | None = None) -> fx.Graph:
     # torch.fx would bake in the present value of `self.training`, and with it a functional dropout. Among the buffers, the
     # attribute passes through the tracer, which then records the read.
     training = vars(module).pop("training")
     module._buffers["training"] = training
     try:
-        return _OwnForward().trace(module)
+        tracer = _OwnForward()
+        graph = tracer.trace(module, concrete)
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UnsupportedModuleError(
@@ -311,3 +414,12 @@ def _trace(module: nn.Module, name: str) -> fx.Graph:
     finally:
         del module._buffers["training"]
         module.training = training
+    made = [constant for constant in vars(module) if constant.startswith("_tensor_constant")]
+    for constant in made:
+        delattr(module, constant)
+    if made:
+        raise UnsupportedModuleError(
+            f"the forward of '{name}' makes a tensor of its own, which a converted forward would keep for good. Register it as "
+            f"a buffer, or leave it to back-propagation with leave=('{type(module).__name__}',)."
+        )
+    return graph

@@ -92,6 +92,8 @@ class Network:
         for name, module in _leaves(model, ""):
             where = f"layer {len(layers) + 1} holds {_brief(module)} ('{name}')"
             if type(module) in neurons.NEURONS:
+                if module._forward_hooks or module._forward_pre_hooks:
+                    raise UnsupportedModuleError(f"{where} with forward hooks, which inference would skip. Remove them.")
                 try:
                     close(neurons.from_module(module, name))
                 except SettingError as error:

@@ -94,7 +94,10 @@ class TapedStretch:
 
     def __init__(self, modules: Modules) -> None:
         self.modules = modules
-        self.parameters = _trainable(modules)
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        return _trainable(self.modules)
 
     def run(self, s: Tensor) -> Record:
         with torch.enable_grad():
@@ -107,8 +110,9 @@ class TapedStretch:
 
     def gradient(self, record: Record, signal: Tensor, scale: float) -> dict[str, Tensor]:
         assert record.output is not None
-        found = torch.autograd.grad(record.output, list(self.parameters.values()), signal * scale, retain_graph=True)
-        return dict(zip(self.parameters, found, strict=True))
+        parameters = self.parameters
+        found = torch.autograd.grad(record.output, list(parameters.values()), signal * scale, retain_graph=True)
+        return dict(zip(parameters, found, strict=True))
 
 
 class LinearStretch:
@@ -118,7 +122,10 @@ class LinearStretch:
 
     def __init__(self, name: str, module: nn.Linear) -> None:
         self.name, self.module = name, module
-        self.parameters = _trainable({name: module})
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        return _trainable({self.name: self.module})
 
     def run(self, s: Tensor) -> Record:
         return Record(s, self.module(s))
@@ -144,7 +151,10 @@ class ConvolutionStretch:
 
     def __init__(self, name: str, module: Convolution, padding: list[int]) -> None:
         self.name, self.module, self.padding = name, module, padding
-        self.parameters = _trainable({name: module})
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        return _trainable({self.name: self.module})
 
     def run(self, s: Tensor) -> Record:
         return Record(s, self.module(s))
@@ -195,7 +205,11 @@ class Synapse:
         self.entry = _stretch({name: modules[name] for name in entry})
         self.core = _core_stretch({name: modules[name] for name in core})
         self.exit = _stretch({name: modules[name] for name in exit_})
-        self.parameters: dict[str, nn.Parameter] = getattr(self.core, "parameters", {})
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """The parameters that are trainable now, by their name in the model."""
+        return {} if isinstance(self.core, ReshapeStretch) else self.core.parameters
 
     @property
     def feedback_depends_on_state(self) -> bool:
@@ -205,7 +219,7 @@ class Synapse:
     @property
     def owns_drive(self) -> bool:
         """Whether the drive is memory of its own: a linear core's output, or a reshape of it."""
-        return not (self.core.depends_on_state or self.exit.depends_on_state) and bool(self.parameters)
+        return not (self.core.depends_on_state or self.exit.depends_on_state) and not isinstance(self.core, ReshapeStretch)
 
     @property
     def owns_feedback(self) -> bool:

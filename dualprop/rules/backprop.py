@@ -32,7 +32,7 @@ class Backprop(AbstractRule):
         generator: torch.Generator | None = None,
     ) -> Outcome:
         """The gradients of the mean loss. `state` and `generator` are not used."""
-        check_batch(x, y)
+        y = check_batch(x, y)
         parameters = network.parameters
         with torch.enable_grad():
             logits = network.forward(x)

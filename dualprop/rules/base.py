@@ -108,8 +108,13 @@ class AbstractRule(ABC):
         return outcome
 
 
-def check_batch(x: Tensor, y: Tensor) -> None:
-    """Raise SettingError unless x and y are a batch: as many targets as examples, at least one, indices or vectors."""
+def check_batch(x: Tensor, y: Tensor) -> Tensor:
+    """The targets as int64 indices (N,) or floating-point vectors (N, K).
+
+    Raises SettingError unless x and y are a batch: as many targets as examples, at least one.
+    """
+    if not isinstance(x, Tensor) or not isinstance(y, Tensor):
+        raise SettingError(f"x and y must be tensors, got {type(x).__name__} and {type(y).__name__}. Use torch.as_tensor.")
     if x.dim() < 2 or x.shape[0] == 0:
         raise SettingError(f"x must hold a batch of at least one example, shape (N, …), got {tuple(x.shape)}.")
     if not x.dtype.is_floating_point:
@@ -118,6 +123,9 @@ def check_batch(x: Tensor, y: Tensor) -> None:
         raise SettingError(f"x holds {x.shape[0]} examples but y has shape {tuple(y.shape)}. They must agree.")
     if y.dim() == 1 and (y.dtype.is_floating_point or y.dtype == torch.bool):
         raise SettingError(f"class indices y must be integers, got {y.dtype}. Convert them, y.long() say.")
+    if y.dtype.is_floating_point:
+        return y
+    return y.long() if y.dim() == 1 else y.to(x.dtype)
 
 
 def check_targets(y: Tensor, logits: Tensor) -> None:

@@ -189,7 +189,9 @@ class DualPropagation(AbstractRule):
     def _run(
         self, network: Network, x: Tensor, y: Tensor, state: Dyads | None, generator: torch.Generator | None
     ) -> _Inference:
-        check_batch(x, y)
+        y = check_batch(x, y)
+        if x.dtype in (torch.float16, torch.bfloat16):
+            raise SettingError(f"explicit inference would lose its differences in {x.dtype}. Use float32, or engine='fused'.")
         if torch.is_autocast_enabled(x.device.type):
             raise SettingError("explicit inference does not run under autocast. Use engine='fused', or dp.dualize(model).")
         assert not isinstance(self.schedule, str | Sequence)
@@ -201,7 +203,7 @@ class DualPropagation(AbstractRule):
         return inference
 
     def _fused_gradients(self, network: Network, x: Tensor, y: Tensor) -> Outcome:
-        check_batch(x, y)
+        y = check_batch(x, y)
         betas = self.betas(network.depth)
         parameters = network.parameters
         up, down = self._shares
@@ -266,6 +268,8 @@ class _Inference:
                 self._settled[k] = (self.activations.drive(k), None, False)
 
     def _resume(self, state: Dyads) -> None:
+        if not isinstance(state, Dyads) or state.alpha != self.rule.alpha:
+            raise SettingError(f"state must be the dyads of an earlier call with alpha={self.rule.alpha:g}. Pass state=None.")
         now = [tuple(mean.shape) for mean in self.activations.means[1:]]
         before = [tuple(mean.shape) for mean in state.means[1:]]
         if now != before:

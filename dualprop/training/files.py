@@ -81,6 +81,10 @@ def append(path: Path, line: str) -> int:
 def truncate(path: Path, length: int) -> None:
     """Cut the file back to `length` bytes; it is created if it is not there and length is 0."""
     with open(path, "ab") as file:
+        if file.tell() < length:
+            raise RunError(
+                f"{path} is shorter than its checkpoint says. Restore it, or remove its folder to train this seed anew."
+            )
         file.truncate(length)
         file.flush()
         os.fsync(file.fileno())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
+import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -45,11 +47,13 @@ class Optimizer:
     def __post_init__(self) -> None:
         if self.name not in ("adam", "adamw", "sgd"):
             raise SettingError(f"the optimizer must be adam, adamw or sgd, got '{self.name}'.")
-        if not self.learning_rate > 0:
-            raise SettingError(f"learning_rate must be positive, got {self.learning_rate:g}.")
+        if not 0 < self.learning_rate < math.inf:
+            raise SettingError(f"learning_rate must be positive and finite, got {self.learning_rate:g}.")
+        if not 0 <= self.momentum < 1:
+            raise SettingError(f"momentum must be in [0, 1), got {self.momentum:g}.")
         for name in ("weight_decay", "momentum", "warmup_epochs", "warmup_from", "final_learning_rate"):
-            if not getattr(self, name) >= 0:
-                raise SettingError(f"{name} must be at least 0, got {getattr(self, name):g}.")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise SettingError(f"{name} must be at least 0 and finite, got {getattr(self, name):g}.")
         if self.nesterov and (self.name != "sgd" or self.momentum == 0):
             raise SettingError("nesterov needs name='sgd' with a momentum above 0.")
         if self.warmup_from and not self.warmup_epochs:
@@ -104,8 +108,15 @@ class Recipe:
                 raise SettingError(f"{name} must be at least {least}, got {getattr(self, name)}.")
         if not 0 < self.validation_fraction < 1:
             raise SettingError(f"validation_fraction must be between 0 and 1, got {self.validation_fraction:g}.")
-        if not self.seed_list or len(set(self.seed_list)) != len(self.seed_list) or min(self.seed_list) < 0:
-            raise SettingError(f"seed_list must hold different seeds of at least 0, got {self.seed_list}.")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
+            raise SettingError(
+                f"name must be letters, digits, '.', '_' and '-', as a folder is named after it, got '{self.name}'."
+            )
+        if self.num_threads > 1024:
+            raise SettingError(f"num_threads must be at most 1024, got {self.num_threads}.")
+        seeds = self.seed_list
+        if not seeds or len(set(seeds)) != len(seeds) or not all(0 <= seed < 2**32 for seed in seeds):
+            raise SettingError(f"seed_list must hold different seeds from 0 to 2³²-1, got {seeds}.")
         if self.dtype not in ("float32", "float64"):
             raise SettingError(f"dtype must be float32 or float64, got '{self.dtype}'.")
         if self.optimizer.warmup_epochs >= self.epochs and self.optimizer.warmup_epochs > 0:

@@ -129,8 +129,8 @@ def prepare(recipe: Recipe) -> None:
         torch.set_num_threads(recipe.num_threads)
     torch.set_flush_denormal(recipe.flush_subnormals)
     try:
-        torch.zeros(1, device=recipe.device)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=recipe.device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = (str(error).splitlines() or ["unknown"])[0]
         raise SettingError(f"device '{recipe.device}' can't be used: {reason}. Try --device cpu.") from error
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from dualprop.analysis.alignment import alignment
 from dualprop.data import Splits, batches
+from dualprop.errors import RunError
 from dualprop.network import Network
 from dualprop.rules import Outcome
 from dualprop.training import checkpoint, files, optimization
@@ -59,6 +60,10 @@ def train_seed(recipe: Recipe, seed: int, splits: Splits, folder: Path, reporter
     finished = folder / "result.json"
     if finished.exists():
         result: dict[str, Any] = files.read_json(finished)
+        if result.get("belongs_to") != _belongs_to(recipe, seed):
+            raise RunError(
+                f"{finished} belongs to another recipe or seed. Restore recipe.json, or remove {folder} to train anew."
+            )
         reporter.seed_finished(result)
         return result
     folder.mkdir(exist_ok=True)
@@ -73,7 +78,7 @@ class _SeedRun:
     def __init__(self, recipe: Recipe, seed: int, splits: Splits, folder: Path, reporter: Reporter) -> None:
         self.recipe, self.seed, self.splits, self.folder, self.reporter = recipe, seed, splits, folder, reporter
         self.dtype = getattr(torch, recipe.dtype)
-        self.belongs_to = f"{recipe.digest()} seed {seed}"
+        self.belongs_to = _belongs_to(recipe, seed)
         self.last, self.best = folder / "last.safetensors", folder / "best.safetensors"
         self.metrics = folder / "metrics.jsonl"
         with torch.random.fork_rng(devices=[]):
@@ -241,4 +246,9 @@ class _SeedRun:
             "validation_accuracy": self.progress.best["validation_accuracy"],
             "epochs": self.progress.epoch,
             "stopped": self.progress.stopped,
+            "belongs_to": self.belongs_to,
         }
+
+
+def _belongs_to(recipe: Recipe, seed: int) -> str:
+    return f"{recipe.digest()} seed {seed}"
