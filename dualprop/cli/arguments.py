@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import re
 import typing
 from collections.abc import Sequence
 from pathlib import Path
@@ -136,12 +137,15 @@ def _check_spelling(default: Any, arguments: Sequence[str], command: str) -> Non
 
 def _in_one_line(text: str, command: str) -> str:
     """The message in tyro's box, without its frame and its help."""
-    lines = [line.strip().strip("│╭╮╰╯─ ").strip() for line in text.splitlines()]
     message: list[str] = []
-    for line in lines[1:]:
-        if not line and message:
-            break
+    # The first line is the frame's with its title; a ruled line ends the message. Frames are ASCII where the locale is.
+    for line in text.splitlines()[1:]:
+        line = line.strip().strip("│|╭╮╰╯+ ").strip()
+        if not line.strip("─- "):
+            if message:
+                break
+            continue
         message.append(line)
     said = " ".join(word for word in message if word) or "the options can't be read"
-    said = said.removeprefix("Error parsing ").replace("recipe.rule: ", "").replace("recipe: ", "")
+    said = re.sub(r"^(Error parsing )?(recipe[.a-z_]*: )?", "", said)
     return f"{said.rstrip('.')}. `dualprop {command} --help` shows all options."

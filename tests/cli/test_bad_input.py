@@ -66,7 +66,7 @@ MISTAKES = {
     "damping of too many layers": (("train", "--rule.damping", "1", "1", "1"), "damping lists 3 constants"),
     "a fused engine with a schedule": (("train", "--rule.engine", "fused", "--rule.schedule", "up_down(2)"), "engine='fused'"),
     "an unknown optimizer": (("train", "--optimizer.name", "lion"), "lion"),
-    "a learning rate of 0": (("train", "--optimizer.learning-rate", "0"), "learning_rate must be positive, got 0"),
+    "a learning rate of 0": (("train", "--optimizer.learning-rate", "0"), "learning_rate must be positive and finite, got 0"),
     "no epochs": (("train", "--epochs", "0"), "epochs must be at least 1, got 0"),
     "no seeds": (("train", "--seeds", "0"), "seeds must be at least 1, got 0"),
     "a seed twice": (("train", "--seed-list", "1", "1"), "seed_list must hold different seeds"),

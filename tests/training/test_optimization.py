@@ -134,10 +134,10 @@ def test_an_optimizer_read_from_a_checkpoint_goes_on_bit_for_bit(name, tmp_path:
     ("settings", "remedy"),
     [
         ({"name": "adamm"}, "must be adam, adamw or sgd"),
-        ({"learning_rate": 0.0}, "learning_rate must be positive, got 0"),
+        ({"learning_rate": 0.0}, "learning_rate must be positive and finite, got 0"),
         ({"learning_rate": math.nan}, "learning_rate must be positive"),
-        ({"weight_decay": -0.1}, "weight_decay must be at least 0, got -0.1"),
-        ({"momentum": -1.0}, "momentum must be at least 0"),
+        ({"weight_decay": -0.1}, "weight_decay must be at least 0 and finite, got -0.1"),
+        ({"momentum": -1.0}, "momentum must be in [0, 1)"),
         ({"nesterov": True}, "nesterov needs name='sgd'"),
         ({"name": "sgd", "momentum": 0.0, "nesterov": True}, "with a momentum above 0"),
         ({"warmup_from": 0.1}, "warmup_from has no meaning without warmup_epochs"),
