@@ -130,7 +130,9 @@ def dualize(
     """Convert every activation of `model` in place; then `loss.backward()` in any training loop is dual propagation.
 
     Parameters and `state_dict` stay as they are. Modules and functional calls (`F.relu(x)`, `x.tanh()`) are converted;
-    whatever might be an activation and is not known is refused by name before anything is changed.
+    whatever might be an activation and is not known is refused by name before anything is changed. Only `forward` methods
+    are read: an activation in another method that you call yourself (`model.encode(x)`) stays with back-propagation. A
+    rewritten forward keeps the values that the module's plain attributes have now, and can't be pickled.
 
     Args:
         coupling: "original" (DP) or "transposed" (DP⊤).
