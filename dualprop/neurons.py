@@ -40,6 +40,13 @@ class AbstractNeuron(ABC):
     def derivative(self, a: Tensor) -> Tensor:
         """f'(a) per unit; at a kink the value that PyTorch's autograd takes."""
 
+    def crosses_kink(self, a: Tensor, b: Tensor) -> Tensor:
+        """Per unit, whether a kink lies between the drives a and b."""
+        crossed = torch.zeros_like(a, dtype=torch.bool)
+        for kink in self.kinks:
+            crossed |= (a > kink) != (b > kink)
+        return crossed
+
     @abstractmethod
     def prox(self, u: Tensor, scale: Scale) -> Tensor:
         """argmin_s G(s) + (scale/2) s² - s·u, for scale > -1 (G is 1-strongly convex)."""

@@ -6,6 +6,7 @@ the other layers see of it: the mean goes up, the difference comes down. s⁺ = 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -143,6 +144,15 @@ class Activations:
         tape = self._tapes[k]
         assert tape is not None
         return tape
+
+
+def residual(moves: Sequence[Tensor], displacements: Sequence[Tensor]) -> float:
+    """‖moves‖ / ‖displacements‖ over all layers, examples and units: how far one more update of every layer would move the
+    states, relative to how far inference has moved them from the free state. 0 where nothing moves; waits for the device."""
+    moved, displaced = (
+        torch.stack([t.double().square().sum() for t in tensors]).sum().sqrt() for tensors in (moves, displacements)
+    )
+    return 0.0 if float(moved) == 0 else float(moved / displaced)
 
 
 def _same(known: object, version: tuple[object, ...]) -> bool:

@@ -21,10 +21,15 @@ from dualprop.network import Network
 
 @dataclass(frozen=True)
 class Status:
-    """Whether the numbers can be trusted; if not, `message` says what happened and what to do."""
+    """Whether the numbers can be trusted; if not, `message` says what happened and what to do.
+
+    `is_finite` tells the two kinds of trouble apart: with gradients that are not finite no step can be taken; where inference
+    merely did not settle (`ok` false, `is_finite` true), one can.
+    """
 
     ok: bool
     message: str = "ok"
+    is_finite: bool = True
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,9 @@ class Outcome:
         loss: of the forward prediction, the mean over the batch, shape ().
         logits: of the forward prediction, shape (N, K).
         state: the inferred states, reusable as the next call's `state`; None where the rule keeps none.
-        diagnostics: numbers about the inference: "drives", "feedbacks" and "gradients" count the synapse evaluations.
+        diagnostics: numbers about the inference: "drives", "feedbacks" and "gradients" count the synapse evaluations; a
+            rule that iterates adds "passes" and "residual".
+        unsettled: why inference did not settle and what to do; empty where it did, or where the rule does not iterate.
     """
 
     gradients: dict[str, Tensor]
@@ -44,17 +51,19 @@ class Outcome:
     logits: Tensor
     state: Any = None
     diagnostics: dict[str, float] = field(default_factory=dict)
+    unsettled: str = ""
     remedy: str = "Lower the learning rate or beta, or check the inputs for extreme values."
 
     @cached_property
     def status(self) -> Status:
-        """Not ok where the loss or a gradient is not finite. Found out when first asked for: it waits for the device."""
+        """Not ok where the loss or a gradient is not finite, or inference did not settle. Found out when first asked for: it
+        waits for the device."""
         if not bool(torch.isfinite(self.loss)):
-            return Status(False, f"the loss is {float(self.loss)}. {self.remedy}")
+            return Status(False, f"the loss is {float(self.loss)}. {self.remedy}", is_finite=False)
         for name, gradient in self.gradients.items():
             if not bool(torch.isfinite(gradient).all()):
-                return Status(False, f"the gradient of '{name}' is not finite. {self.remedy}")
-        return Status(True)
+                return Status(False, f"the gradient of '{name}' is not finite. {self.remedy}", is_finite=False)
+        return Status(False, self.unsettled) if self.unsettled else Status(True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +89,22 @@ class AbstractRule(ABC):
     def unpack_state(self, tensors: dict[str, Tensor]) -> Any:
         """The inverse of `pack_state`; None for no tensors."""
         return None
+
+    def statistics(
+        self,
+        network: Network,
+        x: Tensor,
+        y: Tensor,
+        state: Any = None,
+        generator: torch.Generator | None = None,
+    ) -> dict[str, Any]:
+        """Numbers about one inference, for the record of a training run; empty for a rule that infers no states.
+
+        "residual": how far the states are from a fixed point of the rule's updates, relative to their displacement from the
+        forward pass (see `states.residual`); "kink_crossing": per layer, the share of units whose nudges reach across a kink
+        of the activation, where the difference of the states is not the derivative.
+        """
+        return {}
 
     @abstractmethod
     def gradients(

@@ -165,9 +165,9 @@ class _SeedRun:
         return outcome
 
     def _check_for_divergence(self, outcome: Outcome) -> None:
-        if not math.isfinite(float(self.loss_sum)) or not outcome.status.ok:
+        if not math.isfinite(float(self.loss_sum)) or not outcome.status.is_finite:
             where = f"in epoch {self.progress.epoch + 1} by step {self.progress.step}"
-            reason = outcome.status.message if not outcome.status.ok else f"the loss was not finite. {outcome.remedy}"
+            reason = outcome.status.message if not outcome.status.is_finite else f"the loss was not finite. {outcome.remedy}"
             self.progress.stopped = f"diverged {where}: {reason}"
 
     def _end_of_epoch(self, trained: dict[str, float]) -> None:

@@ -16,7 +16,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = [
     {"errors"},
     {"neurons", "losses", "schedules"},
-    {"synapses", "network", "states", "kernels", "dyadic", "activations", "conversion", "energies", "feedback"},
+    {"synapses", "network", "states", "kernels", "dyadic", "activations", "conversion", "energies", "feedback", "spectra"},
     {"rules"},
     {"training", "analysis"},
     {"recipes"},
