@@ -31,6 +31,11 @@ class MLP:
         _check(self.widths, "widths")
         neurons.from_name(self.activation)
 
+    @property
+    def depth(self) -> int:
+        """L, the number of layers of neurons."""
+        return len(self.widths) + 1
+
     def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Sequential:
         """The model for inputs (N, *input_shape), logits (N, K)."""
         layers: list[nn.Module] = [nn.Flatten()] if len(input_shape) > 1 else []
@@ -60,6 +65,11 @@ class ConvNet:
         neurons.from_name(self.activation)
         if self.pool not in ("before", "after", "stride"):
             raise SettingError(f"pool must be 'before', 'after' or 'stride', got {self.pool!r}.")
+
+    @property
+    def depth(self) -> int:
+        """L, the number of layers of neurons."""
+        return len(self.channels) + 1
 
     def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Sequential:
         """The model for images (N, C, H, W), logits (N, K). Raises SettingError where they are no images or too small."""

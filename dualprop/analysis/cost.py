@@ -26,11 +26,12 @@ from dualprop.dyadic import dualize
 from dualprop.errors import DualpropError
 from dualprop.losses import AbstractLoss
 from dualprop.network import Network
-from dualprop.rules import AbstractRule, DualPropagation
-from dualprop.training import optimization, runs
+from dualprop.rules import DualPropagation, Outcome
+from dualprop.training import optimization, runs, step
 from dualprop.training.recipe import Optimizer, Recipe
 
 PLAIN = "plain PyTorch loop"
+COUNTS = ("drives", "feedbacks", "gradients")
 PLAIN_AGAIN = "plain PyTorch loop, again"
 
 
@@ -56,23 +57,21 @@ def plain_step(model: nn.Module, loss: AbstractLoss, optimizer: Optimizer, x: Te
     return step
 
 
-def rule_step(model: nn.Module, rule: AbstractRule, optimizer: Optimizer, x: Tensor, y: Tensor) -> Callable[[], None]:
-    """One step of the trainer by a rule, its state carried along where it keeps one."""
-    network, steps = Network.from_module(model), optimization.build(optimizer, model.parameters())
+def rule_step(model: nn.Module, recipe: Recipe, x: Tensor, y: Tensor) -> Callable[[], list[Outcome]]:
+    """One step of the trainer by the recipe's rule, its state carried along where it keeps one."""
+    network, optimizer = Network.from_module(model), optimization.build(recipe.optimizer, model.parameters())
     generator = torch.Generator().manual_seed(0)
     state: Any = None
 
-    def step() -> None:
+    def take() -> list[Outcome]:
         nonlocal state
-        steps.zero_grad()
-        outcome = rule.backward(network, x, y, state=state, generator=generator)
-        state = outcome.state if rule.keeps_state else None
-        steps.step()
+        outcomes, state = step.take(recipe, network, optimizer, x, y, state, generator)
+        return outcomes
 
-    return step
+    return take
 
 
-def interleaved(steps: dict[str, Callable[[], None]], rounds: int, warmup: int = 3, seed: int = 0) -> dict[str, Timing]:
+def interleaved(steps: dict[str, Callable[[], object]], rounds: int, warmup: int = 3, seed: int = 0) -> dict[str, Timing]:
     """Time every step function in each round, in random order; ratios are to the one named PLAIN, within the round."""
     shuffle = random.Random(seed)
     names = list(steps)
@@ -109,8 +108,28 @@ class Contender:
     how: str = "rule"
     compiled: bool = False
 
-    def step(self, input_shape: tuple[int, ...], num_classes: int, seed: int = 0) -> Callable[[], None]:
+    def step(self, input_shape: tuple[int, ...], num_classes: int, seed: int = 0) -> Callable[[], object]:
         """A step on one random batch, from weights drawn by the seed."""
+        model, x, y = self._problem(input_shape, num_classes, seed)
+        recipe = self.recipe
+        if self.how == "rule":
+            return rule_step(model, recipe, x, y)
+        if self.how == "dualized":
+            rule = recipe.rule
+            assert isinstance(rule, DualPropagation)
+            hidden_beta = rule.beta if not isinstance(rule.beta, tuple) else rule.beta[:-1]
+            dualize(model, coupling=rule.coupling, alpha=rule.alpha, beta=hidden_beta, compiled=self.compiled)
+        return plain_step(model, recipe.rule.loss, recipe.optimizer, x, y)
+
+    def counts(self, input_shape: tuple[int, ...], num_classes: int, seed: int = 0) -> dict[str, int]:
+        """Drives, feedbacks and gradients of one training step, the second: by then a rule that keeps states has some."""
+        model, x, y = self._problem(input_shape, num_classes, seed)
+        take = rule_step(model, self.recipe, x, y)
+        take()
+        outcomes = take()
+        return {kind: sum(int(outcome.diagnostics[kind]) for outcome in outcomes) for kind in COUNTS}
+
+    def _problem(self, input_shape: tuple[int, ...], num_classes: int, seed: int) -> tuple[nn.Module, Tensor, Tensor]:
         recipe = self.recipe
         generator = torch.Generator().manual_seed(seed)
         dtype = getattr(torch, recipe.dtype)
@@ -119,14 +138,7 @@ class Contender:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = recipe.model.build(input_shape, num_classes).to(device=recipe.device, dtype=dtype)
-        if self.how == "rule":
-            return rule_step(model, recipe.rule, recipe.optimizer, x, y)
-        if self.how == "dualized":
-            rule = recipe.rule
-            assert isinstance(rule, DualPropagation)
-            hidden_beta = rule.beta if not isinstance(rule.beta, tuple) else rule.beta[:-1]
-            dualize(model, coupling=rule.coupling, alpha=rule.alpha, beta=hidden_beta, compiled=self.compiled)
-        return plain_step(model, recipe.rule.loss, recipe.optimizer, x, y)
+        return model, x, y
 
     def to_plain(self) -> dict[str, Any]:
         return {"label": self.label, "recipe": self.recipe.to_plain(), "how": self.how, "compiled": self.compiled}

@@ -1,4 +1,4 @@
-"""`dualprop compare`: several rules on one recipe, from the same seeds, in one table."""
+"""`dualprop compare`: several rules, or variants of one, on one recipe, from the same seeds, in one table."""
 
 from __future__ import annotations
 
@@ -13,17 +13,21 @@ from dualprop import rules as rule_table
 from dualprop.cli import arguments as args
 from dualprop.cli.console import OutputConsole
 from dualprop.errors import SettingError
+from dualprop.recipes import variants
 from dualprop.training.recipe import Recipe
 
 
 @dataclass(frozen=True)
 class CompareOptions:
-    """Compare rules on a recipe: dualprop compare [RECIPE] [--rules NAME,NAME] [--seeds N] [options].
+    """Compare rules on a recipe: dualprop compare [RECIPE] [--rules NAME,NAME | --variants NAME,NAME] [--seeds N] [options].
 
-    Options --rule.… are the recipe's own rule's; the other rules run at their defaults with the same loss.
+    Options --rule.… are the recipe's own rule's; other rules run at their defaults with the same loss, and variants change of
+    them what defines the variant.
 
     Attributes:
         rules: names with commas between; by default back-propagation and the recipe's own rule.
+        variants: names with commas between (`dualprop list variants`), "all", or those that the recipe has "published"
+            figures of; in place of rules.
         seeds: how many seeds; by default all of the recipe's.
         out: the new folder; by default one in runs/ named after recipe and time.
         resume: continue this comparison where it stopped; no other option but --data goes with it.
@@ -33,6 +37,7 @@ class CompareOptions:
 
     recipe: Annotated[Recipe, tyro.conf.arg(name="")] = field(metadata={"flat": True})
     rules: str = ""
+    variants: str = ""
     seeds: int | None = None
     out: Path | None = None
     resume: Path | None = None
@@ -51,10 +56,20 @@ def main(arguments: Sequence[str]) -> None:
     recipe, rest = args.take_recipe(arguments, "digits-mlp")
     options = args.parse(CompareOptions, CompareOptions(recipe), rest, "compare")
     recipe = args.resolve_dataset(options.recipe)
+    recipes = _variants(options, recipe) if options.variants else _rules(options, recipe)
+    running.start(recipes, recipe.seeds(options.seeds), options.out, options.data, console, costs=options.costs)
+
+
+def _variants(options: CompareOptions, recipe: Recipe) -> dict[str, Recipe]:
+    if options.rules:
+        raise SettingError("--rules and --variants exclude each other. Give one of them.")
+    return {name: variants.VARIANTS[name].apply(recipe) for name in variants.parse(options.variants, recipe)}
+
+
+def _rules(options: CompareOptions, recipe: Recipe) -> dict[str, Recipe]:
     names = options.rules.split(",") if options.rules else ["backprop", recipe.rule_name]
     for name in names:
         rule_table.from_name(name)
     if len(set(names)) != len(names):
         raise SettingError(f"--rules names a rule twice: {options.rules}. Name each once.")
-    seeds = recipe.seeds(options.seeds)
-    running.start(recipe, names, seeds, options.out, options.data, console, costs=options.costs)
+    return {name: recipe.with_rule(name) for name in names}

@@ -38,6 +38,12 @@ def _recipes() -> dict[str, str]:
     return {name: _first_line(function.__doc__) for name, function in RECIPES.items()}
 
 
+def _variants() -> dict[str, str]:
+    from dualprop.recipes.variants import VARIANTS
+
+    return {name: variant.summary for name, variant in VARIANTS.items()}
+
+
 def _datasets() -> dict[str, str]:
     from dualprop import data
 
@@ -62,6 +68,7 @@ def _first_line(doc: str | None) -> str:
 
 KINDS: dict[str, Callable[[], dict[str, str]]] = {
     "rules": _rules,
+    "variants": _variants,
     "recipes": _recipes,
     "datasets": _datasets,
     "models": _models,

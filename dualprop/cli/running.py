@@ -22,8 +22,7 @@ COMPARISON = "comparison.json"
 
 
 def start(
-    recipe: Recipe,
-    rule_names: list[str],
+    recipes: dict[str, Recipe],
     seeds: tuple[int, ...],
     out: Path | None,
     data_root: Path | None,
@@ -31,11 +30,12 @@ def start(
     single: bool = False,
     costs: bool = True,
 ) -> None:
-    """Create the folder, then train. Data and device are tried first, so that a mistake leaves no folder behind."""
-    recipes = [recipe.with_rule(name) for name in rule_names]
+    """Create the folder, then train the labelled recipes, of which `single` means the only one. Data and device are tried
+    first, so that a mistake leaves no folder behind."""
+    recipe = next(iter(recipes.values()))
     runs.prepare(recipe)
     splits = runs.load_data(recipe, seeds[0], data_root)
-    for each in recipes:
+    for each in recipes.values():
         runs.check_fit(each, splits)
     folder = out or _new_folder(recipe.name)
     if single:
@@ -43,8 +43,7 @@ def start(
         _train_run(run, data_root, console)
         return
     files.claim(folder)
-    plain = {"rules": {name: each.to_plain() for name, each in zip(rule_names, recipes, strict=True)},
-             "seeds": list(seeds), "costs": costs}  # fmt: skip
+    plain = {"rules": {label: each.to_plain() for label, each in recipes.items()}, "seeds": list(seeds), "costs": costs}
     files.write_json(folder / COMPARISON, plain)
     _train_comparison(folder, data_root, console)
 
@@ -58,7 +57,7 @@ def resume(folder: Path, data_root: Path | None, console: Console) -> None:
 
 
 def load_comparison(folder: Path) -> tuple[dict[str, Recipe], tuple[int, ...], bool]:
-    """Recipes by rule name, seeds, and whether costs are measured. Raises RunError where damaged."""
+    """Recipes by label (a rule's or a variant's name), seeds, and whether costs are measured. Raises RunError where damaged."""
     path = folder / COMPARISON
     try:
         plain = json.loads(path.read_text())
@@ -71,7 +70,7 @@ def load_comparison(folder: Path) -> tuple[dict[str, Recipe], tuple[int, ...], b
 
 
 def comparison_runs(folder: Path) -> list[tuple[str, Run]]:
-    """The comparison's run folders that exist, by rule name."""
+    """The comparison's run folders that exist, by label."""
     recipes, seeds, _ = load_comparison(folder)
     return [(name, Run(folder / name, recipe, seeds)) for name, recipe in recipes.items()]
 
@@ -80,7 +79,7 @@ def _train_run(run: Run, data_root: Path | None, console: Console) -> None:
     from dualprop.analysis import plots
 
     console.print(f"{run.recipe.name} by {run.recipe.rule_name} → {run.folder}", highlight=False, soft_wrap=True)
-    _with_progress(run, data_root, console)
+    _with_progress(run, data_root, console, run.recipe.rule_name)
     tables.show_runs([(run.recipe.rule_name, run)], console)
     _say_figures(plots.draw([(run.recipe.rule_name, run)], run.folder / "figures"), console)
 
@@ -97,7 +96,7 @@ def _train_comparison(folder: Path, data_root: Path | None, console: Console) ->
     for name, recipe in recipes.items():
         path = folder / name
         run = runs.load(path) if (path / "recipe.json").is_file() else runs.create(path, recipe, seeds)
-        _with_progress(run, data_root, console)
+        _with_progress(run, data_root, console, name)
         labelled.append((name, run))
     costs_path = folder / "costs.json"
     if with_costs and not costs_path.exists():
@@ -116,8 +115,8 @@ def _train_comparison(folder: Path, data_root: Path | None, console: Console) ->
     _say_figures(plots.draw(labelled, folder / "figures"), console)
 
 
-def _with_progress(run: Run, data_root: Path | None, console: Console) -> None:
-    reporter = ConsoleReporter(console, run.recipe.rule_name, run.recipe.batch_size)
+def _with_progress(run: Run, data_root: Path | None, console: Console, label: str) -> None:
+    reporter = ConsoleReporter(console, label, run.recipe.batch_size)
     try:
         runs.train(run, data_root, reporter)
     finally:

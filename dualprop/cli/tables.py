@@ -18,7 +18,7 @@ from dualprop.training.runs import Run
 def measure_costs(
     recipes: dict[str, Recipe], input_shape: tuple[int, ...], num_classes: int, rounds: int = 40
 ) -> dict[str, Any]:
-    """Time per step, interleaved with a plain PyTorch loop, and peak memory in fresh processes, by rule name."""
+    """By label: time per step, interleaved with a plain PyTorch loop; peak memory in fresh processes; counted operations."""
     first = next(iter(recipes.values()))
     contenders = {label: cost.Contender(label, first, "plain") for label in (cost.PLAIN, cost.PLAIN_AGAIN)}
     contenders |= {name: cost.Contender(name, recipe) for name, recipe in recipes.items()}
@@ -28,6 +28,7 @@ def measure_costs(
         name: {
             **asdict(timings[name]),
             **({} if name == cost.PLAIN_AGAIN else {"memory": asdict(cost.memory(contender, input_shape, num_classes))}),
+            **(contender.counts(input_shape, num_classes) if contender.how == "rule" else {}),
         }
         for name, contender in contenders.items()
     }
@@ -39,7 +40,14 @@ def show_runs(labelled: list[tuple[str, Run]], console: Console, costs: dict[str
     title = f"{labelled[0][1].recipe.name}, {_seeds(labelled[0][1])}, {_epochs(results_of_all)} epochs"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAVY)
     table.add_column("rule", no_wrap=True)
-    headings = ["test acc. (%)", *(["ms/step", "time/BP", "peak MB"] if costs is not None else []), "cos to BP"]
+    published = dict(labelled[0][1].recipe.published)
+    is_published = any(name in published for name, _ in labelled)
+    headings = [
+        "test (%)",
+        *(["published"] if is_published else []),
+        *(["count/BP", "time/BP", "MB"] if costs is not None else []),
+        "cosine",
+    ]
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     for name, run in labelled:
@@ -47,15 +55,23 @@ def show_runs(labelled: list[tuple[str, Run]], console: Console, costs: dict[str
         accuracies = [100 * result["test_accuracy"] for result in results]
         spread = f" ± {stdev(accuracies):.2f}" if len(accuracies) > 1 else ""
         cells = [f"{mean(accuracies):.2f}{spread}" if accuracies else "–"]
+        cells += [published.get(name, "–")] if is_published else []
         if costs is not None:
             own = costs[name]
-            cells += [f"{own['milliseconds']:.2f}", f"{own['ratio']:.3f}", f"{own['memory']['peak']:.0f}"]
+            count = sum(own[kind] for kind in cost.COUNTS) / (3 * run.recipe.model.depth - 1)
+            cells += [f"{count:.2f}", f"{own['ratio']:.3f}", f"{own['memory']['peak']:.0f}"]
         table.add_row(name, *cells, _worst_cosine(run))
     console.print(table)
     console.print(
-        "cos to BP: of the gradients after the last epoch, in the layer where it is least.", highlight=False, soft_wrap=True
+        "cosine: to back-propagation, of the gradients after the last epoch, in the layer where it is least.",
+        highlight=False,
+        soft_wrap=True,
     )
     if costs is not None:
+        console.print(
+            "count/BP: drives, feedbacks and gradients of a step, by those of a BP step (L, L-1 and L).",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
         floor = costs[cost.PLAIN_AGAIN]
         console.print(
             f"time/BP: against a plain PyTorch loop, which takes {costs[cost.PLAIN]['milliseconds']:.2f} ms a step; the same "

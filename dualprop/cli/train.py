@@ -53,4 +53,5 @@ def main(arguments: Sequence[str]) -> None:
         if recipe.rule_name == "backprop":
             raise SettingError("--twin adds the back-propagation twin, and this rule is back-propagation already.")
         names.append("backprop")
-    running.start(recipe, names, recipe.seeds(options.seeds), options.out, options.data, console, single=not options.twin)
+    recipes = {name: recipe.with_rule(name) for name in names}
+    running.start(recipes, recipe.seeds(options.seeds), options.out, options.data, console, single=not options.twin)

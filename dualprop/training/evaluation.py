@@ -13,22 +13,23 @@ from dualprop.losses import AbstractLoss
 
 @dataclass(frozen=True)
 class Score:
-    """Mean loss per example, and top-1 accuracy in [0, 1]."""
+    """Mean loss per example, and top-1 and top-5 accuracy in [0, 1] (of fewer than five classes, all are in the top five)."""
 
     loss: float
     accuracy: float
+    top5_accuracy: float
 
 
 def evaluate(model: nn.Module, examples: Examples, loss: AbstractLoss, dtype: torch.dtype, batch_size: int = 1000) -> Score:
     """The score of the model's prediction on all examples; the model's mode is put back afterwards."""
     was_training = model.training
     model.eval()
-    total = torch.zeros(2, dtype=torch.float64, device=examples.y.device)
+    total = torch.zeros(3, dtype=torch.float64, device=examples.y.device)
     with torch.inference_mode():
         for x, y in batches(examples, batch_size, dtype=dtype):
             logits = model(x)
             total[0] += loss.value(logits, y).sum()
             total[1] += (logits.argmax(1) == y).sum()
+            total[2] += (logits.topk(min(5, logits.shape[1]), 1).indices == y.unsqueeze(1)).sum()
     model.train(was_training)
-    mean_loss, accuracy = (total / len(examples)).tolist()
-    return Score(mean_loss, accuracy)
+    return Score(*(total / len(examples)).tolist())

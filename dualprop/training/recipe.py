@@ -69,15 +69,19 @@ class Recipe:
     Attributes:
         name: the recipe's name.
         cites: the table or figure that the recipe reproduces.
+        published: pairs of a variant's name and its published test accuracy, such as ("dp", "98.43 ± 0.03").
         dataset: a data set's name, or the path of an .npz file.
         model: the architecture.
         rule: the learning rule and its hyperparameters.
         optimizer: the optimizer and its learning rate over time.
         batch_size: examples per step; the last, smaller batch of an epoch is left out.
+        updates_per_batch: inferences, each followed by an update of the weights, on every batch (MS-DP).
+        reset_states: whether a rule that starts from previous states starts anew at each batch; if not, they persist (L-DP).
         epochs: passes over the training part.
         validation_fraction: of the training set; the epoch that is best on it is tested.
         seed_list: seeds of the published runs; a run of n seeds takes the first n, then counts on.
-        align: whether to compare the gradients with back-propagation's after each epoch, on one validation batch.
+        align: whether to compare the gradients with back-propagation's after each epoch, on one validation batch, and to
+            record the rule's statistics on it (residual, crossed kinks).
         checkpoint_every: steps between checkpoints within an epoch; 0 writes one after each epoch alone.
         device: "cpu", "cuda", or another PyTorch device.
         dtype: of parameters and states.
@@ -87,11 +91,14 @@ class Recipe:
 
     name: str
     cites: str = ""
+    published: tuple[tuple[str, str], ...] = ()
     dataset: str
     model: MLP | ConvNet
     rule: AbstractRule
     optimizer: Optimizer = Optimizer()
     batch_size: int = 100
+    updates_per_batch: int = 1
+    reset_states: bool = False
     epochs: int = 100
     validation_fraction: float = 0.1
     seed_list: tuple[int, ...] = (0,)
@@ -103,7 +110,8 @@ class Recipe:
     flush_subnormals: bool = True
 
     def __post_init__(self) -> None:
-        for name, least in (("batch_size", 1), ("epochs", 1), ("checkpoint_every", 0), ("num_threads", 0)):
+        numbers = (("batch_size", 1), ("updates_per_batch", 1), ("epochs", 1), ("checkpoint_every", 0), ("num_threads", 0))
+        for name, least in numbers:
             if getattr(self, name) < least:
                 raise SettingError(f"{name} must be at least {least}, got {getattr(self, name)}.")
         if not 0 < self.validation_fraction < 1:

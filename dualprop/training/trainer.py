@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dualprop.analysis.alignment import alignment
+from dualprop.analysis import statistics
 from dualprop.data import Splits, batches
 from dualprop.errors import RunError
 from dualprop.network import Network
 from dualprop.rules import Outcome
-from dualprop.training import checkpoint, files, optimization
+from dualprop.training import checkpoint, files, optimization, step
 from dualprop.training.checkpoint import Checkpoint
 from dualprop.training.evaluation import evaluate
 from dualprop.training.recipe import Recipe
@@ -151,11 +151,9 @@ class _SeedRun:
         global_step = progress.epoch * self.steps_per_epoch + progress.step
         rate = optimization.learning_rate(recipe.optimizer, global_step, self.steps_per_epoch, recipe.epochs)
         optimization.set_learning_rate(self.optimizer, rate)
-        self.optimizer.zero_grad()
-        outcome = recipe.rule.backward(self.network, x, y, state=self.rule_state, generator=self.inference)
-        self.optimizer.step()
-        if recipe.rule.keeps_state:
-            self.rule_state = outcome.state
+        outcomes, self.rule_state = step.take(recipe, self.network, self.optimizer, x, y, self.rule_state, self.inference)
+        # What the network said before it learned from this batch.
+        outcome = outcomes[0]
         self.loss_sum += outcome.loss * len(y)
         self.num_correct += (outcome.logits.argmax(1) == y).sum()
         progress.step += 1
@@ -179,9 +177,10 @@ class _SeedRun:
             **trained,
             "validation_loss": score.loss,
             "validation_accuracy": score.accuracy,
+            "validation_top5_accuracy": score.top5_accuracy,
         }
         if recipe.align and not progress.stopped:
-            metrics["alignment"] = self._alignment()
+            metrics |= self._statistics()
         best_accuracy = progress.best.get("validation_accuracy", 0.0)
         # Near chance, half of the best is luck.
         has_learned = best_accuracy > 2 / self.splits.num_classes
@@ -199,14 +198,12 @@ class _SeedRun:
         self._write_checkpoint()
         self.reporter.epoch_done(metrics)
 
-    def _alignment(self) -> list[dict[str, Any]]:
-        indices = torch.arange(min(self.recipe.batch_size, len(self.splits.validation)))
-        x, y = self.splits.validation.batch(indices, self.dtype)
-        generator = torch.Generator().manual_seed(self.seed) if self.recipe.rule.needs_generator else None
-        return [
-            {**asdict(layer), "angle": layer.angle}
-            for layer in alignment(self.network, self.recipe.rule, x, y, None, generator)
-        ]
+    def _statistics(self) -> dict[str, Any]:
+        size = self.recipe.batch_size
+        x, y = self.splits.validation.batch(torch.arange(min(size, len(self.splits.validation))), self.dtype)
+        # States of a full batch don't fit a smaller one.
+        state = self.rule_state if len(y) == size else None
+        return statistics.of_rule(self.network, self.recipe.rule, x, y, state, self.seed)
 
     def _write_checkpoint(self) -> None:
         rule_state = self.recipe.rule.pack_state(self.rule_state)
@@ -242,6 +239,7 @@ class _SeedRun:
             "seed": self.seed,
             "test_accuracy": score.accuracy,
             "test_loss": score.loss,
+            "test_top5_accuracy": score.top5_accuracy,
             "best_epoch": self.progress.best["epoch"],
             "validation_accuracy": self.progress.best["validation_accuracy"],
             "epochs": self.progress.epoch,

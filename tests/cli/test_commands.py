@@ -120,7 +120,7 @@ def test_a_comparison_with_costs_shows_all_columns_and_writes_its_numbers(dualpr
     results = json.loads((folder / "cmp/results.json").read_text())
     assert results["seeds"] == [0, 1]
     assert results["environment"]["torch"]
-    for heading in ("rule", "test acc. (%)", "ms/step", "/BP", "MB", "BP"):
+    for heading in ("rule", "test (%)", "count/BP", "time/BP", "MB", "cosine"):
         assert heading in answer.out
     for name, rule in results["rules"].items():
         row = row_of(name, answer.out)

@@ -171,8 +171,8 @@ class Trials:
                     watch_everything(watch)
 
                 running.files.write_json = first_write
-                names = ["backprop", "dual_propagation"]
-                running.start(self.recipe, names, seeds, folder, None, console, costs=False)
+                recipes = {name: self.recipe.with_rule(name) for name in ("backprop", "dual_propagation")}
+                running.start(recipes, seeds, folder, None, console, costs=False)
             return
         run = training.load(folder) if folder.is_dir() else training.create(folder, self.recipe, seeds)
         watch_everything(watch)

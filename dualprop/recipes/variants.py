@@ -1,0 +1,112 @@
+"""The papers' named variants, as settings of the orthogonal parts of a recipe: coupling, order of updates, start, …
+
+A variant changes of a recipe what defines it, and keeps the rest (β, loss, optimizer, data). Names and algorithms: Høier et
+al. (2023), §4 and the MNIST table; their code's slips are not copied (its parallel variant steps the optimizer twice).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from dualprop import schedules
+from dualprop.errors import SettingError, closest
+from dualprop.rules import AbstractRule, Backprop, DualPropagation
+from dualprop.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Variant:
+    """`summary` in a line, and the function that makes a recipe into this variant of it."""
+
+    summary: str
+    apply: Callable[[Recipe], Recipe]
+
+
+def _by(rule: AbstractRule, recipe: Recipe, **changes: Any) -> Recipe:
+    return dataclasses.replace(recipe, rule=rule, **changes)
+
+
+def _dp(recipe: Recipe, **settings: Any) -> DualPropagation:
+    """Dual propagation with the recipe's own settings where it has any, one downward sweep, and these changes."""
+    own = recipe.rule if isinstance(recipe.rule, DualPropagation) else DualPropagation(loss=recipe.rule.loss)
+    plain: dict[str, Any] = {"schedule": schedules.alternating_sweeps(1), "start": "forward", "engine": "explicit"}
+    return dataclasses.replace(own, **{**plain, **settings})
+
+
+def _backprop(recipe: Recipe) -> Recipe:
+    return _by(Backprop(loss=recipe.rule.loss), recipe)
+
+
+def _dual_propagation(recipe: Recipe) -> Recipe:
+    return _by(_dp(recipe), recipe)
+
+
+def _multi_step(recipe: Recipe) -> Recipe:
+    rule = _dp(recipe, schedule=schedules.up_down(1), start="previous")
+    return _by(rule, recipe, updates_per_batch=2, reset_states=True)
+
+
+def _lazy(recipe: Recipe) -> Recipe:
+    return _by(_dp(recipe, schedule=schedules.up_down(1), start="previous"), recipe)
+
+
+def _parallel(recipe: Recipe) -> Recipe:
+    # L steps up to the output, L-1 down to the first layer.
+    return _by(_dp(recipe, schedule=schedules.synchronous(2 * recipe.model.depth - 1), start="zeros"), recipe)
+
+
+def _random_order(recipe: Recipe) -> Recipe:
+    return _by(_dp(recipe, schedule=schedules.random_order(100), start="zeros"), recipe)
+
+
+def _odd_even(recipe: Recipe) -> Recipe:
+    # The error descends two layers a pass, and one in the first or the last.
+    return _by(_dp(recipe, schedule=schedules.odd_even(recipe.model.depth // 2 + 1)), recipe)
+
+
+def _bottom_up(recipe: Recipe) -> Recipe:
+    # The error descends one layer a pass.
+    return _by(_dp(recipe, schedule=schedules.bottom_up(recipe.model.depth)), recipe)
+
+
+def _transposed(recipe: Recipe) -> Recipe:
+    return _by(_dp(recipe, coupling="transposed", alpha=0.0), recipe)
+
+
+VARIANTS: dict[str, Variant] = {
+    "bp": Variant("back-propagation, the twin", _backprop),
+    "dp": Variant("dual propagation: one downward sweep from the forward pass", _dual_propagation),
+    "ms-dp": Variant("multi-step: two inferences and updates a batch, the second from the first one's states", _multi_step),
+    "l-dp": Variant("lazy: states persist from batch to batch, one sweep up and down", _lazy),
+    "p-dp": Variant("parallel: all layers together from zeros, 2L-1 steps", _parallel),
+    "r-dp-100": Variant("random order: 100 updates of single layers drawn at random, from zeros", _random_order),
+    "odd-even": Variant("odd layers, then even ones, until the error has reached the first layer", _odd_even),
+    "bottom-up": Variant("upward passes, L of them, in which the error descends a layer a pass", _bottom_up),
+    "dp-transposed": Variant("DP⊤ at α = 0: the mean is the forward pass; one downward sweep is its fixed point", _transposed),
+}
+
+
+def parse(text: str, recipe: Recipe) -> list[str]:
+    """The variants that `text` names with commas between; "all" of them, or those that the recipe holds "published" figures of.
+
+    Raises SettingError for an unknown name, one named twice, or "published" where the recipe has none.
+    """
+    if text == "all":
+        return list(VARIANTS)
+    if text == "published":
+        if not recipe.published:
+            raise SettingError(f"recipe {recipe.name} holds no published figures. Name variants: {', '.join(VARIANTS)}.")
+        return [name for name, _ in recipe.published]
+    names = text.split(",")
+    for name in names:
+        if name not in VARIANTS:
+            raise SettingError(
+                f"unknown variant '{name}'.{closest(name, list(VARIANTS))} `dualprop list variants` shows them all: "
+                f"{', '.join(VARIANTS)}."
+            )
+    if len(set(names)) != len(names):
+        raise SettingError(f"--variants names a variant twice: {text}. Name each once.")
+    return names

@@ -1,0 +1,35 @@
+"""One training step, the same in trainer and benchmark: inference and update, as often per batch as the recipe says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dualprop.network import Network
+from dualprop.rules import Outcome
+from dualprop.training.recipe import Recipe
+
+
+def take(
+    recipe: Recipe,
+    network: Network,
+    optimizer: torch.optim.Optimizer,
+    x: Tensor,
+    y: Tensor,
+    state: Any,
+    generator: torch.Generator | None,
+) -> tuple[list[Outcome], Any]:
+    """The outcome of each update on this batch, and the rule's state for the next batch (None where it keeps none).
+
+    Each update but the first starts from the states of the one before, where the rule keeps states (MS-DP).
+    """
+    state = None if recipe.reset_states else state
+    outcomes: list[Outcome] = []
+    for _ in range(recipe.updates_per_batch):
+        optimizer.zero_grad()
+        outcomes.append(recipe.rule.backward(network, x, y, state=state, generator=generator))
+        optimizer.step()
+        state = outcomes[-1].state if recipe.rule.keeps_state else None
+    return outcomes, None if recipe.reset_states else state
