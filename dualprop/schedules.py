@@ -1,12 +1,13 @@
 """Schedules: the order in which layers are updated during inference.
 
-A schedule maps a depth L to steps; a step is a group of layer numbers 1…L that are updated together, each from the states
-before the step. (Høier et al. 2023, §4; Høier & Zach 2024, §6; the names of the authors' code in brackets.)
+A schedule maps a depth L to passes, and a pass is a sequence of steps; a step is a group of layer numbers 1…L that are
+updated together, each from the states before the step. (Høier et al. 2023, §4; Høier & Zach 2024, §6; the names of the authors' code in brackets.)
 """
 
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import index
@@ -25,8 +26,21 @@ class Step:
     before_arrival: bool = False
 
 
+class AbstractSchedule(ABC):
+    """Passes over the layers of a network."""
+
+    @abstractmethod
+    def passes(self, depth: int, generator: torch.Generator | None = None) -> Iterator[list[Step]]:
+        """The passes for a network of `depth` layers."""
+
+    def steps(self, depth: int, generator: torch.Generator | None = None) -> Iterator[Step]:
+        """The steps of all passes, in order."""
+        for steps_of_pass in self.passes(depth, generator):
+            yield from steps_of_pass
+
+
 @dataclass(frozen=True)
-class Schedule:
+class Schedule(AbstractSchedule):
     """A named schedule with its count. `str()` gives the form that recipes and the command line read, "up_down(2)"."""
 
     name: str
@@ -38,11 +52,14 @@ class Schedule:
         if isinstance(self.count, bool) or not isinstance(self.count, int) or self.count < 1:
             raise SettingError(f"the count of schedule '{self.name}' must be a whole number of at least 1, got {self.count}.")
 
-    def steps(self, depth: int, generator: torch.Generator | None = None) -> Iterator[Step]:
-        """The steps for a network of `depth` layers. `generator` is needed by random_order alone."""
+    def passes(self, depth: int, generator: torch.Generator | None = None) -> Iterator[list[Step]]:
+        """The passes for a network of `depth` layers, `count` of them. `generator` is needed by random_order alone, whose
+        draws are one pass."""
         if self.name == "random_order":
-            return _random_order(depth, self.count, generator)
-        return iter(_PLANS[self.name](depth, self.count))
+            yield _random_order(depth, self.count, generator)
+            return
+        for number in range(self.count):
+            yield _PLANS[self.name](depth, number)
 
     @property
     def is_random(self) -> bool:
@@ -53,7 +70,7 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class ExplicitOrder:
+class ExplicitOrder(AbstractSchedule):
     """Layer numbers, or groups of them, in the order given."""
 
     groups: tuple[tuple[int, ...], ...]
@@ -64,12 +81,12 @@ class ExplicitOrder:
             if len(set(group)) != len(group):
                 raise SettingError(f"the schedule updates a layer twice in the group {group}. Name each once a group.")
 
-    def steps(self, depth: int, generator: torch.Generator | None = None) -> Iterator[Step]:
-        for group in self.groups:
-            for k in group:
-                if not 1 <= k <= depth:
-                    raise SettingError(f"the schedule names layer {k}, but the network has layers 1 to {depth}.")
-            yield Step(group)
+    def passes(self, depth: int, generator: torch.Generator | None = None) -> Iterator[list[Step]]:
+        """The whole order, one pass. Raises SettingError where it names a layer that the network does not have."""
+        for k in (k for group in self.groups for k in group):
+            if not 1 <= k <= depth:
+                raise SettingError(f"the schedule names layer {k}, but the network has layers 1 to {depth}.")
+        yield [Step(group) for group in self.groups]
 
     def __str__(self) -> str:
         return ",".join("+".join(map(str, group)) for group in self.groups)
@@ -117,41 +134,41 @@ def _singly(layers: Iterable[int]) -> list[Step]:
     return [Step((k,)) for k in layers]
 
 
-def _alternating_sweeps(depth: int, n: int) -> list[Step]:
-    down = _singly(range(depth, 0, -1))
-    return down + (_singly(range(2, depth)) + down) * (n - 1)
+def _alternating_sweeps(depth: int, number: int) -> list[Step]:
+    return (_singly(range(2, depth)) if number else []) + _singly(range(depth, 0, -1))
 
 
-def _up_down(depth: int, n: int) -> list[Step]:
-    return (_singly(range(1, depth + 1)) + _singly(range(depth - 1, 0, -1))) * n
+def _up_down(depth: int, number: int) -> list[Step]:
+    return _singly(range(1, depth + 1)) + _singly(range(depth - 1, 0, -1))
 
 
-def _bottom_up(depth: int, n: int) -> list[Step]:
-    return _singly(range(1, depth + 1)) * n
+def _bottom_up(depth: int, number: int) -> list[Step]:
+    return _singly(range(1, depth + 1))
 
 
-def _odd_even(depth: int, n: int) -> list[Step]:
-    return (_singly(range(1, depth + 1, 2)) + _singly(range(2, depth + 1, 2))) * n
+def _odd_even(depth: int, number: int) -> list[Step]:
+    return _singly(range(1, depth + 1, 2)) + _singly(range(2, depth + 1, 2))
 
 
-def _even_odd(depth: int, n: int) -> list[Step]:
-    return (_singly(range(2, depth + 1, 2)) + _singly(range(1, depth + 1, 2))) * n
+def _even_odd(depth: int, number: int) -> list[Step]:
+    return _singly(range(2, depth + 1, 2)) + _singly(range(1, depth + 1, 2))
 
 
-def _synchronous(depth: int, n: int) -> list[Step]:
-    return [Step(tuple(range(1, depth + 1)), before_arrival=step < depth - 1) for step in range(n)]
+def _synchronous(depth: int, number: int) -> list[Step]:
+    return [Step(tuple(range(1, depth + 1)), before_arrival=number < depth - 1)]
 
 
-def _random_order(depth: int, n: int, generator: torch.Generator | None = None) -> Iterator[Step]:
+def _random_order(depth: int, n: int, generator: torch.Generator | None) -> list[Step]:
     if generator is None:
         raise SettingError(
             f"schedule random_order({n}) draws its layers: pass generator=torch.Generator().manual_seed(0), say."
         )
     draws = torch.randint(1, depth + 1, (n,), generator=generator, device=generator.device)
-    return iter(_singly(draws.tolist()))
+    return _singly(draws.tolist())
 
 
-_PLANS: dict[str, Callable[..., Iterable[Step]]] = {
+# Name → the steps of pass 0, 1, … for a depth; random_order alone takes its count and a generator.
+_PLANS: dict[str, Callable[..., list[Step]]] = {
     "alternating_sweeps": _alternating_sweeps,
     "up_down": _up_down,
     "bottom_up": _bottom_up,
