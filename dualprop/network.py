@@ -10,12 +10,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from dualprop import neurons
 from dualprop.errors import SettingError, UnsupportedModuleError
 from dualprop.neurons import AbstractNeuron, Identity
-from dualprop.synapses import MAPS, Synapse, reading
+from dualprop.synapses import MAPS, Synapse, kind, reading
 
 # Why a module is refused in a synapse, and what to do instead.
 _REFUSALS: tuple[tuple[tuple[type[nn.Module], ...], str], ...] = (
@@ -172,8 +171,7 @@ def _leaves(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
 
 def _check_synaptic(module: nn.Module, where: str, also_allow: tuple[type[nn.Module], ...]) -> None:
     """Raise UnsupportedModuleError unless the module may stand in a synapse."""
-    kind = type(module).__bases__[0] if parametrize.is_parametrized(module) else type(module)
-    if kind in MAPS or (also_allow and isinstance(module, also_allow)):
+    if kind(module) in MAPS or (also_allow and isinstance(module, also_allow)):
         return
     for types, reason in _REFUSALS:
         if isinstance(module, types):

@@ -90,6 +90,12 @@ class Activations:
         self.counts["drives"] += 1
         return drive
 
+    def core_shape(self, k: int) -> tuple[int, ...]:
+        """The shape of one example where it enters the core of the synapse into layer k, which has been driven."""
+        tape = self._tapes[k]
+        assert tape is not None
+        return tape.core_shape
+
     def release(self, k: int) -> bool:
         """Forget the drive and the feedback of layer k, which is not to be updated again. Whether both were held here alone,
         so that they may be written over: not where they are views of a state, or the output of a tape."""

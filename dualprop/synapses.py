@@ -14,17 +14,18 @@ A tape never reaches beyond its synapse, so nothing here can carry an error thro
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from dualprop.errors import SettingError
 
 RESHAPES = (nn.Flatten, nn.Unflatten)
-# Deterministic, per example, and no activation: what may stand between two activations.
-MAPS: tuple[type[nn.Module], ...] = (
+# Affine maps of one example, which have a linear part: f(s) - f(0).
+AFFINE: tuple[type[nn.Module], ...] = (
     *RESHAPES,
     nn.Linear,
     nn.Conv1d,
@@ -33,18 +34,12 @@ MAPS: tuple[type[nn.Module], ...] = (
     nn.ConvTranspose1d,
     nn.ConvTranspose2d,
     nn.ConvTranspose3d,
-    nn.MaxPool1d,
-    nn.MaxPool2d,
-    nn.MaxPool3d,
     nn.AvgPool1d,
     nn.AvgPool2d,
     nn.AvgPool3d,
     nn.AdaptiveAvgPool1d,
     nn.AdaptiveAvgPool2d,
     nn.AdaptiveAvgPool3d,
-    nn.AdaptiveMaxPool1d,
-    nn.AdaptiveMaxPool2d,
-    nn.AdaptiveMaxPool3d,
     nn.ZeroPad1d,
     nn.ZeroPad2d,
     nn.ZeroPad3d,
@@ -55,6 +50,16 @@ MAPS: tuple[type[nn.Module], ...] = (
     nn.Upsample,
     nn.PixelShuffle,
     nn.PixelUnshuffle,
+)
+# Deterministic, per example, and no activation: what may stand between two activations.
+MAPS: tuple[type[nn.Module], ...] = (
+    *AFFINE,
+    nn.MaxPool1d,
+    nn.MaxPool2d,
+    nn.MaxPool3d,
+    nn.AdaptiveMaxPool1d,
+    nn.AdaptiveMaxPool2d,
+    nn.AdaptiveMaxPool3d,
     nn.LayerNorm,
     nn.GroupNorm,
     nn.RMSNorm,
@@ -83,6 +88,9 @@ class ReshapeStretch:
     def run(self, s: Tensor) -> Record:
         return Record(s, _through(self.modules, s))
 
+    def linear(self, s: Tensor) -> Record:
+        return self.run(s)
+
     def pull(self, record: Record, signal: Tensor) -> Tensor:
         return signal.reshape(record.input.shape)
 
@@ -103,6 +111,11 @@ class TapedStretch:
         with torch.enable_grad():
             leaf = s.detach().requires_grad_()
             return Record(leaf, _through(self.modules, leaf))
+
+    def linear(self, s: Tensor) -> Record:
+        record = self.run(s)
+        with torch.enable_grad():
+            return Record(record.input, _output(record) - _output(self.run(torch.zeros_like(s))).detach())
 
     def pull(self, record: Record, signal: Tensor) -> Tensor:
         assert record.output is not None
@@ -129,6 +142,9 @@ class LinearStretch:
 
     def run(self, s: Tensor) -> Record:
         return Record(s, self.module(s))
+
+    def linear(self, s: Tensor) -> Record:
+        return Record(s, nn.functional.linear(s, self.module.weight))
 
     def pull(self, record: Record, signal: Tensor) -> Tensor:
         return signal @ self.module.weight
@@ -158,6 +174,9 @@ class ConvolutionStretch:
 
     def run(self, s: Tensor) -> Record:
         return Record(s, self.module(s))
+
+    def linear(self, s: Tensor) -> Record:
+        return Record(s, self.module._conv_forward(s, self.module.weight, None))
 
     def pull(self, record: Record, signal: Tensor) -> Tensor:
         return self._backward(record, signal, [True, False, False])[0]
@@ -190,6 +209,11 @@ class Tape:
         self.below, self.records = below, records
         self.signal: Tensor | None = None
         self.signal_at_core: Tensor | None = None
+
+    @property
+    def core_shape(self) -> tuple[int, ...]:
+        """The shape of one example where it enters the core, without N."""
+        return tuple(self.records[1].input.shape[1:])
 
 
 class Synapse:
@@ -250,6 +274,26 @@ class Synapse:
         # A linear core needs its input alone, and reshapes behind it their shapes alone, which are the old tape's.
         return Tape(at, (entered, Record(_output(entered).detach(), None), tape.records[2]))
 
+    def linear_part(self, s: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """(W s, u ↦ Wᵀu): the core alone as a linear map, without its biases, at s (N, …) of the shape that enters the core.
+
+        Wᵀ is the core's own pull-back, as feedback takes it. The parameter-free entry and exit are left out, as in the
+        authors' code: their norm is at most 1 where they reshape, pad with zeros, or pool over windows that do not overlap
+        (a max-pool selects, an average pool averages), but not where they repeat values.
+
+        Raises:
+            SettingError: the core is not affine.
+        """
+        for name, module in (self.core.modules if isinstance(self.core, TapedStretch) else {}).items():
+            if kind(module) not in AFFINE:
+                raise SettingError(
+                    f"synapse '{self.name}' holds {type(module).__name__} ('{name}'), which is not affine, so that the synapse "
+                    "has no one spectral norm. Give the constants yourself, damping=(…), or use update='fixed_point'."
+                )
+        with reading(f"synapse '{self.name}'", s):
+            record = self.core.linear(s)
+        return _output(record).detach(), lambda signal: self.core.pull(record, signal)
+
     def feedback(self, tape: Tape, signal: Tensor) -> Tensor:
         """Jᵀ signal at the tape's state."""
         entered, left, _ = tape.records
@@ -280,6 +324,11 @@ def reading(reader: str, state: Tensor) -> Iterator[None]:
             f"{reader} can't read a state of shape {tuple(state.shape)} and {state.dtype}: {str(error).splitlines()[0]}. "
             "Check the shape and dtype of x against the model."
         ) from error
+
+
+def kind(module: nn.Module) -> type[nn.Module]:
+    """The module's type, under its parametrizations if it has any."""
+    return type(module).__bases__[0] if parametrize.is_parametrized(module) else type(module)
 
 
 def _through(modules: Modules, s: Tensor) -> Tensor:

@@ -1,0 +1,71 @@
+"""Spectral norms of synapses by power iteration on WᵀW, where W is the linear part of a synapse's core.
+
+    u = W v,  w = Wᵀ u,  ‖W‖² ≈ ‖w‖,  v ← w / ‖w‖          with v a unit vector of one example's shape at the core
+
+The estimate never exceeds ‖W‖² and never falls from step to step. After q steps it is at least ‖W‖² |v₀·e|^(1/q), with e the
+leading right singular vector; for a Gaussian v₀ in n dimensions it is less than half of ‖W‖² with a probability of at most
+0.8 √n 2^(-q), whatever the spectrum. Kept from one training step to the next, one step each follows the weights, lagging by
+some per cent while the leading direction turns over. With separate feedback weights B for Wᵀ it is the gain of the loop B W.
+
+Wᵀ is the synapse's own pull-back; its parameter-free entry and exit are left out, see `Synapse.linear_part`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from dualprop.synapses import Synapse
+
+
+def start_vector(
+    shape: Sequence[int],
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """A Gaussian unit vector of this shape: the same on every device and in every call, unless a generator draws it."""
+    if generator is None:
+        generator = torch.Generator().manual_seed(0)
+    v = torch.randn(tuple(shape), dtype=torch.float64, device=generator.device, generator=generator)
+    return (v / v.norm()).to(device=device, dtype=dtype)
+
+
+@torch.no_grad()
+def power_step(synapse: Synapse, v: Tensor) -> tuple[Tensor, Tensor]:
+    """One step of power iteration: (the next unit vector, ‖Wᵀ W v‖), the second of shape (). Nothing waits for the device.
+
+    Args:
+        v: a unit vector of the shape of one example entering the core (`Activations.core_shape` after a drive). It is
+            returned as it is where W v is zero or not finite, so that a vector kept between steps survives both.
+
+    Raises:
+        SettingError: the core is not affine, or can't read v.
+    """
+    forward, transpose = synapse.linear_part(v.unsqueeze(0))
+    w = transpose(forward).squeeze(0)
+    squared_norm = torch.linalg.vector_norm(w)
+    usable = (squared_norm > 0) & torch.isfinite(squared_norm)
+    return torch.where(usable, w / squared_norm, v), squared_norm
+
+
+def spectral_norm(synapse: Synapse, example_shape: Sequence[int], iterations: int = 1000) -> Tensor:
+    """‖W‖, shape (): power iteration from the fixed start until it moves no more, at most `iterations` steps.
+
+    Args:
+        example_shape: of one example entering the core, (D,) or (C, H, W) say.
+
+    Raises:
+        SettingError: the core is not affine, or can't read that shape.
+    """
+    like = next((p for module in synapse.modules.values() for p in module.parameters()), torch.empty(0))
+    v = start_vector(example_shape, like.dtype, like.device)
+    squared_norm = torch.zeros((), dtype=like.dtype, device=like.device)
+    for _ in range(iterations):
+        before = squared_norm
+        v, squared_norm = power_step(synapse, v)
+        if abs(float(squared_norm - before)) <= 4 * torch.finfo(like.dtype).eps * float(squared_norm):
+            break
+    return squared_norm.sqrt()
