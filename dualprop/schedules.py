@@ -1,7 +1,9 @@
 """Schedules: the order in which layers are updated during inference.
 
 A schedule maps a depth L to passes, and a pass is a sequence of steps; a step is a group of layer numbers 1…L that are
-updated together, each from the states before the step. (Høier et al. 2023, §4; Høier & Zach 2024, §6; the names of the authors' code in brackets.)
+updated together, each from the states before the step.
+
+(Høier et al. 2023, §4; Høier & Zach 2024, §6; the names of the authors' code in brackets.)
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ the other layers see of it: the mean goes up, the difference comes down. s⁺ = 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,11 +20,15 @@ from dualprop.synapses import Tape
 
 @dataclass(frozen=True)
 class Dyads:
-    """The dyads of every layer: `means[k]`, `differences[k]` (None where exactly zero), shapes (N, …), k = 0 the input."""
+    """The dyads of every layer: `means[k]`, `differences[k]` (None where exactly zero), shapes (N, …), k = 0 the input.
+
+    `directions[k]` is the power iteration's vector for the synapse above layer k, where damping is spectral; else empty.
+    """
 
     means: tuple[Tensor, ...]
     differences: tuple[Tensor | None, ...]
     alpha: float
+    directions: tuple[Tensor | None, ...] = ()
 
     @cached_property
     def plus(self) -> tuple[Tensor, ...]:
@@ -155,10 +160,8 @@ class Activations:
 def residual(moves: Sequence[Tensor], displacements: Sequence[Tensor]) -> float:
     """‖moves‖ / ‖displacements‖ over all layers, examples and units: how far one more update of every layer would move the
     states, relative to how far inference has moved them from the free state. 0 where nothing moves; waits for the device."""
-    moved, displaced = (
-        torch.stack([t.double().square().sum() for t in tensors]).sum().sqrt() for tensors in (moves, displacements)
-    )
-    return 0.0 if float(moved) == 0 else float(moved / displaced)
+    moved, displaced = (math.sqrt(sum(float(t.double().square().sum()) for t in tensors)) for tensors in (moves, displacements))
+    return 0.0 if moved == 0 else moved / displaced if displaced else math.inf
 
 
 def _same(known: object, version: tuple[object, ...]) -> bool:

@@ -22,6 +22,8 @@ def transcribe(
     """s⁺, s⁻ of layers 0…L and the gradients, after the steps, from a forward or zero start with a linearized nudge."""
     assert rule.output_nudge == "linearized"
     assert rule.start in ("forward", "zeros")
+    constants = rule.damping or (0.0,) * (network.depth - 1)
+    assert not isinstance(constants, str), "give spectral damping's constants as numbers"
     depth, alpha, betas = network.depth, rule.alpha, rule.betas(network.depth)
     to_plus, to_minus = (alpha, 1 - alpha) if rule.coupling == "original" else (1 - alpha, alpha)
     default = "current" if rule.coupling == "original" and rule.damping is None else "forward"
@@ -48,7 +50,7 @@ def transcribe(
             s = mean(k).requires_grad_()
             product = (network.into(k + 1).synapse.forward(s) * (plus[k + 1] - minus[k + 1])).sum()
             pull = betas[k - 1] / betas[k] * torch.autograd.grad(product, s)[0]
-        damping = rule.damping[k - 1] if rule.damping is not None and k < depth else 0.0
+        damping = constants[k - 1] if k < depth else 0.0
         return (
             neuron.prox(a + to_plus * pull + damping * plus[k], damping),
             neuron.prox(a - to_minus * pull + damping * minus[k], damping),

@@ -15,20 +15,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from dualprop import kernels, losses, schedules
+from dualprop import losses, schedules
 from dualprop.dyadic import Nudge, as_tuple, dyadic_activation, one_or_more
 from dualprop.errors import SettingError
 from dualprop.losses import AbstractLoss, CrossEntropy
 from dualprop.network import Network
-from dualprop.neurons import AbstractNeuron, Identity
+from dualprop.neurons import Identity
 from dualprop.rules.base import AbstractRule, Outcome, check_batch, check_targets
-from dualprop.schedules import AnySchedule, Step
-from dualprop.states import Activations, Dyads
+from dualprop.rules.dyadic_inference import Inference, Settings
+from dualprop.schedules import AnySchedule
+from dualprop.states import Dyads
 
 _CHOICES = {
     "coupling": ("original", "transposed"),
@@ -54,7 +55,13 @@ class DualPropagation(AbstractRule):
         output_nudge: "linearized", along ∇ℓ, or "exact".
         linearize_at: the output at which ∇ℓ is taken: the "current" one, or that of the "forward" pass, kept fixed. None is
             "current" for the original coupling and "forward" for the transposed and for damping, as in the authors' code.
-        damping: None, or one constant ≥ 0 per hidden layer, L_k: s± = prox(a ± nudge + L_k s±_old, L_k).
+        damping: None, or one constant ≥ 0 per hidden layer, L_k: s± = prox(a ± nudge + L_k s±_old, L_k). "spectral" takes
+            |1-2α| max(0, r‖W_{k+1}‖² - 1)/2 from the spectral norm of the synapse above (Høier & Zach 2024, the Julia code);
+            "spectral_full" leaves out |1-2α| (their Python code). One step of power iteration a call: its vectors are part
+            of the state, and to pass that on keeps them tight.
+        tolerance: None, or > 0: stop after the first pass that moves the states by at most this, relative to their
+            displacement from the forward pass. The schedule's count is then the most passes, and where they don't suffice
+            the outcome's status says so.
         engine: "explicit" holds the dyads; "fused" is one downward sweep inside autograd, at the forward states.
         kernel: "compiled" has inductor fuse the elementwise work into one pass (needs a C++ compiler).
         loss: `dp.losses.CrossEntropy()`, `SquaredError()`, or a loss's name.
@@ -70,7 +77,8 @@ class DualPropagation(AbstractRule):
     start: Literal["forward", "zeros", "previous"] = "forward"
     output_nudge: Literal["linearized", "exact"] = "linearized"
     linearize_at: Literal["current", "forward"] | None = None
-    damping: tuple[float, ...] | None = None
+    damping: tuple[float, ...] | Literal["spectral", "spectral_full"] | None = None
+    tolerance: float | None = None
     engine: Literal["explicit", "fused"] = "explicit"
     kernel: Literal["eager", "compiled"] = "eager"
     loss: AbstractLoss = CrossEntropy()
@@ -87,12 +95,30 @@ class DualPropagation(AbstractRule):
         object.__setattr__(self, "beta", one_or_more(self.beta, "beta"))
         if not self._betas or not all(beta > 0 and math.isfinite(beta) for beta in self._betas):
             raise SettingError(f"beta must be positive and finite, got {self.beta}.")
-        if self.damping is not None:
-            object.__setattr__(self, "damping", as_tuple(one_or_more(self.damping, "damping")))
-            if not all(constant >= 0 and math.isfinite(constant) for constant in self.damping):
-                raise SettingError(f"damping constants must be at least 0 and finite, got {self.damping}.")
+        self._check_damping()
+        self._check_tolerance()
         self._check_exact_nudge()
         self._check_fused()
+
+    def _check_damping(self) -> None:
+        if self.damping is None or self.damping in ("spectral", "spectral_full"):
+            return
+        if isinstance(self.damping, str):
+            raise SettingError(f"damping must be 'spectral', 'spectral_full' or one number per layer, got {self.damping!r}.")
+        constants = as_tuple(one_or_more(self.damping, "damping"))
+        if not all(constant >= 0 and math.isfinite(constant) for constant in constants):
+            raise SettingError(f"damping constants must be at least 0 and finite, got {constants}.")
+        object.__setattr__(self, "damping", constants)
+
+    def _check_tolerance(self) -> None:
+        if self.tolerance is None:
+            return
+        if not 0 < self.tolerance < math.inf:
+            raise SettingError(f"tolerance must be positive and finite, got {self.tolerance:g}. Use None for no check.")
+        if self._order.is_random or isinstance(self.schedule, schedules.ExplicitOrder):
+            raise SettingError(
+                f"tolerance needs a schedule of passes over all layers, got {self.schedule}. Use bottom_up(100), say."
+            )
 
     def _check_exact_nudge(self) -> None:
         if self.output_nudge == "linearized":
@@ -110,11 +136,17 @@ class DualPropagation(AbstractRule):
     def _check_fused(self) -> None:
         if self.engine == "explicit":
             return
-        plain = {"schedule": schedules.alternating_sweeps(1), "start": "forward", "output_nudge": "linearized", "damping": None}
+        plain = {"schedule": schedules.alternating_sweeps(1), "start": "forward", "output_nudge": "linearized", "damping": None,
+                 "tolerance": None}  # fmt: skip
         for name, value in plain.items():
             if getattr(self, name) != value:
                 shown = repr(value) if isinstance(value, str) else value
                 raise SettingError(f"engine='fused' needs {name}={shown}, got {getattr(self, name)}. Use engine='explicit'.")
+
+    @property
+    def _order(self) -> AnySchedule:
+        assert isinstance(self.schedule, schedules.AbstractSchedule)
+        return self.schedule
 
     @property
     def _betas(self) -> tuple[float, ...]:
@@ -127,25 +159,34 @@ class DualPropagation(AbstractRule):
 
     @property
     def keeps_state(self) -> bool:
-        return self.start == "previous"
+        return self.start == "previous" or self._is_spectral
+
+    @property
+    def _is_spectral(self) -> bool:
+        return isinstance(self.damping, str)
 
     @property
     def needs_generator(self) -> bool:
-        assert not isinstance(self.schedule, str | Sequence)
-        return self.schedule.is_random
+        return self._order.is_random
 
     def pack_state(self, state: Dyads | None) -> dict[str, Tensor]:
         if state is None:
             return {}
-        means = {f"mean.{k}": mean for k, mean in enumerate(state.means)}
-        return means | {f"difference.{k}": delta for k, delta in enumerate(state.differences) if delta is not None}
+        packed = {f"direction.{k}": v for k, v in enumerate(state.directions) if v is not None}
+        if self.start == "previous":
+            packed |= {f"mean.{k}": mean for k, mean in enumerate(state.means)}
+            packed |= {f"difference.{k}": delta for k, delta in enumerate(state.differences) if delta is not None}
+        return packed
 
     def unpack_state(self, tensors: dict[str, Tensor]) -> Dyads | None:
         if not tensors:
             return None
         layers = range(sum(name.startswith("mean.") for name in tensors))
         means = tuple(tensors[f"mean.{k}"] for k in layers)
-        return Dyads(means, tuple(tensors.get(f"difference.{k}") for k in layers), self.alpha)
+        # The last direction is of the layer below the output.
+        last = max((int(name.removeprefix("direction.")) for name in tensors if name.startswith("direction.")), default=-1)
+        directions = tuple(tensors.get(f"direction.{k}") for k in range(last + 1))
+        return Dyads(means, tuple(tensors.get(f"difference.{k}") for k in layers), self.alpha, directions)
 
     def infer(
         self,
@@ -159,7 +200,25 @@ class DualPropagation(AbstractRule):
         if self.engine == "fused":
             raise SettingError("engine='fused' holds no dyads. Use engine='explicit' to infer them.")
         with torch.no_grad():
-            return self._run(network, x, y, state, generator).dyads()
+            inference = self._prepare(network, x, y, state)
+            inference.run(self._order, generator)
+            return inference.dyads()
+
+    def statistics(
+        self,
+        network: Network,
+        x: Tensor,
+        y: Tensor,
+        state: Dyads | None = None,
+        generator: torch.Generator | None = None,
+    ) -> dict[str, Any]:
+        """ "residual" and, per layer, "kink_crossing", after the schedule; see `AbstractRule.statistics`. {} if fused."""
+        if self.engine == "fused":
+            return {}
+        with torch.no_grad():
+            inference = self._prepare(network, x, y, state, keep_free=True)
+            inference.run(self._order, generator)
+            return inference.statistics()
 
     def gradients(
         self,
@@ -174,7 +233,7 @@ class DualPropagation(AbstractRule):
         Args:
             x: (N, …) in the dtype of the parameters.
             y: (N,) class indices or (N, K) target vectors.
-            state: the dyads of an earlier call, for start="previous".
+            state: the dyads of an earlier call, for start="previous" and for spectral damping.
             generator: draws the layers of schedule random_order, and is needed for it alone.
 
         Raises:
@@ -183,24 +242,34 @@ class DualPropagation(AbstractRule):
         if self.engine == "fused":
             return self._fused_gradients(network, x, y)
         with torch.no_grad():
-            inference = self._run(network, x, y, state, generator)
+            inference = self._prepare(network, x, y, state)
+            inference.run(self._order, generator)
             return inference.outcome()
 
-    def _run(
-        self, network: Network, x: Tensor, y: Tensor, state: Dyads | None, generator: torch.Generator | None
-    ) -> _Inference:
+    def _prepare(self, network: Network, x: Tensor, y: Tensor, state: Dyads | None, keep_free: bool = False) -> Inference:
         y = check_batch(x, y)
         if x.dtype in (torch.float16, torch.bfloat16):
             raise SettingError(f"explicit inference would lose its differences in {x.dtype}. Use float32, or engine='fused'.")
         if torch.is_autocast_enabled(x.device.type):
             raise SettingError("explicit inference does not run under autocast. Use engine='fused', or dp.dualize(model).")
-        assert not isinstance(self.schedule, str | Sequence)
-        inference = _Inference(self, network, x, y, state)
-        steps = list(self.schedule.steps(network.depth, generator))
-        last = {k: number for number, step in enumerate(steps) for k in step.layers}
-        for number, step in enumerate(steps):
-            inference.update(step, final={k for k in step.layers if last[k] == number})
-        return inference
+        up, down = self._shares
+        at: Literal["current", "forward"] = "current" if self.coupling == "original" and self.damping is None else "forward"
+        settings = Settings(
+            alpha=self.alpha,
+            up=up,
+            down=down,
+            betas=self.betas(network.depth),
+            start=self.start,
+            output_nudge=self.output_nudge,
+            linearize_at=self.linearize_at or at,
+            damping=self.damping,
+            tolerance=self.tolerance,
+            # Without feedback in the mean, s̄ = f(a) exactly, and every layer above keeps its drive.
+            mean_is_free=self.coupling == "transposed" and self.alpha in (0, 1) and self.damping is None,
+            compiled=self.kernel == "compiled",
+            loss=self.loss,
+        )
+        return Inference(settings, network, x, y, state, keep_free=keep_free or self.tolerance is not None)
 
     def _fused_gradients(self, network: Network, x: Tensor, y: Tensor) -> Outcome:
         y = check_batch(x, y)
@@ -231,149 +300,3 @@ class DualPropagation(AbstractRule):
         if len(self.beta) != depth:
             raise SettingError(f"beta lists {len(self.beta)} values, but the network has {depth} layers. Give one per layer.")
         return self.beta
-
-
-class _Inference:
-    """One inference on one batch: the activations, and how a step of the schedule updates them."""
-
-    def __init__(self, rule: DualPropagation, network: Network, x: Tensor, y: Tensor, state: Dyads | None) -> None:
-        self.rule, self.network, self.y = rule, network, y
-        self.betas = rule.betas(network.depth)
-        self.up, self.down = rule._shares
-        # Without feedback in the mean, s̄ = f(a) exactly, and every layer above keeps its drive.
-        self.mean_is_free = rule.coupling == "transposed" and rule.alpha in (0, 1) and rule.damping is None
-        if rule.damping is not None and len(rule.damping) != network.depth - 1:
-            raise SettingError(
-                f"damping lists {len(rule.damping)} constants, but the network has {network.depth - 1} hidden layers."
-            )
-        at = rule.linearize_at
-        if at is None:
-            at = "current" if rule.coupling == "original" and rule.damping is None else "forward"
-        self.linearize_at = at
-
-        self.activations = Activations(network, x)
-        self.activations.forward()
-        self.logits = self.activations.means[-1]
-        check_targets(y, self.logits)
-        self.forward_drive = self.activations.drive(network.depth)
-        self.forward_gradient = rule.loss.gradient(self.logits, y)
-        self._settled: list[tuple[object, ...]] = [()] * (network.depth + 1)
-        if rule.start == "zeros":
-            for k in range(1, network.depth + 1):
-                self.activations.set(k, torch.zeros_like(self.activations.means[k]), None)
-        elif rule.start == "previous" and state is not None:
-            self._resume(state)
-        else:
-            for k in range(1, network.depth + 1):
-                self._settled[k] = (self.activations.drive(k), None, False)
-
-    def _resume(self, state: Dyads) -> None:
-        if not isinstance(state, Dyads) or state.alpha != self.rule.alpha:
-            raise SettingError(f"state must be the dyads of an earlier call with alpha={self.rule.alpha:g}. Pass state=None.")
-        now = [tuple(mean.shape) for mean in self.activations.means[1:]]
-        before = [tuple(mean.shape) for mean in state.means[1:]]
-        if now != before:
-            raise SettingError(
-                f"the previous state has shapes {before}, this batch needs {now}. Keep the batch size (drop the last, "
-                "smaller batch), or pass state=None."
-            )
-        for k in range(1, self.network.depth + 1):
-            self.activations.set(k, state.means[k], state.differences[k])
-
-    def update(self, step: Step, final: set[int]) -> None:
-        """Update the step's layers together, each from the states before the step; those in `final` for the last time."""
-        nudged = not (step.before_arrival and self.rule.start == "zeros")
-        new = [(k, self._dyad(k, nudged, k in final)) for k in step.layers]
-        for k, (mean, delta) in new:
-            self.activations.set(k, mean, delta)
-
-    def _dyad(self, k: int, nudged: bool, is_final: bool) -> tuple[Tensor, Tensor | None]:
-        """The new mean and difference of layer k; the very same tensors where nothing that it reads has changed."""
-        acts, is_output = self.activations, k == self.network.depth
-        a = acts.drive(k)
-        feedback = None if is_output else acts.feedback(k)
-        reads = (a, feedback, is_output and nudged)
-        mean, delta = acts.means[k], acts.differences[k]
-        damped = not is_output and self.rule.damping is not None and self.rule.damping[k - 1] > 0
-        same_drive = bool(self._settled[k]) and self._settled[k][0] is a
-        unchanged = same_drive and self._settled[k][1] is feedback and self._settled[k][2] == reads[2]
-        # Under damping a state still moves, unless it is f(a) with nothing to pull it away.
-        if unchanged and (not damped or (delta is None and feedback is None)):
-            return mean, delta
-        self._settled[k] = reads
-        if is_output:
-            return self._output(a, nudged)
-        if damped:
-            return self._damped(k, a, feedback)
-        neuron = self.network.into(k).neuron
-        if feedback is None:
-            return neuron.f(a), None
-        free = (mean if same_drive else neuron.f(a)) if self.mean_is_free else None
-        overwrite = is_final and acts.release(k)
-        return self._nudged(neuron, a, feedback, self.betas[k - 1] / self.betas[k], free, overwrite)
-
-    def _nudged(
-        self,
-        neuron: AbstractNeuron,
-        a: Tensor,
-        pull: Tensor,
-        strength: float,
-        free: Tensor | None = None,
-        overwrite: bool = False,
-    ) -> tuple[Tensor, Tensor]:
-        """Mean and difference of f(a + up·strength·pull) and f(a - down·strength·pull); `free` is the mean if it is f(a)."""
-        up, down, alpha, compiled = strength * self.up, strength * self.down, self.rule.alpha, self.rule.kernel == "compiled"
-        if isinstance(neuron, Identity):
-            # Written out, so that nothing cancels: at small β the two states agree in most of their digits.
-            shift = alpha * up - (1 - alpha) * down
-            return (a if shift == 0 else torch.add(a, pull, alpha=shift)), pull * (up + down)
-        if free is not None:
-            return free, kernels.one_sided_difference(neuron, a, pull, up if down == 0 else -down, free, overwrite)
-        return kernels.dyad(neuron, a, pull, up, down, alpha, compiled, overwrite)
-
-    def _output(self, a: Tensor, nudged: bool) -> tuple[Tensor, Tensor | None]:
-        neuron, loss, beta, alpha = (
-            self.network.into(self.network.depth).neuron,
-            self.rule.loss,
-            self.betas[-1],
-            self.rule.alpha,
-        )
-        if not nudged:
-            return neuron.f(a), None
-        if self.rule.output_nudge == "exact":
-            plus = loss.nudge(neuron, a, self.y, self.up * beta)
-            minus = loss.nudge(neuron, a, self.y, -self.down * beta)
-            delta = plus - minus
-            return torch.add(minus, delta, alpha=alpha), delta
-        gradient = self.forward_gradient
-        if self.linearize_at == "current" and a is not self.forward_drive:
-            gradient = loss.gradient(neuron.f(a), self.y)
-        return self._nudged(neuron, a, gradient, -beta)
-
-    def _damped(self, k: int, a: Tensor, feedback: Tensor | None) -> tuple[Tensor, Tensor]:
-        assert self.rule.damping is not None
-        constant, neuron = self.rule.damping[k - 1], self.network.into(k).neuron
-        ratio = self.betas[k - 1] / self.betas[k]
-        mean, delta = self.activations.means[k], self.activations.differences[k]
-        old_plus = mean if delta is None else torch.add(mean, delta, alpha=1 - self.rule.alpha)
-        old_minus = mean if delta is None else torch.add(mean, delta, alpha=-self.rule.alpha)
-        up = a if feedback is None else torch.add(a, feedback, alpha=ratio * self.up)
-        down = a if feedback is None else torch.add(a, feedback, alpha=-ratio * self.down)
-        plus = neuron.prox(up + constant * old_plus, constant)
-        minus = neuron.prox(down + constant * old_minus, constant)
-        delta = plus - minus
-        return torch.add(minus, delta, alpha=self.rule.alpha), delta
-
-    def dyads(self) -> Dyads:
-        return Dyads(tuple(self.activations.means), tuple(self.activations.differences), self.rule.alpha)
-
-    def outcome(self) -> Outcome:
-        scales = tuple(-1 / (beta * len(self.y)) for beta in self.betas)
-        gradients = self.activations.gradients(scales)
-        return Outcome(
-            gradients=gradients,
-            loss=self.rule.loss.value(self.logits, self.y).mean(),
-            logits=self.logits,
-            state=self.dyads(),
-            diagnostics=dict(self.activations.counts),
-        )

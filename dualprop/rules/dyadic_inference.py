@@ -1,0 +1,284 @@
+"""One inference of dyads on one batch: how a step of a schedule updates them, and when they have settled.
+
+The part of dual propagation that runs; its settings and the equations are in rules/dual_propagation.py. Layers k = 0…L.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from dualprop import kernels, spectra
+from dualprop.errors import SettingError
+from dualprop.losses import AbstractLoss
+from dualprop.network import Network
+from dualprop.neurons import AbstractNeuron, Identity, Scale
+from dualprop.rules.base import Outcome, check_targets
+from dualprop.schedules import AnySchedule, Step
+from dualprop.states import Activations, Dyads, residual
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What `DualPropagation` says, resolved for one network: `up` and `down` are the shares of s⁺ and s⁻."""
+
+    alpha: float
+    up: float
+    down: float
+    betas: tuple[float, ...]
+    start: Literal["forward", "zeros", "previous"]
+    output_nudge: Literal["linearized", "exact"]
+    linearize_at: Literal["current", "forward"]
+    damping: tuple[float, ...] | Literal["spectral", "spectral_full"] | None
+    tolerance: float | None
+    mean_is_free: bool
+    compiled: bool
+    loss: AbstractLoss
+
+
+class Inference:
+    """The activations of one batch, from their start to the end of the schedule.
+
+    `keep_free` holds on to the states of the forward pass, which residuals are measured against.
+    """
+
+    def __init__(
+        self, settings: Settings, network: Network, x: Tensor, y: Tensor, state: Dyads | None, keep_free: bool = False
+    ) -> None:
+        self.settings, self.network, self.y = settings, network, y
+        self.activations = Activations(network, x)
+        self.activations.forward()
+        self.logits = self.activations.means[-1]
+        check_targets(y, self.logits)
+        self.free = tuple(self.activations.means) if keep_free else None
+        self.forward_drive = self.activations.drive(network.depth)
+        self.forward_gradient = settings.loss.gradient(self.logits, y)
+        self.directions: tuple[Tensor | None, ...] = ()
+        self.damping = self._constants(state)
+        self.passes = 0
+        self.residual: float | None = None
+        self._settled: list[tuple[object, ...]] = [()] * (network.depth + 1)
+        if settings.start == "zeros":
+            for k in range(1, network.depth + 1):
+                self.activations.set(k, torch.zeros_like(self.activations.means[k]), None)
+        elif settings.start == "previous" and state is not None:
+            self._resume(state)
+        else:
+            for k in range(1, network.depth + 1):
+                self._settled[k] = (self.activations.drive(k), None, False)
+
+    def _constants(self, state: Dyads | None) -> tuple[Scale | None, ...]:
+        """L_k of every hidden layer, None where undamped."""
+        damping, hidden = self.settings.damping, range(1, self.network.depth)
+        if damping is None:
+            return (None,) * len(hidden)
+        if isinstance(damping, tuple):
+            if len(damping) != len(hidden):
+                raise SettingError(
+                    f"damping lists {len(damping)} constants, but the network has {len(hidden)} hidden layers. Give one each."
+                )
+            return tuple(constant or None for constant in damping)
+        factor = abs(1 - 2 * self.settings.alpha) if damping == "spectral" else 1.0
+        if factor == 0:
+            return (None,) * len(hidden)
+        return self._spectral_constants(factor, state)
+
+    def _spectral_constants(self, factor: float, state: Dyads | None) -> tuple[Scale, ...]:
+        """factor · max(0, r‖W_{k+1}‖² - 1)/2: from there on the loop s_k → a_{k+1} → δ_{k+1} → Δ_k contracts."""
+        known = state.directions if state is not None else ()
+        directions: list[Tensor | None] = [None] * self.network.depth
+        constants: list[Scale] = []
+        for k in range(1, self.network.depth):
+            (above,) = self.network.out_of(k)
+            shape = self.activations.core_shape(above)
+            v = known[k] if k < len(known) else None
+            if v is None or tuple(v.shape) != shape:
+                like = self.activations.means[k]
+                v = spectra.start_vector(shape, like.dtype, like.device)
+            directions[k], squared_norm = spectra.power_step(self.network.into(above).synapse, v)
+            ratio = self.settings.betas[k - 1] / self.settings.betas[k]
+            constants.append((squared_norm * ratio - 1).clamp(min=0) * (factor / 2))
+        self.directions = tuple(directions)
+        return tuple(constants)
+
+    def _resume(self, state: Dyads) -> None:
+        if not isinstance(state, Dyads) or state.alpha != self.settings.alpha:
+            raise SettingError(
+                f"state must be the dyads of an earlier call with alpha={self.settings.alpha:g}. Pass state=None."
+            )
+        now = [tuple(mean.shape) for mean in self.activations.means[1:]]
+        before = [tuple(mean.shape) for mean in state.means[1:]]
+        if now != before:
+            raise SettingError(
+                f"the previous state has shapes {before}, this batch needs {now}. Keep the batch size (drop the last, "
+                "smaller batch), or pass state=None."
+            )
+        for k in range(1, self.network.depth + 1):
+            self.activations.set(k, state.means[k], state.differences[k])
+
+    def run(self, schedule: AnySchedule, generator: torch.Generator | None) -> None:
+        """Update through the schedule; with a tolerance, until a pass moves the states by no more than that."""
+        if self.settings.tolerance is not None:
+            self._run_until_settled(schedule, self.settings.tolerance)
+            return
+        steps = list(schedule.steps(self.network.depth, generator))
+        # What was kept to measure a residual needs every drive once more.
+        last = {} if self.free is not None else {k: number for number, step in enumerate(steps) for k in step.layers}
+        for number, step in enumerate(steps):
+            self.update(step, final={k for k in step.layers if last.get(k) == number})
+
+    def _run_until_settled(self, schedule: AnySchedule, tolerance: float) -> None:
+        for steps in schedule.passes(self.network.depth):
+            means, differences = list(self.activations.means), list(self.activations.differences)
+            for step in steps:
+                self.update(step, final=set())
+            self.passes += 1
+            self.residual = self._residual(means, differences)
+            if not self.residual > tolerance:  # also where it is not a number: no further pass would mend that
+                return
+
+    def update(self, step: Step, final: set[int]) -> None:
+        """Update the step's layers together, each from the states before the step; those in `final` for the last time."""
+        nudged = not (step.before_arrival and self.settings.start == "zeros")
+        new = [(k, self._dyad(k, nudged, k in final)) for k in step.layers]
+        for k, (mean, delta) in new:
+            self.activations.set(k, mean, delta)
+
+    def _dyad(self, k: int, nudged: bool, is_final: bool) -> tuple[Tensor, Tensor | None]:
+        """The new mean and difference of layer k; the very same tensors where nothing that it reads has changed."""
+        acts, is_output = self.activations, k == self.network.depth
+        a = acts.drive(k)
+        feedback = None if is_output else acts.feedback(k)
+        reads = (a, feedback, is_output and nudged)
+        mean, delta = acts.means[k], acts.differences[k]
+        damping = None if is_output else self.damping[k - 1]
+        same_drive = bool(self._settled[k]) and self._settled[k][0] is a
+        unchanged = same_drive and self._settled[k][1] is feedback and self._settled[k][2] == reads[2]
+        # Under damping a state still moves, unless it is f(a) with nothing to pull it away.
+        if unchanged and (damping is None or (delta is None and feedback is None)):
+            return mean, delta
+        self._settled[k] = reads
+        if is_output:
+            return self._output(a, nudged)
+        if damping is not None:
+            return self._damped(k, damping, a, feedback)
+        neuron = self.network.into(k).neuron
+        if feedback is None:
+            return neuron.f(a), None
+        free = (mean if same_drive else neuron.f(a)) if self.settings.mean_is_free else None
+        overwrite = is_final and acts.release(k)
+        return self._nudged(neuron, a, feedback, self.settings.betas[k - 1] / self.settings.betas[k], free, overwrite)
+
+    def _nudged(
+        self,
+        neuron: AbstractNeuron,
+        a: Tensor,
+        pull: Tensor,
+        strength: float,
+        free: Tensor | None = None,
+        overwrite: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """Mean and difference of f(a + up·strength·pull) and f(a - down·strength·pull); `free` is the mean if it is f(a)."""
+        up, down, alpha = strength * self.settings.up, strength * self.settings.down, self.settings.alpha
+        if isinstance(neuron, Identity):
+            # Written out, so that nothing cancels: at small β the two states agree in most of their digits.
+            shift = alpha * up - (1 - alpha) * down
+            return (a if shift == 0 else torch.add(a, pull, alpha=shift)), pull * (up + down)
+        if free is not None:
+            return free, kernels.one_sided_difference(neuron, a, pull, up if down == 0 else -down, free, overwrite)
+        return kernels.dyad(neuron, a, pull, up, down, alpha, self.settings.compiled, overwrite)
+
+    def _output(self, a: Tensor, nudged: bool) -> tuple[Tensor, Tensor | None]:
+        settings, neuron = self.settings, self.network.into(self.network.depth).neuron
+        loss, beta = settings.loss, settings.betas[-1]
+        if not nudged:
+            return neuron.f(a), None
+        if settings.output_nudge == "exact":
+            plus = loss.nudge(neuron, a, self.y, settings.up * beta)
+            minus = loss.nudge(neuron, a, self.y, -settings.down * beta)
+            delta = plus - minus
+            return torch.add(minus, delta, alpha=settings.alpha), delta
+        return self._nudged(neuron, a, self._loss_gradient(a), -beta)
+
+    def _loss_gradient(self, a: Tensor) -> Tensor:
+        if self.settings.linearize_at == "current" and a is not self.forward_drive:
+            return self.settings.loss.gradient(self.network.into(self.network.depth).neuron.f(a), self.y)
+        return self.forward_gradient
+
+    def _damped(self, k: int, constant: Scale, a: Tensor, feedback: Tensor | None) -> tuple[Tensor, Tensor]:
+        settings, neuron = self.settings, self.network.into(k).neuron
+        ratio = settings.betas[k - 1] / settings.betas[k]
+        mean, delta = self.activations.means[k], self.activations.differences[k]
+        old_plus = mean if delta is None else torch.add(mean, delta, alpha=1 - settings.alpha)
+        old_minus = mean if delta is None else torch.add(mean, delta, alpha=-settings.alpha)
+        up = a if feedback is None else torch.add(a, feedback, alpha=ratio * settings.up)
+        down = a if feedback is None else torch.add(a, feedback, alpha=-ratio * settings.down)
+        plus = neuron.prox(up + constant * old_plus, constant)
+        minus = neuron.prox(down + constant * old_minus, constant)
+        delta = plus - minus
+        return torch.add(minus, delta, alpha=settings.alpha), delta
+
+    def _residual(self, means: Sequence[Tensor], differences: Sequence[Tensor | None]) -> float:
+        """How far the states have moved from these, relative to their displacement from the forward pass. Means and
+        differences count alike; what is the very same tensor has not moved."""
+        assert self.free is not None
+        moves, displacements = [], []
+        for k in range(1, self.network.depth + 1):
+            now, before = self.activations.means[k], means[k]
+            moves += [] if now is before else [now - before]
+            displacements.append(now - self.free[k])
+            delta, old = self.activations.differences[k], differences[k]
+            if delta is not old:
+                zero = torch.zeros_like(now)
+                moves.append((zero if delta is None else delta) - (zero if old is None else old))
+            displacements += [] if delta is None else [delta]
+        return residual(moves, displacements)
+
+    def statistics(self) -> dict[str, Any]:
+        """The residual of one more update of every layer, each from the present states, and the share of crossed kinks."""
+        means, differences = list(self.activations.means), list(self.activations.differences)
+        crossing = [self._kink_crossing(k) for k in range(1, self.network.depth + 1)]
+        self.update(Step(tuple(range(1, self.network.depth + 1))), final=set())
+        return {"residual": self._residual(means, differences), "kink_crossing": crossing}
+
+    def _kink_crossing(self, k: int) -> float:
+        """The share of the units of layer k whose two nudged drives lie on different sides of a kink of f."""
+        settings, neuron, a = self.settings, self.network.into(k).neuron, self.activations.drive(k)
+        if k == self.network.depth:
+            pull: Tensor | None = self._loss_gradient(a)
+            strength = -settings.betas[-1]
+        else:
+            pull, strength = self.activations.feedback(k), settings.betas[k - 1] / settings.betas[k]
+        if pull is None:
+            return 0.0
+        crossed = neuron.crosses_kink(a + strength * settings.up * pull, a - strength * settings.down * pull)
+        return float(crossed.double().mean())
+
+    def dyads(self) -> Dyads:
+        return Dyads(tuple(self.activations.means), tuple(self.activations.differences), self.settings.alpha, self.directions)
+
+    def outcome(self) -> Outcome:
+        scales = tuple(-1 / (beta * len(self.y)) for beta in self.settings.betas)
+        gradients = self.activations.gradients(scales)
+        iterated = {} if self.residual is None else {"passes": self.passes, "residual": self.residual}
+        return Outcome(
+            gradients=gradients,
+            loss=self.settings.loss.value(self.logits, self.y).mean(),
+            logits=self.logits,
+            state=self.dyads(),
+            diagnostics={**self.activations.counts, **iterated},
+            unsettled=self._trouble(),
+        )
+
+    def _trouble(self) -> str:
+        tolerance = self.settings.tolerance
+        if tolerance is None or self.residual is None or self.residual <= tolerance:
+            return ""
+        return (
+            f"inference did not settle: pass {self.passes} still moved the states by {self.residual:.2g} of their displacement "
+            f"(tolerance {tolerance:g}). Use coupling='transposed', damping='spectral', alpha nearer to 0.5, or more passes."
+        )
