@@ -14,7 +14,7 @@ A tape never reaches beyond its synapse, so nothing here can carry an error thro
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -22,11 +22,13 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from dualprop.errors import SettingError
+from dualprop.feedback import FEEDBACK_MODULES, backward_weight
 
 RESHAPES = (nn.Flatten, nn.Unflatten)
 # Affine maps of one example, which have a linear part: f(s) - f(0).
 AFFINE: tuple[type[nn.Module], ...] = (
     *RESHAPES,
+    *FEEDBACK_MODULES.values(),
     nn.Linear,
     nn.Conv1d,
     nn.Conv2d,
@@ -129,7 +131,10 @@ class TapedStretch:
 
 
 class LinearStretch:
-    """One `nn.Linear`: a = s Wᵀ + b, so Jᵀ signal = signal W and the gradient is signalᵀ s, wherever s is."""
+    """One `nn.Linear`: a = s Wᵀ + b, so Jᵀ signal = signal W and the gradient is signalᵀ s, wherever s is.
+
+    Here and in a convolution, the signal comes back through the module's feedback weights where it has them.
+    """
 
     depends_on_state = False
 
@@ -147,17 +152,15 @@ class LinearStretch:
         return Record(s, nn.functional.linear(s, self.module.weight))
 
     def pull(self, record: Record, signal: Tensor) -> Tensor:
-        return signal @ self.module.weight
+        return signal @ backward_weight(self.module)
 
     def gradient(self, record: Record, signal: Tensor, scale: float) -> dict[str, Tensor]:
         signal, s = signal.flatten(0, -2), record.input.flatten(0, -2)
-        found = {}
-        if self.module.weight.requires_grad:
-            # The scale rides on the matrix product for free; beta=0 makes the first argument a placeholder.
-            found[_dotted(self.name, "weight")] = torch.addmm(signal.new_zeros(1), signal.T, s, beta=0, alpha=scale)
-        if self.module.bias is not None and self.module.bias.requires_grad:
-            found[_dotted(self.name, "bias")] = signal.sum(0).mul_(scale)
-        return found
+        weight, bias = _learning(self.module)
+        # The scale rides on the matrix product for free; beta=0 makes the first argument a placeholder.
+        of_weight = torch.addmm(signal.new_zeros(1), signal.T, s, beta=0, alpha=scale) if weight else None
+        of_bias = signal.sum(0).mul_(scale) if bias else None
+        return _by_name(self.parameters, of_weight, of_bias)
 
 
 class ConvolutionStretch:
@@ -179,22 +182,20 @@ class ConvolutionStretch:
         return Record(s, self.module._conv_forward(s, self.module.weight, None))
 
     def pull(self, record: Record, signal: Tensor) -> Tensor:
-        return self._backward(record, signal, [True, False, False])[0]
+        pulled = self._backward(record, signal, backward_weight(self.module), [True, False, False])[0]
+        assert pulled is not None
+        return pulled
 
     def gradient(self, record: Record, signal: Tensor, scale: float) -> dict[str, Tensor]:
-        weight, bias = self.module.weight, self.module.bias
-        mask = [False, weight.requires_grad, bias is not None and bias.requires_grad]
-        _, of_weight, of_bias = self._backward(record, signal, mask)
-        found = {_dotted(self.name, "weight"): of_weight} if mask[1] else {}
-        if mask[2]:
-            found[_dotted(self.name, "bias")] = of_bias
-        return {name: gradient.mul_(scale) for name, gradient in found.items()}
+        mask = [False, *_learning(self.module)]
+        found = [None if g is None else g.mul_(scale) for g in self._backward(record, signal, self.module.weight, mask)[1:]]
+        return _by_name(self.parameters, *found)
 
-    def _backward(self, record: Record, signal: Tensor, mask: list[bool]) -> tuple[Tensor, Tensor, Tensor]:
+    def _backward(self, record: Record, signal: Tensor, weight: Tensor, mask: list[bool]) -> list[Tensor | None]:
         conv = self.module
         bias_sizes = None if conv.bias is None else [conv.out_channels]
         return torch.ops.aten.convolution_backward(
-            signal, record.input, conv.weight, bias_sizes, conv.stride, self.padding, conv.dilation,
+            signal, record.input, weight, bias_sizes, conv.stride, self.padding, conv.dilation,
             False, [0] * len(self.padding), conv.groups, mask,
         )  # fmt: skip
 
@@ -356,6 +357,22 @@ def _trainable(modules: Modules) -> dict[str, nn.Parameter]:
     }
 
 
+def _learning(module: nn.Module) -> tuple[bool, bool]:
+    """Whether the weight's gradient is needed, for the weight or for its feedback weight, and whether the bias's is."""
+    trainable = {leaf for leaf, parameter in module.named_parameters() if parameter.requires_grad}
+    return bool(trainable - {"bias"}), "bias" in trainable
+
+
+def _by_name(parameters: Iterable[str], of_weight: Tensor | None, of_bias: Tensor | None) -> dict[str, Tensor]:
+    """The gradients by parameter. A feedback weight learns as the weight does, from a tensor of its own."""
+    found: dict[str, Tensor] = {}
+    for name in parameters:
+        gradient = of_bias if name.rpartition(".")[2] == "bias" else of_weight
+        assert gradient is not None
+        found[name] = gradient.clone() if any(gradient is other for other in found.values()) else gradient
+    return found
+
+
 def _stretch(modules: Modules) -> ReshapeStretch | TapedStretch:
     return (ReshapeStretch if all(type(module) in RESHAPES for module in modules.values()) else TapedStretch)(modules)
 
@@ -368,7 +385,7 @@ def _core_stretch(modules: Modules) -> ReshapeStretch | TapedStretch | LinearStr
     plain = len(modules) == 1 and not any(
         (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     )
-    if plain and isinstance(module, nn.Linear) and type(module) is nn.Linear:
+    if plain and isinstance(module, nn.Linear) and type(module) in MAPS:
         return LinearStretch(name, module)
     if plain and isinstance(module, Convolution) and type(module) in MAPS:
         padding = _symmetric_padding(module)

@@ -38,6 +38,8 @@ COUNTS = "properties/test_counts.py"
 PURITY = "properties/test_purity.py"
 REFUSALS = "properties/test_refusals.py"
 EVERY_RULE = "contracts/test_every_rule.py"
+FEEDBACK = "autograd/test_feedback_weights.py"
+FEEDBACK_REFUSALS = "properties/test_feedback_refusals.py"
 
 RULE = "rules/dual_propagation.py"
 INFERENCE = "rules/dyadic_inference.py"
@@ -459,6 +461,140 @@ DEFECTS = [
         "elif function not in EXACT_FUNCTIONS or _squares(node):",
         "elif _squares(node):",
         DUALIZE,
+    ),
+    # Feedback weights
+    Defect(
+        "feedback weights of a linear map not kept for the backward pass",
+        "feedback.py",
+        "        x, weight, feedback, _ = inputs\n",
+        "        x, weight, feedback = inputs[0], inputs[1], inputs[1]\n",
+        FEEDBACK,
+    ),
+    Defect(
+        "feedback weights of a convolution not kept for the backward pass",
+        "feedback.py",
+        "        x, weight, feedback, bias, *ctx.settings = inputs\n",
+        "        x, weight, feedback, bias, *ctx.settings = (*inputs[:2], inputs[1], *inputs[3:])\n",
+        FEEDBACK,
+    ),
+    Defect(
+        "explicit feedback through W in place of the feedback weights",
+        "feedback.py",
+        "return module.backward_weight() if isinstance(module, AbstractFeedback) else module.get_parameter",
+        "return module.get_parameter",
+        FEEDBACK,
+    ),
+    Defect(
+        "the gradient of the feedback weights is the very tensor of the weight's",
+        "feedback.py",
+        "return dw.clone() if of_weight else dw",
+        "return dw",
+        FEEDBACK,
+    ),
+    Defect(
+        "the explicit gradient of the feedback weights is the very tensor of the weight's",
+        "synapses.py",
+        "gradient.clone() if any(gradient is other for other in found.values()) else gradient",
+        "gradient",
+        FEEDBACK,
+    ),
+    Defect(
+        "feedback weights halved in their gradient",
+        "feedback.py",
+        "return dw.clone() if of_weight else dw",
+        "return dw / 2 if of_weight else dw",
+        FEEDBACK,
+    ),
+    Defect(
+        "sign-symmetric feedback keeps the magnitudes of the weights",
+        "feedback.py",
+        "return weight.sign() * weight.abs().mean()",
+        "return weight.sign() * weight.abs()",
+        FEEDBACK,
+    ),
+    Defect(
+        "random feedback weights are a parameter",
+        "feedback.py",
+        'if kind == "kolen_pollack" else drawn',
+        "if True else drawn",
+        FEEDBACK,
+    ),
+    Defect(
+        "feedback weights learn beside a frozen weight",
+        "feedback.py",
+        "requires_grad=weight.requires_grad)",
+        "requires_grad=True)",
+        FEEDBACK,
+    ),
+    Defect(
+        "feedback weights drawn beside the generator",
+        "feedback.py",
+        "a=math.sqrt(5), generator=generator)",
+        "a=math.sqrt(5))",
+        FEEDBACK,
+    ),
+    Defect(
+        "feedback weights drawn too large",
+        "feedback.py",
+        "a=math.sqrt(5), generator=generator)",
+        "generator=generator)",
+        FEEDBACK,
+    ),
+    Defect(
+        "tied weights get feedback weights of their own",
+        "feedback.py",
+        "_install(module, kind, drawn[id(module.weight)])",
+        "_install(module, kind, _draw(module.weight, kind, generator))",
+        FEEDBACK,
+    ),
+    Defect(
+        "the odd zero of same padding on the left in front of feedback weights",
+        "feedback.py",
+        "for zeros in (0, span % 2)])",
+        "for zeros in (span % 2, 0)])",
+        FEEDBACK,
+    ),
+    Defect(
+        "autocast not followed by feedback weights",
+        "feedback.py",
+        "    if not torch.is_autocast_enabled(device):\n",
+        "    if True:\n",
+        FEEDBACK,
+    ),
+    Defect(
+        "alignment of feedback weights with the norms the wrong way round",
+        "feedback.py",
+        "float(sizes[0] / sizes[1])",
+        "float(sizes[1] / sizes[0])",
+        FEEDBACK,
+    ),
+    Defect(
+        "a frozen weight stops its feedback weight from learning in the explicit engine",
+        "synapses.py",
+        'return bool(trainable - {"bias"}), "bias" in trainable',
+        'return "weight" in trainable, "bias" in trainable',
+        FEEDBACK,
+    ),
+    Defect(
+        "feedback modules off the short formula",
+        "synapses.py",
+        "if plain and isinstance(module, nn.Linear) and type(module) in MAPS:",
+        "if plain and isinstance(module, nn.Linear) and type(module) is nn.Linear:",
+        FEEDBACK,
+    ),
+    Defect(
+        "modules with weights of their own keep exact feedback unsaid",
+        "feedback.py",
+        "            named |= _left_parameters(module, name, leave)\n",
+        "            named |= set()\n",
+        FEEDBACK_REFUSALS,
+    ),
+    Defect(
+        "feedback that was to be left exact inside a named module is converted",
+        "feedback.py",
+        "left.update(id(inner) for inner in module.modules())",
+        "left.add(id(module))",
+        FEEDBACK_REFUSALS,
     ),
     # Boundaries
     Defect("alpha not checked", RULE, "if not 0 <= self.alpha <= 1:", "if False:", REFUSALS),

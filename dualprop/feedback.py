@@ -1,0 +1,404 @@
+"""Separate feedback weights B: the input's cotangent comes back through B, not through the forward weights W.
+
+    forward    a = W s + b
+    backward   dx = Bᵀ da        dW = da sᵀ        db = da
+
+The same holds for convolutions. Three kinds of B:
+
+    kolen_pollack    a parameter of its own, whose gradient is that of W; under weight decay W - B then vanishes
+                     (Kolen & Pollack 1994; Akrout et al. 2019)
+    random           a fixed draw: feedback alignment (Lillicrap et al. 2016)
+    sign_symmetric   mean|W| · sign(W), taken anew at each use (Liao et al. 2016; Moskovitz et al. 2018)
+
+Shapes: N batch, T any further axes, D features, C channels, X one to three spatial axes. B has the shape of W.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrize
+
+from dualprop.errors import SettingError, UnsupportedModuleError, closest
+
+Kind = Literal["kolen_pollack", "random", "sign_symmetric"]
+KINDS: tuple[str, ...] = get_args(Kind)
+
+
+class AbstractFeedback(nn.Module):
+    """What a map with feedback weights has beside the module that it extends: `kind`, and `backward_weight()`.
+
+    It is constructed with the arguments of that module, and by name the `kind` and the `generator` that draws B.
+    """
+
+    weight: Tensor
+    kind: Kind
+    feedback_weight: Tensor
+
+    def __init__(
+        self, *args: Any, kind: Kind = "kolen_pollack", generator: torch.Generator | None = None, **kwargs: Any
+    ) -> None:
+        _check_kind(kind)
+        super().__init__(*args, **kwargs)
+        _install(self, kind, _draw(self.weight, kind, generator))
+
+    def backward_weight(self) -> Tensor:
+        """B, in the shape of `weight`: the parameter or buffer itself, or a new tensor where it is sign-symmetric."""
+        return sign_symmetric(self.weight) if self.kind == "sign_symmetric" else self.feedback_weight
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, feedback={self.kind}"
+
+
+class FeedbackLinear(AbstractFeedback, nn.Linear):
+    """`nn.Linear`, (N, T…, D) or (D,) to (N, T…, D′) or (D′,), whose input's cotangent is dx = da B."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return _LinearWithFeedback.apply(*_autocast(input, self.weight, _stored(self), self.bias))
+
+
+class FeedbackConv1d(AbstractFeedback, nn.Conv1d):
+    """`nn.Conv1d`, (N, C, X) or (C, X), whose input's cotangent is the transposed convolution with B."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return _convolve(self, input)
+
+
+class FeedbackConv2d(AbstractFeedback, nn.Conv2d):
+    """`nn.Conv2d`, (N, C, X, X) or (C, X, X), whose input's cotangent is the transposed convolution with B."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return _convolve(self, input)
+
+
+class FeedbackConv3d(AbstractFeedback, nn.Conv3d):
+    """`nn.Conv3d`, (N, C, X, X, X) or (C, X, X, X), whose input's cotangent is the transposed convolution with B."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return _convolve(self, input)
+
+
+# Plain module → the same with feedback weights.
+FEEDBACK_MODULES: dict[type[nn.Module], type[AbstractFeedback]] = {
+    nn.Linear: FeedbackLinear,
+    nn.Conv1d: FeedbackConv1d,
+    nn.Conv2d: FeedbackConv2d,
+    nn.Conv3d: FeedbackConv3d,
+}
+# They hold parameters, but no weights that mix units on the way back: diagonal ones, and what ends the way.
+_NOTHING_TO_SEPARATE: tuple[type[nn.Module], ...] = (
+    nn.BatchNorm1d,
+    nn.BatchNorm2d,
+    nn.BatchNorm3d,
+    nn.SyncBatchNorm,
+    nn.InstanceNorm1d,
+    nn.InstanceNorm2d,
+    nn.InstanceNorm3d,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.RMSNorm,
+    nn.PReLU,
+    nn.Embedding,
+    nn.EmbeddingBag,
+)
+
+
+def sign_symmetric(weight: Tensor) -> Tensor:
+    """mean|W| · sign(W): every sign of W, and one magnitude per layer (Moskovitz et al. 2018, uniform sign-concordant)."""
+    return weight.sign() * weight.abs().mean()
+
+
+def backward_weight(module: nn.Module) -> Tensor:
+    """The weight that errors come back through: B where the module has one of its own, else its `weight`."""
+    return module.backward_weight() if isinstance(module, AbstractFeedback) else module.get_parameter("weight")
+
+
+def convert(
+    model: nn.Module,
+    kind: Kind,
+    *,
+    generator: torch.Generator | None = None,
+    leave: Sequence[str] = (),
+) -> nn.Module:
+    """Give every Linear and convolution of `model` feedback weights, in place; gradients then come back through them.
+
+    Modules, parameters, their names, hooks, device, dtype and mode stay what they were; "kolen_pollack" adds a parameter
+    `feedback_weight` to each, "random" a buffer, "sign_symmetric" nothing. Convert before the optimizer is made, so that it
+    sees the new parameters, and before a `state_dict` that holds them is loaded. B is drawn as PyTorch draws the layer's
+    weight, learns if W does, and is shared where W is. A W that something other than such modules reads too (an Embedding
+    that is tied to the last Linear) receives gradients that B does not, so there the two won't align.
+
+    Only modules are read: a forward of your own that multiplies by a weight of its child, F.linear(x, self.embed.weight)
+    say, keeps exact feedback.
+
+    Args:
+        kind: "kolen_pollack", "random" or "sign_symmetric"; the file's head says what each is.
+        generator: draws the feedback weights on its own device; None is PyTorch's global generator.
+        leave: names of modules (with all inside them), of parameters, or of module types that keep exact feedback.
+
+    Returns:
+        The model.
+
+    Raises:
+        UnsupportedModuleError: names what holds weights and can't be converted, and the remedy; the model is as it was.
+        SettingError: an unknown kind, or a `leave` that names nothing in the model.
+    """
+    _check_kind(kind)
+    chosen = _judged(model, (leave,) if isinstance(leave, str) else tuple(leave))
+    # All are drawn before any is changed. One draw per weight: where W is shared, both places must send back the same.
+    drawn: dict[int, Tensor | None] = {}
+    for module in chosen:
+        weight = module.get_parameter("weight")
+        if id(weight) not in drawn:
+            drawn[id(weight)] = _draw(weight, kind, generator)
+    for module in chosen:
+        module.__class__ = FEEDBACK_MODULES[type(module)]
+        assert isinstance(module, AbstractFeedback)
+        _install(module, kind, drawn[id(module.weight)])
+    return model
+
+
+@dataclass(frozen=True)
+class WeightAlignment:
+    """How near one layer's feedback weights B are to its forward weights W, both read as one long vector.
+
+    Attributes:
+        layer: the module's name in the model.
+        cosine: B·W / ‖B‖‖W‖, in [-1, 1]; NaN where one of them is zero.
+        norm_ratio: ‖B‖ / ‖W‖.
+    """
+
+    layer: str
+    cosine: float
+    norm_ratio: float
+
+    @property
+    def angle(self) -> float:
+        """The angle between B and W in degrees, 0 to 180; for independent draws about 90."""
+        return math.degrees(math.acos(max(-1.0, min(1.0, self.cosine)))) if math.isfinite(self.cosine) else math.nan
+
+
+def alignment(model: nn.Module) -> list[WeightAlignment]:
+    """The alignment of B and W in every module of `model` with feedback weights, in order. Waits for the device."""
+    found = []
+    for name, module in model.named_modules():
+        if isinstance(module, AbstractFeedback):
+            backward, forward = (w.detach().cpu().double().flatten() for w in (module.backward_weight(), module.weight))
+            sizes = backward.norm(), forward.norm()
+            found.append(WeightAlignment(name, float(backward @ forward / (sizes[0] * sizes[1])), float(sizes[0] / sizes[1])))
+    return found
+
+
+class _LinearWithFeedback(torch.autograd.Function):
+    """a = x Wᵀ + b. `feedback` is B; None stands for the sign-symmetric one, which W alone determines."""
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, feedback: Tensor | None, bias: Tensor | None) -> Tensor:
+        return F.linear(x, weight, bias)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, weight, feedback, _ = inputs
+        ctx.is_sign_symmetric = feedback is None
+        ctx.save_for_backward(x, weight if feedback is None else feedback)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+        (da,), (x, stored) = cotangents, ctx.saved_tensors
+        of_x, of_weight, of_feedback, of_bias = ctx.needs_input_grad
+        dx = dw = db = None
+        if of_x:
+            dx = da @ (sign_symmetric(stored) if ctx.is_sign_symmetric else stored)
+        da = da.reshape(-1, da.shape[-1])
+        if of_weight or of_feedback:
+            dw = da.T @ x.reshape(-1, x.shape[-1])
+        if of_bias:
+            db = da.sum(0)
+        return dx, dw if of_weight else None, _second(dw, of_weight, of_feedback), db
+
+
+class _ConvolutionWithFeedback(torch.autograd.Function):
+    """a = W ∗ x + b, zero-padded alike on both sides; `feedback` as for the linear map. x is (N, C, X…)."""
+
+    @staticmethod
+    def forward(
+        x: Tensor,
+        weight: Tensor,
+        feedback: Tensor | None,
+        bias: Tensor | None,
+        stride: list[int],
+        padding: list[int],
+        dilation: list[int],
+        groups: int,
+    ) -> Tensor:
+        return torch.convolution(x, weight, bias, stride, padding, dilation, False, [0] * len(stride), groups)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, weight, feedback, bias, *ctx.settings = inputs
+        ctx.is_sign_symmetric = feedback is None
+        ctx.bias_sizes = None if bias is None else list(bias.shape)
+        ctx.save_for_backward(x, weight if feedback is None else feedback)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+        (da,), (x, stored) = cotangents, ctx.saved_tensors
+        stride, padding, dilation, groups = ctx.settings
+        of_x, of_weight, of_feedback, of_bias = ctx.needs_input_grad[:4]
+        # The weight that is passed matters to dx alone, so that one call gives dx by B, and dW and db as ever.
+        dx, dw, db = torch.ops.aten.convolution_backward(
+            da, x, sign_symmetric(stored) if ctx.is_sign_symmetric and of_x else stored, ctx.bias_sizes,
+            stride, padding, dilation, False, [0] * len(stride), groups, [of_x, of_weight or of_feedback, of_bias],
+        )  # fmt: skip
+        return dx, dw if of_weight else None, _second(dw, of_weight, of_feedback), db, None, None, None, None
+
+
+def _second(dw: Tensor | None, of_weight: bool, of_feedback: bool) -> Tensor | None:
+    """The gradient of B: that of W, in memory of its own, since an optimizer may write into either."""
+    if dw is None or not of_feedback:
+        return None
+    return dw.clone() if of_weight else dw
+
+
+def _stored(module: AbstractFeedback) -> Tensor | None:
+    return None if module.kind == "sign_symmetric" else module.feedback_weight
+
+
+def _autocast(*tensors: Tensor | None) -> list[Tensor | None]:
+    """The tensors in autocast's dtype where it is on: what it does of itself for PyTorch's own maps."""
+    first = tensors[0]
+    assert first is not None
+    device = first.device.type
+    if not torch.is_autocast_enabled(device):
+        return list(tensors)
+    dtype = torch.get_autocast_dtype(device)
+    # As autocast does, float64 and integers are left alone.
+    return [t if t is None or not t.is_floating_point() or t.dtype == torch.float64 else t.to(dtype) for t in tensors]
+
+
+def _convolve(conv: FeedbackConv1d | FeedbackConv2d | FeedbackConv3d, x: Tensor) -> Tensor:
+    """The convolution of (N, C, X…) or (C, X…). Paddings other than equal zeros are taken before it, by autograd."""
+    is_batched = x.dim() == len(conv.kernel_size) + 2
+    if not is_batched:
+        x = x.unsqueeze(0)
+    padding = [0] * len(conv.kernel_size)
+    if conv.padding_mode != "zeros":
+        x = F.pad(x, conv._reversed_padding_repeated_twice, mode=conv.padding_mode)
+    elif not isinstance(conv.padding, str):
+        padding = list(conv.padding)
+    elif conv.padding == "same":
+        spans = [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
+        padding = [span // 2 for span in spans]
+        if any(span % 2 for span in spans):  # an odd span has its last zero on the right, as in PyTorch
+            x = F.pad(x, [zeros for span in reversed(spans) for zeros in (0, span % 2)])
+    tensors = _autocast(x, conv.weight, _stored(conv), conv.bias)
+    a = _ConvolutionWithFeedback.apply(*tensors, list(conv.stride), padding, list(conv.dilation), conv.groups)
+    return a if is_batched else a.squeeze(0)
+
+
+def _draw(weight: Tensor, kind: str, generator: torch.Generator | None) -> Tensor | None:
+    """A new B, as `nn.Linear` and `nn.ConvNd` draw W; None where W alone determines it."""
+    if kind == "sign_symmetric":
+        return None
+    drawn = torch.empty(weight.shape, dtype=weight.dtype, device=generator.device if generator is not None else weight.device)
+    drawn = nn.init.kaiming_uniform_(drawn, a=math.sqrt(5), generator=generator).to(weight.device)
+    # A B that learned beside a frozen W would run away from it.
+    return nn.Parameter(drawn, requires_grad=weight.requires_grad) if kind == "kolen_pollack" else drawn
+
+
+def _install(module: AbstractFeedback, kind: Kind, feedback: Tensor | None) -> None:
+    module.kind = kind
+    if isinstance(feedback, nn.Parameter):
+        module.register_parameter("feedback_weight", feedback)
+    elif feedback is not None:
+        module.register_buffer("feedback_weight", feedback)
+
+
+def _check_kind(kind: str) -> None:
+    if kind not in KINDS:
+        known = ", ".join(map(repr, KINDS))
+        raise SettingError(f"unknown kind of feedback {kind!r}.{closest(str(kind), list(KINDS))} There are {known}.")
+
+
+def _judged(model: nn.Module, leave: tuple[str, ...]) -> list[nn.Module]:
+    """The modules to convert, each once. Raises if anything else holds weights, or a `leave` names nothing."""
+    named: set[str] = set()
+    left: set[int] = set()
+    # By every name of a shared module, since `leave` may be any of them.
+    for name, module in model.named_modules(remove_duplicate=False):
+        hits = {name, _type(module).__name__} & (set(leave) - {""})
+        named |= hits
+        if hits:
+            left.update(id(inner) for inner in module.modules())
+    chosen = []
+    for name, module in model.named_modules():
+        if id(module) in left:
+            continue
+        reason = _obstacle(module, name)
+        if reason:
+            raise UnsupportedModuleError(f"{repr(name) if name else 'the model'} is {_type(module).__name__}, {reason}")
+        if _type(module) in FEEDBACK_MODULES:
+            chosen.append(module)
+        elif _type(module) not in _NOTHING_TO_SEPARATE:
+            named |= _left_parameters(module, name, leave)
+    unused = sorted(map(repr, set(leave) - named))
+    if unused:
+        raise SettingError(f"leave names {', '.join(unused)}, which convert does not meet in the model. Remove it.")
+    if not chosen:
+        raise UnsupportedModuleError("the model holds no Linear or convolution to convert: it has none, or leave= names all.")
+    return chosen
+
+
+def _obstacle(module: nn.Module, name: str) -> str:
+    """Why a module can't be converted or looked into whatever its parameters are, and the remedy; else an empty string."""
+    exact = f"leave its feedback exact with leave=({name or _type(module).__name__!r},)."
+    if isinstance(module, AbstractFeedback):
+        return "which has feedback weights already. Convert a fresh copy of the model."
+    if isinstance(module, nn.parallel.DistributedDataParallel):
+        return "which would not reduce the new parameters' gradients. Convert the model before it is wrapped."
+    if isinstance(module, torch.jit.ScriptModule):
+        return "which is compiled as it is. Convert the model before it is scripted."
+    if isinstance(module, nn.modules.lazy.LazyModuleMixin):
+        return f"whose weights have no shape yet. Run the model once on a batch first, or {exact}"
+    if parametrize.is_parametrized(module):
+        return f"which is parametrized, so that its weight is no parameter. Remove the parametrization, or {exact}"
+    if type(module) not in FEEDBACK_MODULES:
+        return ""
+    if "forward" in vars(module):
+        return f"whose forward was replaced by another. Delete that attribute, or {exact}"
+    if set(module._parameters) != {"weight", "bias"}:
+        held = ", ".join(module._parameters)
+        return f"which holds {held} in place of weight and bias. Undo that (weight norm, pruning), or {exact}"
+    if module.get_parameter("weight").is_complex():
+        return f"whose weight is complex. Use real weights, or {exact}"
+    return ""
+
+
+def _left_parameters(module: nn.Module, name: str, leave: tuple[str, ...]) -> set[str]:
+    """The module's own parameters, all of them named in `leave`; raises where one is not."""
+    own = {f"{name}.{leaf}" if name else leaf: leaf for leaf, p in module._parameters.items() if p is not None}
+    for dotted in own:
+        if dotted not in leave:
+            kind = type(module)
+            what = f"{repr(name) if name else 'the model'} is {kind.__name__}, "
+            if kind.__module__.startswith("torch.") or issubclass(kind, tuple(FEEDBACK_MODULES)):
+                raise UnsupportedModuleError(
+                    f"{what}which holds weights and has no version with feedback weights. Replace it by a plain Linear or "
+                    f"convolution, or leave its feedback exact with leave=({name or kind.__name__!r},)."
+                )
+            raise UnsupportedModuleError(
+                f"{what}which owns the parameter {own[dotted]!r}, whose use in its forward would keep exact feedback. Make it "
+                f"the weight of a Linear or convolution, or leave it exact with leave=({dotted!r},)."
+            )
+    return set(own)
+
+
+def _type(module: nn.Module) -> type[nn.Module]:
+    """The module's type; of a parametrized one, the type that it had before."""
+    return type(module).__bases__[0] if parametrize.is_parametrized(module) else type(module)
