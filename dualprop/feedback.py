@@ -15,6 +15,7 @@ Shapes: N batch, T any further axes, D features, C channels, X one to three spat
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -162,6 +163,22 @@ def convert(
         assert isinstance(module, AbstractFeedback)
         _install(module, kind, drawn[id(module.weight)])
     return model
+
+
+def exact(model: nn.Module) -> nn.Module:
+    """A copy of `model` on the same parameters and buffers whose errors come back through W, as in plain PyTorch; `model`
+    itself where it has no feedback weights. For comparing with the true gradient."""
+    if not any(isinstance(module, AbstractFeedback) for module in model.modules()):
+        return model
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    twin = copy.deepcopy(model, shared)
+    plain: dict[type[nn.Module], type[nn.Module]] = {feedback: kind for kind, feedback in FEEDBACK_MODULES.items()}
+    for module in twin.modules():
+        if isinstance(module, AbstractFeedback):
+            module._parameters.pop("feedback_weight", None)
+            module._buffers.pop("feedback_weight", None)
+            module.__class__ = plain[type(module)]
+    return twin
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dualprop import feedback
 from dualprop.network import Network
-from dualprop.rules import AbstractRule, Backprop
+from dualprop.rules import AbstractRule
+from dualprop.rules.base import check_batch
 
 
 @dataclass(frozen=True)
@@ -30,14 +32,27 @@ class LayerAlignment:
 def alignment(
     network: Network, rule: AbstractRule, x: Tensor, y: Tensor, state: Any = None, generator: torch.Generator | None = None
 ) -> list[LayerAlignment]:
-    """One entry per layer with parameters, from input to output. A zero gradient has cosine and norm ratio nan."""
+    """One entry per layer with parameters, from input to output. A zero gradient has cosine and norm ratio nan.
+
+    Back-propagation means the true gradient: through the forward weights, also where the network has feedback weights.
+    """
     found = rule.gradients(network, x, y, state=state, generator=generator).gradients
-    exact = Backprop(loss=rule.loss).gradients(network, x, y).gradients
+    exact = _exact_gradients(network, rule, x, y)
     return [
         _compare(layer.name, [found[n] for n in names], [exact[n] for n in names])
         for layer in network.layers
-        if (names := list(layer.synapse.parameters))
+        if (names := [name for name in layer.synapse.parameters if name in exact])
     ]
+
+
+def _exact_gradients(network: Network, rule: AbstractRule, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    assert network.module is not None
+    model = feedback.exact(network.module)
+    parameters = {name: p for name, p in model.named_parameters() if name in network.parameters}
+    with torch.enable_grad():
+        loss = rule.loss.value(model(x), check_batch(x, y)).mean()
+        found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
+    return dict(zip(parameters, found, strict=True))
 
 
 def _compare(layer: str, found: list[Tensor], exact: list[Tensor]) -> LayerAlignment:

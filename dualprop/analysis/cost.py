@@ -137,7 +137,7 @@ class Contender:
         y = torch.randint(num_classes, (recipe.batch_size,), generator=generator).to(recipe.device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = recipe.model.build(input_shape, num_classes).to(device=recipe.device, dtype=dtype)
+            model = recipe.build(input_shape, num_classes).to(device=recipe.device, dtype=dtype)
         return model, x, y
 
     def to_plain(self) -> dict[str, Any]:

@@ -8,22 +8,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dualprop import feedback
 from dualprop.analysis.alignment import alignment
 from dualprop.network import Network
 from dualprop.rules import AbstractRule
 
 
 def of_rule(network: Network, rule: AbstractRule, x: Tensor, y: Tensor, state: Any, seed: int) -> dict[str, Any]:
-    """ "alignment": cosine, norm ratio and angle to back-propagation per layer; and the rule's own statistics.
+    """What the rule does on this batch, as plain values.
 
-    `seed` draws what the rule draws, the same each time.
+    "alignment" holds cosine, norm ratio and angle to back-propagation per layer; "weight_alignment" those of feedback and
+    forward weights, where the model has the former. The rule's own statistics stand beside them. `seed` draws what the rule
+    draws, the same each time.
     """
 
     def generator() -> torch.Generator | None:
         return torch.Generator().manual_seed(seed) if rule.needs_generator else None
 
-    aligned = alignment(network, rule, x, y, state, generator())
+    assert network.module is not None
+    gradients, weights = alignment(network, rule, x, y, state, generator()), feedback.alignment(network.module)
     return {
-        "alignment": [{**asdict(layer), "angle": layer.angle} for layer in aligned],
+        "alignment": [{**asdict(layer), "angle": layer.angle} for layer in gradients],
+        **({"weight_alignment": [{**asdict(layer), "angle": layer.angle} for layer in weights]} if weights else {}),
         **rule.statistics(network, x, y, state=state, generator=generator()),
     }

@@ -4,12 +4,14 @@ from collections.abc import Callable
 
 from dualprop.errors import SettingError, closest
 from dualprop.recipes.digits import digits_mlp
-from dualprop.recipes.mnist import mnist_mlp
+from dualprop.recipes.mnist import mnist_feedback, mnist_mlp, mnist_nudging
 from dualprop.training.recipe import Recipe
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "digits-mlp": digits_mlp,
     "mnist-mlp": mnist_mlp,
+    "mnist-feedback": mnist_feedback,
+    "mnist-nudging": mnist_nudging,
 }
 
 
@@ -23,4 +25,4 @@ def from_name(name: str) -> Recipe:
     return RECIPES[name]()
 
 
-__all__ = ["RECIPES", "digits_mlp", "from_name", "mnist_mlp"]
+__all__ = ["RECIPES", "digits_mlp", "from_name", "mnist_feedback", "mnist_mlp", "mnist_nudging"]

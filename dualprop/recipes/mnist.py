@@ -1,6 +1,6 @@
 """MNIST by an MLP, the seeds' table of six variants: `dualprop compare mnist-mlp --variants published`."""
 
-from dualprop.losses import SquaredError
+from dualprop.losses import CrossEntropy, SquaredError
 from dualprop.models import MLP
 from dualprop.rules import DualPropagation
 from dualprop.training.recipe import Optimizer, Recipe
@@ -30,4 +30,40 @@ def mnist_mlp() -> Recipe:
         batch_size=100,
         epochs=100,
         seed_list=(139, 946, 992, 640, 731),
+    )
+
+
+def mnist_feedback() -> Recipe:
+    """MLP 784-512-512-10 by KP-DP: SGD with momentum and weight decay, under which feedback weights align with forward ones.
+
+    The optimizer of the papers' KP-DP on CIFAR (Høier et al. 2023, appendix C) on the MLP of Høier & Zach (2024), §6.1; no
+    published figure. `--variants bp,dp,kp-dp,fa-dp,sign-dp` compares.
+    """
+    return Recipe(
+        name="mnist-feedback",
+        dataset="mnist",
+        model=MLP(widths=(512, 512)),
+        feedback="kolen_pollack",
+        rule=DualPropagation(loss=CrossEntropy()),
+        optimizer=Optimizer(name="sgd", learning_rate=0.05, momentum=0.9, weight_decay=5e-4, cosine=True),
+        batch_size=100,
+        epochs=30,
+    )
+
+
+def mnist_nudging() -> Recipe:
+    """MLP 784-512-512-10 by DP⊤ with asymmetric nudging, α = 0, β = ½: the setting of Høier & Zach (2024), §6.1.
+
+    Squared error, Adam 1e-3, batch 50, 20 epochs; the grid over α and β is `scripts/nudging_grid.py`. The paper shows angles
+    and norms of gradients, no accuracy.
+    """
+    return Recipe(
+        name="mnist-nudging",
+        cites="Høier & Zach 2024, figure 3",
+        dataset="mnist",
+        model=MLP(widths=(512, 512)),
+        rule=DualPropagation(coupling="transposed", alpha=0.0, beta=0.5, loss=SquaredError()),
+        optimizer=Optimizer(name="adam", learning_rate=1e-3),
+        batch_size=50,
+        epochs=20,
     )

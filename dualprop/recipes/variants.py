@@ -26,7 +26,8 @@ class Variant:
 
 
 def _by(rule: AbstractRule, recipe: Recipe, **changes: Any) -> Recipe:
-    return dataclasses.replace(recipe, rule=rule, **changes)
+    plain: dict[str, Any] = {"feedback": "exact", "updates_per_batch": 1, "reset_states": False}
+    return dataclasses.replace(recipe, rule=rule, **{**plain, **changes})
 
 
 def _dp(recipe: Recipe, **settings: Any) -> DualPropagation:
@@ -76,6 +77,16 @@ def _transposed(recipe: Recipe) -> Recipe:
     return _by(_dp(recipe, coupling="transposed", alpha=0.0), recipe)
 
 
+def _with_feedback(kind: str) -> Callable[[Recipe], Recipe]:
+    return lambda recipe: _by(_dp(recipe), recipe, feedback=kind)
+
+
+def _damped(recipe: Recipe) -> Recipe:
+    # Twice the passes that the error needs: damped states follow with a lag.
+    schedule = schedules.up_down(2 * recipe.model.depth)
+    return _by(_dp(recipe, alpha=0.0, damping="spectral", schedule=schedule), recipe)
+
+
 VARIANTS: dict[str, Variant] = {
     "bp": Variant("back-propagation, the twin", _backprop),
     "dp": Variant("dual propagation: one downward sweep from the forward pass", _dual_propagation),
@@ -86,6 +97,10 @@ VARIANTS: dict[str, Variant] = {
     "odd-even": Variant("odd layers, then even ones, until the error has reached the first layer", _odd_even),
     "bottom-up": Variant("upward passes, L of them, in which the error descends a layer a pass", _bottom_up),
     "dp-transposed": Variant("DP⊤ at α = 0: the mean is the forward pass; one downward sweep is its fixed point", _transposed),
+    "damped-dp": Variant("DP at α = 0, damped by the synapses' spectral norms, 2L sweeps up and down", _damped),
+    "kp-dp": Variant("DP with Kolen-Pollack feedback: weights of its own that learn alike", _with_feedback("kolen_pollack")),
+    "fa-dp": Variant("DP with fixed random feedback weights (feedback alignment)", _with_feedback("random")),
+    "sign-dp": Variant("DP with sign-symmetric feedback: the signs of the forward weights", _with_feedback("sign_symmetric")),
 }
 
 

@@ -10,7 +10,9 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from dualprop import rules
+from torch import nn
+
+from dualprop import feedback, rules
 from dualprop.errors import RunError, SettingError
 from dualprop.losses import AbstractLoss
 from dualprop.models import MLP, MODELS, ConvNet
@@ -72,6 +74,7 @@ class Recipe:
         published: pairs of a variant's name and its published test accuracy, such as ("dp", "98.43 ± 0.03").
         dataset: a data set's name, or the path of an .npz file.
         model: the architecture.
+        feedback: the weights that errors come back through: "exact", the forward ones, or those of `dp.feedback`.
         rule: the learning rule and its hyperparameters.
         optimizer: the optimizer and its learning rate over time.
         batch_size: examples per step; the last, smaller batch of an epoch is left out.
@@ -94,6 +97,7 @@ class Recipe:
     published: tuple[tuple[str, str], ...] = ()
     dataset: str
     model: MLP | ConvNet
+    feedback: Literal["exact", "kolen_pollack", "random", "sign_symmetric"] = "exact"
     rule: AbstractRule
     optimizer: Optimizer = Optimizer()
     batch_size: int = 100
@@ -125,6 +129,10 @@ class Recipe:
         seeds = self.seed_list
         if not seeds or len(set(seeds)) != len(seeds) or not all(0 <= seed < 2**32 for seed in seeds):
             raise SettingError(f"seed_list must hold different seeds from 0 to 2³²-1, got {seeds}.")
+        if self.feedback not in ("exact", *feedback.KINDS):
+            raise SettingError(
+                f"feedback must be exact, {', '.join(feedback.KINDS[:-1])} or {feedback.KINDS[-1]}, got '{self.feedback}'."
+            )
         if self.dtype not in ("float32", "float64"):
             raise SettingError(f"dtype must be float32 or float64, got '{self.dtype}'.")
         if self.optimizer.warmup_epochs >= self.epochs and self.optimizer.warmup_epochs > 0:
@@ -135,6 +143,12 @@ class Recipe:
     @property
     def rule_name(self) -> str:
         return next(name for name, kind in rules.RULES.items() if kind is type(self.rule))
+
+    def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+        """The model for inputs (N, *input_shape), drawn from the global generator; its feedback weights after the others, so
+        that those are the same whatever the feedback."""
+        model = self.model.build(input_shape, num_classes)
+        return model if self.feedback == "exact" else feedback.convert(model, self.feedback)
 
     def with_rule(self, name: str) -> Recipe:
         """The same recipe by another rule at that rule's defaults and this recipe's loss; its own rule is left as it is."""

@@ -83,7 +83,7 @@ class _SeedRun:
         self.metrics = folder / "metrics.jsonl"
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = recipe.model.build(splits.input_shape, splits.num_classes)
+            model = recipe.build(splits.input_shape, splits.num_classes)
         self.model = model.to(device=recipe.device, dtype=self.dtype)
         self.network = Network.from_module(self.model)
         self.optimizer = optimization.build(recipe.optimizer, self.model.parameters())

@@ -161,7 +161,7 @@ def test_an_unknown_kind_is_refused_with_the_nearest_one(kind):
     """A kind that falls through to a default trains by another algorithm."""
     model = mlp()
     with pytest.raises(
-        dp.SettingError, match="unknown kind of feedback .*There are 'kolen_pollack', 'random', 'sign"
+        dp.SettingError, match=r"unknown kind of feedback .*There are 'kolen_pollack', 'random', 'sign"
     ) as refusal:
         feedback.convert(model, kind)
     assert ("Did you mean" in str(refusal.value)) == (kind in ("kolen-pollack", "randon"))
