@@ -298,15 +298,15 @@ DEFECTS = [
     Defect(
         "frozen weight gets a gradient",
         "synapses.py",
-        "        if self.module.weight.requires_grad:\n",
-        "        if True:\n",
+        "        if parameter.requires_grad\n",
+        "        if True\n",
         SYNAPSES,
     ),
     Defect(
         "bias gradient of a Linear dropped",
         "synapses.py",
-        "if self.module.bias is not None and self.module.bias.requires_grad:",
-        "if False:",
+        "of_bias = signal.sum(0).mul_(scale) if bias else None",
+        "of_bias = signal.new_zeros(signal.shape[1]) if bias else None",
         SYNAPSES,
     ),
     Defect(
@@ -319,8 +319,8 @@ DEFECTS = [
     Defect(
         "signs of the weights lost in the feedback",
         "synapses.py",
-        "return signal @ self.module.weight\n",
-        "return signal @ self.module.weight.abs()\n",
+        "return signal @ backward_weight(self.module)\n",
+        "return signal @ backward_weight(self.module).abs()\n",
         LINEAR,
     ),
     # Neurons and losses

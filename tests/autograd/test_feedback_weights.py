@@ -354,15 +354,16 @@ def test_a_frozen_w_or_b_gets_no_gradient_and_the_other_keeps_its_own(engine, fr
 # Kolen and Pollack's alignment
 
 
-def test_under_weight_decay_b_aligns_with_w_at_exactly_the_rate_of_the_decay():
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW])
+def test_under_weight_decay_b_aligns_with_w_at_exactly_the_rate_of_the_decay(optimizer):
     """W - B = (1 - lr·wd)ᵗ (W₀ - B₀) whatever the gradients are, as long as B's are those of W."""
-    model = feedback.convert(conv_net("relu"), "kolen_pollack", generator=seeded())
+    model = feedback.convert(conv_net("tanh"), "kolen_pollack", generator=seeded())
     layers = [m for m in model if isinstance(m, feedback.AbstractFeedback)]
     start = [(m.weight - m.feedback_weight).detach().clone() for m in layers]
     began = feedback.alignment(model)
     assert all(abs(found.cosine) < 0.7 for found in began), began
     lr, decay, steps = 0.05, 0.4, 400
-    optimizer = torch.optim.SGD(model.parameters(), lr=lr, weight_decay=decay)
+    optimizer = optimizer(model.parameters(), lr=lr, weight_decay=decay)
     for step in range(steps):
         x, y = images(seed=step)
         optimizer.zero_grad()
