@@ -24,6 +24,7 @@ class Elementwise:
     """An activation that is not a neuron, as it has no potential, or none here. It is not written over its argument."""
 
     f: Callable[[Tensor], Tensor]
+    is_elementwise = True
 
     def f_(self, a: Tensor) -> Tensor:
         return self.f(a)
@@ -33,7 +34,7 @@ def _neuron(module: nn.Module) -> Activation:
     return neurons.from_module(module, "")
 
 
-# Activation modules → elementwise function of the same.
+# Activation modules → function of the same.
 ACTIVATION_MODULES: dict[type[nn.Module], Callable[[Any], Activation]] = {
     **{kind: _neuron for kind in neurons.NEURONS if kind is not nn.Identity},
     nn.GELU: lambda m: Elementwise(partial(F.gelu, approximate=m.approximate)),

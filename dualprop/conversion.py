@@ -135,7 +135,11 @@ def _judge(
     if kind in ACTIVATION_MODULES:
         if child._forward_hooks or child._forward_pre_hooks:
             raise UnsupportedModuleError(f"'{name}' has forward hooks, which would be lost. Register them after dualize.")
-        places.append(_Place(parent, key, ACTIVATION_MODULES[kind](child), repr(child)))
+        try:
+            activation = ACTIVATION_MODULES[kind](child)
+        except SettingError as error:
+            raise UnsupportedModuleError(f"'{name}' is {child}: {error}") from None
+        places.append(_Place(parent, key, activation, repr(child)))
         return
     if isinstance(child, UNREAD_MODULES) or kind in EXACT_MODULES or (kind in CONTAINERS and "forward" not in vars(child)):
         return

@@ -1,4 +1,4 @@
-"""The elementwise work of a dyad: from drive a and feedback Δ to its mean and difference.
+"""The work of a dyad, elementwise but for softmax: from drive a and feedback Δ to its mean and difference.
 
     s⁺ = f(a + u Δ),  s⁻ = f(a - d Δ),  s̄ = α s⁺ + (1-α) s⁻,  δ = s⁺ - s⁻
 
@@ -20,7 +20,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Activation(Protocol):
-    """An elementwise function, and the same written over its argument (or not, where it can't be)."""
+    """A function that keeps shape, and the same written over its argument (or not, where it can't be). Only where each value
+    depends on one argument may it be walked in pieces."""
+
+    @property
+    def is_elementwise(self) -> bool: ...
 
     def f(self, a: Tensor) -> Tensor: ...
     def f_(self, a: Tensor) -> Tensor: ...
@@ -48,7 +52,7 @@ def dyad(
     """
     if compiled:
         return _compiled(_dyad)(neuron, a, delta, up, down, alpha)
-    if not _worth_pieces(a, delta):
+    if not _worth_pieces(neuron, a, delta):
         return _dyad(neuron, a, delta, up, down, alpha)
     mean, difference = (a, delta) if overwrite else (torch.empty_like(a), torch.empty_like(a))
     scratch = torch.empty(PIECE, dtype=a.dtype)
@@ -67,7 +71,7 @@ def one_sided_difference(
 
     With `overwrite` it may be written over delta, which nobody may need any more.
     """
-    if not (_worth_pieces(a, delta) and free.is_contiguous()):
+    if not (_worth_pieces(neuron, a, delta) and free.is_contiguous()):
         nudged = neuron.f_(torch.add(a, delta, alpha=strength))
         return torch.sub(*((nudged, free) if strength > 0 else (free, nudged)), out=nudged)
     result = delta if overwrite else torch.empty_like(a)
@@ -89,7 +93,7 @@ def difference(
     """scale · (f(a + up·delta) - f(a - down·delta)), taken in float32 or wider and returned in a's dtype."""
     if compiled:
         return _compiled(_difference)(neuron, a, delta, up, down, scale)
-    if not _worth_pieces(a, delta):
+    if not _worth_pieces(neuron, a, delta):
         return _difference(neuron, a, delta, up, down, scale)
     result, scratch = torch.empty_like(a), torch.empty(PIECE, dtype=a.dtype)
     for a_, delta_, result_ in _pieces(a, delta, result):
@@ -126,9 +130,10 @@ def _compiled(function: F) -> F:
     return cast("F", _KERNELS[function])
 
 
-def _worth_pieces(a: Tensor, delta: Tensor) -> bool:
+def _worth_pieces(neuron: Activation, a: Tensor, delta: Tensor) -> bool:
     return (
-        not torch.compiler.is_compiling()
+        neuron.is_elementwise
+        and not torch.compiler.is_compiling()
         and a.device.type == "cpu"
         and a.numel() > 2 * PIECE
         and a.dtype == delta.dtype

@@ -5,7 +5,7 @@ over the batch is taken once, by the rule. The nudge of an output compartment wi
 
     nudge(a, y, c) = argmin_s G(s) - s·a + c ℓ(s, y)
 
-with c > 0 downhill (s⁺) and c < 0 uphill (s⁻, where it stays well posed only for c > -`concave_limit`).
+with c > 0 downhill (s⁺) and c < 0 uphill (s⁻, where it stays well posed only for c > -`concave_limit`). At c = 0 it is f(a).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dualprop.errors import SettingError, closest
-from dualprop.neurons import AbstractNeuron, Identity
+from dualprop.neurons import AbstractNeuron, Identity, Softmax
 
 
 class AbstractLoss(ABC):
@@ -37,6 +37,10 @@ class AbstractLoss(ABC):
     @abstractmethod
     def nudge(self, neuron: AbstractNeuron, a: Tensor, y: Tensor, c: float) -> Tensor:
         """The output state that an exact nudge of strength c settles at, shape (N, K)."""
+
+    def check_output(self, neuron: AbstractNeuron) -> None:
+        """Raise SettingError where the states of such an output neuron are not what the loss reads."""
+        return
 
     def __str__(self) -> str:
         return self.name
@@ -74,13 +78,51 @@ class CrossEntropy(AbstractLoss):
         p = s.softmax(1)
         return p * target.sum(1, keepdim=True) - target if y.dtype.is_floating_point else p - target
 
+    def check_output(self, neuron: AbstractNeuron) -> None:
+        if isinstance(neuron, Softmax):
+            raise SettingError(
+                "the cross_entropy loss takes logits, but the output neuron is Softmax. Use losses.LogLoss(), or remove the "
+                "model's last activation."
+            )
+
     def nudge(self, neuron: AbstractNeuron, a: Tensor, y: Tensor, c: float) -> Tensor:
+        self.check_output(neuron)
         if not isinstance(neuron, Identity):
             raise SettingError(
                 f"an exact cross-entropy nudge acts on logits, but the output neuron is {type(neuron).__name__}. "
                 "Remove the model's last activation, or use output_nudge='linearized'."
             )
         return _nudge_logits(a, targets(y, a), c)
+
+
+@dataclass(frozen=True)
+class LogLoss(AbstractLoss):
+    """ℓ = -Σ y log s on probabilities, the states of softmax neurons. Uphill its exact nudge has no argmin: s⁻ must be free."""
+
+    name = "log_loss"
+    concave_limit = 0.0
+
+    def value(self, s: Tensor, y: Tensor) -> Tensor:
+        # log tiny at s = 0, where autograd still finds -y/tiny as `gradient` does: clamping alone would make it 0.
+        probability = s + (s.clamp_min(torch.finfo(s.dtype).tiny) - s).detach()
+        return -(targets(y, s) * probability.log()).sum(1)
+
+    def gradient(self, s: Tensor, y: Tensor) -> Tensor:
+        return -targets(y, s) / s.clamp_min(torch.finfo(s.dtype).tiny)
+
+    def check_output(self, neuron: AbstractNeuron) -> None:
+        if not isinstance(neuron, Softmax):
+            raise SettingError(
+                f"the log_loss takes probabilities, but the output neuron is {type(neuron).__name__}. End the model with "
+                "nn.Softmax(dim=1), or use losses.CrossEntropy() on logits."
+            )
+
+    def nudge(self, neuron: AbstractNeuron, a: Tensor, y: Tensor, c: float) -> Tensor:
+        self.check_output(neuron)
+        assert isinstance(neuron, Softmax)
+        if c < 0:
+            raise SettingError(f"an exact log_loss nudge has no argmin uphill (c = {c:g} < 0). Use output_nudge='linearized'.")
+        return neuron.f(a) if c == 0 else neuron.nudged(a, c * targets(y, a))
 
 
 def targets(y: Tensor, like: Tensor) -> Tensor:
@@ -150,7 +192,11 @@ def _newton_step(residual: Tensor, p: Tensor, c: Tensor) -> Tensor:
     return (solved_r - solved_coupling * step_top).scatter(1, top, step_top)
 
 
-LOSSES: dict[str, type[AbstractLoss]] = {"cross_entropy": CrossEntropy, "squared_error": SquaredError}
+LOSSES: dict[str, type[AbstractLoss]] = {
+    "cross_entropy": CrossEntropy,
+    "squared_error": SquaredError,
+    "log_loss": LogLoss,
+}
 
 
 def from_name(name: str | AbstractLoss) -> AbstractLoss:

@@ -27,8 +27,8 @@ _REFUSALS: tuple[tuple[tuple[type[nn.Module], ...], str], ...] = (
         "whose statistics tie the examples of a batch together. Use GroupNorm, or dp.dualize(model).",
     ),
     (
-        (nn.Softmax, nn.LogSoftmax, nn.Softmax2d, nn.Softmin),
-        "which couples units. If it is the output, drop it: losses.CrossEntropy() works on logits.",
+        (nn.LogSoftmax, nn.Softmax2d, nn.Softmin),
+        "which couples units. Use nn.Softmax(dim=1), or if it is the output drop it: losses.CrossEntropy() works on logits.",
     ),
     (
         (nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish),

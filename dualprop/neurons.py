@@ -1,8 +1,8 @@
 """Neurons: an activation f is the proximal map of a potential G, f(a) = argmin_s G(s) - s·a.
 
 So a neuron that is pulled from below by a and from above by a nudge settles in closed form at f(a + nudge); no solver is
-needed (Høier et al. 2023, §3). Everything here is elementwise and keeps shape, dtype and device. f is 1-Lipschitz, which
-is the same as G being 1-strongly convex.
+needed (Høier et al. 2023, §3). Everything here keeps shape, dtype and device, and all but Softmax is elementwise. f is
+1-Lipschitz, which is the same as G being 1-strongly convex.
 """
 
 from __future__ import annotations
@@ -14,15 +14,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from dualprop import simplex
 from dualprop.errors import SettingError, UnsupportedModuleError, closest
 
 Scale = float | Tensor
 
 
 class AbstractNeuron(ABC):
-    """An elementwise activation with its potential. `kinks` are the drives at which f' jumps."""
+    """An activation with its potential. `kinks` are the drives at which f' jumps; `is_elementwise` says that a unit's state
+    depends on its own drive alone."""
 
     kinks: tuple[float, ...] = ()
+    is_elementwise: bool = True
 
     @abstractmethod
     def f(self, a: Tensor) -> Tensor:
@@ -38,7 +41,7 @@ class AbstractNeuron(ABC):
 
     @abstractmethod
     def derivative(self, a: Tensor) -> Tensor:
-        """f'(a) per unit; at a kink the value that PyTorch's autograd takes."""
+        """f'(a) per unit, the diagonal ∂f_i/∂a_i; at a kink the value that PyTorch's autograd takes."""
 
     def crosses_kink(self, a: Tensor, b: Tensor) -> Tensor:
         """Per unit, whether a kink lies between the drives a and b."""
@@ -49,7 +52,7 @@ class AbstractNeuron(ABC):
 
     @abstractmethod
     def prox(self, u: Tensor, scale: Scale) -> Tensor:
-        """argmin_s G(s) + (scale/2) s² - s·u, for scale > -1 (G is 1-strongly convex)."""
+        """argmin_s G(s) + (scale/2)‖s‖² - s·u, for scale > -1 (G is 1-strongly convex)."""
 
 
 @dataclass(frozen=True)
@@ -191,6 +194,54 @@ class Tanh(AbstractNeuron):
         return _settle(u, scale, self, reach=(-1.0, 1.0)).tanh()
 
 
+@dataclass(frozen=True)
+class Softmax(AbstractNeuron):
+    """G(s) = Σ s log s on the simplex, the negative entropy: s ≥ 0 and Σ s = 1 along `dim`, which couples its units.
+
+    `dim` is nn.Softmax's: at least 1, or counted from the end. Dimension 0 holds the examples, which nothing may couple.
+    """
+
+    dim: int = 1
+    is_elementwise = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.dim, int) or self.dim == 0:
+            raise SettingError(f"the dim of a Softmax must be 1 or higher, or negative, got {self.dim}. Use nn.Softmax(dim=1).")
+
+    def f(self, a: Tensor) -> Tensor:
+        return a.softmax(self._checked(a))
+
+    def f_(self, a: Tensor) -> Tensor:
+        # Not over a: PyTorch does not promise that softmax may write over what it reads.
+        return self.f(a)
+
+    def potential(self, s: Tensor) -> Tensor:
+        """s log s per unit, whose sum along `dim` is G where Σ s = 1; a unit alone can't tell whether it is. Infinite
+        outside [0, 1]."""
+        return torch.where((s >= 0) & (s <= 1), torch.xlogy(s, s), torch.inf)
+
+    def derivative(self, a: Tensor) -> Tensor:
+        """s (1-s), the diagonal alone; the Jacobian is diag s - s sᵀ."""
+        s = self.f(a)
+        return s * (1 - s)
+
+    def prox(self, u: Tensor, scale: Scale) -> Tensor:
+        return simplex.settle(u, scale, 0.0, self._checked(u))
+
+    def nudged(self, a: Tensor, pull: Tensor) -> Tensor:
+        """argmin_s G(s) - s·a - Σ pull·log s, for pull ≥ 0: what a log-loss nudge settles at."""
+        return simplex.settle(a, 0.0, pull, self._checked(a))
+
+    def _checked(self, a: Tensor) -> int:
+        """`dim`, if a has it and it is not the examples'."""
+        if not (0 < self.dim < a.dim() or -a.dim() < self.dim < 0):
+            raise SettingError(
+                f"a Softmax over dim {self.dim} can't read a state of shape {tuple(a.shape)}, whose dim 0 holds the examples. "
+                "Use nn.Softmax(dim=1)."
+            )
+        return self.dim
+
+
 def _settle(u: Tensor, scale: Scale, neuron: AbstractNeuron, reach: tuple[float, float]) -> Tensor:
     """The drive t with t + scale·f(t) = u, by Newton's method inside a shrinking bracket.
 
@@ -226,6 +277,7 @@ NEURONS: dict[type[nn.Module], Callable[..., AbstractNeuron]] = {
     nn.ReLU6: lambda module: HardSigmoid(0.0, 6.0),
     nn.Sigmoid: lambda module: Sigmoid(),
     nn.Tanh: lambda module: Tanh(),
+    nn.Softmax: lambda module: Softmax(module.dim),
 }
 
 _BY_NAME: dict[str, Callable[[], AbstractNeuron]] = {
@@ -235,6 +287,7 @@ _BY_NAME: dict[str, Callable[[], AbstractNeuron]] = {
     "hard_sigmoid": HardSigmoid,
     "sigmoid": Sigmoid,
     "tanh": Tanh,
+    "softmax": Softmax,
 }
 
 
@@ -255,6 +308,8 @@ def module(name: str) -> nn.Module:
     neuron = from_name(name)
     if isinstance(neuron, HardSigmoid):
         return nn.Hardtanh(neuron.low, neuron.high)
+    if isinstance(neuron, Softmax):
+        return nn.Softmax(neuron.dim)
     return {Identity: nn.Identity, ReLU: nn.ReLU, LeakyReLU: nn.LeakyReLU, Sigmoid: nn.Sigmoid, Tanh: nn.Tanh}[type(neuron)]()
 
 

@@ -43,6 +43,7 @@ FEEDBACK_REFUSALS = "properties/test_feedback_refusals.py"
 
 RULE = "rules/dual_propagation.py"
 INFERENCE = "rules/dyadic_inference.py"
+SOFTMAX = "closed_form/test_softmax.py"
 
 
 @dataclass(frozen=True)
@@ -363,7 +364,7 @@ DEFECTS = [
     Defect(
         "domain of the exact nudge not checked",
         RULE,
-        "if uphill >= self.loss.concave_limit:",
+        "if uphill > 0 and uphill >= limit:",
         "if uphill > 2 * self.loss.concave_limit:",
         LOSSES,
     ),
@@ -601,6 +602,81 @@ DEFECTS = [
     Defect("shared modules not refused", "network.py", "if id(shared) in seen:", "if False:", REFUSALS),
     Defect(
         "infinite loss reported as fine", "rules/base.py", "if not bool(torch.isfinite(self.loss)):", "if False:", EVERY_RULE
+    ),
+    # Softmax
+    Defect(
+        "softmax: quadratic left out of the equation",
+        "simplex.py",
+        "excess = q + quadratic - logarithmic - t",
+        "excess = q - logarithmic - t",
+        SOFTMAX,
+    ),
+    Defect(
+        "softmax: pull with the wrong sign",
+        "simplex.py",
+        "quadratic, logarithmic = scale * q.exp(), _weighted(pull, q)",
+        "quadratic, logarithmic = scale * q.exp(), -_weighted(pull, q)",
+        SOFTMAX,
+    ),
+    Defect(
+        "softmax: solver stops at half its digits",
+        "simplex.py",
+        "16 * kind.eps * (1 + slope * (1 + mu.abs()))",
+        "kind.eps**0.25 * (1 + slope * (1 + mu.abs()))",
+        SOFTMAX,
+    ),
+    Defect(
+        "softmax: last step taken in mu and not in q",
+        "simplex.py",
+        "return (q - excess / (slope * rise)).softmax(dim)",
+        "return q.softmax(dim)",
+        SOFTMAX,
+    ),
+    Defect(
+        "softmax: dim of the module ignored",
+        "neurons.py",
+        "lambda module: Softmax(module.dim)",
+        "lambda module: Softmax(1 if module.dim else 0)",
+        SOFTMAX,
+    ),
+    Defect("softmax: walked in pieces", "neurons.py", "    is_elementwise = False\n", "", SOFTMAX),
+    Defect(
+        "softmax: examples may be coupled",
+        "neurons.py",
+        "if not (0 < self.dim < a.dim() or -a.dim() < self.dim < 0):",
+        "if not (0 < self.dim < a.dim() or -a.dim() <= self.dim < 0):",
+        SOFTMAX,
+    ),
+    Defect(
+        "log loss: gradient without the probability",
+        "losses.py",
+        "return -targets(y, s) / s.clamp_min(torch.finfo(s.dtype).tiny)",
+        "return -targets(y, s)",
+        SOFTMAX,
+    ),
+    Defect(
+        "log loss: autograd sees a clamp",
+        "losses.py",
+        "(s.clamp_min(torch.finfo(s.dtype).tiny) - s).detach()",
+        "(s.clamp_min(torch.finfo(s.dtype).tiny) - s)",
+        SOFTMAX,
+    ),
+    Defect(
+        "log loss: exact nudge refused where the uphill state is free",
+        RULE,
+        "if uphill > 0 and uphill >= limit:",
+        "if uphill >= limit:",
+        SOFTMAX,
+    ),
+    Defect(
+        "log loss: exact nudge allowed uphill", RULE, "if uphill > 0 and uphill >= limit:", "if uphill > limit > 0:", SOFTMAX
+    ),
+    Defect(
+        "softmax: cross-entropy of probabilities not refused",
+        "losses.py",
+        "if isinstance(neuron, Softmax):",
+        "if False:",
+        EVERY_RULE,
     ),
 ]
 

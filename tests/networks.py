@@ -14,6 +14,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "hard_sigmoid": lambda: nn.Hardtanh(0.0, 1.0),
     "sigmoid": nn.Sigmoid,
     "tanh": nn.Tanh,
+    "softmax": lambda: nn.Softmax(1),
 }
 
 

@@ -121,6 +121,7 @@ def transcription_cases(seed: int = 0) -> Iterator[Evidence]:
         ("conv, pool before", "relu", {"coupling": "transposed", "alpha": 0.0, "schedule": "odd_even(4)", "beta": 10.0}),
         ("conv, pool after", "leaky_relu", {"alpha": 0.8, "schedule": "even_odd(3)", "beta": 0.1}),
         ("conv, pool after", "tanh", {"alpha": 0.5, "schedule": "4,3+1,2,4+2,3,1"}),
+        ("mlp", "softmax", {"alpha": 0.3, "schedule": "up_down(2)", "damping": (0.5, 2.0, 1.0)}),
     ]
     for architecture, activation, fields in settings:
         rule = DualPropagation(**fields)

@@ -11,7 +11,7 @@ from torch import Tensor
 from dualprop import losses
 from dualprop.losses import AbstractLoss, CrossEntropy
 from dualprop.network import Network
-from dualprop.rules.base import AbstractRule, Outcome, check_batch, check_targets
+from dualprop.rules.base import AbstractRule, Outcome, check_batch, check_output, check_targets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +33,7 @@ class Backprop(AbstractRule):
     ) -> Outcome:
         """The gradients of the mean loss. `state` and `generator` are not used."""
         y = check_batch(x, y)
+        check_output(network, self.loss)
         parameters = network.parameters
         with torch.enable_grad():
             logits = network.forward(x)

@@ -153,6 +153,11 @@ def check_batch(x: Tensor, y: Tensor) -> Tensor:
     return y.long() if y.dim() == 1 else y.to(x.dtype)
 
 
+def check_output(network: Network, loss: AbstractLoss) -> None:
+    """Raise SettingError where the loss does not read what the network's output neuron gives: logits or probabilities."""
+    loss.check_output(network.into(network.depth).neuron)
+
+
 def check_targets(y: Tensor, logits: Tensor) -> None:
     """Raise SettingError where targets don't fit outputs (N, K). Index ranges are checked on the CPU, where it is free."""
     if logits.dim() != 2:

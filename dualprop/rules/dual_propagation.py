@@ -26,7 +26,7 @@ from dualprop.errors import SettingError
 from dualprop.losses import AbstractLoss, CrossEntropy
 from dualprop.network import Network
 from dualprop.neurons import Identity
-from dualprop.rules.base import AbstractRule, Outcome, check_batch, check_targets
+from dualprop.rules.base import AbstractRule, Outcome, check_batch, check_output, check_targets
 from dualprop.rules.dyadic_inference import Inference, Settings
 from dualprop.schedules import AnySchedule
 from dualprop.states import Dyads
@@ -64,7 +64,7 @@ class DualPropagation(AbstractRule):
             the outcome's status says so.
         engine: "explicit" holds the dyads; "fused" is one downward sweep inside autograd, at the forward states.
         kernel: "compiled" has inductor fuse the elementwise work into one pass (needs a C++ compiler).
-        loss: `dp.losses.CrossEntropy()`, `SquaredError()`, or a loss's name.
+        loss: `dp.losses.CrossEntropy()`, `SquaredError()`, `LogLoss()` behind a softmax, or a loss's name.
 
     Raises:
         SettingError: a value out of its range, or an exact nudge outside the domain where it is well posed.
@@ -125,12 +125,14 @@ class DualPropagation(AbstractRule):
             return
         if self.linearize_at is not None:
             raise SettingError("linearize_at has no meaning with output_nudge='exact'. Leave it at None.")
-        uphill = self._shares[1] * self._betas[-1]
-        if uphill >= self.loss.concave_limit:
-            share = "(1-alpha)" if self.coupling == "original" else "alpha"
+        uphill, limit = self._shares[1] * self._betas[-1], self.loss.concave_limit
+        # An uphill share of 0 leaves s⁻ free, which every loss allows, also one that allows no more.
+        if uphill > 0 and uphill >= limit:
+            share, free = ("(1-alpha)", 1) if self.coupling == "original" else ("alpha", 0)
+            needed, remedy = (f"< {limit:g}", "Lower beta, move alpha") if limit > 0 else ("= 0", f"Use alpha={free}")
             raise SettingError(
-                f"an exact {self.loss.name} nudge needs {share}·beta < {self.loss.concave_limit:g}, got {uphill:g}. "
-                "Lower beta, move alpha, or use output_nudge='linearized'."
+                f"an exact {self.loss.name} nudge needs {share}·beta {needed}, got {uphill:g}. "
+                f"{remedy}, or use output_nudge='linearized'."
             )
 
     def _check_fused(self) -> None:
@@ -248,6 +250,7 @@ class DualPropagation(AbstractRule):
 
     def _prepare(self, network: Network, x: Tensor, y: Tensor, state: Dyads | None, keep_free: bool = False) -> Inference:
         y = check_batch(x, y)
+        check_output(network, self.loss)
         if x.dtype in (torch.float16, torch.bfloat16):
             raise SettingError(f"explicit inference would lose its differences in {x.dtype}. Use float32, or engine='fused'.")
         if torch.is_autocast_enabled(x.device.type):
@@ -273,6 +276,7 @@ class DualPropagation(AbstractRule):
 
     def _fused_gradients(self, network: Network, x: Tensor, y: Tensor) -> Outcome:
         y = check_batch(x, y)
+        check_output(network, self.loss)
         betas = self.betas(network.depth)
         parameters = network.parameters
         up, down = self._shares

@@ -355,12 +355,23 @@ class Taken(Squares):
         return self.act(self.dyadic_0(F.relu(self.one(x))))
 
 
+class CallsSoftmax(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one = nn.Linear(5, 4)
+
+    def forward(self, x):
+        return F.softmax(self.one(x).relu(), dim=1)
+
+
 def dualized_before():
     return dp.dualize(mlp("relu"))
 
 
 REFUSED = {
-    "Softmax": (lambda: nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Softmax(1)), r"'2' is Softmax.*leave=\('Softmax',\)"),
+    "LogSoftmax": (lambda: nn.Sequential(nn.ReLU(), nn.LogSoftmax(1)), r"'1' is LogSoftmax.*leave=\('LogSoftmax',\)"),
+    "Softmax over the batch": (lambda: nn.Sequential(nn.ReLU(), nn.Softmax(0)), r"'1' is Softmax\(dim=0\).*Softmax\(dim=1\)"),
+    "functional softmax": (CallsSoftmax, r"calls softmax.*leave=\('softmax',\)"),
     "attention": (
         lambda: nn.Sequential(nn.ReLU(), nn.TransformerEncoderLayer(4, 1)),
         r"TransformerEncoderLayer.*leave=\('TransformerEncoderLayer',\)",

@@ -1,4 +1,4 @@
-"""Neurons against their potentials: hand-written G and f, and a numerical minimiser that knows only G."""
+"""Elementwise neurons against their potentials: hand-written G and f, and a numerical minimiser that knows only G."""
 
 import math
 
@@ -9,7 +9,7 @@ from torch import nn
 
 from dualprop import neurons
 from dualprop.errors import SettingError, UnsupportedModuleError
-from dualprop.neurons import HardSigmoid, Identity, LeakyReLU, ReLU, Sigmoid, Tanh
+from dualprop.neurons import HardSigmoid, Identity, LeakyReLU, ReLU, Sigmoid, Softmax, Tanh
 
 EPS = torch.finfo(torch.float64).eps
 
@@ -119,6 +119,14 @@ def test_prox_takes_one_scale_per_unit(neuron):
     torch.testing.assert_close(neuron.prox(u, scale), expected, rtol=8 * EPS, atol=8 * EPS)
 
 
+def test_every_neuron_is_held_against_its_potential_here_or_is_not_elementwise():
+    """A new neuron that no table names would be tested by nobody."""
+    known = {type(neuron) for neuron in CASES}
+    for name in neurons.names():
+        neuron = neurons.from_name(name)
+        assert neuron.is_elementwise == (type(neuron) in known), name
+
+
 MODULES = {
     Identity(): nn.Identity(),
     ReLU(): nn.ReLU(),
@@ -192,9 +200,10 @@ def test_a_neuron_and_its_pytorch_module_are_one_function(name):
     """A recipe names the neuron and builds the module: they must not drift apart."""
     module = neurons.module(name)
     assert neurons.from_module(module, name) == neurons.from_name(name)
-    a = torch.tensor(DRIVES)
+    a = torch.tensor(DRIVES).reshape(1, -1)
     assert torch.equal(module(a), neurons.from_name(name).f(a))
     custom = {nn.LeakyReLU(0.2): LeakyReLU(0.2), nn.Hardtanh(-2, 3): HardSigmoid(-2, 3), nn.ReLU6(): HardSigmoid(0, 6)}
+    custom |= {nn.Softmax(-1): Softmax(-1)}
     for module, neuron in custom.items():
         assert neurons.from_module(module, "") == neuron
         torch.testing.assert_close(module(a), neuron.f(a))

@@ -137,3 +137,21 @@ def test_a_rule_is_a_frozen_set_of_settings_that_compares_by_value(name):
         rule("cross_entropy")
     assert dp.rules.from_name(name) is rule
     assert issubclass(rule, dp.AbstractRule)
+
+
+@every_rule
+@pytest.mark.parametrize(
+    ("loss", "last", "message"),
+    [
+        ("cross_entropy", torch.nn.Softmax(1), r"takes logits, but .* is Softmax\. Use losses\.LogLoss\(\), or remove"),
+        ("log_loss", torch.nn.Identity(), r"takes probabilities, but .* is Identity\. End the model with nn\.Softmax\(dim=1\)"),
+        ("log_loss", torch.nn.Sigmoid(), r"takes probabilities, but .* is Sigmoid\."),
+    ],
+)
+def test_a_loss_that_does_not_read_what_the_output_gives_is_refused(name, loss, last, message):
+    """Cross-entropy of probabilities, or the log of logits: either would train, towards something else."""
+    model, x, y = problem("mlp")
+    network = dp.Network.from_module(torch.nn.Sequential(*model, last))
+    with pytest.raises(dp.SettingError, match=message) as refusal:
+        dp.RULES[name](loss=loss).gradients(network, x, y, generator=torch.Generator().manual_seed(0))
+    assert "\n" not in str(refusal.value)

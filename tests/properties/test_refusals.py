@@ -70,7 +70,12 @@ UNSUPPORTED = {
     "dropout": (lambda: after(nn.Dropout(0.5)), r"layer 2 holds Dropout\(p=0.5.*\('2'\).*Remove it, or use dp\.dualize"),
     "dropout of maps": (lambda: after(nn.Dropout2d()), "drawn? anew at each evaluation"),
     "batch norm": (lambda: after(nn.BatchNorm1d(4)), r"BatchNorm1d.*tie the examples.*[Uu]se GroupNorm, or dp\.dualize"),
-    "softmax": (lambda: after(nn.Softmax(1)), r"couples units.*losses\.CrossEntropy\(\) works on logits"),
+    "softmax over the batch": (
+        lambda: after(nn.Softmax(0)),
+        r"layer 2 holds Softmax\(dim=0\).*Use nn\.Softmax\(dim=1\)",
+    ),
+    "softmax over a guessed dim": (lambda: after(nn.Softmax()), r"got None\. Use nn\.Softmax\(dim=1\)"),
+    "softmin": (lambda: after(nn.Softmin(1)), r"couples units.*losses\.CrossEntropy\(\) works on logits"),
     "log-softmax": (lambda: after(nn.LogSoftmax(1)), "drop it"),
     "GELU": (lambda: after(nn.Linear(4, 4), nn.GELU()), r"GELU.*not monotone.*Use ReLU or LeakyReLU, or dp\.dualize"),
     "SiLU": (lambda: after(nn.SiLU()), "not monotone"),

@@ -134,3 +134,22 @@ def test_states_and_gradients_are_those_of_the_transcription(case):
     assert_same(found, expected.gradients, tolerance, "gradients")
     means = [alpha * p + (1 - alpha) * m for p, m in zip(expected.plus, expected.minus, strict=True)]
     assert_same(numbered(out.state.means, "mean"), numbered(means, "mean"), state_tolerance * size, "means")
+
+
+@pytest.mark.parametrize("coupling", ["original", "transposed"])
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 0.5, 1.0])
+@pytest.mark.parametrize("loss", ["log_loss", "squared_error"])
+@pytest.mark.parametrize("schedule", ["alternating_sweeps(1)", "up_down(2)"])
+def test_a_softmax_output_is_that_of_the_transcription(coupling, alpha, loss, schedule):
+    """Its units are coupled, and its own loss is on probabilities; both are written out here once more."""
+    model, (x, y) = torch.nn.Sequential(*mlp("tanh", seed=3), torch.nn.Softmax(1)), batch(n=3)
+    rule = dp.DualPropagation(coupling=coupling, alpha=alpha, beta=0.05, loss=loss, schedule=schedule)
+    layers = stages("mlp", model, "tanh")
+    layers[-1].activation = "softmax"
+    setting = Setting(coupling, alpha, (0.05,) * 4, groups_of(schedule, 4, 0), at_forward=coupling == "transposed", loss=loss)
+    expected = transcribe(layers, setting, x, F.one_hot(y, 4).double())
+    network = dp.Network.from_module(model)
+    dyads, found = rule.infer(network, x, y), rule.gradients(network, x, y).gradients
+    assert_same(numbered(dyads.plus, "plus"), numbered(expected.plus, "plus"), rounding(0.05))
+    assert_same(numbered(dyads.minus, "minus"), numbered(expected.minus, "minus"), rounding(0.05))
+    assert_same(dict(zip(expected.gradients, found.values(), strict=True)), expected.gradients, rounding(0.05))

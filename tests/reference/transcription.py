@@ -29,6 +29,7 @@ F_OF: dict[str, Callable[[Tensor], Tensor]] = {
     "hard_sigmoid": lambda a: torch.minimum(torch.maximum(a, torch.zeros_like(a)), torch.ones_like(a)),
     "sigmoid": lambda a: 1 / (1 + torch.exp(-a)),
     "tanh": torch.tanh,
+    "softmax": lambda a: torch.exp(a) / torch.exp(a).sum(1, keepdim=True),
 }
 
 
@@ -80,6 +81,8 @@ def phi(stage: Stage, below: Tensor, signal: Tensor) -> Tensor:
 def loss_sum(name: str, s: Tensor, target: Tensor) -> Tensor:
     if name == "squared_error":
         return (s - target).pow(2).sum() / 2
+    if name == "log_loss":
+        return -(target * torch.log(s)).sum()
     return -(target * F.log_softmax(s, 1)).sum() if name == "cross_entropy" else torch.zeros(())
 
 

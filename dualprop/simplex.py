@@ -1,0 +1,81 @@
+"""The states of softmax units that are pulled by more than their drive: one convex problem on the simplex, solved exactly.
+
+    settle(u, c, w) = argmin Σ s log s + (c/2) ‖s‖² - s·u - Σ w log s   over s ≥ 0, Σ s = 1,   for c > -1 and w ≥ 0
+
+With q = log s and the multiplier μ of the constraint, each unit obeys φ(q) = q + c·e^q - w·e^-q = u - μ; φ rises on q ≤ 0.
+So there is one q for each μ, their sum Σ e^q falls as μ rises, and two nested Newton iterations find the μ at which it is 1.
+Both run inside brackets that shrink, and in log s: there no digit is lost where a unit all but vanishes.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+_MOST_STEPS = 200  # bisection alone would need fewer
+
+
+def settle(u: Tensor, scale: float | Tensor, pull: float | Tensor, dim: int) -> Tensor:
+    """The minimiser above with c = `scale` and w = `pull`, along `dim`; shape and dtype of u. Exact to rounding."""
+    scale, pull = (torch.as_tensor(value, dtype=u.dtype, device=u.device) for value in (scale, pull))
+    kind, count = torch.finfo(u.dtype), u.shape[dim]
+    # Shifted, the units that hold the mass are known to the last digit. A drive of -inf is a unit that is off.
+    u = (u - u.amax(dim, keepdim=True)).clamp_min(kind.min / 4)
+    # At `low` the strongest unit alone is 1; at `high` none is above 1/K.
+    low = (u - scale + pull).amax(dim, keepdim=True)
+    high = (u + math.log(count) - scale / count + pull * count).amax(dim, keepdim=True)
+    mu = torch.minimum(torch.maximum(u.logsumexp(dim, keepdim=True), low), high)
+    # φ is convex for c > 0, else concave: from these ends Newton's method runs to q without turning.
+    q, previous = torch.where(scale > 0, 0.0, -torch.inf).expand_as(u), torch.full_like(mu, torch.inf)
+    for _ in range(_MOST_STEPS):
+        q = _log_state(u - mu, scale, pull, q)
+        s, rise = q.exp(), _rise(q, scale, pull)
+        total = s.sum(dim, keepdim=True)
+        excess, slope = total.log(), (s / rise).sum(dim, keepdim=True) / total
+        done = ~(excess.abs() > 16 * kind.eps * (1 + slope * (1 + mu.abs())))  # what is not a number is done too
+        if bool(done.all()):
+            break
+        low, high = torch.where(excess > 0, mu, low), torch.where(excess < 0, mu, high)
+        mu = torch.where(done, mu, _step(mu + excess / slope, low, high, excess, previous))
+        previous = excess.abs()
+    # μ is only known to its rounding, and at c near -1 a unit near 1 moves by far more: the last step is taken in q itself.
+    return (q - excess / (slope * rise)).softmax(dim)
+
+
+def _log_state(t: Tensor, scale: Tensor, pull: Tensor, start: Tensor) -> Tensor:
+    """q ≤ 0 with φ(q) = t in every unit."""
+    positive = scale.clamp_min(0)
+    # w e^-q = q + c e^q - t is at most `most`, and at least w.
+    most = torch.maximum(positive - t, pull).clamp_min(torch.finfo(t.dtype).tiny)
+    low, high = torch.maximum(t - positive, pull.log() - most.log()).clamp_max(0), torch.zeros_like(t)
+    q, previous = torch.maximum(start, low), torch.full_like(t, torch.inf)
+    tolerance = 4 * torch.finfo(t.dtype).eps
+    for _ in range(_MOST_STEPS):
+        quadratic, logarithmic = scale * q.exp(), _weighted(pull, q)
+        excess = q + quadratic - logarithmic - t
+        # The rounding of q returns |q| times as large in e^-q.
+        done = ~(excess.abs() > tolerance * (1 + t.abs() + quadratic.abs() + (1 + q.abs()) * logarithmic))
+        if bool(done.all()):
+            break
+        low, high = torch.where(excess < 0, q, low), torch.where(excess > 0, q, high)
+        newton = q - excess / (1 + quadratic + logarithmic)
+        q, previous = torch.where(done, q, _step(newton, low, high, excess, previous)), excess.abs()
+    return q
+
+
+def _rise(q: Tensor, scale: Tensor, pull: Tensor) -> Tensor:
+    """φ'(q)."""
+    return 1 + scale * q.exp() + _weighted(pull, q)
+
+
+def _weighted(pull: Tensor, q: Tensor) -> Tensor:
+    """w e^-q, and 0 without a pull, even where e^-q is infinite."""
+    return torch.where(pull > 0, pull * (-q).exp(), 0.0)
+
+
+def _step(newton: Tensor, low: Tensor, high: Tensor, excess: Tensor, previous: Tensor) -> Tensor:
+    """Newton's step where it stays inside the bracket and the last one halved the excess; else bisection."""
+    trusted = (newton >= low) & (newton <= high) & (excess.abs() <= previous / 2)
+    return torch.where(trusted, newton, (low + high) / 2)
