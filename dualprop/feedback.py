@@ -172,9 +172,9 @@ def exact(model: nn.Module) -> nn.Module:
         return model
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     twin = copy.deepcopy(model, shared)
-    plain: dict[type[nn.Module], type[nn.Module]] = {feedback: kind for kind, feedback in FEEDBACK_MODULES.items()}
+    plain: dict[type[nn.Module], type[nn.Module]] = {kind: base for base, kind in FEEDBACK_MODULES.items()}
     for module in twin.modules():
-        if isinstance(module, AbstractFeedback):
+        if type(module) in plain:
             module._parameters.pop("feedback_weight", None)
             module._buffers.pop("feedback_weight", None)
             module.__class__ = plain[type(module)]
