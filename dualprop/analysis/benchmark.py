@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -37,16 +38,20 @@ def recipe(model: str, batch_size: int, device: str, num_threads: int) -> Recipe
     )
 
 
-def contenders(base: Recipe, compiled: bool) -> list[Contender]:
-    """The plain loop twice, then the rules by the trainer's step, then dualized models in the plain loop."""
+def yardsticks(base: Recipe) -> list[Contender]:
+    """The plain loop, and the same again, whose ratio to the first is the noise."""
+    return [Contender(cost.PLAIN, base, "plain"), Contender(cost.PLAIN_AGAIN, base, "plain")]
+
+
+def engines(base: Recipe, compiled: bool) -> list[Contender]:
+    """The yardsticks, then DP and DP⊤ by the trainer's step, then dualized models in the plain loop."""
 
     def by(label: str, how: str = "rule", kernel: str = "eager", **settings: Any) -> Contender:
         rule = DualPropagation(kernel="compiled" if kernel == "compiled" and how == "rule" else "eager", **settings)
         return Contender(label, dataclasses.replace(base, rule=rule), how, kernel == "compiled")
 
     found = [
-        Contender(cost.PLAIN, base, "plain"),
-        Contender(cost.PLAIN_AGAIN, base, "plain"),
+        *yardsticks(base),
         Contender("Backprop", base),
         by("DP α=½ explicit"),
         by("DP⊤ α=0 explicit", coupling="transposed", alpha=0.0),
@@ -63,12 +68,16 @@ def contenders(base: Recipe, compiled: bool) -> list[Contender]:
     return found
 
 
-def measure(model: str, base: Recipe, rounds: int, compiled: bool, with_memory: bool) -> list[dict[str, Any]]:
-    """One row per contender: label, timing, and memory with its ratio to the plain loop's."""
+def measure(model: str, entries: Sequence[Contender], rounds: int, with_memory: bool) -> list[dict[str, Any]]:
+    """One row per contender, the first being the plain loop: label, timing, counted operations of a rule, and memory with
+    its ratio to the plain loop's."""
     shape = MODELS[model][1]
-    entries = contenders(base, compiled)
     timings = cost.interleaved({entry.label: entry.step(shape, NUM_CLASSES) for entry in entries}, rounds)
     rows: list[dict[str, Any]] = [{"label": entry.label, **asdict(timings[entry.label])} for entry in entries]
+    for entry, row in zip(entries, rows, strict=True):
+        if entry.how == "rule":
+            row |= entry.counts(shape, NUM_CLASSES)
+            row["count_ratio"] = sum(row[kind] for kind in cost.COUNTS) / (3 * entry.recipe.model.depth - 1)
     if with_memory:
         for entry, row in zip(entries, rows, strict=True):
             if entry.label != cost.PLAIN_AGAIN:

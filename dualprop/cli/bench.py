@@ -18,7 +18,7 @@ from dualprop.errors import SettingError, closest
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """Measure a training step of each rule and engine, as ratios to a plain PyTorch loop.
+    """Measure a training step of DP's engines, or of --rules, as ratios to a plain PyTorch loop.
 
     In each round every contender takes one step, in random order; a ratio is the median over the rounds of its time by the
     plain loop's in the same round. The plain loop runs a second time among them: its ratio is the noise.
@@ -26,6 +26,7 @@ class BenchOptions:
     Attributes:
         models: names with commas between, of: mlp (784-1000-1000-1000-10), conv (3×3 convolutions 32-64-128 on 3×32×32,
             max-pool before ReLU), conv-after (max-pool after ReLU), conv-stride (no pool, stride 2).
+        rules: variants in place of the engines: names with commas between (`dualprop list variants`), or "all".
         rounds: how many.
         batch_size: examples per step.
         threads: of the CPU; 0 leaves PyTorch's choice.
@@ -36,6 +37,7 @@ class BenchOptions:
     """
 
     models: str = "mlp,conv,conv-stride"
+    rules: str = ""
     rounds: int = 100
     batch_size: int = 100
     threads: int = 0
@@ -52,6 +54,7 @@ def main(arguments: Sequence[str]) -> None:
         if getattr(options, name) < least:
             raise SettingError(f"{name} must be at least {least}, got {getattr(options, name)}.")
     from dualprop.analysis import benchmark
+    from dualprop.recipes import variants
     from dualprop.training import environment, files, runs
 
     names = options.models.split(",")
@@ -61,6 +64,7 @@ def main(arguments: Sequence[str]) -> None:
             raise SettingError(f"unknown model '{name}'.{closest(name, list(benchmark.MODELS))} Known: {known}.")
     if options.out is not None and not options.out.parent.is_dir():
         raise SettingError(f"the folder of {options.out} does not exist. Make it, or choose another --out.")
+    chosen = variants.parse(options.rules) if options.rules else []
     console = OutputConsole()
     results: dict[str, Any] = {}
     for name in names:
@@ -73,9 +77,13 @@ def main(arguments: Sequence[str]) -> None:
                 "models": {},
             }
             _say_environment(results["environment"], console)
-        rows = benchmark.measure(name, recipe, options.rounds, options.compiled, options.memory)
+        entries = benchmark.engines(recipe, options.compiled)
+        if chosen:
+            entries = benchmark.yardsticks(recipe)
+            entries += [benchmark.Contender(label, variants.VARIANTS[label].apply(recipe)) for label in chosen]
+        rows = benchmark.measure(name, entries, options.rounds, options.memory)
         results["models"][name] = rows
-        console.print(_table(f"{name}, batch {options.batch_size}, float32", rows))
+        console.print(_table(f"{name}, batch {options.batch_size}, float32; count and time by those of a BP step", rows))
         if options.out is not None:
             files.write_json(options.out, results)
 
@@ -91,11 +99,12 @@ def _say_environment(environment: dict[str, Any], console: Console) -> None:
 def _table(title: str, rows: list[dict[str, Any]]) -> Table:
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAVY)
     table.add_column("step", no_wrap=True)
-    for heading in ("ms", "time/BP", "quartiles", "MB", "MB/BP"):
+    for heading in ("count", "time", "quartiles", "ms", "MB", "ratio"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         memory = row.get("memory")
         cells = [f"{memory['by_steps']:.0f}", f"{row['memory_ratio']:.2f}"] if memory else ["", ""]
         quartiles = f"{row['lower_quartile']:.2f}–{row['upper_quartile']:.2f}"
-        table.add_row(row["label"], f"{row['milliseconds']:.2f}", f"{row['ratio']:.3f}", quartiles, *cells)
+        count = f"{row['count_ratio']:.2f}" if "count_ratio" in row else ""
+        table.add_row(row["label"], count, f"{row['ratio']:.3f}", quartiles, f"{row['milliseconds']:.2f}", *cells)
     return table

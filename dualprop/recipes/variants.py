@@ -104,14 +104,14 @@ VARIANTS: dict[str, Variant] = {
 }
 
 
-def parse(text: str, recipe: Recipe) -> list[str]:
+def parse(text: str, recipe: Recipe | None = None) -> list[str]:
     """The variants that `text` names with commas between; "all" of them, or those that the recipe holds "published" figures of.
 
     Raises SettingError for an unknown name, one named twice, or "published" where the recipe has none.
     """
     if text == "all":
         return list(VARIANTS)
-    if text == "published":
+    if text == "published" and recipe is not None:
         if not recipe.published:
             raise SettingError(f"recipe {recipe.name} holds no published figures. Name variants: {', '.join(VARIANTS)}.")
         return [name for name, _ in recipe.published]
@@ -123,5 +123,5 @@ def parse(text: str, recipe: Recipe) -> list[str]:
                 f"{', '.join(VARIANTS)}."
             )
     if len(set(names)) != len(names):
-        raise SettingError(f"--variants names a variant twice: {text}. Name each once.")
+        raise SettingError(f"a variant is named twice: {text}. Name each once.")
     return names

@@ -83,7 +83,7 @@ def test_memory_is_that_of_a_fresh_process():
     from dualprop.analysis import benchmark
 
     held = torch.ones(64_000_000)
-    entry = benchmark.contenders(benchmark.recipe("mlp", 4, "cpu", 1), compiled=False)[0]
+    entry = benchmark.engines(benchmark.recipe("mlp", 4, "cpu", 1), compiled=False)[0]
     found = cost.memory(entry, (784,), 10, steps=1)
     # Parameters, gradients and two moments of 2.8 million float32 are 45 MB, of which the steps add 34.
     assert 25 < found.by_steps < 150
