@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dualprop import feedback, losses, neurons, schedules
+    from dualprop import energies, feedback, losses, neurons, schedules
     from dualprop.dyadic import dualize
     from dualprop.errors import DualpropError, SettingError, UnsupportedModuleError
     from dualprop.network import Layer, Network
@@ -21,7 +21,7 @@ __all__ = [  # noqa: RUF022 — grouped by what they are
     # Any module, any training loop
     "dualize",
     # Parts
-    "feedback", "losses", "neurons", "schedules",
+    "energies", "feedback", "losses", "neurons", "schedules",
     # Errors
     "DualpropError", "SettingError", "UnsupportedModuleError",
 ]  # fmt: skip
@@ -35,7 +35,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    if name in ("feedback", "losses", "neurons", "schedules"):
+    if name in ("energies", "feedback", "losses", "neurons", "schedules"):
         return import_module(f"dualprop.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'dualprop' has no attribute '{name}'")

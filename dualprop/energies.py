@@ -1,0 +1,392 @@
+"""The scalar objectives behind the rules, one number per example, differentiable in states and parameters.
+
+Layer k has the energy E_k(s, s') = G_k(s) - s·a_k(s'): s is its state, s' the state below, a_k the drive, and G_k the potential
+of its activation f_k, so that f_k(a_k) = argmin_s E_k. Four objectives of a layered network are made of it:
+
+    dyadic       α ℓ(s_L⁺) + ᾱ ℓ(s_L⁻) + Σ_k (1/β_k) [E_k(s_k⁺, s̄_{k-1}) - E_k(s_k⁻, s̄_{k-1})]
+    lagrangian   ℓ(s_L) + Σ_k d_k·(f_k⁻¹(s_k) - a_k(s_{k-1}))
+    lifted       ℓ(s_L) + Σ_k (1/β_k) [G_k(s_k) + G_k*(a_k(s_{k-1})) - s_k·a_k(s_{k-1})]
+    hopfield     Σ_k E_k(s_k, s_{k-1})
+
+with ᾱ = 1 - α, s̄ = α s⁺ + ᾱ s⁻, s_0 = x. `rovr`, `arovr` and `sprovr` relax the bilevel programme min ℓ(s*), s* = argmin E,
+for any energy E. N batch, D units of all layers together; nothing is averaged over the batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dualprop import losses
+from dualprop.dyadic import as_tuple, one_or_more
+from dualprop.errors import SettingError
+from dualprop.losses import AbstractLoss
+from dualprop.network import Network
+from dualprop.neurons import AbstractNeuron, Identity, LeakyReLU, Sigmoid, Tanh
+from dualprop.states import Dyads
+
+Scalar = Callable[[Tensor], Tensor]
+
+
+def layer_energy(network: Network, k: int, s: Tensor, below: Tensor) -> Tensor:
+    """E_k = G_k(s) - s·a_k(below), shape (N,): least at s = f_k(a_k), its gradient in the parameters -sᵀ ∂a_k/∂θ.
+
+    Args:
+        k: the layer, in 1…L.
+        s: its state, of the drive's shape (N, …). Infinite where a unit lies outside its activation's range.
+        below: the state that the layer reads, (N, …).
+
+    Raises:
+        SettingError: no such layer, or a state that does not fit it.
+    """
+    a = _drive(network, k, s, below)
+    return _sum(network.into(k).neuron.potential(s) - s * a)
+
+
+def hopfield(network: Network, states: Sequence[Tensor]) -> Tensor:
+    """Σ_k E_k(s_k, s_{k-1}), shape (N,): the energy of a layered Hopfield network, every layer pulled from both sides.
+
+    Its Hessian holds G_k″ ≥ 1 on the diagonal and -W_k beside it: it is strongly convex where ‖W_k‖ + ‖W_{k+1}‖ < 1 in spectral
+    norm for every layer, W_1 aside, which reads the input.
+
+    Args:
+        states: s_0…s_L, s_0 = x the input.
+
+    Raises:
+        SettingError: not L + 1 states, or one that does not fit.
+    """
+    _check_count(states, network.depth + 1, "states", "s_0…s_L")
+    return _total(
+        [layer_energy(network, k, states[k], _below(network, states, k)) for k in range(1, network.depth + 1)],
+    )
+
+
+def dyadic(
+    network: Network,
+    dyads: Dyads,
+    y: Tensor,
+    loss: AbstractLoss | str,
+    beta: float | tuple[float, ...],
+    linearized_at: Tensor | None = None,
+) -> Tensor:
+    """L_α = α ℓ(s_L⁺) + ᾱ ℓ(s_L⁻) + Σ_k (1/β_k) [E_k(s_k⁺, s̄_{k-1}) - E_k(s_k⁻, s̄_{k-1})], shape (N,).
+
+    The objective of dual propagation (Høier et al. 2023, §3; Høier & Zach 2024, §4), min over s⁺ and max over s⁻. With linear
+    synapses every update of `DualPropagation(coupling="original")` solves it for that layer's dyad; with any, its gradient in
+    the parameters at the inferred dyads, averaged over the batch, is the rule's.
+
+    In (s̄, δ) the layers' terms are G_k(s̄ + ᾱ δ) - G_k(s̄ - α δ) - δ·a_k(s̄_{k-1}). They nearly cancel: values carry a rounding
+    error of eps/β. A state beyond its activation's range by such rounding counts as at its end; further out is infinite.
+
+    Args:
+        dyads: with `alpha`; the means and differences may require gradients.
+        y: (N,) class indices or (N, K) target vectors.
+        loss: a loss or its name.
+        beta: > 0, for all layers or one per layer 1…L.
+        linearized_at: an output (N, K), held fixed: ℓ is then replaced by ℓ(p) + ∇ℓ(p)·(s - p) there, which is what
+            output_nudge="linearized" descends.
+
+    Raises:
+        SettingError: states, targets or betas that do not fit the network.
+    """
+    depth, alpha = network.depth, dyads.alpha
+    _check_count(dyads.means, depth + 1, "means", "s̄_0…s̄_L")
+    ell, betas = losses.from_name(loss), _betas(beta, depth)
+    plus, minus, terms = dyads.means[0], dyads.means[0], []
+    for k in range(1, depth + 1):
+        neuron, mean, delta = network.into(k).neuron, dyads.mean(k), dyads.difference(k)
+        a = _drive(network, k, mean, _below(network, dyads.means, k))
+        reach = mean.detach().abs() + delta.detach().abs()
+        plus = _within_range(neuron, mean + (1 - alpha) * delta, reach)
+        minus = _within_range(neuron, mean - alpha * delta, reach)
+        terms.append(_sum(neuron.potential(plus) - neuron.potential(minus) - delta * a) / betas[k - 1])
+    if linearized_at is None:
+        return alpha * _loss(ell, plus, y) + (1 - alpha) * _loss(ell, minus, y) + _total(terms)
+    # α ℓ(s⁺) + ᾱ ℓ(s⁻) of a linear ℓ is ℓ(s̄).
+    point = linearized_at.detach()
+    _check_shape(point, plus, "linearized_at")
+    return _loss(ell, point, y) + _sum(ell.gradient(point, y) * (dyads.mean(depth) - point)) + _total(terms)
+
+
+def lagrangian(
+    network: Network, means: Sequence[Tensor], multipliers: Sequence[Tensor], y: Tensor, loss: AbstractLoss | str
+) -> Tensor:
+    """ℓ(s_L) + Σ_k d_k·(f_k⁻¹(s_k) - a_k(s_{k-1})), shape (N,): LeCun's Lagrangian (1988), whose stationary point is BP.
+
+    Stationary in d_k: s_k = f_k(a_k), the forward pass; in s_k: d_k = f_k′ ∘ W_{k+1}ᵀ d_{k+1} and d_L = -f_L′ ∘ ∇ℓ, minus BP's
+    errors ∂ℓ/∂a_k. Its gradient in the parameters is then BP's. For linear units d_k = δ_k/β_k turns L_½ into it, but for the
+    curvature of ℓ.
+
+    Args:
+        means: s_0…s_L, inside the ranges of the activations.
+        multipliers: d_1…d_L, of the shapes of s_1…s_L.
+        y, loss: as for `dyadic`.
+
+    Raises:
+        SettingError: an activation without an inverse, or states that do not fit.
+    """
+    _check_count(means, network.depth + 1, "means", "s_0…s_L")
+    _check_count(multipliers, network.depth, "multipliers", "d_1…d_L")
+    terms = [_loss(losses.from_name(loss), means[-1], y)]
+    for k, d in enumerate(multipliers, start=1):
+        a = _drive(network, k, means[k], _below(network, means, k))
+        _check_shape(d, a, f"the multiplier of layer {k}")
+        terms.append(_sum(d * (inverse(network.into(k).neuron, means[k]) - a)))
+    return _total(terms)
+
+
+def lifted(
+    network: Network, states: Sequence[Tensor], y: Tensor, loss: AbstractLoss | str, beta: float | tuple[float, ...]
+) -> Tensor:
+    """ℓ(X_L) + Σ_k (1/β_k) [G_k(X_k) + G_k*(a_k) - X_k·a_k], shape (N,): LPOM's objective (Li, Fang & Lin 2019; Zach 2021).
+
+    The brackets are Fenchel-Young gaps E_k(X_k, X_{k-1}) - min_s E_k(s, X_{k-1}) ≥ 0, zero exactly where X_k = f_k(a_k): so the
+    objective is at least ℓ(X_L), and the loss at the forward pass. Its gradient in W_k is -(1/β_k)(X_k - f_k(a_k)) X_{k-1}ᵀ.
+
+    Args:
+        states: X_0…X_L, X_0 = x. Infinite where a unit lies outside its activation's range.
+        y, loss, beta: as for `dyadic`.
+
+    Raises:
+        SettingError: states, targets or betas that do not fit the network.
+    """
+    _check_count(states, network.depth + 1, "states", "X_0…X_L")
+    terms = [_loss(losses.from_name(loss), states[-1], y)]
+    for k, beta_k in enumerate(_betas(beta, network.depth), start=1):
+        neuron, s = network.into(k).neuron, states[k]
+        a = _drive(network, k, s, _below(network, states, k))
+        terms.append(_sum(neuron.potential(s) + conjugate(neuron, a) - s * a) / beta_k)
+    return _total(terms)
+
+
+def conjugate(neuron: AbstractNeuron, a: Tensor) -> Tensor:
+    """G*(a) = max_s s·a - G(s) = a f(a) - G(f(a)), per unit; its derivative is f."""
+    return _Conjugate.apply(a, neuron)
+
+
+def inverse(neuron: AbstractNeuron, s: Tensor) -> Tensor:
+    """f⁻¹(s) per unit. Raises SettingError where f has none: ReLU and the hard sigmoid map many drives to one state."""
+    match neuron:
+        case Identity():
+            return s
+        case LeakyReLU():
+            return torch.where(s >= 0, s, s / neuron.slope)
+        case Sigmoid():
+            return s.logit()
+        case Tanh():
+            return s.atanh()
+    raise SettingError(
+        f"{type(neuron).__name__} has no inverse, which the Lagrangian needs. Use LeakyReLU, Sigmoid, Tanh or no activation, "
+        "or the dyadic objective."
+    )
+
+
+@dataclass(frozen=True)
+class Relaxation:
+    """The optimum of a relaxed bilevel programme, per example.
+
+    Attributes:
+        value: J, shape (N,). The states in it are held fixed, so by the envelope theorem its gradient in the parameters of the
+            energy is that of J, (1/β)(∂E(s⁺) - ∂E(s⁻)).
+        plus, minus, free: s⁺, s⁻ and s* = argmin E, shapes (N, D).
+    """
+
+    value: Tensor
+    plus: Tensor
+    minus: Tensor
+    free: Tensor
+
+
+def rovr(loss: Scalar, energy: Scalar, beta: float, start: Tensor) -> Relaxation:
+    """ROVR: J_β = min_s ℓ(s) + (E(s) - E(s*))/β, the relaxed optimal-value reformulation (Høier & Zach 2024, §4).
+
+    At most ℓ(s*), which it tends to as β → 0. `minus` is s*. Arguments and errors as for `arovr`.
+    """
+    return arovr(loss, energy, 1.0, beta, start)
+
+
+def arovr(loss: Scalar, energy: Scalar, alpha: float, beta: float, start: Tensor) -> Relaxation:
+    """AROVR: α min_s [ℓ(s) + (E(s) - E*)/(αβ)] + ᾱ max_s [ℓ(s) - (E(s) - E*)/(ᾱβ)], with E* = min E (Høier & Zach 2024, §4).
+
+    The first bracket is at most ℓ(s*), the second at least; at α = 1 and 0 the other has no weight and its state is s*. For
+    ℓ ≥ 0, J falls with α and β·J grows with β (Proposition 4.1); J = ℓ(s*) + (β/2)(1-2α) ∇ℓᵀ(∇²E)⁻¹∇ℓ + O(β²).
+
+    Args:
+        loss, energy: of states (N, D), each example apart, to (N,), twice differentiable: with a network's energy, units that
+            are linear, sigmoid or tanh. The energy strongly convex, the loss convex.
+        alpha: in [0, 1].
+        beta: > 0.
+        start: states (N, D) where the search for s* begins, of finite energy; D up to about a hundred (dense Hessians).
+
+    Raises:
+        SettingError: an energy or a downhill problem that is not convex or an uphill problem that is not concave where Newton's
+            method passes, or one that does not converge. The uphill problem needs ᾱβ ∇²ℓ < ∇²E.
+    """
+    free, plus, minus = _optima(loss, energy, alpha, beta, start)
+    floor = energy(free)
+    value = torch.zeros_like(floor)
+    if alpha > 0:
+        value = value + alpha * (loss(plus) + (energy(plus) - floor) / (alpha * beta))
+    if alpha < 1:
+        value = value + (1 - alpha) * (loss(minus) - (energy(minus) - floor) / ((1 - alpha) * beta))
+    return Relaxation(value, plus, minus, free)
+
+
+def sprovr(loss: Scalar, energy: Scalar, alpha: float, beta: float, start: Tensor) -> Relaxation:
+    """SPROVR: min_{s⁺} max_{s⁻} α ℓ(s⁺) + ᾱ ℓ(s⁻) + (E(s⁺) - E(s⁻))/β (Høier & Zach 2024, §4).
+
+    The problem separates, and E* cancels: it equals AROVR. Arguments and errors as for `arovr`.
+    """
+    free, plus, minus = _optima(loss, energy, alpha, beta, start)
+    value = alpha * loss(plus) + (1 - alpha) * loss(minus) + (energy(plus) - energy(minus)) / beta
+    return Relaxation(value, plus, minus, free)
+
+
+def _optima(loss: Scalar, energy: Scalar, alpha: float, beta: float, start: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """s*, s⁺ and s⁻: the minima of E, of E + αβ ℓ and of E - ᾱβ ℓ."""
+    if not 0 <= alpha <= 1:
+        raise SettingError(f"alpha must be in [0, 1], got {alpha:g}.")
+    _check_positive(beta)
+    if start.dim() != 2 or not start.dtype.is_floating_point:
+        raise SettingError(f"start must be floating point of shape (N, D), got {start.dtype} of {tuple(start.shape)}.")
+    free = _minimum(energy, start, "the energy", "convex", "Use smaller weights, or start elsewhere.")
+    plus = minus = free
+    if alpha > 0:
+        plus = _minimum(lambda s: energy(s) + alpha * beta * loss(s), free, "the downhill problem", "convex", "Lower beta.")
+    if alpha < 1:
+        strength = (1 - alpha) * beta
+        remedy = f"Lower beta, or move alpha towards 1: (1-alpha)·beta = {strength:g} is too large."
+        minus = _minimum(lambda s: energy(s) - strength * loss(s), free, "the uphill problem", "concave", remedy)
+    return free, plus, minus
+
+
+def _minimum(objective: Scalar, start: Tensor, what: str, shape: str, remedy: str, max_steps: int = 100) -> Tensor:
+    """argmin of a convex objective for each example, by Newton steps halved until the objective falls. (N, D) → (N, D)."""
+    s, eps = start.detach(), torch.finfo(start.dtype).eps
+    settled = torch.zeros(len(s), dtype=torch.bool, device=s.device)
+    for _ in range(max_steps):
+        value, gradient, hessian = _second_order(objective, s)
+        factor, failed = torch.linalg.cholesky_ex(hessian)
+        if bool(failed.any()):
+            count = int((failed != 0).sum())
+            raise SettingError(f"{what} is not strictly {shape} for {count} of {len(s)} examples. {remedy}")
+        step = torch.cholesky_solve(gradient.unsqueeze(2), factor).squeeze(2)
+        length = _step_length(objective, s, step, value, gradient, eps)
+        s = torch.where(settled.unsqueeze(1), s, s - length.unsqueeze(1) * step)
+        # Convergence is quadratic: a full step this small leaves an error below rounding.
+        settled = settled | ((length == 1) & (step.abs().amax(1) <= eps**0.6 * (1 + s.abs().amax(1))))
+        if bool(settled.all()):
+            return s
+    raise SettingError(f"{what} did not converge in {max_steps} Newton steps. Both loss and energy must be smooth. {remedy}")
+
+
+def _second_order(objective: Scalar, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Value (N,), gradient (N, D) and Hessian (N, D, D) of an objective that treats each example apart."""
+    with torch.enable_grad():
+        leaf = s.detach().requires_grad_()
+        value = objective(leaf)
+        (gradient,) = torch.autograd.grad(value.sum(), leaf, create_graph=True)
+        rows = torch.eye(s.shape[1], dtype=s.dtype, device=s.device).unsqueeze(1).expand(-1, len(s), -1)
+        (hessian,) = torch.autograd.grad(gradient, leaf, rows, is_grads_batched=True)
+    return value.detach(), gradient.detach(), hessian.transpose(0, 1)
+
+
+def _step_length(objective: Scalar, s: Tensor, step: Tensor, value: Tensor, gradient: Tensor, eps: float) -> Tensor:
+    """The largest of 1, ½, ¼, … by which the objective falls along -step, shape (N,); zero where it never does."""
+    slope = (gradient * step).sum(1)
+    # What rounding alone does to the value: below it a decrease can't be seen, and the full step is right.
+    noise = 64 * eps * (1 + value.abs())
+    length = torch.ones_like(value)
+    with torch.no_grad():
+        for _ in range(60):
+            # Not a number, or infinite: beyond the range of an activation.
+            accepted = objective(s - length.unsqueeze(1) * step) <= value - 0.1 * length * slope + noise
+            if bool(accepted.all()):
+                break
+            length = torch.where(accepted, length, length / 2)
+    return length
+
+
+class _Conjugate(torch.autograd.Function):
+    """G*, with f for its derivative: exact where f saturates, and differentiable again."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, neuron: AbstractNeuron) -> Tensor:
+        ctx.save_for_backward(a)
+        ctx.neuron = neuron
+        s = neuron.f(a)
+        return a * s - neuron.potential(s)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient * ctx.neuron.f(ctx.saved_tensors[0]), None
+
+
+def _within_range(neuron: AbstractNeuron, s: Tensor, reach: Tensor) -> Tensor:
+    """s, moved onto the activation's range where it is beyond by rounding in a sum of terms of size `reach`."""
+    low, high = neuron.f(torch.tensor([-math.inf, math.inf], dtype=s.dtype, device=s.device)).unbind()
+    with torch.no_grad():
+        back = torch.minimum(torch.maximum(s, low), high) - s
+        back = torch.where(back.abs() <= 8 * torch.finfo(s.dtype).eps * reach, back, 0)
+    return s + back
+
+
+def _drive(network: Network, k: int, s: Tensor, below: Tensor) -> Tensor:
+    """a_k(below), checked against the state s of layer k."""
+    if not 1 <= k <= network.depth:
+        raise SettingError(f"the network has layers 1 to {network.depth}, got {k}.")
+    a = network.into(k).synapse.forward(below)
+    _check_shape(s, a, f"the state of layer {k}")
+    return a
+
+
+def _below(network: Network, states: Sequence[Tensor], k: int) -> Tensor:
+    return states[network.into(k).sources[0]]
+
+
+def _loss(loss: AbstractLoss, s: Tensor, y: Tensor) -> Tensor:
+    """ℓ(s, y) per example, checked: a target of one example would broadcast to all."""
+    if s.dim() != 2 or (y.shape != s.shape if y.dtype.is_floating_point else y.shape != s.shape[:1]):
+        raise SettingError(
+            f"the targets must be (N,) class indices or (N, K) vectors for outputs (N, K), got {y.dtype} of {tuple(y.shape)} "
+            f"for outputs of {tuple(s.shape)}. Pass one target per example."
+        )
+    return loss.value(s, y)
+
+
+def _sum(per_unit: Tensor) -> Tensor:
+    """Over the units of each example, shape (N,)."""
+    return per_unit.flatten(1).sum(1)
+
+
+def _total(terms: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(terms)).sum(0)
+
+
+def _betas(beta: float | tuple[float, ...], depth: int) -> tuple[float, ...]:
+    betas = as_tuple(one_or_more(beta, "beta"))
+    for value in betas:
+        _check_positive(value)
+    if len(betas) not in (1, depth):
+        raise SettingError(f"beta lists {len(betas)} values, but the network has {depth} layers. Give one per layer.")
+    return betas if len(betas) == depth else betas * depth
+
+
+def _check_positive(beta: float) -> None:
+    if not (beta > 0 and math.isfinite(beta)):
+        raise SettingError(f"beta must be positive and finite, got {beta}.")
+
+
+def _check_count(given: Sequence[Any], count: int, what: str, which: str) -> None:
+    if len(given) != count:
+        raise SettingError(f"{what} must hold {count} tensors, {which}, got {len(given)}.")
+
+
+def _check_shape(given: Tensor, expected: Tensor, what: str) -> None:
+    if given.shape != expected.shape:
+        raise SettingError(f"{what} must have shape {tuple(expected.shape)}, got {tuple(given.shape)}.")
