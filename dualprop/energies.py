@@ -228,12 +228,11 @@ def arovr(loss: Scalar, energy: Scalar, alpha: float, beta: float, start: Tensor
             method passes, or one that does not converge. The uphill problem needs ᾱβ ∇²ℓ < ∇²E.
     """
     free, plus, minus = _optima(loss, energy, alpha, beta, start)
+    # α and ᾱ multiplied in: the bracket that is absent at α = 1 or 0 has the state s*, no gap, and so the value 0.
     floor = energy(free)
-    value = torch.zeros_like(floor)
-    if alpha > 0:
-        value = value + alpha * (loss(plus) + (energy(plus) - floor) / (alpha * beta))
-    if alpha < 1:
-        value = value + (1 - alpha) * (loss(minus) - (energy(minus) - floor) / ((1 - alpha) * beta))
+    downhill = alpha * loss(plus) + (energy(plus) - floor) / beta
+    uphill = (1 - alpha) * loss(minus) - (energy(minus) - floor) / beta
+    value = downhill + uphill
     return Relaxation(value, plus, minus, free)
 
 
