@@ -3,9 +3,9 @@
     python scripts/monotonicity_map.py --out map.png --json map.json
 
 J_{α,β} is L_α (dualprop.energies.dyadic, squared error, exact nudges) where inference has come to rest. Small random networks
-of four layers, weights gain·N(0, 1/n_in); inference is swept down and up from the forward pass, or from random states, and slowed
-down where it does not settle. Per cell: the share of inferences that did not settle, and of the pairs of neighbours that both
-did, the share with J_{α',β} > J_{α,β} for α < α', and with β J_{α,β} > β' J_{α,β'} for β < β'.
+of four layers, weights gain·N(0, 1/n_in); inference is swept down and up from the forward pass, or from random states, and
+slowed down where it does not settle. Per cell: the share of inferences that did not settle, and of the pairs of neighbours that
+both did, the share with J_{α',β} > J_{α,β} for α < α', and with β J_{α,β} > β' J_{α,β'} for β < β'.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ GAINS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 BETAS = (0.05, 0.1, 0.2, 0.4, 0.7, 0.95)
 ALPHAS = tuple(i / 8 for i in range(9))
 WIDTHS = (5, 8, 8, 8, 3)
-NETWORKS, EXAMPLES = 6, 4
+NETWORKS, EXAMPLES = 5, 4
+FEW = 20  # pairs: below it a cell shows counts instead of a percentage
 ACTIVATIONS = {"tanh": nn.Tanh, "ReLU": nn.ReLU}
 STARTS = ("forward", "random")
 # The share of the way that a state goes towards its update, and for how many sweeps.
@@ -166,11 +167,11 @@ def shares(found: Found) -> dict[str, list[Any]]:
     }
 
 
-# key: (title, the share at which the scale ends)
+# key: (title, key of the numbers of pairs, the share at which the scale ends)
 PANELS = {
-    "unsettled": ("inference did not settle", 1.0),
-    "rises_with_alpha": ("J rises with α", 0.1),
-    "falls_with_beta": ("β·J falls with β", 0.1),
+    "unsettled": ("inference did not settle", "", 1.0),
+    "rises_with_alpha": ("J rises with α", "alpha_pairs", 0.1),
+    "falls_with_beta": ("β·J falls with β", "beta_pairs", 0.1),
 }
 
 
@@ -182,7 +183,7 @@ def draw(maps: dict[str, dict[str, list[list[Any]]]], path: Path) -> None:
     figure = Figure(figsize=(13, 3.1 * len(maps)), layout="constrained", dpi=110)
     FigureCanvasAgg(figure)
     rows = figure.subplots(len(maps), len(PANELS), squeeze=False)
-    for column, (key, (title, top)) in enumerate(PANELS.items()):
+    for column, (key, (title, counts, top)) in enumerate(PANELS.items()):
         image: Any = None
         for axes, (name, panels) in zip(rows[:, column], maps.items(), strict=True):
             cells = [[float("nan") if share is None else share for share in row] for row in panels[key]]
@@ -190,7 +191,8 @@ def draw(maps: dict[str, dict[str, list[list[Any]]]], path: Path) -> None:
             image = axes.imshow(cells, origin="lower", aspect="auto", cmap="Blues", vmin=0, vmax=top)
             for i, row in enumerate(cells):
                 for j, share in enumerate(row):
-                    text = "none" if share != share else "0" if share == 0 else f"{100 * share:.1f}"
+                    pairs = panels[counts][i][j] if counts else FEW
+                    text = f"{share * pairs if pairs else 0:.0f} of {pairs}" if pairs < FEW else f"{100 * share:.3g}"
                     axes.text(
                         j, i, text, ha="center", va="center", fontsize=8, color="white" if share > 0.6 * top else "#333333"
                     )
@@ -200,7 +202,7 @@ def draw(maps: dict[str, dict[str, list[list[Any]]]], path: Path) -> None:
             axes.set_title(f"{name}: {title}", fontsize=10, loc="left")
             axes.set_ylabel("weight gain", fontsize=9)
             axes.set_xlabel("β", fontsize=9)
-        label = "share of inferences" if key == "unsettled" else "share of settled pairs"
+        label = "share of inferences" if key == "unsettled" else "share of settled pairs (counts where they are few)"
         bar = figure.colorbar(image, ax=list(rows[:, column]), label=label, location="bottom", fraction=0.02, pad=0.01)
         bar.ax.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
     path.parent.mkdir(parents=True, exist_ok=True)

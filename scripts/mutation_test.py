@@ -44,6 +44,8 @@ FEEDBACK_REFUSALS = "properties/test_feedback_refusals.py"
 RULE = "rules/dual_propagation.py"
 INFERENCE = "rules/dyadic_inference.py"
 SOFTMAX = "closed_form/test_softmax.py"
+ENERGIES = "closed_form/test_energies.py"
+OBJECTIVES = "properties/test_objectives.py"
 
 
 @dataclass(frozen=True)
@@ -677,6 +679,91 @@ DEFECTS = [
         "if isinstance(neuron, Softmax):",
         "if False:",
         EVERY_RULE,
+    ),
+    # Objectives
+    Defect(
+        "objective: alpha and 1-alpha swapped on the losses",
+        "energies.py",
+        "return alpha * _loss(ell, plus, y) + (1 - alpha) * _loss(ell, minus, y) + _total(terms)",
+        "return (1 - alpha) * _loss(ell, plus, y) + alpha * _loss(ell, minus, y) + _total(terms)",
+        ENERGIES,
+    ),
+    Defect(
+        "objective: the dyadic energies lose 1/beta",
+        "energies.py",
+        "- delta * a) / betas[k - 1])",
+        "- delta * a))",
+        ENERGIES,
+    ),
+    Defect(
+        "objective: the coupling negated",
+        "energies.py",
+        "return _sum(network.into(k).neuron.potential(s) - s * a)",
+        "return _sum(network.into(k).neuron.potential(s) + s * a)",
+        ENERGIES,
+    ),
+    Defect(
+        "objective: s+ and s- share the difference by alpha, not 1-alpha",
+        "energies.py",
+        "plus = _within_range(neuron, mean + (1 - alpha) * delta, reach)",
+        "plus = _within_range(neuron, mean + alpha * delta, reach)",
+        ENERGIES,
+    ),
+    Defect(
+        "objective: rounding beyond an activation's range is infinite",
+        "energies.py",
+        "return s + back",
+        "return s",
+        ENERGIES,
+    ),
+    Defect(
+        "objective: the linearized loss read at s+",
+        "energies.py",
+        "(dyads.mean(depth) - point)",
+        "(plus - point)",
+        ENERGIES,
+    ),
+    Defect(
+        "objective: multipliers negated",
+        "energies.py",
+        "terms.append(_sum(d * (inverse(network.into(k).neuron, means[k]) - a)))",
+        "terms.append(_sum(d * (a - inverse(network.into(k).neuron, means[k]))))",
+        ENERGIES,
+    ),
+    Defect(
+        "objective: the conjugate's derivative is autograd's f'",
+        "energies.py",
+        "return gradient * ctx.neuron.f(ctx.saved_tensors[0]), None",
+        "return gradient * ctx.neuron.derivative(ctx.saved_tensors[0]), None",
+        ENERGIES,
+    ),
+    Defect(
+        "objective: the uphill state nudged with alpha",
+        "energies.py",
+        "strength = (1 - alpha) * beta",
+        "strength = alpha * beta",
+        OBJECTIVES,
+    ),
+    Defect(
+        "objective: the least energy counted once in AROVR",
+        "energies.py",
+        "uphill = (1 - alpha) * loss(minus) - (energy(minus) - floor) / beta",
+        "uphill = (1 - alpha) * loss(minus) - energy(minus) / beta",
+        OBJECTIVES,
+    ),
+    Defect(
+        "objective: a problem that is not convex is solved all the same",
+        "energies.py",
+        "if bool(failed.any()):",
+        "if False:",
+        ENERGIES,
+    ),
+    Defect(
+        "objective: Newton's method stops early",
+        "energies.py",
+        "<= eps**0.6 * (1 + s.abs().amax(1)))",
+        "<= eps**0.1 * (1 + s.abs().amax(1)))",
+        OBJECTIVES,
     ),
 ]
 
