@@ -192,7 +192,8 @@ def draw(maps: dict[str, dict[str, list[list[Any]]]], path: Path) -> None:
             for i, row in enumerate(cells):
                 for j, share in enumerate(row):
                     pairs = panels[counts][i][j] if counts else FEW
-                    text = f"{share * pairs if pairs else 0:.0f} of {pairs}" if pairs < FEW else f"{100 * share:.3g}"
+                    few = f"{share * pairs if pairs else 0:.0f} of {pairs}"
+                    text = few if pairs < FEW else f"{100 * share:.1f}" if share else "0"
                     axes.text(
                         j, i, text, ha="center", va="center", fontsize=8, color="white" if share > 0.6 * top else "#333333"
                     )
