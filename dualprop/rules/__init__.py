@@ -4,10 +4,12 @@ from dualprop.errors import SettingError, closest
 from dualprop.rules.backprop import Backprop
 from dualprop.rules.base import AbstractRule, Outcome, Status
 from dualprop.rules.dual_propagation import DualPropagation
+from dualprop.rules.lifted import Lifted
 
 RULES: dict[str, type[AbstractRule]] = {
     "backprop": Backprop,
     "dual_propagation": DualPropagation,
+    "lifted": Lifted,
 }
 
 
@@ -20,4 +22,4 @@ def from_name(name: str) -> type[AbstractRule]:
     return RULES[name]
 
 
-__all__ = ["RULES", "AbstractRule", "Backprop", "DualPropagation", "Outcome", "Status", "from_name"]
+__all__ = ["RULES", "AbstractRule", "Backprop", "DualPropagation", "Lifted", "Outcome", "Status", "from_name"]

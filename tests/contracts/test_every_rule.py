@@ -62,8 +62,8 @@ def test_the_outcome_holds_the_forward_predictions_loss_and_logits(name, kind):
     torch.testing.assert_close(out.logits, model(x).detach(), rtol=1e-12, atol=1e-12)
     assert out.loss.shape == ()
     torch.testing.assert_close(out.loss, torch.nn.functional.cross_entropy(model(x), y).detach(), rtol=1e-12, atol=1e-12)
-    assert set(out.diagnostics) >= {"drives", "feedbacks", "gradients"}
-    assert all(isinstance(count, int) and count >= 0 for count in out.diagnostics.values())
+    assert all(isinstance(out.diagnostics[count], int) for count in ("drives", "feedbacks", "gradients"))
+    assert all(number >= 0 for number in out.diagnostics.values())
     assert out.status.ok
     assert out.status == dp.Status(True)
 
