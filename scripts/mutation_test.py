@@ -46,6 +46,10 @@ INFERENCE = "rules/dyadic_inference.py"
 SOFTMAX = "closed_form/test_softmax.py"
 ENERGIES = "closed_form/test_energies.py"
 OBJECTIVES = "properties/test_objectives.py"
+SPECTRA = "autograd/test_spectra.py"
+LIFTED_OBJECTIVE = "autograd/test_lifted_gradients.py"
+LIFTED_SWEEPS = "properties/test_lifted.py"
+LIFTED = "rules/lifted.py"
 
 
 @dataclass(frozen=True)
@@ -764,6 +768,147 @@ DEFECTS = [
         "<= eps**0.6 * (1 + s.abs().amax(1)))",
         "<= eps**0.1 * (1 + s.abs().amax(1)))",
         OBJECTIVES,
+    ),
+    # Spectra and lifted networks
+    Defect(
+        "spectra: the bias of a Linear taken for weights",
+        "synapses.py",
+        "nn.functional.linear(s, self.module.weight))",
+        "nn.functional.linear(s, self.module.weight, self.module.bias))",
+        SPECTRA,
+    ),
+    Defect(
+        "spectra: the bias of a convolution taken for weights",
+        "synapses.py",
+        "self.module._conv_forward(s, self.module.weight, None)",
+        "self.module._conv_forward(s, self.module.weight, self.module.bias)",
+        SPECTRA,
+    ),
+    Defect(
+        "spectra: f(0) not subtracted in a taped core",
+        "synapses.py",
+        "_output(record) - _output(self.run(torch.zeros_like(s))).detach())",
+        "_output(record))",
+        SPECTRA,
+    ),
+    Defect(
+        "spectra: a core that is not affine taken for one",
+        "synapses.py",
+        "if kind(module) not in AFFINE:",
+        "if False:",
+        SPECTRA,
+    ),
+    Defect(
+        "spectra: the vector scaled by the norm of W",
+        "spectra.py",
+        "torch.where(usable, w / squared_norm, v)",
+        "torch.where(usable, w / squared_norm.sqrt(), v)",
+        SPECTRA,
+    ),
+    Defect(
+        "spectra: the vector lost at zero weights",
+        "spectra.py",
+        "torch.where(usable, w / squared_norm, v)",
+        "w / squared_norm.clamp_min(1e-30)",
+        SPECTRA,
+    ),
+    Defect(
+        "spectra: the norm squared returned for the norm",
+        "spectra.py",
+        "return squared_norm.sqrt()",
+        "return squared_norm",
+        SPECTRA,
+    ),
+    Defect(
+        "lifted: beta ratio inverted",
+        LIFTED,
+        "return self.betas[k - 1] / self.betas[k]",
+        "return self.betas[k] / self.betas[k - 1]",
+        LIFTED_OBJECTIVE,
+    ),
+    Defect(
+        "lifted: the constant without the ratio of betas",
+        LIFTED,
+        "return squared_norm * self._ratio(k)",
+        "return squared_norm",
+        LIFTED_SWEEPS,
+    ),
+    Defect(
+        "lifted: the constant from the norm, not its square",
+        LIFTED,
+        "return squared_norm * self._ratio(k)",
+        "return squared_norm.sqrt() * self._ratio(k)",
+        LIFTED_SWEEPS,
+    ),
+    Defect(
+        "lifted: the constant a third of the curvature",
+        LIFTED,
+        "return squared_norm * self._ratio(k)",
+        "return squared_norm * self._ratio(k) / 3",
+        LIFTED_SWEEPS,
+    ),
+    Defect(
+        "lifted: the majorized step taken from the forward state",
+        LIFTED,
+        "neuron.prox(u + constant * self.activations.means[k], constant)",
+        "neuron.prox(u + constant * self.free[k], constant)",
+        LIFTED_OBJECTIVE,
+    ),
+    Defect(
+        "lifted: epsilon left as the last sweep had it",
+        LIFTED,
+        "            self._set(k, self.activations.means[k])",
+        "            pass",
+        LIFTED_OBJECTIVE,
+    ),
+    Defect(
+        "lifted: epsilon measured from the forward state",
+        LIFTED,
+        "state - self.network.into(k).neuron.f(self.activations.drive(k)))",
+        "state - self.free[k])",
+        LIFTED_OBJECTIVE,
+    ),
+    Defect(
+        "lifted: beta of the output dropped",
+        LIFTED,
+        "return self.rule.loss.nudge(neuron, a, self.y, beta)",
+        "return self.rule.loss.nudge(neuron, a, self.y, 1.0)",
+        LIFTED_OBJECTIVE,
+    ),
+    Defect(
+        "lifted: the linearized nudge uphill",
+        LIFTED,
+        "neuron.f(torch.add(a, self.forward_gradient, alpha=-beta))",
+        "neuron.f(torch.add(a, self.forward_gradient, alpha=beta))",
+        LIFTED_OBJECTIVE,
+    ),
+    Defect(
+        "lifted: 1/beta dropped from the gradients",
+        LIFTED,
+        "tuple(-1 / (beta * len(self.y)) for beta in self.betas)",
+        "tuple(-1 / len(self.y) for beta in self.betas)",
+        LIFTED_OBJECTIVE,
+    ),
+    Defect(
+        "lifted: settled after the first sweep",
+        LIFTED,
+        "if not self.residual > self.rule.tolerance:",
+        "if self.residual > self.rule.tolerance:",
+        LIFTED_SWEEPS,
+    ),
+    Defect(
+        "lifted: states that did not settle unsaid",
+        LIFTED,
+        "if not self.residual <= self.rule.tolerance:",
+        "if False:",
+        LIFTED_SWEEPS,
+    ),
+    Defect(
+        "lifted: moves measured against the states",
+        LIFTED,
+        "return [now - free for now, free in zip(self.activations.means[1:], self.free[1:], strict=True)]",
+        "return list(self.activations.means[1:])",
+        LIFTED_SWEEPS,
     ),
 ]
 

@@ -125,9 +125,7 @@ class Lifted(AbstractRule):
     def _settled(self, network: Network, x: Tensor, y: Tensor) -> _Blocks:
         y = check_batch(x, y)
         if x.dtype in (torch.float16, torch.bfloat16) or torch.is_autocast_enabled(x.device.type):
-            raise SettingError(
-                f"lifted inference would lose ε in half precision (x is {x.dtype}). Use float32, and no autocast."
-            )
+            raise SettingError(f"lifted inference loses ε in half precision, x is {x.dtype}. Use float32, no autocast.")
         blocks = _Blocks(self, network, x, y)
         blocks.settle()
         return blocks
@@ -220,7 +218,9 @@ class _Blocks:
             if k < self.network.depth:
                 pulled = self._pulled(k)
             else:
-                pulled = a - self.betas[-1] * self.rule.loss.gradient(self.activations.means[k], self.y)
+                exact = self.rule.output_nudge == "exact"
+                gradient = self.rule.loss.gradient(self.activations.means[k], self.y) if exact else self.forward_gradient
+                pulled = torch.add(a, gradient, alpha=-self.betas[-1])
             crossed.append(float(neuron.crosses_kink(a, pulled).double().mean()))
         return crossed
 

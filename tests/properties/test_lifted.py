@@ -177,13 +177,16 @@ def test_statistics_count_the_units_whose_pull_crosses_a_kink():
 @torch.no_grad()
 def test_statistics_watch_the_kinks_of_the_output_too():
     model = drawn(lambda: nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3), nn.ReLU()))
-    (x, y), rule = batch((4,), 3, n=40), dp.Lifted(beta=(1.0, 2.0), loss="squared_error")
-    states = rule.infer(dp.Network.from_module(model), x, y)
-    a = model[2](states.means[1])
-    pulled = a - 2.0 * (states.means[2] - torch.nn.functional.one_hot(y, 3))
-    crossing = float(((a > 0) != (pulled > 0)).double().mean())
-    assert crossing > 0
-    assert rule.statistics(dp.Network.from_module(model), x, y)["kink_crossing"] == [0.0, crossing]
+    x, y = batch((4,), 3, n=40)
+    target = torch.nn.functional.one_hot(y, 3)
+    for nudge in ("exact", "linearized"):
+        rule = dp.Lifted(beta=(1.0, 2.0), loss="squared_error", output_nudge=nudge)
+        states = rule.infer(dp.Network.from_module(model), x, y)
+        a = model[2](states.means[1])
+        pulled = a - 2.0 * ((states.means[2] if nudge == "exact" else model(x)) - target)
+        crossing = float(((a > 0) != (pulled > 0)).double().mean())
+        assert crossing > 0
+        assert rule.statistics(dp.Network.from_module(model), x, y)["kink_crossing"] == [0.0, crossing]
 
 
 @pytest.mark.parametrize(
