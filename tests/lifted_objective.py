@@ -7,7 +7,9 @@ from networks import ACTIVATIONS
 from torch import nn
 from torch.nn import functional as F
 
-IDENTITY, RELU, LEAKY, HARD, SIGMOID, TANH = (type(make()) for make in ACTIVATIONS.values())
+IDENTITY, RELU, LEAKY, HARD, SIGMOID, TANH, SOFTMAX = (
+    type(ACTIVATIONS[name]()) for name in ("identity", "relu", "leaky_relu", "hard_sigmoid", "sigmoid", "tanh", "softmax")
+)
 
 
 def primitive(kind, a):
@@ -19,6 +21,7 @@ def primitive(kind, a):
         HARD: lambda: torch.where(a > 1, a - 0.5, a.relu().square() / 2),
         SIGMOID: lambda: F.softplus(a),
         TANH: lambda: F.softplus(2 * a) - a,  # log cosh a + log 2; the constant goes into the potential
+        SOFTMAX: lambda: a.logsumexp(1, keepdim=True).expand_as(a) / a.shape[1],  # one number for all units, shared out
     }[kind]()
 
 
@@ -30,6 +33,7 @@ def potential(kind, s):
         LEAKY: lambda: torch.where(s > 0, s.square() / 2, s.square() / 0.4),
         HARD: lambda: s.square() / 2,
         SIGMOID: lambda: torch.special.xlogy(s, s) + torch.special.xlogy(1 - s, 1 - s),
+        SOFTMAX: lambda: torch.special.xlogy(s, s),
         TANH: lambda: (torch.special.xlogy(1 + s, 1 + s) + torch.special.xlogy(1 - s, 1 - s)) / 2 - math.log(2),
     }[kind]()
 
@@ -42,7 +46,7 @@ def layers(model):
     """[(modules of the synapse, kind of activation)] from the input up."""
     found, synapse = [], []
     for module in model:
-        if type(module) in (IDENTITY, RELU, LEAKY, HARD, SIGMOID, TANH):
+        if type(module) in (IDENTITY, RELU, LEAKY, HARD, SIGMOID, TANH, SOFTMAX):
             found.append((nn.Sequential(*synapse), type(module)))
             synapse = []
         else:

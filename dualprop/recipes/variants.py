@@ -13,7 +13,7 @@ from typing import Any
 
 from dualprop import schedules
 from dualprop.errors import SettingError, closest
-from dualprop.rules import AbstractRule, Backprop, DualPropagation
+from dualprop.rules import AbstractRule, Backprop, DualPropagation, Lifted
 from dualprop.training.recipe import Recipe
 
 
@@ -81,6 +81,10 @@ def _with_feedback(kind: str) -> Callable[[Recipe], Recipe]:
     return lambda recipe: _by(_dp(recipe), recipe, feedback=kind)
 
 
+def _lifted(recipe: Recipe) -> Recipe:
+    return _by(Lifted(loss=recipe.rule.loss), recipe)
+
+
 def _damped(recipe: Recipe) -> Recipe:
     # Twice the passes that the error needs: damped states follow with a lag.
     schedule = schedules.up_down(2 * recipe.model.depth)
@@ -98,6 +102,7 @@ VARIANTS: dict[str, Variant] = {
     "bottom-up": Variant("upward passes, L of them, in which the error descends a layer a pass", _bottom_up),
     "dp-transposed": Variant("DP⊤ at α = 0: the mean is the forward pass; one downward sweep is its fixed point", _transposed),
     "damped-dp": Variant("DP at α = 0, damped by the synapses' spectral norms, 2L sweeps up and down", _damped),
+    "lpom": Variant("lifted network: block sweeps down the penalised objective until they settle, at most 20", _lifted),
     "kp-dp": Variant("DP with Kolen-Pollack feedback: weights of its own that learn alike", _with_feedback("kolen_pollack")),
     "fa-dp": Variant("DP with fixed random feedback weights (feedback alignment)", _with_feedback("random")),
     "sign-dp": Variant("DP with sign-symmetric feedback: the signs of the forward weights", _with_feedback("sign_symmetric")),

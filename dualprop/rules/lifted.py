@@ -32,7 +32,7 @@ from dualprop.dyadic import as_tuple, one_or_more
 from dualprop.errors import SettingError
 from dualprop.losses import AbstractLoss, CrossEntropy
 from dualprop.network import Network
-from dualprop.rules.base import AbstractRule, Outcome, check_batch, check_targets
+from dualprop.rules.base import AbstractRule, Outcome, check_batch, check_output, check_targets
 from dualprop.states import Activations, Dyads, residual
 
 # Short of half of ‖W‖² with a probability below 0.8 √n 2⁻³⁰, so 1e-6 for a million units (see `spectra`).
@@ -52,7 +52,7 @@ class Lifted(AbstractRule):
         tolerance: settled when a sweep moves the states by less than this share of their displacement from the forward pass;
             each sweep then waits for the device. 0 makes all sweeps, unchecked.
         output_nudge: "exact", or "linearized" along ∇ℓ at the forward prediction.
-        loss: `dp.losses.CrossEntropy()`, `SquaredError()`, or a loss's name.
+        loss: `dp.losses.CrossEntropy()`, `SquaredError()`, `LogLoss()` behind a softmax, or a loss's name.
 
     Raises:
         SettingError: a value out of its range.
@@ -124,6 +124,7 @@ class Lifted(AbstractRule):
 
     def _settled(self, network: Network, x: Tensor, y: Tensor) -> _Blocks:
         y = check_batch(x, y)
+        check_output(network, self.loss)
         if x.dtype in (torch.float16, torch.bfloat16) or torch.is_autocast_enabled(x.device.type):
             raise SettingError(f"lifted inference loses ε in half precision, x is {x.dtype}. Use float32, no autocast.")
         blocks = _Blocks(self, network, x, y)

@@ -136,6 +136,7 @@ class _SeedRun:
             "train_loss": float(self.loss_sum) / num_examples,
             "train_accuracy": int(self.num_correct) / num_examples,
             **({} if outcome is None else outcome.diagnostics),
+            **({"unsettled": outcome.unsettled} if outcome is not None and outcome.unsettled else {}),
         }
         seconds = time.perf_counter() - started
         progress.epoch, steps, progress.step = progress.epoch + 1, progress.step - first_step, 0
