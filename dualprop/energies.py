@@ -328,9 +328,8 @@ class _Conjugate(torch.autograd.Function):
 
 def _within_range(neuron: AbstractNeuron, s: Tensor, reach: Tensor) -> Tensor:
     """s, moved onto the activation's range where it is beyond by rounding in a sum of terms of size `reach`."""
-    low, high = neuron.f(torch.tensor([-math.inf, math.inf], dtype=s.dtype, device=s.device)).unbind()
     with torch.no_grad():
-        back = torch.minimum(torch.maximum(s, low), high) - s
+        back = s.clamp(*neuron.reach) - s
         back = torch.where(back.abs() <= 8 * torch.finfo(s.dtype).eps * reach, back, 0)
     return s + back
 

@@ -7,6 +7,7 @@ needed (Høier et al. 2023, §3). Everything here keeps shape, dtype and device,
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ class AbstractNeuron(ABC):
     depends on its own drive alone."""
 
     kinks: tuple[float, ...] = ()
+    reach: tuple[float, float] = (-math.inf, math.inf)
     is_elementwise: bool = True
 
     @abstractmethod
@@ -80,6 +82,7 @@ class ReLU(AbstractNeuron):
     """G(s) = s²/2 on s ≥ 0."""
 
     kinks = (0.0,)
+    reach = (0.0, math.inf)
 
     def f(self, a: Tensor) -> Tensor:
         return a.relu()
@@ -135,6 +138,10 @@ class HardSigmoid(AbstractNeuron):
     def kinks(self) -> tuple[float, ...]:  # type: ignore[override]
         return (self.low, self.high)
 
+    @property
+    def reach(self) -> tuple[float, float]:  # type: ignore[override]
+        return (self.low, self.high)
+
     def f(self, a: Tensor) -> Tensor:
         return a.clamp(self.low, self.high)
 
@@ -155,6 +162,8 @@ class HardSigmoid(AbstractNeuron):
 class Sigmoid(AbstractNeuron):
     """G(s) = s log s + (1-s) log(1-s), the negative entropy of a coin."""
 
+    reach = (0.0, 1.0)
+
     def f(self, a: Tensor) -> Tensor:
         return a.sigmoid()
 
@@ -169,12 +178,14 @@ class Sigmoid(AbstractNeuron):
         return a.sigmoid() * (-a).sigmoid()
 
     def prox(self, u: Tensor, scale: Scale) -> Tensor:
-        return _settle(u, scale, self, reach=(0.0, 1.0)).sigmoid()
+        return _settle(u, scale, self).sigmoid()
 
 
 @dataclass(frozen=True)
 class Tanh(AbstractNeuron):
     """G(s) = s artanh s + log(1-s²)/2."""
+
+    reach = (-1.0, 1.0)
 
     def f(self, a: Tensor) -> Tensor:
         return a.tanh()
@@ -191,7 +202,7 @@ class Tanh(AbstractNeuron):
         return 1 - a.tanh().square()
 
     def prox(self, u: Tensor, scale: Scale) -> Tensor:
-        return _settle(u, scale, self, reach=(-1.0, 1.0)).tanh()
+        return _settle(u, scale, self).tanh()
 
 
 @dataclass(frozen=True)
@@ -203,6 +214,7 @@ class Softmax(AbstractNeuron):
 
     dim: int = 1
     is_elementwise = False
+    reach = (0.0, 1.0)
 
     def __post_init__(self) -> None:
         if not isinstance(self.dim, int) or self.dim == 0:
@@ -242,13 +254,13 @@ class Softmax(AbstractNeuron):
         return self.dim
 
 
-def _settle(u: Tensor, scale: Scale, neuron: AbstractNeuron, reach: tuple[float, float]) -> Tensor:
+def _settle(u: Tensor, scale: Scale, neuron: AbstractNeuron) -> Tensor:
     """The drive t with t + scale·f(t) = u, by Newton's method inside a shrinking bracket.
 
     Solving for the drive and not for the state keeps full precision where f saturates.
     """
     scale = torch.as_tensor(scale, dtype=u.dtype, device=u.device)
-    ends = torch.stack([u - scale * reach[0], u - scale * reach[1]])
+    ends = torch.stack([u - scale * neuron.reach[0], u - scale * neuron.reach[1]])
     low, high = ends.amin(0), ends.amax(0)
     t = u - scale * neuron.f(u)
     t = torch.minimum(torch.maximum(t, low), high)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from comparison import assert_same, distance
-from lifted_objective import forward_states, layers, objective, reach
+from lifted_objective import SOFTMAX, forward_states, layers, objective, reach
 from networks import ACTIVATIONS, autograd_gradients, batch, conv_net, images, mlp
 
 import dualprop as dp
@@ -27,6 +27,8 @@ def test_settled_states_are_stationary_points_of_the_objective(activation, updat
     states = [s.detach().clone().requires_grad_() for s in out.state.means]
     found = torch.autograd.grad(objective(model, states, y, BETAS, loss).sum(), states[1:])
     for k, (gradient, (_, kind)) in enumerate(zip(found, layers(model), strict=True), start=1):
+        if kind is SOFTMAX:  # equal for all units is the multiplier of Σ s = 1
+            gradient = gradient - gradient.mean(1, keepdim=True)
         projected = ((states[k] - gradient).clamp(*reach(kind)) - states[k]).detach()
         assert float(projected.abs().max()) < 1e-8, f"layer {k}"
         assert distance(out.state.mean(k), forward_states(model, x)[k]) > 1e-4, (
@@ -82,9 +84,10 @@ def test_the_fixed_point_is_that_of_dual_propagation_at_alpha_one(activation, up
     expected, lifted = dual.gradients(network, x, y), settled(update=update, beta=betas).gradients(network, x, y)
     for k in range(1, 5):
         assert distance(lifted.state.mean(k), expected.state.mean(k)) < 1e-9
-        assert distance(lifted.state.difference(k), expected.state.difference(k)) < 1e-8
+        # Settled to 1e-11 of all displacements, of which those below a softmax are a thousandth.
+        assert distance(lifted.state.difference(k), expected.state.difference(k)) < 1e-7
         assert distance(lifted.state.minus[k], expected.state.minus[k]) < 1e-9
-    assert_same(lifted.gradients, expected.gradients, 1e-8)
+    assert_same(lifted.gradients, expected.gradients, 1e-7)
 
 
 @pytest.mark.parametrize("output_nudge", ["exact", "linearized"])

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import dualprop as dp
 from dualprop import energies
-from dualprop.neurons import HardSigmoid, Identity, LeakyReLU, ReLU, Sigmoid, Tanh
+from dualprop.neurons import HardSigmoid, Identity, LeakyReLU, ReLU, Sigmoid, Softmax, Tanh
 
 MODELS = {
     "mlp": lambda activation: (mlp(activation), *batch()),
@@ -139,13 +139,16 @@ def test_the_gradient_of_the_dyadic_objective_in_the_parameters_is_the_rules(act
 
 def assert_stationary(network, dyads, y, loss, beta, layers, point=None):
     """L_α is stationary in both compartments of these layers: the gradient vanishes inside the range of the activation, and
-    at its ends points out of it for s⁺, which descends, and into it for s⁻, which climbs."""
+    at its ends points out of it for s⁺, which descends, and into it for s⁻, which climbs. On a simplex it is the same for all
+    units: the multiplier of Σ s = 1."""
     plus = [s.clone().requires_grad_() for s in dyads.plus]
     minus = [s.clone().requires_grad_() for s in dyads.minus]
     values = energies.dyadic(network, dyads_of(plus, minus, dyads.alpha), y, loss, beta, linearized_at=point)
     for sign, states, name in ((1, plus, "+"), (-1, minus, "-")):
         for k, slope in zip(layers, derivative(values, [states[k] for k in layers]), strict=True):
-            low, high = network.into(k).neuron.f(torch.tensor([-math.inf, math.inf], dtype=torch.float64)).tolist()
+            low, high = network.into(k).neuron.reach
+            if isinstance(network.into(k).neuron, Softmax):
+                slope = slope - slope.mean(1, keepdim=True)
             at_low, at_high = states[k] <= low + 1e-14, states[k] >= high - 1e-14
             # G' of a sigmoid or tanh unit near its ends magnifies the rounding of s.
             tolerance = 1e-10
