@@ -22,14 +22,19 @@ class MLP:
     Attributes:
         widths: units per hidden layer.
         activation: a neuron's name, see `dualprop list neurons`.
+        init: of weights with n inputs: "uniform" on ±1/√n, biases too, as PyTorch draws them, or "normal" with variance 1/n,
+            biases zero (LeCun; the authors' own code for the study of asymmetric nudging).
     """
 
     widths: tuple[int, ...] = (1000, 1000, 1000)
     activation: str = "relu"
+    init: str = "uniform"
 
     def __post_init__(self) -> None:
         _check(self.widths, "widths")
         neurons.from_name(self.activation)
+        if self.init not in ("uniform", "normal"):
+            raise SettingError(f"init must be 'uniform' or 'normal', got {self.init!r}.")
 
     @property
     def depth(self) -> int:
@@ -43,7 +48,12 @@ class MLP:
         for new_width in self.widths:
             layers += [nn.Linear(width, new_width), neurons.module(self.activation)]
             width = new_width
-        return nn.Sequential(*layers, nn.Linear(width, num_classes))
+        layers.append(nn.Linear(width, num_classes))
+        for layer in layers:
+            if self.init == "normal" and isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
+                nn.init.zeros_(layer.bias)
+        return nn.Sequential(*layers)
 
 
 @dataclass(frozen=True)

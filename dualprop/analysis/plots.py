@@ -29,9 +29,16 @@ def draw(runs: Sequence[tuple[str, Run]], folder: Path) -> list[Path]:
     folder.mkdir(exist_ok=True)
     files.remove_leftovers(folder)
     paths = [_save(training_curves(runs), folder / "training_curves.png")]
-    aligned = [(label, run) for label, run in runs if run.recipe.rule_name != "backprop" and _angles(run)[1].size]
+    aligned = [
+        (label, run)
+        for label, run in runs
+        if run.recipe.rule_name != "backprop" and _per_layer(run, "alignment", "angle")[1].size
+    ]
     if aligned:
         paths.append(_save(angle_maps(aligned), folder / "angle_to_backprop.png"))
+    with_feedback = [(label, run) for label, run in runs if _per_layer(run, "weight_alignment", "cosine")[1].size]
+    if with_feedback:
+        paths.append(_save(weight_alignment_curves(with_feedback), folder / "weight_alignment.png"))
     return paths
 
 
@@ -65,7 +72,7 @@ def angle_maps(runs: Sequence[tuple[str, Run]]) -> Figure:
     """One heat map per run: angle between the rule's and back-propagation's gradient, layers (input below) × epochs."""
     figure, rows = _figure(len(runs), 1, (10.5, 1.6 + 1.7 * len(runs)))
     axes_list = np.atleast_1d(np.asarray(rows, dtype=object))
-    found = [(label, run, *_angles(run)) for label, run in runs]
+    found = [(label, run, *_per_layer(run, "alignment", "angle")) for label, run in runs]
     top = max((float(angle) for *_, angles in found for angle in angles.flat if math.isfinite(angle)), default=1.0)
     image: Any = None
     for axes, (label, run, epochs, angles) in zip(axes_list, found, strict=True):
@@ -80,6 +87,23 @@ def angle_maps(runs: Sequence[tuple[str, Run]]) -> Figure:
             _annotate(axes, epochs, angles, top)
     axes_list[-1].set_xlabel("epoch")
     figure.colorbar(image, ax=list(axes_list), label="angle (degrees)", fraction=0.03, pad=0.02)
+    return figure
+
+
+def weight_alignment_curves(runs: Sequence[tuple[str, Run]]) -> Figure:
+    """One panel per run: the cosine of feedback and forward weights of each layer against epochs, the mean over seeds."""
+    figure, panels = _figure(1, len(runs), (2.0 + 3.2 * len(runs), 3.4))
+    for axes, (label, run) in zip(np.atleast_1d(np.asarray(panels, dtype=object)), runs, strict=True):
+        epochs, cosines = _per_layer(run, "weight_alignment", "cosine")
+        for number, values in enumerate(cosines, start=1):
+            shade = 0.35 + 0.65 * number / len(cosines)
+            dash = DASHES[(number - 1) % len(DASHES)]
+            axes.plot(epochs, values, color=COLOURS[0], alpha=shade, ls=dash, lw=2, label=f"layer {number}")
+        _finish(axes, "cosine of W and B", label)
+        axes.set_yscale("linear")
+        axes.set_ylim(min(-0.05, float(np.nanmin(cosines))), 1.05)
+    axes.legend(frameon=False, fontsize=9)
+    figure.suptitle(f"{runs[0][1].recipe.name}: how near the feedback weights are to the forward ones", fontsize=11)
     return figure
 
 
@@ -108,11 +132,9 @@ def _series(run: Run, key: str) -> tuple[np.ndarray, np.ndarray]:
     return np.array(epochs), np.array([[series[e] for e in epochs] for series in per_seed], dtype=float)
 
 
-def _angles(run: Run) -> tuple[np.ndarray, np.ndarray]:
-    """Epochs, and the mean angle over seeds for layers × epochs."""
-    per_seed = [
-        {m["epoch"]: [a["angle"] for a in m["alignment"]] for m in run.metrics(s) if "alignment" in m} for s in run.seeds
-    ]
+def _per_layer(run: Run, metric: str, key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Epochs, and the mean over seeds of a metric's `key` for layers × epochs; empty where it was not recorded."""
+    per_seed = [{m["epoch"]: [layer[key] for layer in m[metric]] for m in run.metrics(s) if metric in m} for s in run.seeds]
     per_seed = [series for series in per_seed if series]
     if not per_seed:
         return np.zeros(0), np.zeros((0, 0))
