@@ -1,4 +1,4 @@
-"""To become part of tests/cli/test_commands.py and test_bad_input.py: a model's fields as options."""
+"""A model's fields as options of the command line."""
 
 import json
 
@@ -7,11 +7,11 @@ import pytest
 
 def test_the_fields_of_the_model_are_options(dualprop, folder, short):
     """`--model.widths 16 12` stands in the documentation; refused, no other network can be trained from the command line."""
-    options = ("--model.widths", "16", "12", "--model.activation", "tanh")
+    options = ("--model.widths", "16", "12", "--model.activation", "tanh", "--model.init", "normal")
     answer = dualprop("train", *short, *options, "--seeds", "1", "--no-align", "--out", "run")
     assert (answer.code, answer.err) == (0, "")
     recipe = json.loads((folder / "run/recipe.json").read_text())["recipe"]
-    assert recipe["model"] == {"name": "mlp", "widths": [16, 12], "activation": "tanh"}
+    assert recipe["model"] == {"name": "mlp", "widths": [16, 12], "activation": "tanh", "init": "normal"}
 
 
 def test_the_fields_of_the_model_are_shown_in_the_help(dualprop):
@@ -26,6 +26,7 @@ def test_the_fields_of_the_model_are_shown_in_the_help(dualprop):
     [
         (("train", "--model.widths", "8", "0"), "widths must be positive"),
         (("train", "--model.activation", "rellu"), "Did you mean 'relu'?"),
+        (("train", "--model.init", "xavier"), "init must be 'uniform' or 'normal'"),
     ],
 )
 def test_a_mistake_in_the_model_is_told_in_one_line(arguments, remedy, refused):
