@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import pytest
+import torch
 
 from dualprop import recipes
 from dualprop.errors import RunError, SettingError
