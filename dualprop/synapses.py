@@ -289,7 +289,7 @@ class Synapse:
             if kind(module) not in AFFINE:
                 raise SettingError(
                     f"synapse '{self.name}' holds {type(module).__name__} ('{name}'), which is not affine, so that the synapse "
-                    "has no one spectral norm. Give the constants yourself, damping=(…), or use update='fixed_point'."
+                    "has no one spectral norm. Give the constants yourself, damping=(…)."
                 )
         with reading(f"synapse '{self.name}'", s):
             record = self.core.linear(s)
