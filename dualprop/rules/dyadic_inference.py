@@ -278,7 +278,14 @@ class Inference:
         tolerance = self.settings.tolerance
         if tolerance is None or self.residual is None or self.residual <= tolerance:
             return ""
+        # Neither is a remedy where it is in use already; at alpha=½ the couplings are one, and spectral damping is none.
+        is_plain_asymmetric = self.settings.up == self.settings.alpha != 0.5
+        remedy = (
+            "Use coupling='transposed', damping='spectral', alpha nearer to 0.5, or more passes."
+            if is_plain_asymmetric
+            else "Lower beta, use coupling='transposed' with alpha=0 or 1, or more passes."
+        )
         return (
             f"inference did not settle: pass {self.passes} still moved the states by {self.residual:.2g} of their displacement "
-            f"(tolerance {tolerance:g}). Use coupling='transposed', damping='spectral', alpha nearer to 0.5, or more passes."
+            f"(tolerance {tolerance:g}). {remedy}"
         )
