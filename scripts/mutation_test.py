@@ -50,6 +50,10 @@ SPECTRA = "autograd/test_spectra.py"
 LIFTED_OBJECTIVE = "autograd/test_lifted_gradients.py"
 LIFTED_SWEEPS = "properties/test_lifted.py"
 LIFTED = "rules/lifted.py"
+DAMPING = "properties/test_spectral_damping.py"
+SETTLING = "properties/test_settling.py"
+VARIANTS = "training/test_variants.py"
+COMPARE_VARIANTS = "cli/test_compare_variants.py"
 
 
 @dataclass(frozen=True)
@@ -909,6 +913,175 @@ DEFECTS = [
         "return [now - free for now, free in zip(self.activations.means[1:], self.free[1:], strict=True)]",
         "return list(self.activations.means[1:])",
         LIFTED_SWEEPS,
+    ),
+    # Variants, damping, settling
+    Defect(
+        "spectral damping: factor |1-2 alpha| dropped",
+        INFERENCE,
+        'factor = abs(1 - 2 * self.settings.alpha) if damping == "spectral" else 1.0',
+        "factor = 1.0",
+        DAMPING,
+    ),
+    Defect(
+        "spectral damping: the -1 dropped",
+        INFERENCE,
+        "(squared_norm * ratio - 1).clamp(min=0)",
+        "(squared_norm * ratio).clamp(min=0)",
+        DAMPING,
+    ),
+    Defect(
+        "spectral damping: ratio of the betas dropped",
+        INFERENCE,
+        "(squared_norm * ratio - 1).clamp(min=0)",
+        "(squared_norm - 1).clamp(min=0)",
+        DAMPING,
+    ),
+    Defect(
+        "spectral damping: half dropped",
+        INFERENCE,
+        ".clamp(min=0) * (factor / 2)",
+        ".clamp(min=0) * factor",
+        DAMPING,
+    ),
+    Defect(
+        "spectral damping: norm of the synapse below",
+        INFERENCE,
+        "spectra.power_step(self.network.into(above).synapse, v)",
+        "spectra.power_step(self.network.into(k).synapse, v)",
+        DAMPING,
+    ),
+    Defect(
+        "spectral damping: vectors not warm-started",
+        INFERENCE,
+        "v = known[k] if k < len(known) else None",
+        "v = None",
+        DAMPING,
+    ),
+    Defect(
+        "spectral damping: vectors not in the checkpoint",
+        RULE,
+        'packed = {f"direction.{k}": v for k, v in enumerate(state.directions) if v is not None}',
+        "packed = {}",
+        VARIANTS,
+    ),
+    Defect(
+        "settling: tolerance compared the wrong way",
+        INFERENCE,
+        "if not self.residual > tolerance:",
+        "if self.residual > tolerance:",
+        SETTLING,
+    ),
+    Defect(
+        "settling: residual without differences",
+        INFERENCE,
+        "moves.append((zero if delta is None else delta) - (zero if old is None else old))",
+        "pass",
+        SETTLING,
+    ),
+    Defect(
+        "settling: displacement without differences",
+        INFERENCE,
+        "displacements += [] if delta is None else [delta]",
+        "pass",
+        SETTLING,
+    ),
+    Defect(
+        "settling: unsettled states called settled",
+        INFERENCE,
+        "if tolerance is None or self.residual is None or self.residual <= tolerance:",
+        "if True:",
+        SETTLING,
+    ),
+    Defect(
+        "settling: kinks crossed by the mean drive",
+        INFERENCE,
+        "neuron.crosses_kink(a + strength * settings.up * pull, a - strength * settings.down * pull)",
+        "neuron.crosses_kink(a + strength * settings.up * pull, a)",
+        SETTLING,
+    ),
+    Defect(
+        "variants: states not reset in MS-DP",
+        "training/step.py",
+        "state = None if recipe.reset_states else state\n    outcomes",
+        "outcomes",
+        VARIANTS,
+    ),
+    Defect(
+        "variants: states handed to the next batch in MS-DP",
+        "training/step.py",
+        "return outcomes, None if recipe.reset_states else state",
+        "return outcomes, state",
+        VARIANTS,
+    ),
+    Defect(
+        "variants: an update too many",
+        "training/step.py",
+        "for _ in range(recipe.updates_per_batch):",
+        "for _ in range(recipe.updates_per_batch + 1):",
+        VARIANTS,
+    ),
+    Defect(
+        "variants: metrics of the last update",
+        "training/trainer.py",
+        "outcome = outcomes[0]",
+        "outcome = outcomes[-1]",
+        VARIANTS,
+    ),
+    Defect(
+        "variants: P-DP a step short",
+        "recipes/variants.py",
+        "schedules.synchronous(2 * recipe.model.depth - 1)",
+        "schedules.synchronous(2 * recipe.model.depth - 2)",
+        VARIANTS,
+    ),
+    Defect(
+        "variants: odd-even a pass short",
+        "recipes/variants.py",
+        "schedules.odd_even(recipe.model.depth // 2 + 1)",
+        "schedules.odd_even(max(1, recipe.model.depth // 2))",
+        VARIANTS,
+    ),
+    Defect(
+        "variants: damping of the recipe kept",
+        "recipes/variants.py",
+        '"damping": None, "tolerance": None',
+        '"tolerance": None',
+        VARIANTS,
+    ),
+    Defect(
+        "variants: damped DP in the recipe's coupling",
+        "recipes/variants.py",
+        'coupling="original", alpha=0.0, damping="spectral"',
+        'alpha=0.0, damping="spectral"',
+        VARIANTS,
+    ),
+    Defect(
+        "feedback twin compared with itself",
+        "analysis/alignment.py",
+        "model = feedback.exact(network.module)",
+        "model = network.module",
+        VARIANTS,
+    ),
+    Defect(
+        "feedback twin with parameters of its own",
+        "feedback.py",
+        "twin = copy.deepcopy(model, shared)",
+        "twin = copy.deepcopy(model)",
+        VARIANTS,
+    ),
+    Defect(
+        "top-5 accuracy counts six",
+        "training/evaluation.py",
+        "logits.topk(min(5, logits.shape[1]), 1)",
+        "logits.topk(min(6, logits.shape[1]), 1)",
+        VARIANTS,
+    ),
+    Defect(
+        "published figures in the order of the rows",
+        "cli/tables.py",
+        'cells += [published.get(name, "–")] if is_published else []',
+        "cells += [list(published.values())[0]] if is_published else []",
+        COMPARE_VARIANTS,
     ),
 ]
 
