@@ -4,8 +4,14 @@
 
 The estimate never exceeds ‖W‖² and never falls from step to step. After q steps it is at least ‖W‖² |v₀·e|^(1/q), with e the
 leading right singular vector; for a Gaussian v₀ in n dimensions it is less than half of ‖W‖² with a probability of at most
-0.8 √n 2^(-q), whatever the spectrum. Kept from one training step to the next, one step each follows the weights, lagging by
-some per cent while the leading direction turns over. With separate feedback weights B for Wᵀ it is the gain of the loop B W.
+0.8 √n 2^(-q), whatever the spectrum. With separate feedback weights B for Wᵀ it is the gain of the loop B W.
+
+Wide random matrices have many singular values near the largest, which a plain step parts slowly: of 1000×1000 the estimate is
+still 1 % short after 100. With momentum (De Sa et al. 2018; a Chebyshev polynomial of WᵀW in the limit),
+
+    v ← WᵀW v - (0.99 ‖w‖/2)² v_before,      both divided by the size of the new one,
+
+what lies 1 % below the largest falls behind by 15 % a step. So one step for each training step follows the weights.
 
 Wᵀ is the synapse's own pull-back; its parameter-free entry and exit are left out, see `Synapse.linear_part`.
 """
@@ -18,6 +24,9 @@ import torch
 from torch import Tensor
 
 from dualprop.synapses import Synapse
+
+# Of the largest eigenvalue of WᵀW, where momentum begins to hold others back.
+MOMENTUM = 0.99
 
 
 def start_vector(
@@ -49,6 +58,27 @@ def power_step(synapse: Synapse, v: Tensor) -> tuple[Tensor, Tensor]:
     squared_norm = torch.linalg.vector_norm(w)
     usable = (squared_norm > 0) & torch.isfinite(squared_norm)
     return torch.where(usable, w / squared_norm, v), squared_norm
+
+
+@torch.no_grad()
+def accelerated_step(synapse: Synapse, pair: Tensor) -> tuple[Tensor, Tensor]:
+    """One step of power iteration with momentum: (the next pair, ‖Wᵀ W v‖). Costs what `power_step` costs.
+
+    Args:
+        pair: (2, …): a unit vector v, and the vector of the step before, scaled alike; zero before the first. Kept between
+            training steps. A pair is returned as it is where the step is zero or not finite.
+
+    Raises:
+        SettingError: the core is not affine, or can't read v.
+    """
+    v, before = pair.unbind(0)
+    forward, transpose = synapse.linear_part(v.unsqueeze(0))
+    w = transpose(forward).squeeze(0)
+    squared_norm = torch.linalg.vector_norm(w)
+    after = w - (MOMENTUM / 2 * squared_norm).square() * before
+    size = torch.linalg.vector_norm(after)
+    usable = (size > 0) & torch.isfinite(size)
+    return torch.where(usable, torch.stack([after, v]) / size, pair), squared_norm
 
 
 def spectral_norm(synapse: Synapse, example_shape: Sequence[int], iterations: int = 1000) -> Tensor:

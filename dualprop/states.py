@@ -22,7 +22,7 @@ from dualprop.synapses import Tape
 class Dyads:
     """The dyads of every layer: `means[k]`, `differences[k]` (None where exactly zero), shapes (N, …), k = 0 the input.
 
-    `directions[k]` is the power iteration's vector for the synapse above layer k, where damping is spectral; else empty.
+    `directions[k]` holds the vectors of the power iteration for the synapse above layer k, where damping is spectral.
     """
 
     means: tuple[Tensor, ...]

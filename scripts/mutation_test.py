@@ -946,15 +946,15 @@ DEFECTS = [
     Defect(
         "spectral damping: norm of the synapse below",
         INFERENCE,
-        "spectra.power_step(self.network.into(above).synapse, v)",
-        "spectra.power_step(self.network.into(k).synapse, v)",
+        "spectra.accelerated_step(self.network.into(above).synapse, pair)",
+        "spectra.accelerated_step(self.network.into(k).synapse, pair)",
         DAMPING,
     ),
     Defect(
         "spectral damping: vectors not warm-started",
         INFERENCE,
-        "v = known[k] if k < len(known) else None",
-        "v = None",
+        "pair = known[k] if k < len(known) else None",
+        "pair = None",
         DAMPING,
     ),
     Defect(
@@ -1049,11 +1049,25 @@ DEFECTS = [
         VARIANTS,
     ),
     Defect(
-        "variants: damped DP in the recipe's coupling",
+        "variants: DP in the recipe's coupling",
         "recipes/variants.py",
-        'coupling="original", alpha=0.0, damping="spectral"',
-        'alpha=0.0, damping="spectral"',
+        '"coupling": "original", "schedule"',
+        '"schedule"',
         VARIANTS,
+    ),
+    Defect(
+        "momentum from the vector before left unscaled",
+        "spectra.py",
+        "torch.stack([after, v]) / size",
+        "torch.stack([after / size, v])",
+        SPECTRA,
+    ),
+    Defect(
+        "momentum left out",
+        "spectra.py",
+        "after = w - (MOMENTUM / 2 * squared_norm).square() * before",
+        "after = w",
+        SPECTRA,
     ),
     Defect(
         "feedback twin compared with itself",

@@ -33,8 +33,8 @@ def _by(rule: AbstractRule, recipe: Recipe, **changes: Any) -> Recipe:
 def _dp(recipe: Recipe, **settings: Any) -> DualPropagation:
     """Dual propagation with the recipe's own settings where it has any, one downward sweep, and these changes."""
     own = recipe.rule if isinstance(recipe.rule, DualPropagation) else DualPropagation(loss=recipe.rule.loss)
-    plain: dict[str, Any] = {"schedule": schedules.alternating_sweeps(1), "start": "forward", "engine": "explicit",
-                             "damping": None, "tolerance": None}  # fmt: skip
+    plain: dict[str, Any] = {"coupling": "original", "schedule": schedules.alternating_sweeps(1), "start": "forward",
+                             "engine": "explicit", "damping": None, "tolerance": None}  # fmt: skip
     return dataclasses.replace(own, **{**plain, **settings})
 
 
@@ -89,7 +89,7 @@ def _lifted(recipe: Recipe) -> Recipe:
 def _damped(recipe: Recipe) -> Recipe:
     # Twice the passes that the error needs: damped states follow with a lag.
     schedule = schedules.up_down(2 * recipe.model.depth)
-    return _by(_dp(recipe, coupling="original", alpha=0.0, damping="spectral", schedule=schedule), recipe)
+    return _by(_dp(recipe, alpha=0.0, damping="spectral", schedule=schedule), recipe)
 
 
 VARIANTS: dict[str, Variant] = {

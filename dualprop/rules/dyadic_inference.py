@@ -95,11 +95,12 @@ class Inference:
         for k in range(1, self.network.depth):
             (above,) = self.network.out_of(k)
             shape = self.activations.core_shape(above)
-            v = known[k] if k < len(known) else None
-            if v is None or tuple(v.shape) != shape:
+            pair = known[k] if k < len(known) else None
+            if pair is None or tuple(pair.shape[1:]) != shape:
                 like = self.activations.means[k]
                 v = spectra.start_vector(shape, like.dtype, like.device)
-            directions[k], squared_norm = spectra.power_step(self.network.into(above).synapse, v)
+                pair = torch.stack([v, torch.zeros_like(v)])
+            directions[k], squared_norm = spectra.accelerated_step(self.network.into(above).synapse, pair)
             ratio = self.settings.betas[k - 1] / self.settings.betas[k]
             constants.append((squared_norm * ratio - 1).clamp(min=0) * (factor / 2))
         self.directions = tuple(directions)

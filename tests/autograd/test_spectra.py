@@ -219,3 +219,46 @@ def test_a_core_that_is_not_affine_is_refused_by_name(modules, named):
 def test_a_vector_of_the_wrong_shape_is_refused():
     with pytest.raises(dp.SettingError, match="can't read"):
         spectra.spectral_norm(synapse(nn.Linear(4, 3)), (5,))
+
+
+def pair_of(v):
+    return torch.stack([v, torch.zeros_like(v)])
+
+
+def test_momentum_parts_crowded_singular_values_in_a_hundred_steps():
+    """As at the edge of a wide random matrix's: a plain step is still too short after 100, and a damping constant with it."""
+    module = nn.Linear(1000, 1000, bias=False)
+    with torch.no_grad():
+        module.weight.copy_(torch.diag(torch.linspace(0.9, 1.0, 1000)))
+    v = spectra.start_vector((1000,), torch.float32)
+    pair = pair_of(v)
+    for _ in range(100):
+        pair, squared = spectra.accelerated_step(synapse(module), pair)
+        v, plain = spectra.power_step(synapse(module), v)
+        assert float(squared) <= 1 + 1e-5
+    assert float(squared) ** 0.5 == pytest.approx(1, rel=1e-3)
+    assert float(plain) ** 0.5 < 1 - 2e-3, "no better than without momentum"
+
+
+@pytest.mark.parametrize("name", list(CORES))
+def test_momentum_converges_to_the_same_norm_from_below(name):
+    """The vector before must be scaled like the new one, or the recurrence is another."""
+    shape, module, core_ = core(name)
+    largest = norm(module, shape)
+    pair = pair_of(spectra.start_vector(shape, torch.float64))
+    for _ in range(2000):
+        pair, squared = spectra.accelerated_step(core_, pair)
+        assert float(squared) <= largest**2 * (1 + 1e-12)
+        assert float(pair[0].norm()) == pytest.approx(1, rel=1e-12)
+    assert float(squared) ** 0.5 == pytest.approx(largest, rel=1e-6)
+
+
+@pytest.mark.parametrize("bad", [0.0, float("nan"), float("inf")])
+def test_momentum_survives_weights_that_are_zero_or_not_finite(bad):
+    """A pair of NaN would stay so after the weights have come back."""
+    module = drawn(lambda: nn.Linear(4, 3))
+    pair = pair_of(spectra.start_vector((4,), torch.float64))
+    with torch.no_grad():
+        module.weight.fill_(bad)
+    after, _ = spectra.accelerated_step(synapse(module), pair)
+    assert torch.equal(after, pair)

@@ -89,7 +89,7 @@ def test_a_table_without_published_figures_has_no_column_for_them(tmp_path):
     [
         (("--rules", "backprop", "--variants", "dp"), "--rules and --variants exclude each other. Give one of them."),
         (("--variants", "dp,ldp"), "unknown variant 'ldp'. Did you mean 'l-dp'?"),
-        (("--variants", "dp,dp"), "--variants names a variant twice: dp,dp"),
+        (("--variants", "dp,dp"), "a variant is named twice: dp,dp"),
         (("--variants", "published"), "recipe digits-mlp holds no published figures"),
         (("--variants", "dp,"), "unknown variant ''"),
         (("--variants", "damped-dp", "--rule.beta", "0.1", "0.2"), "the network has 3 layers"),

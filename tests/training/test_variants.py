@@ -18,7 +18,7 @@ from dualprop.losses import CrossEntropy, SquaredError
 from dualprop.models import MLP
 from dualprop.recipes import variants
 from dualprop.recipes.variants import VARIANTS
-from dualprop.rules import Backprop, DualPropagation
+from dualprop.rules import Backprop, DualPropagation, Lifted
 from dualprop.training import Reporter
 from dualprop.training.evaluation import evaluate
 
@@ -74,7 +74,7 @@ def test_a_variant_is_what_the_papers_name_so_whatever_the_recipe_was_and_keeps_
 
 def test_the_expectations_cover_every_variant():
     """A new variant must be written down here, from its paper."""
-    assert set(VARIANTS) == {"bp", *EXPECTED}
+    assert set(VARIANTS) == {"bp", "lpom", *EXPECTED}
 
 
 def test_back_propagation_as_a_variant_keeps_the_loss_and_undoes_what_dp_alone_needs(recipe):
@@ -84,6 +84,7 @@ def test_back_propagation_as_a_variant_keeps_the_loss_and_undoes_what_dp_alone_n
         base, rule=Backprop(loss=SquaredError()), feedback="exact", updates_per_batch=1, reset_states=False
     )
     assert VARIANTS["bp"].apply(base) == expected
+    assert VARIANTS["lpom"].apply(base) == dataclasses.replace(expected, rule=Lifted(loss=SquaredError()))
 
 
 def test_the_variants_of_a_recipe_by_back_propagation_take_dp_at_its_defaults(recipe):
@@ -390,7 +391,7 @@ def test_variants_are_parsed_by_name_all_of_them_or_those_published():
         ("dp,l-pd", "unknown variant 'l-pd'. Did you mean 'l-dp'? `dualprop list variants` shows them all: bp, dp, "),
         ("dp, bp", "unknown variant ' bp'"),
         ("dp,", "unknown variant ''"),
-        ("dp,bp,dp", "names a variant twice: dp,bp,dp. Name each once."),
+        ("dp,bp,dp", "a variant is named twice: dp,bp,dp. Name each once."),
         ("published", "recipe digits-mlp holds no published figures. Name variants: bp, dp, "),
     ],
 )
