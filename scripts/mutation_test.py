@@ -1097,6 +1097,7 @@ DEFECTS = [
         "cells += [list(published.values())[0]] if is_published else []",
         COMPARE_VARIANTS,
     ),
+    # Variants, once more
 ]
 
 

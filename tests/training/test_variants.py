@@ -18,8 +18,13 @@ from dualprop.losses import CrossEntropy, SquaredError
 from dualprop.models import MLP
 from dualprop.recipes import variants
 from dualprop.recipes.variants import VARIANTS
+<<<<<<< HEAD
 from dualprop.rules import Backprop, DualPropagation, Lifted
 from dualprop.training import Reporter
+=======
+from dualprop.rules import Backprop, DualPropagation
+from dualprop.training import Reporter, step
+>>>>>>> e25a218 (Test that a step of MS-DP takes and leaves no state)
 from dualprop.training.evaluation import evaluate
 
 DEPTH = 4
@@ -203,6 +208,23 @@ def test_a_variant_in_the_trainer_is_a_loop_written_out_by_hand_to_the_last_bit(
     if name in ("ms-dp", "l-dp"):
         other = by_hand(made, updates, not keep)[0]
         assert not all(torch.equal(other[key], value) for key, value in expected.items()), "the states make no difference"
+
+
+@pytest.mark.parametrize("name", ["ms-dp", "l-dp"])
+def test_a_step_of_ms_dp_takes_and_leaves_no_state_and_one_of_l_dp_does_both(name, recipe):
+    """The benchmark hands states on by itself; what MS-DP took from them would be L-DP's."""
+    made, learned = variant(name, recipe), []
+    x, y = load("digits", validation_fraction=0.1, seed=0).train.batch(torch.arange(20))
+    for is_given in (False, True):
+        torch.manual_seed(0)
+        model = made.build((1, 8, 8), 10)
+        network, optimizer = Network.from_module(model), torch.optim.SGD(model.parameters(), lr=0.1)
+        stale = made.rule.infer(network, x.flip(0), y.flip(0)) if is_given else None
+        outcomes, left = step.take(made, network, optimizer, x, y, stale, None)
+        assert len(outcomes) == made.updates_per_batch
+        assert (left is None) == (name == "ms-dp")
+        learned.append(model[1].weight.detach())
+    assert torch.equal(*learned) == (name == "ms-dp")
 
 
 class Stopper(Reporter):
