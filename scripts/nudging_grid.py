@@ -61,7 +61,7 @@ def measured(run: runs.Run) -> dict[str, Any]:
     }
     for k in range(3):
         found[f"angle_{k + 1}"] = _mean([m["alignment"][k]["angle"] for m in last])
-    found["residual"] = _mean([m.get("residual") for m in last])
+    found["residual"] = _mean([m["inference"]["residual"] for m in last])
     return found
 
 

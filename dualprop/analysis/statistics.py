@@ -18,17 +18,18 @@ def of_rule(network: Network, rule: AbstractRule, x: Tensor, y: Tensor, state: A
     """What the rule does on this batch, as plain values.
 
     "alignment" holds cosine, norm ratio and angle to back-propagation per layer; "weight_alignment" those of feedback and
-    forward weights, where the model has the former. The rule's own statistics stand beside them. `seed` draws what the rule
-    draws, the same each time.
+    forward weights, where the model has the former; "inference" the rule's own statistics, where it infers states. `seed`
+    draws what the rule draws, the same each time.
     """
 
     def generator() -> torch.Generator | None:
         return torch.Generator().manual_seed(seed) if rule.needs_generator else None
 
     assert network.module is not None
+    inference = rule.statistics(network, x, y, state=state, generator=generator())
     gradients, weights = alignment(network, rule, x, y, state, generator()), feedback.alignment(network.module)
     return {
         "alignment": [{**asdict(layer), "angle": layer.angle} for layer in gradients],
         **({"weight_alignment": [{**asdict(layer), "angle": layer.angle} for layer in weights]} if weights else {}),
-        **rule.statistics(network, x, y, state=state, generator=generator()),
+        **({"inference": inference} if inference else {}),
     }
