@@ -27,6 +27,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from dualprop.errors import SettingError, UnsupportedModuleError, closest
+from dualprop.feedback_maps import ConvolutionWithFeedback, LinearWithFeedback, sign_symmetric
 
 Kind = Literal["kolen_pollack", "random", "sign_symmetric"]
 KINDS: tuple[str, ...] = get_args(Kind)
@@ -61,7 +62,7 @@ class FeedbackLinear(AbstractFeedback, nn.Linear):
     """`nn.Linear`, (N, T…, D) or (D,) to (N, T…, D′) or (D′,), whose input's cotangent is dx = da B."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return _LinearWithFeedback.apply(*_autocast(input, self.weight, _stored(self), self.bias))
+        return LinearWithFeedback.apply(*_autocast(input, self.weight, _stored(self), self.bias))
 
 
 class FeedbackConv1d(AbstractFeedback, nn.Conv1d):
@@ -108,11 +109,6 @@ _NOTHING_TO_SEPARATE: tuple[type[nn.Module], ...] = (
     nn.Embedding,
     nn.EmbeddingBag,
 )
-
-
-def sign_symmetric(weight: Tensor) -> Tensor:
-    """mean|W| · sign(W): every sign of W, and one magnitude per layer (Moskovitz et al. 2018, uniform sign-concordant)."""
-    return weight.sign() * weight.abs().mean()
 
 
 def backward_weight(module: nn.Module) -> Tensor:
@@ -212,77 +208,6 @@ def alignment(model: nn.Module) -> list[WeightAlignment]:
     return found
 
 
-class _LinearWithFeedback(torch.autograd.Function):
-    """a = x Wᵀ + b. `feedback` is B; None stands for the sign-symmetric one, which W alone determines."""
-
-    @staticmethod
-    def forward(x: Tensor, weight: Tensor, feedback: Tensor | None, bias: Tensor | None) -> Tensor:
-        return F.linear(x, weight, bias)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, weight, feedback, _ = inputs
-        ctx.is_sign_symmetric = feedback is None
-        ctx.save_for_backward(x, weight if feedback is None else feedback)
-
-    @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
-        (da,), (x, stored) = cotangents, ctx.saved_tensors
-        of_x, of_weight, of_feedback, of_bias = ctx.needs_input_grad
-        dx = dw = db = None
-        if of_x:
-            dx = da @ (sign_symmetric(stored) if ctx.is_sign_symmetric else stored)
-        da = da.reshape(-1, da.shape[-1])
-        if of_weight or of_feedback:
-            dw = da.T @ x.reshape(-1, x.shape[-1])
-        if of_bias:
-            db = da.sum(0)
-        return dx, dw if of_weight else None, _second(dw, of_weight, of_feedback), db
-
-
-class _ConvolutionWithFeedback(torch.autograd.Function):
-    """a = W ∗ x + b, zero-padded alike on both sides; `feedback` as for the linear map. x is (N, C, X…)."""
-
-    @staticmethod
-    def forward(
-        x: Tensor,
-        weight: Tensor,
-        feedback: Tensor | None,
-        bias: Tensor | None,
-        stride: list[int],
-        padding: list[int],
-        dilation: list[int],
-        groups: int,
-    ) -> Tensor:
-        return torch.convolution(x, weight, bias, stride, padding, dilation, False, [0] * len(stride), groups)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, weight, feedback, bias, *ctx.settings = inputs
-        ctx.is_sign_symmetric = feedback is None
-        ctx.bias_sizes = None if bias is None else list(bias.shape)
-        ctx.save_for_backward(x, weight if feedback is None else feedback)
-
-    @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
-        (da,), (x, stored) = cotangents, ctx.saved_tensors
-        stride, padding, dilation, groups = ctx.settings
-        of_x, of_weight, of_feedback, of_bias = ctx.needs_input_grad[:4]
-        # The weight that is passed matters to dx alone, so that one call gives dx by B, and dW and db as ever.
-        dx, dw, db = torch.ops.aten.convolution_backward(
-            da, x, sign_symmetric(stored) if ctx.is_sign_symmetric and of_x else stored, ctx.bias_sizes,
-            stride, padding, dilation, False, [0] * len(stride), groups, [of_x, of_weight or of_feedback, of_bias],
-        )  # fmt: skip
-        return dx, dw if of_weight else None, _second(dw, of_weight, of_feedback), db, None, None, None, None
-
-
-def _second(dw: Tensor | None, of_weight: bool, of_feedback: bool) -> Tensor | None:
-    """The gradient of B: that of W, in memory of its own, since an optimizer may write into either."""
-    if dw is None or not of_feedback:
-        return None
-    return dw.clone() if of_weight else dw
-
-
 def _stored(module: AbstractFeedback) -> Tensor | None:
     return None if module.kind == "sign_symmetric" else module.feedback_weight
 
@@ -315,7 +240,7 @@ def _convolve(conv: FeedbackConv1d | FeedbackConv2d | FeedbackConv3d, x: Tensor)
         if any(span % 2 for span in spans):  # an odd span has its last zero on the right, as in PyTorch
             x = F.pad(x, [zeros for span in reversed(spans) for zeros in (0, span % 2)])
     tensors = _autocast(x, conv.weight, _stored(conv), conv.bias)
-    a = _ConvolutionWithFeedback.apply(*tensors, list(conv.stride), padding, list(conv.dilation), conv.groups)
+    a = ConvolutionWithFeedback.apply(*tensors, list(conv.stride), padding, list(conv.dilation), conv.groups)
     return a if is_batched else a.squeeze(0)
 
 

@@ -476,14 +476,14 @@ DEFECTS = [
     # Feedback weights
     Defect(
         "feedback weights of a linear map not kept for the backward pass",
-        "feedback.py",
+        "feedback_maps.py",
         "        x, weight, feedback, _ = inputs\n",
         "        x, weight, feedback = inputs[0], inputs[1], inputs[1]\n",
         FEEDBACK,
     ),
     Defect(
         "feedback weights of a convolution not kept for the backward pass",
-        "feedback.py",
+        "feedback_maps.py",
         "        x, weight, feedback, bias, *ctx.settings = inputs\n",
         "        x, weight, feedback, bias, *ctx.settings = (*inputs[:2], inputs[1], *inputs[3:])\n",
         FEEDBACK,
@@ -497,7 +497,7 @@ DEFECTS = [
     ),
     Defect(
         "the gradient of the feedback weights is the very tensor of the weight's",
-        "feedback.py",
+        "feedback_maps.py",
         "return dw.clone() if of_weight else dw",
         "return dw",
         FEEDBACK,
@@ -511,14 +511,14 @@ DEFECTS = [
     ),
     Defect(
         "feedback weights halved in their gradient",
-        "feedback.py",
+        "feedback_maps.py",
         "return dw.clone() if of_weight else dw",
         "return dw / 2 if of_weight else dw",
         FEEDBACK,
     ),
     Defect(
         "sign-symmetric feedback keeps the magnitudes of the weights",
-        "feedback.py",
+        "feedback_maps.py",
         "return weight.sign() * weight.abs().mean()",
         "return weight.sign() * weight.abs()",
         FEEDBACK,
