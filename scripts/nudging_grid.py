@@ -80,8 +80,8 @@ def draw(cells: dict[str, dict[str, Any]], title: str, path: Path) -> None:
     FigureCanvasAgg(figure)
     rows = figure.subplots(len(QUANTITIES), len(METHODS))
     for axes_of_row, (key, label, form) in zip(rows, QUANTITIES, strict=True):
-        norm: Any = (
-            LogNorm(1e-6, 1, clip=True) if key == "residual" else Normalize(90, 98.5) if key == "accuracy" else Normalize(0, 90)
+        norm: Any = {"accuracy": Normalize(90, 98.5, clip=True), "residual": LogNorm(1e-6, 1, clip=True)}.get(
+            key, Normalize(0, 90)
         )
         image: Any = None
         for axes, method in zip(axes_of_row, METHODS, strict=True):
@@ -98,11 +98,15 @@ def draw(cells: dict[str, dict[str, Any]], title: str, path: Path) -> None:
             axes.set_xticks(range(len(BETAS)), [f"{beta:g}" for beta in BETAS])
             axes.set_yticks(range(len(ALPHAS)), [f"{alpha:g}" for alpha in ALPHAS])
             axes.set_title(f"{method}: {label}", fontsize=9, loc="left")
-            axes.set_ylabel("α" if axes is axes_of_row[0] else "")
-            axes.set_xlabel("β" if axes_of_row is rows[-1] else "")
+            axes.set_xlabel("β" if key == QUANTITIES[-1][0] else "")
+        axes_of_row[0].set_ylabel("α")
         figure.colorbar(image, ax=list(axes_of_row), fraction=0.04, pad=0.01)
     figure.suptitle(title, fontsize=11)
     figure.savefig(path)
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'s' if number > 1 else ''}"
 
 
 def name(method: str, alpha: float, beta: float) -> str:
@@ -144,7 +148,7 @@ def main() -> None:
         "cells": cells,
     }
     files.write_json(arguments.out / "grid.json", result)
-    note = f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}, {arguments.epochs} epochs"
+    note = f"{_counted(len(seeds), 'seed')}, {_counted(arguments.epochs, 'epoch')}"
     draw(cells, f"MNIST, 784-512-512-10, {note}; back-propagation has {backprop:.1f} %", arguments.out / "grid.png")
 
 

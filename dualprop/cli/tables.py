@@ -38,7 +38,7 @@ def show_runs(labelled: list[tuple[str, Run]], console: Console, costs: dict[str
     """One row per rule: accuracy over the seeds, cost per step, and the last epoch's alignment with back-propagation."""
     results_of_all = [result for _, run in labelled for result in run.results()]
     title = f"{labelled[0][1].recipe.name}, {_seeds(labelled[0][1])}, {_epochs(results_of_all)} epochs"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAVY)
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAVY, pad_edge=False)
     table.add_column("rule", no_wrap=True)
     published = dict(labelled[0][1].recipe.published)
     is_published = any(name in published for name, _ in labelled)
