@@ -99,7 +99,7 @@ def _say_environment(environment: dict[str, Any], console: Console) -> None:
 def _table(title: str, rows: list[dict[str, Any]]) -> Table:
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAVY, pad_edge=False)
     table.add_column("step", no_wrap=True)
-    for heading in ("count", "time", "quartiles", "ms", "MB", "ratio"):
+    for heading in ("count", "time", "quartiles", "ms", "MB", "mem"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         memory = row.get("memory")
