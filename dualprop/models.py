@@ -24,15 +24,18 @@ class MLP:
         activation: a neuron's name, see `dualprop list neurons`.
         init: of weights with n inputs: "uniform" on ±1/√n, biases too, as PyTorch draws them, or "normal" with variance 1/n,
             biases zero (LeCun; the authors' own code for the study of asymmetric nudging).
+        output: the output neuron's name: "identity" for logits, "softmax" for probabilities and the log loss.
     """
 
     widths: tuple[int, ...] = (1000, 1000, 1000)
     activation: str = "relu"
     init: str = "uniform"
+    output: str = "identity"
 
     def __post_init__(self) -> None:
         _check(self.widths, "widths")
         neurons.from_name(self.activation)
+        neurons.from_name(self.output)
         if self.init not in ("uniform", "normal"):
             raise SettingError(f"init must be 'uniform' or 'normal', got {self.init!r}.")
 
@@ -42,13 +45,13 @@ class MLP:
         return len(self.widths) + 1
 
     def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Sequential:
-        """The model for inputs (N, *input_shape), logits (N, K)."""
+        """The model for inputs (N, *input_shape), outputs (N, K)."""
         layers: list[nn.Module] = [nn.Flatten()] if len(input_shape) > 1 else []
         width = prod(input_shape)
         for new_width in self.widths:
             layers += [nn.Linear(width, new_width), neurons.module(self.activation)]
             width = new_width
-        layers.append(nn.Linear(width, num_classes))
+        layers += [nn.Linear(width, num_classes)] + ([] if self.output == "identity" else [neurons.module(self.output)])
         for layer in layers:
             if self.init == "normal" and isinstance(layer, nn.Linear):
                 nn.init.normal_(layer.weight, std=layer.in_features**-0.5)

@@ -946,15 +946,15 @@ DEFECTS = [
     Defect(
         "spectral damping: norm of the synapse below",
         INFERENCE,
-        "spectra.accelerated_step(self.network.into(above).synapse, pair)",
-        "spectra.accelerated_step(self.network.into(k).synapse, pair)",
+        "synapse = known[k] if k < len(known) else None, self.network.into(above).synapse",
+        "synapse = known[k] if k < len(known) else None, self.network.into(k).synapse",
         DAMPING,
     ),
     Defect(
         "spectral damping: vectors not warm-started",
         INFERENCE,
-        "pair = known[k] if k < len(known) else None",
-        "pair = None",
+        "pair, synapse = known[k] if k < len(known) else None, ",
+        "pair, synapse = None, ",
         DAMPING,
     ),
     Defect(
@@ -974,7 +974,7 @@ DEFECTS = [
     Defect(
         "settling: residual without differences",
         INFERENCE,
-        "moves.append((zero if delta is None else delta) - (zero if old is None else old))",
+        "moves.append((zero if new_delta is None else new_delta) - (zero if delta is None else delta))",
         "pass",
         SETTLING,
     ),
@@ -988,7 +988,7 @@ DEFECTS = [
     Defect(
         "settling: unsettled states called settled",
         INFERENCE,
-        "if tolerance is None or self.residual is None or self.residual <= tolerance:",
+        "if settings.tolerance is None or self.residual is None or self.residual <= settings.tolerance:",
         "if True:",
         SETTLING,
     ),
@@ -1002,14 +1002,14 @@ DEFECTS = [
     Defect(
         "variants: states not reset in MS-DP",
         "training/step.py",
-        "state = None if recipe.reset_states else state\n    outcomes",
+        "state = recipe.rule.at_new_batch(state) if recipe.reset_states else state\n    outcomes",
         "outcomes",
         VARIANTS,
     ),
     Defect(
         "variants: states handed to the next batch in MS-DP",
         "training/step.py",
-        "return outcomes, None if recipe.reset_states else state",
+        "return outcomes, recipe.rule.at_new_batch(state) if recipe.reset_states else state",
         "return outcomes, state",
         VARIANTS,
     ),
@@ -1063,6 +1063,34 @@ DEFECTS = [
         SPECTRA,
     ),
     Defect(
+        "weights of variance 1 in place of 1/n",
+        "models.py",
+        "nn.init.normal_(layer.weight, std=layer.in_features**-0.5)",
+        "nn.init.normal_(layer.weight)",
+        "training/test_recipes.py",
+    ),
+    Defect(
+        "the twin learns through feedback weights",
+        "training/recipe.py",
+        'return dataclasses.replace(other, feedback="exact", updates_per_batch=1, reset_states=False) if is_twin else other',
+        "return other",
+        "training/test_recipes.py",
+    ),
+    Defect(
+        "residual of the damped update",
+        INFERENCE,
+        "self.damping = (None,) * len(damping)",
+        "pass",
+        SETTLING,
+    ),
+    Defect(
+        "spectral damping starts from one step",
+        "spectra.py",
+        "for _ in range(COLD_STEPS):",
+        "for _ in range(0):",
+        DAMPING,
+    ),
+    Defect(
         "momentum left out",
         "spectra.py",
         "after = w - (MOMENTUM / 2 * squared_norm).square() * before",
@@ -1097,7 +1125,6 @@ DEFECTS = [
         "cells += [list(published.values())[0]] if is_published else []",
         COMPARE_VARIANTS,
     ),
-    # Variants, once more
 ]
 
 

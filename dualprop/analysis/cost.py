@@ -90,7 +90,7 @@ def interleaved(steps: dict[str, Callable[[], object]], rounds: int, warmup: int
 
 def _timing(times: list[float], plain: list[float]) -> Timing:
     ratios = [own / base for own, base in zip(times, plain, strict=True)]
-    quartiles = quantiles(ratios, n=4) if len(ratios) > 1 else [ratios[0]] * 3
+    quartiles = quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else [ratios[0]] * 3
     return Timing(median(times) * 1e3, median(ratios), quartiles[0], quartiles[2])
 
 

@@ -31,7 +31,7 @@ class BenchOptions:
         batch_size: examples per step.
         threads: of the CPU; 0 leaves PyTorch's choice.
         device: "cpu", "cuda", or another PyTorch device.
-        compiled: also measure with the elementwise kernel compiled by inductor (takes half a minute at first).
+        compiled: of the engines, also measure with the elementwise kernel compiled by inductor (takes half a minute at first).
         memory: also measure peak memory, each contender in a fresh process.
         out: also write the numbers, with the environment, to this JSON file.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Annotated
 
 import tyro
 
+from dualprop import recipes as recipe_table
 from dualprop import rules as rule_table
 from dualprop.cli import arguments as args
 from dualprop.cli.console import OutputConsole
@@ -57,7 +59,16 @@ def main(arguments: Sequence[str]) -> None:
     options = args.parse(CompareOptions, CompareOptions(recipe), rest, "compare")
     recipe = args.resolve_dataset(options.recipe)
     recipes = _variants(options, recipe) if options.variants else _rules(options, recipe)
+    if not _is_published(recipe):
+        recipes = {label: dataclasses.replace(each, published=()) for label, each in recipes.items()}
     running.start(recipes, recipe.seeds(options.seeds), options.out, options.data, console, costs=options.costs)
+
+
+def _is_published(recipe: Recipe) -> bool:
+    """Whether the recipe still is, but for seeds, epochs and the like, the one that its published figures belong to."""
+    original = recipe_table.from_name(recipe.name) if recipe.name in recipe_table.RECIPES else None
+    defining = ("dataset", "model", "feedback", "rule", "optimizer", "batch_size", "updates_per_batch", "validation_fraction")
+    return original is not None and all(getattr(recipe, name) == getattr(original, name) for name in defining)
 
 
 def _variants(options: CompareOptions, recipe: Recipe) -> dict[str, Recipe]:

@@ -23,12 +23,14 @@ class ConsoleReporter(Reporter):
         self.task = TaskID(0)
         self.seed = 0
         self.started = self.shown = 0.0
+        self.unsettled: tuple[int, str] = (0, "")
         self.num_steps = self.first_step = self.done = 0
 
     def seed_started(self, seed: int, num_steps: int, done: int) -> None:
         self.seed, self.num_steps, self.first_step, self.done = seed, num_steps, done, done
         self.started = time.perf_counter()
         self.shown = 0.0
+        self.unsettled = (0, "")
         if self.console.is_terminal:
             columns = (
                 TextColumn("{task.description}"),
@@ -52,6 +54,7 @@ class ConsoleReporter(Reporter):
             self.bar.update(self.task, completed=done, numbers=numbers)
 
     def epoch_done(self, metrics: dict[str, Any]) -> None:
+        self.unsettled = (metrics.get("unsettled_steps", 0), metrics.get("unsettled", ""))
         now = time.perf_counter()
         is_last = self.done == self.num_steps
         # A line every few seconds: short runs would fill the screen.
@@ -73,6 +76,10 @@ class ConsoleReporter(Reporter):
             f"(best of {result['epochs']} epochs: {result['best_epoch']})"
         )
         self.console.print(line, highlight=False, soft_wrap=True)
+        steps, reason = self.unsettled
+        if steps and reason:
+            told = f"  in {steps} steps of the last epoch {reason}"
+            self.console.print(told, highlight=False, soft_wrap=True, style="yellow")
         if result["stopped"]:
             self.console.print(f"  stopped early: {result['stopped']}", highlight=False, soft_wrap=True, style="yellow")
 

@@ -1,6 +1,6 @@
 """The papers' named variants, as settings of the orthogonal parts of a recipe: coupling, order of updates, start, …
 
-A variant changes of a recipe what defines it, and keeps the rest (β, loss, optimizer, data). Names and algorithms: Høier et
+A variant changes of a recipe what defines it, and keeps the rest (α, β, loss, optimizer, data). Names and algorithms: Høier et
 al. (2023), §4 and the MNIST table; their code's slips are not copied (its parallel variant steps the optimizer twice).
 """
 

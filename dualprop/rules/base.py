@@ -82,6 +82,10 @@ class AbstractRule(ABC):
         """Whether inference draws random numbers."""
         return False
 
+    def at_new_batch(self, state: Any) -> Any:
+        """What of a state outlives its batch where a recipe resets the states: what is not the batch's own; else None."""
+        return None
+
     def pack_state(self, state: Any) -> dict[str, Tensor]:
         """The state as named tensors, for a checkpoint. Empty where the rule keeps none."""
         return {}
@@ -100,7 +104,7 @@ class AbstractRule(ABC):
     ) -> dict[str, Any]:
         """Numbers about one inference, for the record of a training run; empty for a rule that infers no states.
 
-        "residual": how far the states are from a fixed point of the rule's updates, relative to their displacement from the
+        "residual": how far one more update of every layer would move the states, relative to their displacement from the
         forward pass (see `states.residual`); "kink_crossing": per layer, the share of units whose nudges reach across a kink
         of the activation, where the difference of the states is not the derivative.
         """

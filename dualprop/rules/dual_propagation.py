@@ -12,6 +12,7 @@ state. The gradient of layer k's parameters is -(1/β_k) Σ δ_kᵀ ∂a_k/∂W 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -57,11 +58,11 @@ class DualPropagation(AbstractRule):
             "current" for the original coupling and "forward" for the transposed and for damping, as in the authors' code.
         damping: None, or one constant ≥ 0 per hidden layer, L_k: s± = prox(a ± nudge + L_k s±_old, L_k). "spectral" takes
             |1-2α| max(0, r‖W_{k+1}‖² - 1)/2 from the spectral norm of the synapse above (Høier & Zach 2024, the Julia code);
-            "spectral_full" leaves out |1-2α| (their Python code). One step of power iteration a call: its vectors are part
-            of the state, and to pass that on keeps them tight.
-        tolerance: None, or > 0: stop after the first pass that moves the states by at most this, relative to their
-            displacement from the forward pass. The schedule's count is then the most passes, and where they don't suffice
-            the outcome's status says so.
+            "spectral_full" leaves out |1-2α| (their Python code). One step of power iteration a call (30 without a state):
+            its vectors are part of the state, and to pass that on keeps them tight.
+        tolerance: None, or > 0: stop after the first pass from which one more undamped update of every layer would move the
+            states by at most this, relative to their displacement from the forward pass. The schedule's count is then the
+            most passes, and where they don't suffice the outcome's status says so. A check costs what it can't reuse.
         engine: "explicit" holds the dyads; "fused" is one downward sweep inside autograd, at the forward states.
         kernel: "compiled" has inductor fuse the elementwise work into one pass (needs a C++ compiler).
         loss: `dp.losses.CrossEntropy()`, `SquaredError()`, `LogLoss()` behind a softmax, or a loss's name.
@@ -171,6 +172,10 @@ class DualPropagation(AbstractRule):
     def needs_generator(self) -> bool:
         return self._order.is_random
 
+    def at_new_batch(self, state: Dyads | None) -> Dyads | None:
+        """The vectors of spectral damping are the weights', not the batch's."""
+        return Dyads((), (), self.alpha, state.directions) if state is not None and self._is_spectral else None
+
     def pack_state(self, state: Dyads | None) -> dict[str, Tensor]:
         if state is None:
             return {}
@@ -214,9 +219,10 @@ class DualPropagation(AbstractRule):
         state: Dyads | None = None,
         generator: torch.Generator | None = None,
     ) -> dict[str, Any]:
-        """ "residual" and, per layer, "kink_crossing", after the schedule; see `AbstractRule.statistics`. {} if fused."""
+        """ "residual" and, per layer, "kink_crossing", after the schedule; see `AbstractRule.statistics`. The fused engine,
+        which holds no states, tells those of the explicit one."""
         if self.engine == "fused":
-            return {}
+            return dataclasses.replace(self, engine="explicit").statistics(network, x, y, state, generator)
         with torch.no_grad():
             inference = self._prepare(network, x, y, state, keep_free=True)
             inference.run(self._order, generator)

@@ -5,7 +5,6 @@ The part of dual propagation that runs; its settings and the equations are in ru
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -57,6 +56,8 @@ class Inference:
         self.free = tuple(self.activations.means) if keep_free else None
         self.forward_drive = self.activations.drive(network.depth)
         self.forward_gradient = settings.loss.gradient(self.logits, y)
+        if state is not None and not isinstance(state, Dyads):
+            raise SettingError(f"state must be the dyads of an earlier call, got {type(state).__name__}. Pass state=None.")
         self.directions: tuple[Tensor | None, ...] = ()
         self.damping = self._constants(state)
         self.passes = 0
@@ -65,7 +66,7 @@ class Inference:
         if settings.start == "zeros":
             for k in range(1, network.depth + 1):
                 self.activations.set(k, torch.zeros_like(self.activations.means[k]), None)
-        elif settings.start == "previous" and state is not None:
+        elif settings.start == "previous" and state is not None and state.means:
             self._resume(state)
         else:
             for k in range(1, network.depth + 1):
@@ -95,19 +96,18 @@ class Inference:
         for k in range(1, self.network.depth):
             (above,) = self.network.out_of(k)
             shape = self.activations.core_shape(above)
-            pair = known[k] if k < len(known) else None
+            pair, synapse = known[k] if k < len(known) else None, self.network.into(above).synapse
             if pair is None or tuple(pair.shape[1:]) != shape:
                 like = self.activations.means[k]
-                v = spectra.start_vector(shape, like.dtype, like.device)
-                pair = torch.stack([v, torch.zeros_like(v)])
-            directions[k], squared_norm = spectra.accelerated_step(self.network.into(above).synapse, pair)
+                pair = spectra.started(synapse, shape, like.dtype, like.device)
+            directions[k], squared_norm = spectra.accelerated_step(synapse, pair)
             ratio = self.settings.betas[k - 1] / self.settings.betas[k]
             constants.append((squared_norm * ratio - 1).clamp(min=0) * (factor / 2))
         self.directions = tuple(directions)
         return tuple(constants)
 
     def _resume(self, state: Dyads) -> None:
-        if not isinstance(state, Dyads) or state.alpha != self.settings.alpha:
+        if state.alpha != self.settings.alpha:
             raise SettingError(
                 f"state must be the dyads of an earlier call with alpha={self.settings.alpha:g}. Pass state=None."
             )
@@ -122,7 +122,7 @@ class Inference:
             self.activations.set(k, state.means[k], state.differences[k])
 
     def run(self, schedule: AnySchedule, generator: torch.Generator | None) -> None:
-        """Update through the schedule; with a tolerance, until a pass moves the states by no more than that."""
+        """Update through the schedule; with a tolerance, until the residual is no more than that."""
         if self.settings.tolerance is not None:
             self._run_until_settled(schedule, self.settings.tolerance)
             return
@@ -134,11 +134,10 @@ class Inference:
 
     def _run_until_settled(self, schedule: AnySchedule, tolerance: float) -> None:
         for steps in schedule.passes(self.network.depth):
-            means, differences = list(self.activations.means), list(self.activations.differences)
             for step in steps:
                 self.update(step, final=set())
             self.passes += 1
-            self.residual = self._residual(means, differences)
+            self.residual = self._residual()
             if not self.residual > tolerance:  # also where it is not a number: no further pass would mend that
                 return
 
@@ -223,28 +222,38 @@ class Inference:
         delta = plus - minus
         return torch.add(minus, delta, alpha=settings.alpha), delta
 
-    def _residual(self, means: Sequence[Tensor], differences: Sequence[Tensor | None]) -> float:
-        """How far the states have moved from these, relative to their displacement from the forward pass. Means and
-        differences count alike; what is the very same tensor has not moved."""
+    def _residual(self) -> float:
+        """How far one more update of every layer, undamped and each from the present states, would move them, relative to
+        their displacement from the forward pass. Means and differences count alike. Drives and feedbacks that it computes
+        are there for the next pass."""
         assert self.free is not None
         moves, displacements = [], []
         for k in range(1, self.network.depth + 1):
-            now, before = self.activations.means[k], means[k]
-            moves += [] if now is before else [now - before]
-            displacements.append(now - self.free[k])
-            delta, old = self.activations.differences[k], differences[k]
-            if delta is not old:
-                zero = torch.zeros_like(now)
-                moves.append((zero if delta is None else delta) - (zero if old is None else old))
+            mean, delta = self.activations.means[k], self.activations.differences[k]
+            new_mean, new_delta = self._undamped(k)
+            moves += [] if new_mean is mean else [new_mean - mean]
+            displacements.append(mean - self.free[k])
+            if new_delta is not delta:
+                zero = torch.zeros_like(mean)
+                moves.append((zero if new_delta is None else new_delta) - (zero if delta is None else delta))
             displacements += [] if delta is None else [delta]
         return residual(moves, displacements)
 
+    def _undamped(self, k: int) -> tuple[Tensor, Tensor | None]:
+        """What an undamped update of layer k would give; nothing is updated. A damped move is a fraction of it, and small
+        where damping is strong however far the states are from their fixed point."""
+        damping, settled = self.damping, list(self._settled)
+        if k < self.network.depth and damping[k - 1] is not None:
+            self.damping = (None,) * len(damping)
+            self._settled[k] = ()
+        new = self._dyad(k, nudged=True, is_final=False)
+        self.damping, self._settled = damping, settled
+        return new
+
     def statistics(self) -> dict[str, Any]:
-        """The residual of one more update of every layer, each from the present states, and the share of crossed kinks."""
-        means, differences = list(self.activations.means), list(self.activations.differences)
+        """The residual, and per layer the share of units whose nudges reach across a kink."""
         crossing = [self._kink_crossing(k) for k in range(1, self.network.depth + 1)]
-        self.update(Step(tuple(range(1, self.network.depth + 1))), final=set())
-        return {"residual": self._residual(means, differences), "kink_crossing": crossing}
+        return {"residual": self._residual(), "kink_crossing": crossing}
 
     def _kink_crossing(self, k: int) -> float:
         """The share of the units of layer k whose two nudged drives lie on different sides of a kink of f."""
@@ -276,17 +285,19 @@ class Inference:
         )
 
     def _trouble(self) -> str:
-        tolerance = self.settings.tolerance
-        if tolerance is None or self.residual is None or self.residual <= tolerance:
+        settings = self.settings
+        if settings.tolerance is None or self.residual is None or self.residual <= settings.tolerance:
             return ""
         # Neither is a remedy where it is in use already; at alpha=½ the couplings are one, and spectral damping is none.
-        is_plain_asymmetric = self.settings.up == self.settings.alpha != 0.5
+        is_plain_asymmetric = settings.up == settings.alpha != 0.5
         remedy = (
             "Use coupling='transposed', damping='spectral', alpha nearer to 0.5, or more passes."
             if is_plain_asymmetric
+            else "Use more passes."
+            if settings.mean_is_free
             else "Lower beta, use coupling='transposed' with alpha=0 or 1, or more passes."
         )
         return (
-            f"inference did not settle: pass {self.passes} still moved the states by {self.residual:.2g} of their displacement "
-            f"(tolerance {tolerance:g}). {remedy}"
+            f"inference did not settle: after pass {self.passes} one more update would move the states by {self.residual:.2g} "
+            f"of their displacement (tolerance {settings.tolerance:g}). {remedy}"
         )

@@ -13,7 +13,8 @@ T_k = r J_{k+1}ᵀ ε_{k+1} at the present states:
 
 The gap above has curvature ‖W_{k+1}‖² / β_{k+1} at most, since f is 1-Lipschitz, and the block's own gap 1/β_k at least. So a
 majorized update lowers J by (1 + 2c - r‖W‖²)/(2β_k) ‖move‖² or more: even at half of ‖W‖², which power iteration is sure to
-reach. (No bound holds past a max-pool, whose switches flip, or a pool of windows that overlap.)
+reach. (No bound holds past a max-pool, whose switches flip, past a pool of windows that overlap, or with feedback weights other
+than W, whose T is no gradient.)
 
 The gradient of layer k's parameters is -(1/β_k) Σ ε_kᵀ ∂a_k/∂W at X_{k-1}, averaged over the batch. As β → 0 it is BP's.
 """
@@ -35,8 +36,6 @@ from dualprop.network import Network
 from dualprop.rules.base import AbstractRule, Outcome, check_batch, check_output, check_targets
 from dualprop.states import Activations, Dyads, residual
 
-# Short of half of ‖W‖² with a probability below 0.8 √n 2⁻³⁰, so 1e-6 for a million units (see `spectra`).
-POWER_STEPS = 30
 _CHOICES = {"update": ("majorized", "fixed_point"), "output_nudge": ("exact", "linearized")}
 
 
@@ -47,7 +46,8 @@ class Lifted(AbstractRule):
     Attributes:
         beta: how far the loss may pull the states, per example, > 0; one for all layers, or one per layer 1…L. The papers' μ_k
             is 1/beta_k.
-        update: "majorized", under which the objective never rises, or "fixed_point", faster where it settles at all.
+        update: "majorized", under which the objective never rises (but see the head of this file), or "fixed_point", faster
+            where it settles at all.
         max_sweeps: the most sweeps over the layers, at least 1.
         tolerance: settled when a sweep moves the states by less than this share of their displacement from the forward pass;
             each sweep then waits for the device. 0 makes all sweeps, unchecked.
@@ -158,7 +158,7 @@ class _Blocks:
         """c_k = (β_k/β_{k+1}) ‖W_{k+1}‖², shape ()."""
         synapse = self.network.into(k + 1).synapse
         v = spectra.start_vector(self.activations.core_shape(k + 1), self.free[k].dtype, self.free[k].device)
-        for _ in range(POWER_STEPS):
+        for _ in range(spectra.COLD_STEPS):
             v, squared_norm = spectra.power_step(synapse, v)
         return squared_norm * self._ratio(k)
 

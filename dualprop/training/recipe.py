@@ -83,7 +83,7 @@ class Recipe:
         epochs: passes over the training part.
         validation_fraction: of the training set; the epoch that is best on it is tested.
         seed_list: seeds of the published runs; a run of n seeds takes the first n, then counts on.
-        align: whether to compare the gradients with back-propagation's after each epoch, on one validation batch, and to
+        align: whether to compare the gradients with back-propagation's after each epoch, on one batch, and to
             record the rule's statistics on it (residual, crossed kinks).
         checkpoint_every: steps between checkpoints within an epoch; 0 writes one after each epoch alone.
         device: "cpu", "cuda", or another PyTorch device.
@@ -151,11 +151,14 @@ class Recipe:
         return model if self.feedback == "exact" else feedback.convert(model, self.feedback)
 
     def with_rule(self, name: str) -> Recipe:
-        """The same recipe by another rule at that rule's defaults and this recipe's loss; its own rule is left as it is."""
+        """The same recipe by another rule at that rule's defaults and this recipe's loss; its own rule is left as it is.
+        Back-propagation is the true one: through the forward weights, one update a batch."""
         kind = rules.from_name(name)
         if kind is type(self.rule):
             return self
-        return dataclasses.replace(self, rule=kind(loss=self.rule.loss))
+        other = dataclasses.replace(self, rule=kind(loss=self.rule.loss))
+        is_twin = kind is rules.Backprop
+        return dataclasses.replace(other, feedback="exact", updates_per_batch=1, reset_states=False) if is_twin else other
 
     def seeds(self, number: int | None) -> tuple[int, ...]:
         """The first `number` seeds of the list, counting on from its largest where it is shorter; None is all of it."""

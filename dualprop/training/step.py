@@ -25,11 +25,11 @@ def take(
 
     Each update but the first starts from the states of the one before, where the rule keeps states (MS-DP).
     """
-    state = None if recipe.reset_states else state
+    state = recipe.rule.at_new_batch(state) if recipe.reset_states else state
     outcomes: list[Outcome] = []
     for _ in range(recipe.updates_per_batch):
         optimizer.zero_grad()
         outcomes.append(recipe.rule.backward(network, x, y, state=state, generator=generator))
         optimizer.step()
         state = outcomes[-1].state if recipe.rule.keeps_state else None
-    return outcomes, None if recipe.reset_states else state
+    return outcomes, recipe.rule.at_new_batch(state) if recipe.reset_states else state

@@ -41,10 +41,11 @@ class Reporter:
 
 @dataclass
 class Progress:
-    """Where a run stands: the plain part of its checkpoint."""
+    """Where a run stands: the plain part of its checkpoint. `unsettled` counts the steps of this epoch whose inference was."""
 
     epoch: int = 0
     step: int = 0
+    unsettled: int = 0
     metrics_bytes: int = 0
     best: dict[str, float] = field(default_factory=dict)
     stopped: str = ""
@@ -136,10 +137,11 @@ class _SeedRun:
             "train_loss": float(self.loss_sum) / num_examples,
             "train_accuracy": int(self.num_correct) / num_examples,
             **({} if outcome is None else outcome.diagnostics),
+            **({} if outcome is None or "residual" not in outcome.diagnostics else {"unsettled_steps": progress.unsettled}),
             **({"unsettled": outcome.unsettled} if outcome is not None and outcome.unsettled else {}),
         }
         seconds = time.perf_counter() - started
-        progress.epoch, steps, progress.step = progress.epoch + 1, progress.step - first_step, 0
+        progress.epoch, steps, progress.step, progress.unsettled = progress.epoch + 1, progress.step - first_step, 0, 0
         files.append(
             self.folder / "timing.jsonl",
             files.to_json({"epoch": progress.epoch, "steps": steps, "seconds": round(seconds, 4)}),
@@ -158,6 +160,7 @@ class _SeedRun:
         self.loss_sum += outcome.loss * len(y)
         self.num_correct += (outcome.logits.argmax(1) == y).sum()
         progress.step += 1
+        progress.unsettled += any(outcome.unsettled for outcome in outcomes)
         self.reporter.step_done(global_step + 1, progress.step * len(y), self.loss_sum, self.num_correct)
         if progress.step % CHECK_EVERY == 0 or progress.step == self.steps_per_epoch:
             self._check_for_divergence(outcome)
@@ -200,11 +203,11 @@ class _SeedRun:
         self.reporter.epoch_done(metrics)
 
     def _statistics(self) -> dict[str, Any]:
-        size = self.recipe.batch_size
-        x, y = self.splits.validation.batch(torch.arange(min(size, len(self.splits.validation))), self.dtype)
-        # States of a full batch don't fit a smaller one.
-        state = self.rule_state if len(y) == size else None
-        return statistics.of_rule(self.network, self.recipe.rule, x, y, state, self.seed)
+        # A full batch, which the states of another fit.
+        size, validation = self.recipe.batch_size, self.splits.validation
+        examples = validation if len(validation) >= size else self.splits.train
+        x, y = examples.batch(torch.arange(size), self.dtype)
+        return statistics.of_rule(self.network, self.recipe.rule, x, y, self.rule_state, self.seed)
 
     def _write_checkpoint(self) -> None:
         rule_state = self.recipe.rule.pack_state(self.rule_state)

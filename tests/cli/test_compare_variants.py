@@ -18,7 +18,9 @@ PUBLISHED = (("dp", "98.43 ± 0.03"), ("l-dp", "98.42 ± 0.07"), ("bp", "98.45 �
 @pytest.fixture
 def published(monkeypatch):
     """digits-mlp with published figures, as mnist-mlp has them."""
-    made = dataclasses.replace(recipes.digits_mlp(), published=PUBLISHED)
+    made = recipes.digits_mlp()
+    rule = DualPropagation(beta=0.25, loss=made.rule.loss)
+    made = dataclasses.replace(made, published=PUBLISHED, batch_size=64, rule=rule)
     monkeypatch.setitem(recipes.RECIPES, "digits-mlp", lambda: made)
     return made
 
@@ -40,7 +42,7 @@ def test_variants_are_listed_with_what_they_are(dualprop):
 
 def test_variants_are_trained_from_the_same_seeds_and_shown_beside_the_published_figures(dualprop, folder, short, published):
     """A published figure in another row than its variant's would be a false claim."""
-    words = ("--variants", "bp,dp,p-dp", "--rule.beta", "0.25", "--seeds", "2", "--no-costs", "--out", "cmp")
+    words = ("--variants", "bp,dp,p-dp", "--seeds", "2", "--no-costs", "--out", "cmp")
     answer = dualprop("compare", *short, *words)
     assert (answer.code, answer.err) == (0, "")
     assert "published" in answer.out
@@ -50,9 +52,7 @@ def test_variants_are_trained_from_the_same_seeds_and_shown_beside_the_published
         assert cells(name, answer.out)[1:-1] == [*own.split(), *figure.split()]
         made = json.loads((folder / f"cmp/{name}/recipe.json").read_text())
         assert made["seeds"] == [0, 1]
-        base = dataclasses.replace(
-            published, epochs=1, batch_size=64, num_threads=1, rule=DualPropagation(beta=0.25, loss=published.rule.loss)
-        )
+        base = dataclasses.replace(published, epochs=1, num_threads=1)
         assert made["recipe"] == VARIANTS[name].apply(base).to_plain()
     assert "l-dp" not in answer.out
     assert list(json.loads((folder / "cmp/results.json").read_text())["rules"]) == ["bp", "dp", "p-dp"]
@@ -70,6 +70,16 @@ def test_the_published_variants_are_those_of_the_recipe(dualprop, folder, short,
     answer = dualprop("compare", *short, "--variants", "published", "--seeds", "1", "--no-align", "--no-costs", "--out", "cmp")
     assert (answer.code, answer.err) == (0, "")
     assert list(json.loads((folder / "cmp/comparison.json").read_text())["rules"]) == ["dp", "l-dp", "bp"]
+
+
+def test_published_figures_are_not_shown_beside_another_network_than_theirs(dualprop, folder, short, published):
+    """Another width, loss or step would stand beside figures that it has nothing to do with."""
+    words = ("--variants", "published", "--model.widths", "16", "--seeds", "1", "--no-align", "--no-costs", "--out", "cmp")
+    answer = dualprop("compare", *short, *words)
+    assert (answer.code, answer.err) == (0, "")
+    assert [cells(name, answer.out)[0] for name in ("dp", "l-dp", "bp")] == ["dp", "l-dp", "bp"]
+    assert "published" not in answer.out
+    assert "98.43" not in answer.out
 
 
 def test_a_table_without_published_figures_has_no_column_for_them(tmp_path):
@@ -98,3 +108,12 @@ def test_a_table_without_published_figures_has_no_column_for_them(tmp_path):
 def test_what_can_not_be_compared_is_refused_in_one_line_with_nothing_left_behind(words, reason, refused):
     """A comparison that starts wrong costs a night."""
     assert reason in refused("compare", *words, "--out", "cmp")
+
+
+def test_inference_that_did_not_settle_is_told_at_the_end_of_a_seed(dualprop, folder, short):
+    """In the metrics alone nobody would see it."""
+    rule = ("--rule.alpha", "0", "--rule.tolerance", "1e-12", "--rule.schedule", "up_down(1)")
+    answer = dualprop("train", *short, *rule, "--seeds", "1", "--no-align", "--out", "run")
+    assert (answer.code, answer.err) == (0, "")
+    (line,) = [line for line in answer.out.splitlines() if "did not settle" in line]
+    assert "steps of the last epoch inference did not settle" in line

@@ -5,8 +5,9 @@ import json
 import pytest
 
 from dualprop.analysis import cost
-from dualprop.cli import main
+from dualprop.cli import bench, main
 from dualprop.cli.bench import BenchOptions
+from dualprop.errors import SettingError
 from dualprop.rules import DualPropagation
 
 
@@ -74,6 +75,41 @@ def test_bench_measures_every_contender_against_the_plain_loop(capsys, tmp_path,
     assert any("fused" in row["label"] for row in rows)
     for row in rows:
         assert row["lower_quartile"] <= row["ratio"] <= row["upper_quartile"]
+
+
+def test_bench_measures_every_variant_by_its_counted_operations_too(capsys, tmp_path, monkeypatch):
+    """The cost table: a variant whose settings were lost on the way would show the counts of another."""
+    from dualprop.recipes.variants import VARIANTS
+
+    monkeypatch.setattr("dualprop.analysis.benchmark.MODELS", _tiny_models())
+    out = tmp_path / "bench.json"
+    main(["bench", "--models", "mlp", "--rules", "all", "--rounds", "1", "--batch-size", "4", "--no-memory", "--out", str(out)])
+    rows = {row["label"]: row for row in json.loads(out.read_text())["models"]["mlp"]}
+    assert list(rows) == [cost.PLAIN, cost.PLAIN_AGAIN, *VARIANTS]
+    assert "count_ratio" not in rows[cost.PLAIN]
+    counts = {name: tuple(rows[name][kind] for kind in cost.COUNTS) for name in VARIANTS}
+    # Four layers. One sweep: L drives, L-1 feedbacks, L gradients; two updates have two times L gradients.
+    for name in ("bp", "dp", "dp-transposed", "kp-dp", "fa-dp", "sign-dp"):
+        assert counts[name] == (4, 3, 4), name
+        assert rows[name]["count_ratio"] == 1.0
+    # An up and a down sweep from earlier states: L drives for the prediction, of which the first is shared, L-1 more on the
+    # way up; a feedback for each hidden layer on both ways.
+    assert counts["l-dp"] == (7, 6, 4)
+    assert counts["ms-dp"] == (4 + 7, 3 + 6, 8), "the first update of a batch starts from the forward pass"
+    assert rows["ms-dp"]["count_ratio"] == pytest.approx((11 + 9 + 8) / 11)
+    assert " 1.00 " in capsys.readouterr().out
+
+
+def test_an_unknown_variant_is_refused_before_anything_is_measured():
+    """A bench takes minutes."""
+    with pytest.raises(SettingError, match=r"unknown variant 'kpdp'\. Did you mean"):
+        bench.main(["--rules", "kpdp"])
+
+
+def test_quartiles_of_few_rounds_lie_among_the_ratios():
+    """Extrapolated from two rounds, a quartile was below nought."""
+    found = cost._timing([1.0, 9.0], [1.0, 1.0])
+    assert 1.0 <= found.lower_quartile <= found.ratio <= found.upper_quartile <= 9.0
 
 
 def test_memory_is_that_of_a_fresh_process():

@@ -8,10 +8,11 @@ import pytest
 def test_the_fields_of_the_model_are_options(dualprop, folder, short):
     """`--model.widths 16 12` stands in the documentation; refused, no other network can be trained from the command line."""
     options = ("--model.widths", "16", "12", "--model.activation", "tanh", "--model.init", "normal")
+    options += ("--model.output", "softmax", "--rule.loss", "log_loss")
     answer = dualprop("train", *short, *options, "--seeds", "1", "--no-align", "--out", "run")
     assert (answer.code, answer.err) == (0, "")
     recipe = json.loads((folder / "run/recipe.json").read_text())["recipe"]
-    assert recipe["model"] == {"name": "mlp", "widths": [16, 12], "activation": "tanh", "init": "normal"}
+    assert recipe["model"] == {"name": "mlp", "widths": [16, 12], "activation": "tanh", "init": "normal", "output": "softmax"}
 
 
 def test_the_fields_of_the_model_are_shown_in_the_help(dualprop):

@@ -1,6 +1,7 @@
 """When inference has settled: the tolerance, the residual of the statistics and crossed kinks, each found a second time."""
 
 import copy
+import dataclasses
 import math
 
 import pytest
@@ -34,10 +35,19 @@ def length(pairs):
 
 
 def relative_move(before, after, free):
-    """‖after - before‖ / ‖after - free‖, each over means and differences of all layers; a state is (means, differences)."""
+    """‖after - before‖ / ‖before - free‖, each over means and differences of all layers; a state is (means, differences)."""
     moves = length([pair for i in (0, 1) for pair in zip(after[i], before[i], strict=True)])
-    displacement = length([pair for i in (0, 1) for pair in zip(after[i], free[i], strict=True)])
+    displacement = length([pair for i in (0, 1) for pair in zip(before[i], free[i], strict=True)])
     return 0.0 if moves == 0 else moves / displacement if displacement else math.inf
+
+
+def updated_once_more(network, x, y, dyads, rule):
+    """All layers updated together from these dyads, undamped, by the rule's own formulas and loss gradient."""
+    at = rule.linearize_at or ("current" if rule.coupling == "original" and rule.damping is None else "forward")
+    once = dataclasses.replace(
+        rule, schedule=[(1, 2, 3, 4)], start="previous", damping=None, tolerance=None, linearize_at=at
+    )  # fmt: skip
+    return once.infer(network, x, y, state=dyads)
 
 
 def state_of(dyads):
@@ -51,31 +61,26 @@ def at_rest(states):
 
 @pytest.mark.parametrize("name", PASSES)
 @pytest.mark.parametrize("start", ["forward", "zeros", "previous"])
-@pytest.mark.parametrize("tolerance", [0.2, 1e-2, 1e-5])
-def test_inference_stops_after_the_first_pass_that_moves_the_states_by_no_more_than_the_tolerance(name, start, tolerance):
+@pytest.mark.parametrize("tolerance", [1e-2, 1e-5, 1e-9])
+def test_inference_stops_after_the_first_pass_that_leaves_no_more_to_move_than_the_tolerance(name, start, tolerance):
     """A pass too few is not settled though it says so; a pass too many is time lost. And the states are those of that pass."""
     model, x, y = problem("mlp", "tanh")
     network, fixed = dp.Network.from_module(model), {"alpha": 0.2, "start": start}
     state = dp.DualPropagation(alpha=0.2).infer(network, x.flip(0), y) if start == "previous" else None
-    forward = forward_states(network, x)
-    free = at_rest(forward)
-    if start == "zeros":
-        before = at_rest([x, *(torch.zeros_like(s) for s in forward[1:])])
-    else:
-        before = free if state is None else ([x, *state.means[1:]], state_of(state)[1])
-    moved, expected = [], None
+    free = at_rest(forward_states(network, x))
+    left, expected = [], None
     for count in range(1, 60):
-        expected = dp.DualPropagation(schedule=f"{name}({count})", **fixed).gradients(network, x, y, state=state)
-        after = state_of(expected.state)
-        moved.append(relative_move(before, after, free))
-        before = after
-        if moved[-1] <= tolerance:
+        each = dp.DualPropagation(schedule=f"{name}({count})", **fixed)
+        expected = each.gradients(network, x, y, state=state)
+        after = updated_once_more(network, x, y, expected.state, each)
+        left.append(relative_move(state_of(expected.state), state_of(after), free))
+        if left[-1] <= tolerance:
             break
-    assert 2 <= len(moved) < 59, f"the case must settle, and not at once: {moved}"
+    assert (2 if tolerance < 1e-2 else 1) <= len(left) < 59, f"the case must settle, and not at once: {left}"
     rule = dp.DualPropagation(schedule=f"{name}(100)", tolerance=tolerance, **fixed)
     out = rule.gradients(network, x, y, state=state)
-    assert out.diagnostics["passes"] == len(moved), moved
-    assert out.diagnostics["residual"] == pytest.approx(moved[-1], rel=1e-6, abs=1e-15)
+    assert out.diagnostics["passes"] == len(left), left
+    assert out.diagnostics["residual"] == pytest.approx(left[-1], rel=1e-6, abs=1e-15)
     assert out.status == dp.DualPropagation().gradients(network, x, y).status, "settled, all is well"
     assert all(torch.equal(out.gradients[n], gradient) for n, gradient in expected.gradients.items())
 
@@ -106,7 +111,7 @@ def test_where_the_states_do_not_settle_the_status_says_so_in_one_line_with_what
     assert (out.status.ok, out.status.is_finite) == (False, True)
     message = out.status.message
     assert "\n" not in message
-    assert "pass 40" in message
+    assert "after pass 40" in message
     assert f"{out.diagnostics['residual']:.2g}" in message
     assert "tolerance 0.001" in message
     assert all(remedy in message for remedy in remedies), message
@@ -158,7 +163,7 @@ def test_transposed_dp_at_alpha_zero_or_one_is_settled_after_one_downward_sweep_
         assert all(torch.equal(out.gradients[name], gradient) for name, gradient in swept.gradients.items()), schedule
         assert (out.diagnostics["drives"], out.diagnostics["feedbacks"]) == (4, 3)
         assert rule.statistics(network, x, y)["residual"] == 0.0, schedule
-    for schedule, passes in (("alternating_sweeps(9)", 2), ("up_down(9)", 2), ("bottom_up(9)", 5), ("odd_even(9)", 4)):
+    for schedule, passes in (("alternating_sweeps(1)", 1), ("up_down(9)", 1), ("bottom_up(9)", 4), ("odd_even(9)", 3)):
         out = dp.DualPropagation(schedule=schedule, tolerance=1e-30, **fixed).gradients(network, x, y)
         assert out.diagnostics == {"drives": 4, "feedbacks": 3, "gradients": 4, "passes": passes, "residual": 0.0}
         assert out.status.ok
@@ -177,19 +182,22 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("kind", ["mlp", "before", "after"])
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
-def test_the_residual_is_that_of_one_more_update_of_all_layers_by_the_slow_transcription(case, kind, activation):
-    """The number that says whether a schedule is long enough. Reuse must not hide a move, nor differences be left out."""
+def test_the_residual_is_that_of_one_more_undamped_update_of_all_layers(case, kind, activation):
+    """The number that says whether a schedule is long enough. Reuse must not hide a move, nor differences be left out, nor
+    damping, which makes every move small, look like rest."""
     model, x, y = problem(kind, activation)
     network, rule = dp.Network.from_module(model), dp.DualPropagation(**CASES[case])
-    steps = list(rule.schedule.steps(4))
-    states = []
-    for more in ([], [Step((1, 2, 3, 4))]):
-        plus, minus, _ = transcribe(network, rule, x, y, [*steps, *more])
-        means = [rule.alpha * p + (1 - rule.alpha) * m for p, m in zip(plus, minus, strict=True)]
-        states.append((means, [p - m for p, m in zip(plus, minus, strict=True)]))
-    expected = relative_move(*states, at_rest(forward_states(network, x)))
+    free, dyads = at_rest(forward_states(network, x)), rule.infer(network, x, y)
+    expected = relative_move(state_of(dyads), state_of(updated_once_more(network, x, y, dyads, rule)), free)
     assert expected > 1e-4, "the case must still move"
     assert rule.statistics(network, x, y)["residual"] == pytest.approx(expected, rel=1e-6)
+    if rule.damping is None:
+        states = []
+        for more in ([], [Step((1, 2, 3, 4))]):
+            plus, minus, _ = transcribe(network, rule, x, y, [*rule.schedule.steps(4), *more])
+            means = [rule.alpha * p + (1 - rule.alpha) * m for p, m in zip(plus, minus, strict=True)]
+            states.append((means, [p - m for p, m in zip(plus, minus, strict=True)]))
+        assert relative_move(*states, free) == pytest.approx(expected, rel=1e-6), "by the slow transcription"
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -244,8 +252,9 @@ def test_statistics_change_no_state_and_no_gradient(settings):
     assert all(torch.equal(again.gradients[name], gradient) for name, gradient in first.gradients.items())
 
 
-def test_a_rule_without_states_has_no_statistics_of_them():
-    """A residual of nought would claim that something had settled."""
+def test_back_propagation_has_no_statistics_and_the_fused_engine_tells_those_of_the_explicit_one():
+    """A residual of nought would claim that something had settled; and a fused run crosses kinks as an explicit one does."""
     model, x, y = problem()
-    for rule in (dp.Backprop(), dp.DualPropagation(engine="fused")):
-        assert rule.statistics(dp.Network.from_module(model), x, y) == {}
+    network = dp.Network.from_module(model)
+    assert dp.Backprop().statistics(network, x, y) == {}
+    assert dp.DualPropagation(engine="fused").statistics(network, x, y) == dp.DualPropagation().statistics(network, x, y)

@@ -48,6 +48,21 @@ def test_runs_without_alignment_have_curves_alone(recipe, train, tmp_path):
     assert draw([("dp", run)], tmp_path / "figures").keys() == {"training_curves.png"}
 
 
+def test_runs_with_feedback_weights_show_how_near_they_are_to_the_forward_ones(recipe, train, tmp_path):
+    """One panel a run with such weights, and none for a run without; its curves are the metrics'."""
+    plain = train(recipe(rule=DualPropagation()), name="a")
+    learned, fixed = (train(recipe(rule=DualPropagation(), feedback=kind), name=kind) for kind in ("kolen_pollack", "random"))
+    sizes = draw([("dp", plain), ("kp-dp", learned), ("fa-dp", fixed)], tmp_path / "figures")
+    assert sizes.keys() == {"training_curves.png", "angle_to_backprop.png", "weight_alignment.png"}
+    figure = plots.weight_alignment_curves([("kp-dp", learned), ("fa-dp", fixed)])
+    panels = figure.axes
+    assert [axes.get_title(loc="left") for axes in panels] == ["kp-dp", "fa-dp"]
+    for axes, run in zip(panels, (learned, fixed), strict=True):
+        recorded = [[layer["cosine"] for layer in m["weight_alignment"]] for m in run.metrics(0)]
+        drawn = [list(line.get_ydata()) for line in axes.lines]
+        assert drawn == [list(series) for series in zip(*recorded, strict=True)]
+
+
 def test_the_map_leaves_out_back_propagation(recipe, train, tmp_path):
     """Its angle to itself is nought by definition."""
     assert draw([("backprop", train(recipe()))], tmp_path / "figures").keys() == {"training_curves.png"}

@@ -152,6 +152,15 @@ def test_another_rule_keeps_the_loss_and_everything_else(recipe):
     assert made.with_rule("dual_propagation") is made
 
 
+def test_the_twin_is_true_back_propagation_whatever_the_recipes_feedback_and_updates():
+    """Through feedback weights, or with twice the updates, it would be no yardstick; other rules keep both."""
+    made = dataclasses.replace(recipes.from_name("mnist-feedback"), updates_per_batch=2, reset_states=True)
+    twin = made.with_rule("backprop")
+    assert (twin.feedback, twin.updates_per_batch, twin.reset_states) == ("exact", 1, False)
+    lifted = made.with_rule("lifted")
+    assert (lifted.feedback, lifted.updates_per_batch, lifted.reset_states) == ("kolen_pollack", 2, True)
+
+
 def test_seeds_are_the_published_ones_and_then_count_on():
     """The published runs come first; a seed must never be used twice."""
     made = recipes.from_name("mnist-mlp")

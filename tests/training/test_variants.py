@@ -427,3 +427,42 @@ def test_published_figures_are_of_variants_that_there_are(name):
     assert {label for label, _ in made.published} <= set(VARIANTS)
     for each in VARIANTS.values():
         assert training.Recipe.from_plain(json.loads(json.dumps(each.apply(made).to_plain()))) == each.apply(made)
+
+
+def test_states_that_are_reset_leave_the_vectors_of_the_weights(recipe):
+    """Spectral damping follows the weights from batch to batch; started anew at each, it would lag for ever."""
+    rule = DualPropagation(alpha=0.0, damping="spectral", start="previous", schedule="up_down(1)")
+    made = recipe(rule=rule, reset_states=True, model=MLP(widths=(9, 8)))
+    torch.manual_seed(0)
+    model = made.build((12,), 4)
+    network, optimizer = Network.from_module(model), torch.optim.SGD(model.parameters(), lr=0.1)
+    x, y = torch.randn(6, 12), torch.randint(4, (6,))
+    outcomes, state = step.take(made, network, optimizer, x, y, None, None)
+    assert state.means == ()
+    assert all(a is b for a, b in zip(state.directions, outcomes[-1].state.directions, strict=True))
+    fresh = rule.gradients(network, x, y, state=state)
+    from_forward = rule.gradients(network, x, y)
+    torch.testing.assert_close(fresh.state.means[1], from_forward.state.means[1], rtol=1e-2, atol=1e-3)
+    _, after = step.take(made, network, optimizer, x, y, state, None)
+    assert not torch.equal(after.directions[1], state.directions[1])
+    assert DualPropagation(start="previous").at_new_batch(outcomes[-1].state) is None
+
+
+def test_statistics_of_a_rule_with_states_take_a_full_batch_where_the_validation_part_is_smaller(recipe, train):
+    """On a part of a batch the states could not be passed on, and the numbers would be another rule's."""
+    run = train(variant("l-dp", recipe, align=True, batch_size=512, validation_fraction=0.1))
+    assert all(line["inference"]["residual"] > 0 for line in run.metrics(0)[1:])
+    assert all(len(line["alignment"]) == 3 for line in run.metrics(0))
+
+
+def test_steps_that_did_not_settle_are_counted_for_each_epoch(recipe, train):
+    """One step's message says nothing of the others."""
+    rule = DualPropagation(alpha=0.0, schedule="up_down(1)", tolerance=1e-12, beta=10.0)
+    run = train(recipe(rule=rule, epochs=2))
+    timing = (run.seed_folder(0) / "timing.jsonl").read_text().splitlines()
+    for line, steps in zip(run.metrics(0)[1:], (json.loads(text)["steps"] for text in timing), strict=True):
+        assert line["unsettled_steps"] == steps > 1
+        assert "inference did not settle" in line["unsettled"]
+    settled = train(recipe(rule=dataclasses.replace(rule, coupling="transposed"), epochs=1), name="settled").metrics(0)[1]
+    assert settled["unsettled_steps"] == 0
+    assert "unsettled" not in settled
