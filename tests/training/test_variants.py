@@ -457,7 +457,7 @@ def test_statistics_of_a_rule_with_states_take_a_full_batch_where_the_validation
 
 def test_steps_that_did_not_settle_are_counted_for_each_epoch(recipe, train):
     """One step's message says nothing of the others."""
-    rule = DualPropagation(alpha=0.0, schedule="up_down(1)", tolerance=1e-12, beta=10.0)
+    rule = DualPropagation(alpha=0.0, schedule="up_down(1)", tolerance=1e-12)
     run = train(recipe(rule=rule, epochs=2))
     timing = (run.seed_folder(0) / "timing.jsonl").read_text().splitlines()
     for line, steps in zip(run.metrics(0)[1:], (json.loads(text)["steps"] for text in timing), strict=True):
