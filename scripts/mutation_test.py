@@ -1091,6 +1091,13 @@ DEFECTS = [
         DAMPING,
     ),
     Defect(
+        "an addition with a factor left to inductor",
+        "kernels.py",
+        "return a + strength * delta if torch.compiler.is_compiling() else torch.add",
+        "return torch.add",
+        DUALIZE,
+    ),
+    Defect(
         "momentum left out",
         "spectra.py",
         "after = w - (MOMENTUM / 2 * squared_norm).square() * before",

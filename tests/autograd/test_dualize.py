@@ -432,3 +432,27 @@ def test_a_setting_out_of_range_is_refused_and_nothing_is_changed(settings, mess
     with pytest.raises(dp.SettingError, match=message):
         dp.dualize(model, **settings)
     assert fingerprint(model) == before
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
+def test_what_is_compiled_holds_no_addition_with_a_factor_of_its_own(alpha):
+    """Inductor folds add(a, product, alpha) into addmm and forgets the alpha (pytorch/pytorch#167313 and its kin): the nudges
+    of one-sided DP were N times too small under torch.compile, without a word."""
+    from functorch.compile import make_boxed_func
+    from torch._dynamo.backends.common import aot_autograd
+
+    targets = []
+
+    def capture(graph, inputs):
+        targets.extend((node.target, dict(node.kwargs)) for node in graph.graph.nodes if node.op == "call_function")
+        return make_boxed_func(graph.forward)
+
+    model, (x, y) = mlp("relu", dtype=torch.float32), batch(dtype=torch.float32)
+    dp.dualize(model, coupling="transposed", alpha=alpha)
+    compiled = torch.compile(model, backend=aot_autograd(fw_compiler=capture, bw_compiler=capture))
+    torch.nn.functional.cross_entropy(compiled(x), y).backward()
+    names = [str(target) for target, _ in targets]
+    assert any("mm" in name for name in names), "the graphs were not seen"
+    assert any("aten.sub" in name for name in names), "the dyads' differences were not seen"
+    assert not [name for name, (_, kwargs) in zip(names, targets, strict=True) if "alpha" in kwargs]

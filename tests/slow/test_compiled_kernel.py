@@ -37,6 +37,8 @@ def test_gradients_by_the_compiled_kernel_are_those_by_the_eager_one(engine):
         assert torch.allclose(gradient, compiled[name], rtol=1e-12, atol=1e-14), name
 
 
+# PyTorch's own tracer makes an instance of the autograd function, and warns of it.
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 def test_a_dualized_model_compiles_as_one_graph_by_inductor():
     """A graph break would leave the speed of torch.compile on the table, and could leave an activation behind."""
     torch.manual_seed(0)
