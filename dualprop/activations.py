@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from dualprop import neurons
 from dualprop.kernels import Activation
-from dualprop.synapses import MAPS
+from dualprop.maps import MAPS
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from dualprop import neurons
 from dualprop.errors import SettingError, UnsupportedModuleError
+from dualprop.maps import MAPS
 from dualprop.neurons import AbstractNeuron, Identity
-from dualprop.synapses import MAPS, Synapse, kind, reading
+from dualprop.synapses import Synapse, kind, reading
 
 # Why a module is refused in a synapse, and what to do instead.
 _REFUSALS: tuple[tuple[tuple[type[nn.Module], ...], str], ...] = (

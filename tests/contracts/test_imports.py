@@ -27,6 +27,7 @@ FLOORS = [
         "energies",
         "feedback",
         "feedback_maps",
+        "maps",
         "spectra",
     },
     {"rules"},

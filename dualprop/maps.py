@@ -1,0 +1,50 @@
+"""Which modules may stand between two activations, by their exact type. (`activations` says the same of activations.)"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from dualprop.feedback import FEEDBACK_MODULES
+
+RESHAPES = (nn.Flatten, nn.Unflatten)
+# Affine maps of one example, which have a linear part: f(s) - f(0).
+AFFINE: tuple[type[nn.Module], ...] = (
+    *RESHAPES,
+    *FEEDBACK_MODULES.values(),
+    nn.Linear,
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+    nn.AvgPool1d,
+    nn.AvgPool2d,
+    nn.AvgPool3d,
+    nn.AdaptiveAvgPool1d,
+    nn.AdaptiveAvgPool2d,
+    nn.AdaptiveAvgPool3d,
+    nn.ZeroPad1d,
+    nn.ZeroPad2d,
+    nn.ZeroPad3d,
+    nn.ReflectionPad1d,
+    nn.ReflectionPad2d,
+    nn.ReplicationPad1d,
+    nn.ReplicationPad2d,
+    nn.Upsample,
+    nn.PixelShuffle,
+    nn.PixelUnshuffle,
+)
+# Deterministic, per example, and no activation: what may stand between two activations.
+MAPS: tuple[type[nn.Module], ...] = (
+    *AFFINE,
+    nn.MaxPool1d,
+    nn.MaxPool2d,
+    nn.MaxPool3d,
+    nn.AdaptiveMaxPool1d,
+    nn.AdaptiveMaxPool2d,
+    nn.AdaptiveMaxPool3d,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.RMSNorm,
+)
