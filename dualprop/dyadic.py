@@ -12,7 +12,7 @@ exactly DP⊤ at α ∈ {0, 1}, and DP at α = ½ while no unit crosses a kink. 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from dualprop import kernels
 from dualprop.errors import SettingError
+from dualprop.settings import as_tuple, checked_beta
 
 
 @dataclass(frozen=True)
@@ -52,19 +53,6 @@ def dyadic_activation(a: Tensor, activation: kernels.Activation, nudge: Nudge) -
     if not (torch.is_grad_enabled() and a.requires_grad):
         return activation.f(a)
     return _DyadicActivation.apply(a, activation, nudge)
-
-
-def one_or_more(values: float | Iterable[float], name: str) -> float | tuple[float, ...]:
-    """One number as a float, several as a tuple. Raises SettingError naming the setting where they are no numbers."""
-    try:
-        return tuple(float(v) for v in values) if isinstance(values, Iterable) else float(values)
-    except (TypeError, ValueError):
-        raise SettingError(f"{name} must be a number, or one number per layer, got {values!r}.") from None
-
-
-def as_tuple(values: float | tuple[float, ...]) -> tuple[float, ...]:
-    """One number as a tuple of one."""
-    return values if isinstance(values, tuple) else (values,)
 
 
 @dataclass(frozen=True)
@@ -155,9 +143,7 @@ def dualize(
     from dualprop.conversion import convert
 
     settings = Dualization(coupling, alpha, loss_reduction, loss_scale, compiled)
-    betas = as_tuple(one_or_more(beta, "beta"))
-    if not betas or not all(0 < b < float("inf") for b in betas):
-        raise SettingError(f"beta must be positive and finite, got {beta}.")
+    betas = as_tuple(checked_beta(beta))
 
     def make(activation: kernels.Activation, description: str, index: int) -> Dyadic:
         return Dyadic(activation, description, settings, betas[0] if len(betas) == 1 else betas[index])

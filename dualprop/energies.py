@@ -14,7 +14,6 @@ for any energy E. N batch, D units of all layers together; nothing is averaged o
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,11 +22,11 @@ import torch
 from torch import Tensor
 
 from dualprop import losses
-from dualprop.dyadic import as_tuple, one_or_more
 from dualprop.errors import SettingError
 from dualprop.losses import AbstractLoss
 from dualprop.network import Network
 from dualprop.neurons import AbstractNeuron, Identity, LeakyReLU, Sigmoid, Tanh
+from dualprop.settings import beta_per_layer, checked_beta
 from dualprop.states import Dyads
 
 Scalar = Callable[[Tensor], Tensor]
@@ -96,7 +95,7 @@ def dyadic(
     """
     depth, alpha = network.depth, dyads.alpha
     _check_count(dyads.means, depth + 1, "means", "s̄_0…s̄_L")
-    ell, betas = losses.from_name(loss), _betas(beta, depth)
+    ell, betas = losses.from_name(loss), beta_per_layer(checked_beta(beta), depth)
     plus, minus, terms = dyads.means[0], dyads.means[0], []
     for k in range(1, depth + 1):
         neuron, mean, delta = network.into(k).neuron, dyads.mean(k), dyads.difference(k)
@@ -157,7 +156,7 @@ def lifted(
     """
     _check_count(states, network.depth + 1, "states", "X_0…X_L")
     terms = [_loss(losses.from_name(loss), states[-1], y)]
-    for k, beta_k in enumerate(_betas(beta, network.depth), start=1):
+    for k, beta_k in enumerate(beta_per_layer(checked_beta(beta), network.depth), start=1):
         neuron, s = network.into(k).neuron, states[k]
         a = _drive(network, k, s, _below(network, states, k))
         terms.append(_sum(neuron.potential(s) + conjugate(neuron, a) - s * a) / beta_k)
@@ -250,7 +249,7 @@ def _optima(loss: Scalar, energy: Scalar, alpha: float, beta: float, start: Tens
     """s*, s⁺ and s⁻: the minima of E, of E + αβ ℓ and of E - ᾱβ ℓ."""
     if not 0 <= alpha <= 1:
         raise SettingError(f"alpha must be in [0, 1], got {alpha:g}.")
-    _check_positive(beta)
+    checked_beta(beta)
     if start.dim() != 2 or not start.dtype.is_floating_point:
         raise SettingError(f"start must be floating point of shape (N, D), got {start.dtype} of {tuple(start.shape)}.")
     free = _minimum(energy, start, "the energy", "convex", "Use smaller weights, or start elsewhere.")
@@ -364,20 +363,6 @@ def _sum(per_unit: Tensor) -> Tensor:
 
 def _total(terms: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(terms)).sum(0)
-
-
-def _betas(beta: float | tuple[float, ...], depth: int) -> tuple[float, ...]:
-    betas = as_tuple(one_or_more(beta, "beta"))
-    for value in betas:
-        _check_positive(value)
-    if len(betas) not in (1, depth):
-        raise SettingError(f"beta lists {len(betas)} values, but the network has {depth} layers. Give one per layer.")
-    return betas if len(betas) == depth else betas * depth
-
-
-def _check_positive(beta: float) -> None:
-    if not (beta > 0 and math.isfinite(beta)):
-        raise SettingError(f"beta must be positive and finite, got {beta}.")
 
 
 def _check_count(given: Sequence[Any], count: int, what: str, which: str) -> None:

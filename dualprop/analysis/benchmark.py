@@ -68,19 +68,21 @@ def engines(base: Recipe, compiled: bool) -> list[Contender]:
     return found
 
 
-def measure(model: str, entries: Sequence[Contender], rounds: int, with_memory: bool) -> list[dict[str, Any]]:
+def measure(
+    entries: Sequence[Contender], shape: tuple[int, ...], num_classes: int, rounds: int, with_memory: bool
+) -> list[dict[str, Any]]:
     """One row per contender, the first being the plain loop: label, timing, counted operations of a rule, and memory with
-    its ratio to the plain loop's."""
-    shape = MODELS[model][1]
-    timings = cost.interleaved({entry.label: entry.step(shape, NUM_CLASSES) for entry in entries}, rounds)
+    its ratio to the plain loop's (None where that is too little to measure)."""
+    timings = cost.interleaved({entry.label: entry.step(shape, num_classes) for entry in entries}, rounds)
     rows: list[dict[str, Any]] = [{"label": entry.label, **asdict(timings[entry.label])} for entry in entries]
     for entry, row in zip(entries, rows, strict=True):
         if entry.how == "rule":
-            row |= entry.counts(shape, NUM_CLASSES)
+            row |= entry.counts(shape, num_classes)
             row["count_ratio"] = sum(row[kind] for kind in cost.COUNTS) / (3 * entry.recipe.model.depth - 1)
     if with_memory:
         for entry, row in zip(entries, rows, strict=True):
             if entry.label != cost.PLAIN_AGAIN:
-                row["memory"] = asdict(cost.memory(entry, shape, NUM_CLASSES))
-                row["memory_ratio"] = row["memory"]["by_steps"] / rows[0]["memory"]["by_steps"]
+                row["memory"] = asdict(cost.memory(entry, shape, num_classes))
+                plain = rows[0]["memory"]["by_steps"]
+                row["memory_ratio"] = row["memory"]["by_steps"] / plain if plain else None
     return rows

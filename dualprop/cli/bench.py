@@ -81,7 +81,7 @@ def main(arguments: Sequence[str]) -> None:
         if chosen:
             entries = benchmark.yardsticks(recipe)
             entries += [benchmark.Contender(label, variants.VARIANTS[label].apply(recipe)) for label in chosen]
-        rows = benchmark.measure(name, entries, options.rounds, options.memory)
+        rows = benchmark.measure(entries, benchmark.MODELS[name][1], benchmark.NUM_CLASSES, options.rounds, options.memory)
         results["models"][name] = rows
         console.print(_table(f"{name}, batch {options.batch_size}, float32; count and time by those of a BP step", rows))
         if options.out is not None:
@@ -103,7 +103,8 @@ def _table(title: str, rows: list[dict[str, Any]]) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         memory = row.get("memory")
-        cells = [f"{memory['by_steps']:.0f}", f"{row['memory_ratio']:.2f}"] if memory else ["", ""]
+        relative = row.get("memory_ratio")
+        cells = [f"{memory['by_steps']:.0f}" if memory else "", f"{relative:.2f}" if relative is not None else ""]
         quartiles = f"{row['lower_quartile']:.2f}–{row['upper_quartile']:.2f}"
         count = f"{row['count_ratio']:.2f}" if "count_ratio" in row else ""
         table.add_row(row["label"], count, f"{row['ratio']:.3f}", quartiles, f"{row['milliseconds']:.2f}", *cells)

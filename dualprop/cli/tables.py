@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from statistics import mean, stdev
 from typing import Any
 
@@ -10,7 +9,7 @@ from rich.box import SIMPLE_HEAVY
 from rich.console import Console
 from rich.table import Table
 
-from dualprop.analysis import cost
+from dualprop.analysis import benchmark, cost
 from dualprop.training.recipe import Recipe
 from dualprop.training.runs import Run
 
@@ -19,19 +18,10 @@ def measure_costs(
     recipes: dict[str, Recipe], input_shape: tuple[int, ...], num_classes: int, rounds: int = 40
 ) -> dict[str, Any]:
     """By label: time per step, interleaved with a plain PyTorch loop; peak memory in fresh processes; counted operations."""
-    first = next(iter(recipes.values()))
-    contenders = {label: cost.Contender(label, first, "plain") for label in (cost.PLAIN, cost.PLAIN_AGAIN)}
-    contenders |= {name: cost.Contender(name, recipe) for name, recipe in recipes.items()}
-    steps = {name: contender.step(input_shape, num_classes) for name, contender in contenders.items()}
-    timings = cost.interleaved(steps, rounds)
-    return {
-        name: {
-            **asdict(timings[name]),
-            **({} if name == cost.PLAIN_AGAIN else {"memory": asdict(cost.memory(contender, input_shape, num_classes))}),
-            **(contender.counts(input_shape, num_classes) if contender.how == "rule" else {}),
-        }
-        for name, contender in contenders.items()
-    }
+    entries = benchmark.yardsticks(next(iter(recipes.values())))
+    entries += [cost.Contender(name, recipe) for name, recipe in recipes.items()]
+    rows = benchmark.measure(entries, input_shape, num_classes, rounds, with_memory=True)
+    return {row["label"]: row for row in rows}
 
 
 def show_runs(labelled: list[tuple[str, Run]], console: Console, costs: dict[str, Any] | None = None) -> None:
@@ -58,8 +48,7 @@ def show_runs(labelled: list[tuple[str, Run]], console: Console, costs: dict[str
         cells += [published.get(name, "–")] if is_published else []
         if costs is not None:
             own = costs[name]
-            count = sum(own[kind] for kind in cost.COUNTS) / (3 * run.recipe.model.depth - 1)
-            cells += [f"{count:.2f}", f"{own['ratio']:.3f}", f"{own['memory']['peak']:.0f}"]
+            cells += [f"{own['count_ratio']:.2f}", f"{own['ratio']:.3f}", f"{own['memory']['peak']:.0f}"]
         table.add_row(name, *cells, _worst_cosine(run))
     console.print(table)
     console.print(

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from dualprop import losses, schedules
-from dualprop.dyadic import Nudge, as_tuple, dyadic_activation, one_or_more
+from dualprop.dyadic import Nudge, dyadic_activation
 from dualprop.errors import SettingError
 from dualprop.losses import AbstractLoss, CrossEntropy
 from dualprop.network import Network
@@ -30,6 +30,7 @@ from dualprop.neurons import Identity
 from dualprop.rules.base import AbstractRule, Outcome, check_batch, check_output, check_targets
 from dualprop.rules.dyadic_inference import Inference, Settings
 from dualprop.schedules import AnySchedule
+from dualprop.settings import as_tuple, beta_per_layer, check_choices, checked_beta, one_or_more
 from dualprop.states import Dyads
 
 _CHOICES = {
@@ -85,17 +86,12 @@ class DualPropagation(AbstractRule):
     loss: AbstractLoss = CrossEntropy()
 
     def __post_init__(self) -> None:
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                known = ", ".join(repr(choice) for choice in choices)
-                raise SettingError(f"{name} must be one of {known}, got {getattr(self, name)!r}.")
+        check_choices(self, _CHOICES)
         object.__setattr__(self, "loss", losses.from_name(self.loss))
         object.__setattr__(self, "schedule", schedules.parse(self.schedule))
         if not 0 <= self.alpha <= 1:
             raise SettingError(f"alpha must be in [0, 1], got {self.alpha:g}.")
-        object.__setattr__(self, "beta", one_or_more(self.beta, "beta"))
-        if not self._betas or not all(beta > 0 and math.isfinite(beta) for beta in self._betas):
-            raise SettingError(f"beta must be positive and finite, got {self.beta}.")
+        object.__setattr__(self, "beta", checked_beta(self.beta))
         self._check_damping()
         self._check_tolerance()
         self._check_exact_nudge()
@@ -305,8 +301,4 @@ class DualPropagation(AbstractRule):
 
     def betas(self, depth: int) -> tuple[float, ...]:
         """β_1…β_L. Raises SettingError where a list has another length."""
-        if not isinstance(self.beta, tuple):
-            return (float(self.beta),) * depth
-        if len(self.beta) != depth:
-            raise SettingError(f"beta lists {len(self.beta)} values, but the network has {depth} layers. Give one per layer.")
-        return self.beta
+        return beta_per_layer(self.beta, depth)

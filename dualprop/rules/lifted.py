@@ -29,11 +29,11 @@ import torch
 from torch import Tensor
 
 from dualprop import losses, spectra
-from dualprop.dyadic import as_tuple, one_or_more
 from dualprop.errors import SettingError
 from dualprop.losses import AbstractLoss, CrossEntropy
 from dualprop.network import Network
 from dualprop.rules.base import AbstractRule, Outcome, check_batch, check_output, check_targets
+from dualprop.settings import beta_per_layer, check_choices, checked_beta
 from dualprop.states import Activations, Dyads, residual
 
 _CHOICES = {"update": ("majorized", "fixed_point"), "output_nudge": ("exact", "linearized")}
@@ -66,14 +66,9 @@ class Lifted(AbstractRule):
     loss: AbstractLoss = CrossEntropy()
 
     def __post_init__(self) -> None:
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                known = ", ".join(repr(choice) for choice in choices)
-                raise SettingError(f"{name} must be one of {known}, got {getattr(self, name)!r}.")
+        check_choices(self, _CHOICES)
         object.__setattr__(self, "loss", losses.from_name(self.loss))
-        object.__setattr__(self, "beta", one_or_more(self.beta, "beta"))
-        if not as_tuple(self.beta) or not all(beta > 0 and math.isfinite(beta) for beta in as_tuple(self.beta)):
-            raise SettingError(f"beta must be positive and finite, got {self.beta}.")
+        object.__setattr__(self, "beta", checked_beta(self.beta))
         if isinstance(self.max_sweeps, bool) or not isinstance(self.max_sweeps, int) or self.max_sweeps < 1:
             raise SettingError(f"max_sweeps must be a whole number of at least 1, got {self.max_sweeps}.")
         if not 0 <= self.tolerance < 1:
@@ -133,11 +128,7 @@ class Lifted(AbstractRule):
 
     def betas(self, depth: int) -> tuple[float, ...]:
         """β_1…β_L. Raises SettingError where a list has another length."""
-        if not isinstance(self.beta, tuple):
-            return (float(self.beta),) * depth
-        if len(self.beta) != depth:
-            raise SettingError(f"beta lists {len(self.beta)} values, but the network has {depth} layers. Give one per layer.")
-        return self.beta
+        return beta_per_layer(self.beta, depth)
 
 
 class _Blocks:

@@ -15,7 +15,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # The floors of the house, from the ground up; a module imports from its own floor or from below. errors is the ground.
 FLOORS = [
     {"errors"},
-    {"neurons", "losses", "schedules", "simplex"},
+    {"neurons", "losses", "schedules", "settings", "simplex"},
     {
         "synapses",
         "network",

@@ -1,0 +1,45 @@
+"""Checks of hyperparameters that rules, `dualize` and objectives share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+from dualprop.errors import SettingError
+
+
+def one_or_more(values: float | Iterable[float], name: str) -> float | tuple[float, ...]:
+    """One number as a float, several as a tuple. Raises SettingError naming the setting where they are no numbers."""
+    try:
+        return tuple(float(v) for v in values) if isinstance(values, Iterable) else float(values)
+    except (TypeError, ValueError):
+        raise SettingError(f"{name} must be a number, or one number per layer, got {values!r}.") from None
+
+
+def as_tuple(values: float | tuple[float, ...]) -> tuple[float, ...]:
+    """One number as a tuple of one."""
+    return values if isinstance(values, tuple) else (values,)
+
+
+def checked_beta(beta: float | Iterable[float]) -> float | tuple[float, ...]:
+    """β as a float, or one per layer as a tuple. Raises SettingError unless positive and finite."""
+    beta = one_or_more(beta, "beta")
+    if not as_tuple(beta) or not all(value > 0 and math.isfinite(value) for value in as_tuple(beta)):
+        raise SettingError(f"beta must be positive and finite, got {beta}.")
+    return beta
+
+
+def beta_per_layer(beta: float | tuple[float, ...], depth: int) -> tuple[float, ...]:
+    """β_1…β_L. Raises SettingError where a list has another length."""
+    if not isinstance(beta, tuple):
+        return (beta,) * depth
+    if len(beta) != depth:
+        raise SettingError(f"beta lists {len(beta)} values, but the network has {depth} layers. Give one per layer.")
+    return beta
+
+
+def check_choices(settings: object, choices: Mapping[str, Sequence[object]]) -> None:
+    """Raise SettingError where an attribute of `settings` is none of its choices."""
+    for name, known in choices.items():
+        if getattr(settings, name) not in known:
+            raise SettingError(f"{name} must be one of {', '.join(map(repr, known))}, got {getattr(settings, name)!r}.")
