@@ -1,5 +1,6 @@
 """What every test shares: one thread (the machine is small, and sums then have one order), and the shared folder."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,8 @@ import torch
 from hypothesis import settings
 
 torch.set_num_threads(1)
+# A shell's background jobs ignore Ctrl-C, and so would the commands that the tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Examples are derived from the test's own code, so a run is the same everywhere; a slow machine is no failure.
 settings.register_profile("repeatable", deadline=None, derandomize=True, database=None, print_blob=False)
