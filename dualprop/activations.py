@@ -25,6 +25,7 @@ class Elementwise:
 
     f: Callable[[Tensor], Tensor]
     is_elementwise = True
+    piecewise = None
 
     def f_(self, a: Tensor) -> Tensor:
         return self.f(a)

@@ -8,6 +8,9 @@ returns the difference of its two states,
 so that -b dy is the nudge Δ of one downward sweep (Høier et al. 2023, appendix on efficient implementation). u and d are the
 shares of s⁺ and s⁻: (α, 1-α) for DP, (1-α, α) for DP⊤. States and gradients use the forward pass's mean, f(a): that is
 exactly DP⊤ at α ∈ {0, 1}, and DP at α = ½ while no unit crosses a kink. Autocast, torch.compile and any training loop work.
+
+The difference needs the drive a, the map above needs f(a): one of them is kept and the other computed again (`recompute`), so
+that no more memory is taken than by back-propagation.
 """
 
 from __future__ import annotations
@@ -19,8 +22,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from dualprop import kernels
+from dualprop import kernels, recompute
 from dualprop.errors import SettingError
+from dualprop.kernels import Kernel
 from dualprop.settings import as_tuple, checked_beta
 
 
@@ -31,7 +35,7 @@ class Nudge:
     up: float
     down: float
     strength: float
-    compiled: bool = False
+    kernel: Kernel = "auto"
 
 
 class _DyadicActivation(torch.autograd.Function):
@@ -45,14 +49,16 @@ class _DyadicActivation(torch.autograd.Function):
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor, None, None]:
         (a,), (dy,), nudge = ctx.saved_tensors, cotangents, ctx.nudge
         b = nudge.strength
-        return kernels.difference(ctx.activation, a, dy, nudge.down * b, nudge.up * b, 1 / b, nudge.compiled), None, None
+        return kernels.difference(ctx.activation, a, dy, nudge.down * b, nudge.up * b, 1 / b, nudge.kernel), None, None
 
 
 def dyadic_activation(a: Tensor, activation: kernels.Activation, nudge: Nudge) -> Tensor:
     """f(a), whose backward pass is the dyadic difference in place of f'(a) dy. Elementwise; keeps shape and dtype."""
     if not (torch.is_grad_enabled() and a.requires_grad):
         return activation.f(a)
-    return _DyadicActivation.apply(a, activation, nudge)
+    state: Tensor = _DyadicActivation.apply(a, activation, nudge)
+    recompute.register(state, a, activation)
+    return state
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,7 @@ class Dualization:
     alpha: float
     loss_reduction: Literal["mean", "sum"] | int
     loss_scale: float | Callable[[], float]
-    compiled: bool
+    kernel: Kernel
 
     def __post_init__(self) -> None:
         if self.coupling not in ("original", "transposed"):
@@ -77,6 +83,7 @@ class Dualization:
             )
         if not callable(self.loss_scale) and not self.loss_scale > 0:
             raise SettingError(f"loss_scale must be positive, got {self.loss_scale}.")
+        kernels.check(self.kernel)
 
     def nudge(self, batch_size: int, beta: float) -> Nudge:
         """The nudge for activations whose first dimension is `batch_size`."""
@@ -85,7 +92,7 @@ class Dualization:
         if self.loss_reduction == "sum":
             terms = 1
         up, down = (self.alpha, 1 - self.alpha) if self.coupling == "original" else (1 - self.alpha, self.alpha)
-        return Nudge(up, down, beta * terms / scale, self.compiled)
+        return Nudge(up, down, beta * terms / scale, self.kernel)
 
 
 class Dyadic(nn.Module):
@@ -113,7 +120,8 @@ def dualize(
     loss_reduction: Literal["mean", "sum"] | int = "mean",
     loss_scale: float | Callable[[], float] = 1.0,
     leave: Sequence[str] = (),
-    compiled: bool = False,
+    kernel: Kernel = "auto",
+    recompute_states: bool = True,
 ) -> nn.Module:
     """Convert every activation of `model` in place; then `loss.backward()` in any training loop is dual propagation.
 
@@ -131,7 +139,10 @@ def dualize(
         loss_scale: whatever else multiplies the loss: 1/4 when four batches accumulate, `scaler.get_scale` for a
             GradScaler (a function is asked at every forward pass).
         leave: names of modules, module types or functions that are to be left to plain back-propagation.
-        compiled: have inductor fuse each dyadic difference into one pass (not needed under torch.compile).
+        kernel: how the differences are computed, see `dualprop.kernels`: "auto", "native", "compiled" or "eager". Under
+            torch.compile it is inductor that does.
+        recompute_states: keep each activation's drive alone and compute its state again in the backward pass, so that no more
+            memory is taken than by back-propagation; if not, both are kept, which saves one elementwise pass a layer.
 
     Returns:
         The model (a new module only where `model` itself is one activation).
@@ -142,10 +153,13 @@ def dualize(
     """
     from dualprop.conversion import convert
 
-    settings = Dualization(coupling, alpha, loss_reduction, loss_scale, compiled)
+    settings = Dualization(coupling, alpha, loss_reduction, loss_scale, kernel)
     betas = as_tuple(checked_beta(beta))
 
     def make(activation: kernels.Activation, description: str, index: int) -> Dyadic:
         return Dyadic(activation, description, settings, betas[0] if len(betas) == 1 else betas[index])
 
-    return convert(model, make, tuple(leave), None if len(betas) == 1 else len(betas))
+    converted = convert(model, make, tuple(leave), None if len(betas) == 1 else len(betas))
+    if recompute_states:
+        recompute.attach(converted)
+    return converted

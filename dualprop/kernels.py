@@ -2,29 +2,43 @@
 
     s⁺ = f(a + u Δ),  s⁻ = f(a - d Δ),  s̄ = α s⁺ + (1-α) s⁻,  δ = s⁺ - s⁻
 
-Written out, each is several passes over memory where back-propagation's derivative takes one. Large CPU tensors are
-therefore walked in pieces that stay in the cache, over one scratch piece; `compiled=True` has inductor make one
-vectorised pass of it (needs a C++ compiler; the first call takes seconds). Half-precision activations are subtracted in
-float32: their rounding is as large as the differences (32 % error at |δ| = 0.01 in bfloat16).
+Written out, each is several passes over memory where back-propagation's derivative takes one. So there are three kernels:
+
+    native     one vectorised pass by `dyadic.c`, for piecewise linear activations on CPUs
+    compiled   one pass by inductor: Triton on GPUs, C++ on CPUs (the first call takes seconds)
+    eager      PyTorch's own operations; large CPU tensors are walked in pieces that stay in the cache
+
+"auto" takes the first that fits without a wait: native on CPUs, compiled on CUDA where Triton is installed, else eager.
+Half-precision activations are subtracted in float32: their rounding is as large as the differences (32 % error at |δ| = 0.01 in
+bfloat16).
 """
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Literal, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor
 
+from dualprop import native
+from dualprop.errors import SettingError
+
 F = TypeVar("F", bound=Callable[..., Any])
+Kernel = Literal["auto", "native", "compiled", "eager"]
+KERNELS: tuple[Kernel, ...] = ("auto", "native", "compiled", "eager")
 
 
 class Activation(Protocol):
     """A function that keeps shape, and the same written over its argument (or not, where it can't be). Only where each value
-    depends on one argument may it be walked in pieces."""
+    depends on one argument may it be walked in pieces; `piecewise` is how `dyadic.c` writes it, None where it can't."""
 
     @property
     def is_elementwise(self) -> bool: ...
+    @property
+    def piecewise(self) -> tuple[int, float, float] | None: ...
 
     def f(self, a: Tensor) -> Tensor: ...
     def f_(self, a: Tensor) -> Tensor: ...
@@ -33,7 +47,23 @@ class Activation(Protocol):
 # Elements a piece: three float32 pieces fill 3 MB of cache. Smaller ones lose more to waking the threads for each operation
 # (20 µs after a matrix product on two cores) than they gain; and so do activations of less than two.
 PIECE = 262144
+HALF = (torch.float16, torch.bfloat16)
 _KERNELS: dict[Callable[..., Any], Callable[..., Any]] = {}  # compiled once a process
+
+
+def check(kernel: str) -> None:
+    """Raise SettingError where there is no such kernel, or it can't run here and is asked for by name."""
+    if kernel not in KERNELS:
+        raise SettingError(f"kernel must be {', '.join(KERNELS[:-1])} or {KERNELS[-1]}, got {kernel!r}.")
+    if kernel == "native" and not native.is_available():
+        raise SettingError(f"kernel='native' can't be had: {native.reason()}. Use kernel='auto'.")
+
+
+def chosen(device: torch.device | str) -> Kernel:
+    """What "auto" is on a device."""
+    if torch.device(device).type == "cpu":
+        return "native" if native.is_available() else "eager"
+    return "compiled" if torch.device(device).type == "cuda" and _has_triton() else "eager"
 
 
 def dyad(
@@ -43,14 +73,18 @@ def dyad(
     up: float,
     down: float,
     alpha: float,
-    compiled: bool = False,
+    kernel: Kernel = "auto",
     overwrite: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Mean and difference of f(a + up·delta) and f(a - down·delta); same shape as a.
+    """Mean and difference of f(a + up·delta) and f(a - down·delta), each rounded once to a's dtype; same shape as a.
 
     With `overwrite` they may be written over a and delta, which nobody may need any more.
     """
-    if compiled:
+    delta = _alike(delta, a)
+    if _is_native(kernel, neuron, a, delta):
+        mean, difference = (a, delta) if overwrite else (torch.empty_like(a), torch.empty_like(a))
+        return native.dyad(cast("Any", neuron.piecewise), a, delta, up, down, alpha, mean, difference)
+    if _is_compiled(kernel, a):
         return _compiled(_dyad)(neuron, a, delta, up, down, alpha)
     if not _worth_pieces(neuron, a, delta):
         return _dyad(neuron, a, delta, up, down, alpha)
@@ -65,13 +99,29 @@ def dyad(
 
 
 def one_sided_difference(
-    neuron: Activation, a: Tensor, delta: Tensor, strength: float, free: Tensor, overwrite: bool = False
+    neuron: Activation,
+    a: Tensor,
+    delta: Tensor,
+    strength: float,
+    free: Tensor,
+    kernel: Kernel = "auto",
+    overwrite: bool = False,
 ) -> Tensor:
     """f(a + strength·delta) - free, or free minus it where strength < 0: δ when one state is free = f(a), known already.
 
     With `overwrite` it may be written over delta, which nobody may need any more.
     """
-    if not (_worth_pieces(neuron, a, delta) and free.is_contiguous()):
+    delta = _alike(delta, a)
+    up, down = (strength, 0.0) if strength > 0 else (0.0, -strength)
+    if _is_native(kernel, neuron, a, delta):
+        # To compute f(a) again is free, where to read it is not.
+        out = delta if overwrite else torch.empty_like(a)
+        return native.difference(cast("Any", neuron.piecewise), a, delta, up, down, 1.0, out)
+    if _is_compiled(kernel, a):
+        return _compiled(_difference)(neuron, a, delta, up, down, 1.0)
+    if a.dtype in HALF:
+        return _difference(neuron, a, delta, up, down, 1.0)
+    if not (_worth_pieces(neuron, a, delta) and native.dense_layout(a, delta, free) is not None):
         nudged = neuron.f_(_shifted(a, delta, strength))
         return torch.sub(*((nudged, free) if strength > 0 else (free, nudged)), out=nudged)
     result = delta if overwrite else torch.empty_like(a)
@@ -88,10 +138,14 @@ def difference(
     up: float,
     down: float,
     scale: float = 1.0,
-    compiled: bool = False,
+    kernel: Kernel = "auto",
 ) -> Tensor:
     """scale · (f(a + up·delta) - f(a - down·delta)), taken in float32 or wider and returned in a's dtype."""
-    if compiled:
+    if not torch.compiler.is_compiling():
+        delta = _alike(delta, a)
+    if _is_native(kernel, neuron, a, delta):
+        return native.difference(cast("Any", neuron.piecewise), a, delta, up, down, scale, torch.empty_like(a))
+    if _is_compiled(kernel, a):
         return _compiled(_difference)(neuron, a, delta, up, down, scale)
     if not _worth_pieces(neuron, a, delta):
         return _difference(neuron, a, delta, up, down, scale)
@@ -107,6 +161,10 @@ def difference(
 
 
 def _dyad(neuron: Activation, a: Tensor, delta: Tensor, up: float, down: float, alpha: float) -> tuple[Tensor, Tensor]:
+    dtype = a.dtype
+    if dtype in HALF:
+        mean, difference = _dyad(neuron, a.float(), delta.float(), up, down, alpha)
+        return mean.to(dtype), difference.to(dtype)
     plus = neuron.f_(_shifted(a, delta, up))
     minus = neuron.f_(_shifted(a, delta, -down))
     difference = plus.sub_(minus)
@@ -115,7 +173,7 @@ def _dyad(neuron: Activation, a: Tensor, delta: Tensor, up: float, down: float, 
 
 def _difference(neuron: Activation, a: Tensor, delta: Tensor, up: float, down: float, scale: float) -> Tensor:
     dtype = a.dtype
-    if dtype in (torch.float16, torch.bfloat16):
+    if dtype in HALF:
         a, delta = a.float(), delta.float()
     plus = neuron.f(a) if up == 0 else neuron.f_(_shifted(a, delta, up))
     minus = neuron.f(a) if down == 0 else neuron.f_(_shifted(a, delta, -down))
@@ -137,6 +195,30 @@ def _compiled(function: F) -> F:
     return cast("F", _KERNELS[function])
 
 
+def _is_native(kernel: Kernel, neuron: Activation, a: Tensor, delta: Tensor) -> bool:
+    return kernel in ("auto", "native") and not torch.compiler.is_compiling() and native.takes(neuron.piecewise, a, delta)
+
+
+def _is_compiled(kernel: Kernel, a: Tensor) -> bool:
+    # Inside somebody's torch.compile everything is compiled anyway.
+    wanted = kernel == "compiled" or (kernel == "auto" and a.is_cuda and _has_triton())
+    return wanted and not torch.compiler.is_compiling()
+
+
+@functools.cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+def _alike(delta: Tensor, a: Tensor) -> Tensor:
+    """delta in the dtype of a and, where a is dense, its layout: one pass over both needs that."""
+    if delta.dtype != a.dtype:
+        delta = delta.to(a.dtype)
+    if a.device.type != "cpu" or native.dense_layout(a, delta) is not None or native.dense_layout(a) is None:
+        return delta
+    return torch.empty_like(a).copy_(delta)
+
+
 def _worth_pieces(neuron: Activation, a: Tensor, delta: Tensor) -> bool:
     return (
         neuron.is_elementwise
@@ -145,10 +227,10 @@ def _worth_pieces(neuron: Activation, a: Tensor, delta: Tensor) -> bool:
         and a.numel() > 2 * PIECE
         and a.dtype == delta.dtype
         and a.dtype in (torch.float32, torch.float64)
-        and a.is_contiguous()
-        and delta.is_contiguous()
+        and native.dense_layout(a, delta) is not None
     )
 
 
 def _pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    return zip(*(tensor.view(-1).split(PIECE) for tensor in tensors), strict=True)
+    # As memory lies: all of them are dense in one layout.
+    return zip(*(tensor.as_strided((tensor.numel(),), (1,)).split(PIECE) for tensor in tensors), strict=True)

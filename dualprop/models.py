@@ -7,8 +7,9 @@ seeds it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
+from math import inf, prod
 
+import torch
 from torch import nn
 
 from dualprop import neurons
@@ -102,7 +103,116 @@ class ConvNet:
         return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * height * width, num_classes))
 
 
-MODELS: dict[str, type[MLP] | type[ConvNet]] = {"mlp": MLP, "conv_net": ConvNet}
+@dataclass(frozen=True)
+class VGG:
+    """3×3 convolutions in runs, 2×2 max-pooling behind some of them, then fully connected layers; no batch norm.
+
+    As it stands it is VGG16, the network of Høier et al. (2023), appendix C, and Høier & Zach (2024), §6.2; `vgg5` and `vgg10`
+    give the others. The weights' distribution of VGG16 is not recorded; "he" trains it without batch norm, where PyTorch's own
+    would shrink the signal by 0.4 a layer.
+
+    Attributes:
+        channels: per convolution.
+        pooled: the numbers (from 1) of the convolutions that a max-pool follows.
+        dense: units per hidden fully connected layer.
+        activation: a neuron's name, see `dualprop list neurons`.
+        pool: "after" the activation (the 2023 code) or "before" it (the 2024 code and the PCN's). The prediction is the same.
+        init: of weights with n inputs: "he", normal of variance 2/n and no biases; "uniform" on ±1/√n, as PyTorch draws them;
+            "uniform_fan_out", on ±1/√m in a convolution of m = channels out × kernel size (Kerjan et al. 2026, §3).
+        output_gain: what the output layer's weights are multiplied by (0.2 with squared error on ImageNet32, ibid.).
+    """
+
+    channels: tuple[int, ...] = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
+    pooled: tuple[int, ...] = (2, 4, 7, 10, 13)
+    dense: tuple[int, ...] = (4096, 4096)
+    activation: str = "relu"
+    pool: str = "after"
+    init: str = "he"
+    output_gain: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check(self.channels, "channels")
+        _check(self.dense, "dense")
+        neurons.from_name(self.activation)
+        if sorted(set(self.pooled)) != list(self.pooled) or not all(1 <= k <= len(self.channels) for k in self.pooled):
+            raise SettingError(
+                f"pooled must be rising numbers from 1 to {len(self.channels)}, of convolutions that a pool follows, "
+                f"got {self.pooled}."
+            )
+        if self.pool not in ("before", "after"):
+            raise SettingError(f"pool must be 'before' or 'after', got {self.pool!r}.")
+        if self.init not in ("he", "uniform", "uniform_fan_out"):
+            raise SettingError(f"init must be 'he', 'uniform' or 'uniform_fan_out', got {self.init!r}.")
+        if not 0 < self.output_gain < inf:
+            raise SettingError(f"output_gain must be positive and finite, got {self.output_gain:g}.")
+
+    @property
+    def depth(self) -> int:
+        """L, the number of layers of neurons."""
+        return len(self.channels) + len(self.dense) + 1
+
+    def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Sequential:
+        """The model for images (N, C, H, W), logits (N, K). Raises SettingError where they are no images or too small."""
+        if len(input_shape) != 3:
+            raise SettingError(f"a VGG reads images (C, H, W), but an example has shape {input_shape}. Use an MLP.")
+        width, *space = input_shape
+        height_and_width = prod(side // 2 ** len(self.pooled) for side in space)
+        if height_and_width == 0:
+            raise SettingError(
+                f"{len(self.pooled)} pools leave nothing of {tuple(space)} pixels. Pool after fewer convolutions."
+            )
+        layers: list[nn.Module] = []
+        for number, channels in enumerate(self.channels, start=1):
+            act: list[nn.Module] = [neurons.module(self.activation)]
+            pools: list[nn.Module] = [nn.MaxPool2d(2)] if number in self.pooled else []
+            layers += [nn.Conv2d(width, channels, 3, padding=1), *(pools + act if self.pool == "before" else act + pools)]
+            width = channels
+        layers.append(nn.Flatten())
+        width *= height_and_width
+        for units in self.dense:
+            layers += [nn.Linear(width, units), neurons.module(self.activation)]
+            width = units
+        output = nn.Linear(width, num_classes)
+        layers.append(output)
+        for layer in layers:
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                self._draw(layer)
+        with torch.no_grad():
+            output.weight.mul_(self.output_gain)
+        return nn.Sequential(*layers)
+
+    def _draw(self, layer: nn.Conv2d | nn.Linear) -> None:
+        if self.init == "he":
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            assert layer.bias is not None
+            nn.init.zeros_(layer.bias)
+        elif self.init == "uniform_fan_out" and isinstance(layer, nn.Conv2d):
+            bound = (layer.out_channels * prod(layer.kernel_size)) ** -0.5
+            nn.init.uniform_(layer.weight, -bound, bound)
+
+
+def vgg16(pool: str = "after") -> VGG:
+    """13 convolutions and 4096-4096-K, for images of 32×32."""
+    return VGG(pool=pool)
+
+
+def vgg5(pool: str = "before") -> VGG:
+    """Kerjan et al. (2026), table 5: convolutions 128, 256P, 512P, 512P, 512P and the output, for images of 32×32.
+
+    The table lists five convolutions and a fully connected layer though the text calls the network one of five layers: L = 6.
+    """
+    return VGG((128, 256, 512, 512, 512), (2, 3, 4, 5), (), pool=pool, init="uniform")
+
+
+def vgg10(pool: str = "before") -> VGG:
+    """Kerjan et al. (2026), table 5: eight convolutions and 2048-K, for images of 224×224 (or any of 32 and more)."""
+    channels = (64, 128, 256, 256, 512, 512, 512, 512)
+    return VGG(channels, (1, 2, 4, 6, 8), (2048,), pool=pool, init="uniform_fan_out")
+
+
+Architecture = MLP | ConvNet | VGG
+
+MODELS: dict[str, type[MLP] | type[ConvNet] | type[VGG]] = {"mlp": MLP, "conv_net": ConvNet, "vgg": VGG}
 
 
 def _check(sizes: tuple[int, ...], name: str) -> None:

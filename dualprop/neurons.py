@@ -23,9 +23,10 @@ Scale = float | Tensor
 
 class AbstractNeuron(ABC):
     """An activation with its potential. `kinks` are the drives at which f' jumps; `is_elementwise` says that a unit's state
-    depends on its own drive alone."""
+    depends on its own drive alone; `piecewise` is how `dyadic.c` writes a piecewise linear one: its kind and constants."""
 
     kinks: tuple[float, ...] = ()
+    piecewise: tuple[int, float, float] | None = None
     reach: tuple[float, float] = (-math.inf, math.inf)
     is_elementwise: bool = True
 
@@ -82,6 +83,7 @@ class ReLU(AbstractNeuron):
     """G(s) = s²/2 on s ≥ 0."""
 
     kinks = (0.0,)
+    piecewise = (0, 0.0, 0.0)
     reach = (0.0, math.inf)
 
     def f(self, a: Tensor) -> Tensor:
@@ -110,6 +112,10 @@ class LeakyReLU(AbstractNeuron):
     def __post_init__(self) -> None:
         if not 0 < self.slope <= 1:
             raise SettingError(f"the slope of a LeakyReLU must be in (0, 1], got {self.slope:g}. For 0 use ReLU.")
+
+    @property
+    def piecewise(self) -> tuple[int, float, float]:  # type: ignore[override]
+        return (1, self.slope, 0.0)
 
     def f(self, a: Tensor) -> Tensor:
         return nn.functional.leaky_relu(a, self.slope)
@@ -141,6 +147,10 @@ class HardSigmoid(AbstractNeuron):
     @property
     def reach(self) -> tuple[float, float]:  # type: ignore[override]
         return (self.low, self.high)
+
+    @property
+    def piecewise(self) -> tuple[int, float, float]:  # type: ignore[override]
+        return (2, self.low, self.high)
 
     def f(self, a: Tensor) -> Tensor:
         return a.clamp(self.low, self.high)

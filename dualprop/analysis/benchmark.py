@@ -47,7 +47,7 @@ def engines(base: Recipe, compiled: bool) -> list[Contender]:
     """The yardsticks, then DP and DP⊤ by the trainer's step, then dualized models in the plain loop."""
 
     def by(label: str, how: str = "rule", kernel: str = "eager", **settings: Any) -> Contender:
-        rule = DualPropagation(kernel="compiled" if kernel == "compiled" and how == "rule" else "eager", **settings)
+        rule = DualPropagation(kernel="compiled" if kernel == "compiled" and how == "rule" else "auto", **settings)
         return Contender(label, dataclasses.replace(base, rule=rule), how, kernel == "compiled")
 
     found = [

@@ -118,7 +118,13 @@ class Contender:
             rule = recipe.rule
             assert isinstance(rule, DualPropagation)
             hidden_beta = rule.beta if not isinstance(rule.beta, tuple) else rule.beta[:-1]
-            dualize(model, coupling=rule.coupling, alpha=rule.alpha, beta=hidden_beta, compiled=self.compiled)
+            dualize(
+                model,
+                coupling=rule.coupling,
+                alpha=rule.alpha,
+                beta=hidden_beta,
+                kernel="compiled" if self.compiled else "auto",
+            )
         return plain_step(model, recipe.rule.loss, recipe.optimizer, x, y)
 
     def counts(self, input_shape: tuple[int, ...], num_classes: int, seed: int = 0) -> dict[str, int]:

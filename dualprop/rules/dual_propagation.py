@@ -21,9 +21,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from dualprop import losses, schedules
+from dualprop import kernels, losses, recompute, schedules
 from dualprop.dyadic import Nudge, dyadic_activation
 from dualprop.errors import SettingError
+from dualprop.kernels import KERNELS, Kernel
 from dualprop.losses import AbstractLoss, CrossEntropy
 from dualprop.network import Network
 from dualprop.neurons import Identity
@@ -39,7 +40,7 @@ _CHOICES = {
     "output_nudge": ("linearized", "exact"),
     "linearize_at": (None, "current", "forward"),
     "engine": ("explicit", "fused"),
-    "kernel": ("eager", "compiled"),
+    "kernel": KERNELS,
 }
 
 
@@ -65,7 +66,7 @@ class DualPropagation(AbstractRule):
             states by at most this, relative to their displacement from the forward pass. The schedule's count is then the
             most passes, and where they don't suffice the outcome's status says so. A check costs what it can't reuse.
         engine: "explicit" holds the dyads; "fused" is one downward sweep inside autograd, at the forward states.
-        kernel: "compiled" has inductor fuse the elementwise work into one pass (needs a C++ compiler).
+        kernel: how the elementwise work is done, see `dualprop.kernels`: "auto", "native", "compiled" or "eager".
         loss: `dp.losses.CrossEntropy()`, `SquaredError()`, `LogLoss()` behind a softmax, or a loss's name.
 
     Raises:
@@ -82,11 +83,12 @@ class DualPropagation(AbstractRule):
     damping: tuple[float, ...] | Literal["spectral", "spectral_full"] | None = None
     tolerance: float | None = None
     engine: Literal["explicit", "fused"] = "explicit"
-    kernel: Literal["eager", "compiled"] = "eager"
+    kernel: Kernel = "auto"
     loss: AbstractLoss = CrossEntropy()
 
     def __post_init__(self) -> None:
         check_choices(self, _CHOICES)
+        kernels.check(self.kernel)
         object.__setattr__(self, "loss", losses.from_name(self.loss))
         object.__setattr__(self, "schedule", schedules.parse(self.schedule))
         if not 0 <= self.alpha <= 1:
@@ -271,7 +273,7 @@ class DualPropagation(AbstractRule):
             tolerance=self.tolerance,
             # Without feedback in the mean, s̄ = f(a) exactly, and every layer above keeps its drive.
             mean_is_free=self.coupling == "transposed" and self.alpha in (0, 1) and self.damping is None,
-            compiled=self.kernel == "compiled",
+            kernel=self.kernel,
             loss=self.loss,
         )
         return Inference(settings, network, x, y, state, keep_free=keep_free or self.tolerance is not None)
@@ -282,11 +284,11 @@ class DualPropagation(AbstractRule):
         betas = self.betas(network.depth)
         parameters = network.parameters
         up, down = self._shares
-        with torch.enable_grad():
+        with torch.enable_grad(), recompute.recomputing():
             s = x
             for k in range(1, network.depth + 1):
                 layer = network.into(k)
-                nudge = Nudge(up, down, betas[k - 1] * len(x), self.kernel == "compiled")
+                nudge = Nudge(up, down, betas[k - 1] * len(x), self.kernel)
                 a = layer.synapse.forward(s)
                 s = a if isinstance(layer.neuron, Identity) else dyadic_activation(a, layer.neuron, nudge)
             check_targets(y, s)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dualprop import kernels, spectra
 from dualprop.errors import SettingError
+from dualprop.kernels import Kernel
 from dualprop.losses import AbstractLoss
 from dualprop.network import Network
 from dualprop.neurons import AbstractNeuron, Identity, Scale
@@ -35,7 +36,7 @@ class Settings:
     damping: tuple[float, ...] | Literal["spectral", "spectral_full"] | None
     tolerance: float | None
     mean_is_free: bool
-    compiled: bool
+    kernel: Kernel
     loss: AbstractLoss
 
 
@@ -189,8 +190,9 @@ class Inference:
             shift = alpha * up - (1 - alpha) * down
             return (a if shift == 0 else torch.add(a, pull, alpha=shift)), pull * (up + down)
         if free is not None:
-            return free, kernels.one_sided_difference(neuron, a, pull, up if down == 0 else -down, free, overwrite)
-        return kernels.dyad(neuron, a, pull, up, down, alpha, self.settings.compiled, overwrite)
+            one_sided = up if down == 0 else -down
+            return free, kernels.one_sided_difference(neuron, a, pull, one_sided, free, self.settings.kernel, overwrite)
+        return kernels.dyad(neuron, a, pull, up, down, alpha, self.settings.kernel, overwrite)
 
     def _output(self, a: Tensor, nudged: bool) -> tuple[Tensor, Tensor | None]:
         settings, neuron = self.settings, self.network.into(self.network.depth).neuron

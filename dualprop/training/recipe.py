@@ -15,7 +15,7 @@ from torch import nn
 from dualprop import feedback, rules
 from dualprop.errors import RunError, SettingError
 from dualprop.losses import AbstractLoss
-from dualprop.models import MLP, MODELS, ConvNet
+from dualprop.models import MODELS, Architecture
 from dualprop.rules import AbstractRule
 from dualprop.schedules import ExplicitOrder, Schedule
 
@@ -96,7 +96,7 @@ class Recipe:
     cites: str = ""
     published: tuple[tuple[str, str], ...] = ()
     dataset: str
-    model: MLP | ConvNet
+    model: Architecture
     feedback: Literal["exact", "kolen_pollack", "random", "sign_symmetric"] = "exact"
     rule: AbstractRule
     optimizer: Optimizer = Optimizer()

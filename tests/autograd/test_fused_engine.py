@@ -26,6 +26,8 @@ def test_fused_is_explicit_for_transposed_dp_at_alpha_zero_and_one(activation, a
     model, (x, y) = mlp(activation), batch()
     settings = {"coupling": "transposed", "alpha": alpha, "beta": beta, "loss": loss}
     smallest = min(beta) if isinstance(beta, tuple) else beta
+    if activation == "softmax":
+        smallest /= 10  # its derivative s (1 - s) shrinks the differences layer by layer, and so their digits
     explicit = gradients(model, x, y, **settings)
     assert_same(gradients(model, x, y, engine="fused", **settings), explicit, rounding(smallest))
 

@@ -21,6 +21,8 @@ FLOORS = [
         "network",
         "states",
         "kernels",
+        "native",
+        "recompute",
         "dyadic",
         "activations",
         "conversion",

@@ -269,7 +269,9 @@ def test_an_updated_dyad_is_the_saddle_point_of_the_dyadic_objective_in_its_laye
         with torch.no_grad():
             return energies.dyadic(network, dp.Dyads(tuple(means), tuple(differences), alpha), y, "squared_error", betas)
 
-    plus, minus, f = state.plus[k], state.minus[k], network.into(k).neuron.f
+    neuron = network.into(k).neuron
+    # Mean and difference give a state at the end of the range back to within a rounding, which may lie outside.
+    plus, minus, f = state.plus[k].clamp(*neuron.reach), state.minus[k].clamp(*neuron.reach), neuron.f
     best, inside = objective(plus, minus), f if activation != "identity" else lambda s: s
     other_plus, other_minus = inside(plus + scale * noise), inside(minus + scale * noise)
     # E is 1-strongly convex; uphill a squared error takes ᾱ β_L of it.

@@ -18,11 +18,11 @@ def test_the_compiled_kernel_computes_what_the_eager_one_does(neuron, size):
     a, delta = (torch.randn(size, generator=generator, dtype=torch.float64) for _ in range(2))
     f = dp.neurons.from_name(neuron)
     for eager, compiled in zip(
-        kernels.dyad(f, a, delta, 0.3, 0.7, 0.3), kernels.dyad(f, a, delta, 0.3, 0.7, 0.3, compiled=True), strict=True
+        kernels.dyad(f, a, delta, 0.3, 0.7, 0.3), kernels.dyad(f, a, delta, 0.3, 0.7, 0.3, kernel="compiled"), strict=True
     ):
         assert torch.allclose(eager, compiled, rtol=0, atol=1e-14)
     eager = kernels.difference(f, a, delta, 1.0, 0.0, 0.5)
-    assert torch.allclose(eager, kernels.difference(f, a, delta, 1.0, 0.0, 0.5, compiled=True), rtol=0, atol=1e-14)
+    assert torch.allclose(eager, kernels.difference(f, a, delta, 1.0, 0.0, 0.5, kernel="compiled"), rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize("engine", ["explicit", "fused"])

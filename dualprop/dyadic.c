@@ -1,0 +1,84 @@
+/* One pass over memory for a dyad: from drive a and feedback d, elementwise, the states f(a + u d) and f(a - v d).
+
+   difference   out = scale (f(a + u d) - f(a - v d))
+   dyad         mean = f(a - v d) + alpha delta,  delta = f(a + u d) - f(a - v d)
+
+   f is piecewise linear: RELU max(0, x), LEAKY x or slope x, CLIP to [low, high]. Where both arguments lie on one piece the
+   difference is its slope times (u + v) d, so that nothing cancels however small d is against a. bfloat16 is computed in
+   float32 and rounded once, to nearest even. NaN stays NaN. Outputs may be the inputs. */
+#include <stdint.h>
+#include <string.h>
+
+enum { RELU, LEAKY, CLIP };
+
+
+static inline float widen_bf16(uint16_t x) {
+    uint32_t bits = (uint32_t)x << 16;
+    float wide;
+    memcpy(&wide, &bits, 4);
+    return wide;
+}
+
+static inline uint16_t narrow_bf16(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    return (uint16_t)(x != x ? 0x7fc0 : rounded);
+}
+
+#define SAME(x) (x)
+
+#define ACTIVATIONS(T)                                                                                     \
+    static inline T relu_##T(T x, T c0, T c1) { return x < 0 ? 0 : x; }                                    \
+    static inline T leaky_##T(T x, T c0, T c1) { return x < 0 ? c0 * x : x; }                              \
+    static inline T clip_##T(T x, T c0, T c1) { T y = x < c0 ? c0 : x; return y > c1 ? c1 : y; }           \
+    static inline T relu_delta_##T(T p, T m, T span, T c0, T c1) {                                         \
+        T far = relu_##T(p, c0, c1) - relu_##T(m, c0, c1);                                                 \
+        return (p > 0) & (m > 0) ? span : far;                                                             \
+    }                                                                                                      \
+    static inline T leaky_delta_##T(T p, T m, T span, T c0, T c1) {                                        \
+        T far = leaky_##T(p, c0, c1) - leaky_##T(m, c0, c1);                                               \
+        T near = (p > 0) & (m > 0) ? span : far;                                                           \
+        return (p < 0) & (m < 0) ? c0 * span : near;                                                       \
+    }                                                                                                      \
+    static inline T clip_delta_##T(T p, T m, T span, T c0, T c1) {                                         \
+        T far = clip_##T(p, c0, c1) - clip_##T(m, c0, c1);                                                 \
+        return (p > c0) & (m > c0) & (p < c1) & (m < c1) ? span : far;                                     \
+    }
+ACTIVATIONS(float)
+ACTIVATIONS(double)
+
+#define LOOP(body)                                                                                         \
+    _Pragma("omp parallel for simd schedule(static) num_threads(threads) if (threads > 1)")               \
+    for (int64_t i = 0; i < n; i++) { body }
+
+#define STATES(S, T, WIDEN, f)                                                                             \
+    T a_ = WIDEN(a[i]), d_ = WIDEN(d[i]);                                                                  \
+    T p = a_ + u * d_, m = a_ - v * d_;                                                                    \
+    T delta = f##_delta_##T(p, m, (u + v) * d_, c0, c1);
+
+#define KERNELS(NAME, S, T, WIDEN, NARROW)                                                                 \
+    void difference_##NAME(int kind, double first, double second, const S *a, const S *d, S *out,          \
+                           double up, double down, double scale_, int64_t n, int threads) {                \
+        const T c0 = (T)first, c1 = (T)second, u = (T)up, v = (T)down, scale = (T)scale_;                  \
+        switch (kind) {                                                                                    \
+        case RELU: LOOP(STATES(S, T, WIDEN, relu) out[i] = NARROW(scale * delta);) break;                  \
+        case LEAKY: LOOP(STATES(S, T, WIDEN, leaky) out[i] = NARROW(scale * delta);) break;                \
+        case CLIP: LOOP(STATES(S, T, WIDEN, clip) out[i] = NARROW(scale * delta);) break;                  \
+        }                                                                                                  \
+    }                                                                                                      \
+    void dyad_##NAME(int kind, double first, double second, const S *a, const S *d, S *mean, S *difference,\
+                     double up, double down, double alpha_, int64_t n, int threads) {                      \
+        const T c0 = (T)first, c1 = (T)second, u = (T)up, v = (T)down, alpha = (T)alpha_;                  \
+        switch (kind) {                                                                                    \
+        case RELU: LOOP(STATES(S, T, WIDEN, relu)                                                          \
+            mean[i] = NARROW(relu_##T(m, c0, c1) + alpha * delta); difference[i] = NARROW(delta);) break;  \
+        case LEAKY: LOOP(STATES(S, T, WIDEN, leaky)                                                        \
+            mean[i] = NARROW(leaky_##T(m, c0, c1) + alpha * delta); difference[i] = NARROW(delta);) break; \
+        case CLIP: LOOP(STATES(S, T, WIDEN, clip)                                                          \
+            mean[i] = NARROW(clip_##T(m, c0, c1) + alpha * delta); difference[i] = NARROW(delta);) break;  \
+        }                                                                                                  \
+    }
+KERNELS(float32, float, float, SAME, SAME)
+KERNELS(float64, double, double, SAME, SAME)
+KERNELS(bfloat16, uint16_t, float, widen_bf16, narrow_bf16)

@@ -1,0 +1,178 @@
+"""The one-pass kernel of a dyad for CPUs: `dyadic.c`, compiled once by the machine's C compiler and called on raw memory.
+
+Written out in PyTorch a dyad is five passes over memory; this is one, and it subtracts in float32 or wider without cancelling.
+The library is built at the first use (a second), kept in the user's cache folder under a name that holds everything it depends
+on, and shares PyTorch's own OpenMP threads. Where there is no compiler, or PyTorch runs other threads, `is_available` says no
+and `reason` why; nothing then is lost but speed. $DUALPROP_NATIVE=0 turns it off.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dualprop.errors import DualpropError
+
+SOURCE = Path(__file__).with_name("dyadic.c")
+FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fPIC", "-fopenmp")
+DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
+# Below this a second thread costs more to wake than it saves.
+PER_THREAD = 32768
+
+_INT, _LONG, _REAL, _ADDRESS = ctypes.c_int, ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
+
+
+class NativeError(DualpropError):
+    """The kernel could not be built or loaded; the message says why and what to do."""
+
+
+def is_available() -> bool:
+    """Whether the kernel runs here. The first call builds it."""
+    return _library()[0] is not None
+
+
+def reason() -> str:
+    """Why it does not run here; empty where it does."""
+    return _library()[1]
+
+
+def takes(piecewise: tuple[int, float, float] | None, *tensors: Tensor) -> bool:
+    """Whether the kernel can be applied: to a piecewise linear activation, and CPU tensors of one type in one dense layout."""
+    first = tensors[0]
+    return (
+        piecewise is not None
+        and first.dtype in DTYPES
+        and all(t.device.type == "cpu" and t.dtype == first.dtype for t in tensors)
+        and dense_layout(*tensors) is not None
+        and is_available()
+    )
+
+
+def dense_layout(*tensors: Tensor) -> torch.memory_format | None:
+    """The memory format in which all of them fill their memory without gaps and alike; None if there is none."""
+    shape = tensors[0].shape
+    if any(t.shape != shape for t in tensors):
+        return None
+    for layout in (torch.contiguous_format, {4: torch.channels_last, 5: torch.channels_last_3d}.get(len(shape))):
+        if layout is not None and all(t.is_contiguous(memory_format=layout) for t in tensors):
+            return layout
+    return None
+
+
+def difference(
+    piecewise: tuple[int, float, float], a: Tensor, delta: Tensor, up: float, down: float, scale: float, out: Tensor
+) -> Tensor:
+    """out ← scale · (f(a + up·delta) - f(a - down·delta)), and out; it may be a or delta. What `takes` has accepted."""
+    addresses = a.data_ptr(), delta.data_ptr(), out.data_ptr()
+    _function("difference", a.dtype)(*piecewise, *addresses, up, down, scale, a.numel(), _threads(a))
+    return out
+
+
+def dyad(
+    piecewise: tuple[int, float, float],
+    a: Tensor,
+    delta: Tensor,
+    up: float,
+    down: float,
+    alpha: float,
+    mean: Tensor,
+    difference: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Mean and difference of f(a + up·delta) and f(a - down·delta), written to the last two, which may be a and delta."""
+    addresses = a.data_ptr(), delta.data_ptr(), mean.data_ptr(), difference.data_ptr()
+    _function("dyad", a.dtype)(*piecewise, *addresses, up, down, alpha, a.numel(), _threads(a))
+    return mean, difference
+
+
+def _threads(a: Tensor) -> int:
+    return min(torch.get_num_threads(), 1 + a.numel() // PER_THREAD)
+
+
+@functools.cache
+def _function(name: str, dtype: torch.dtype) -> Any:
+    library, reason = _library()
+    if library is None:
+        raise NativeError(reason)
+    function = getattr(library, f"{name}_{DTYPES[dtype]}")
+    outputs = {"difference": 1, "dyad": 2}[name]
+    function.argtypes = [_INT, _REAL, _REAL, *[_ADDRESS] * (2 + outputs), _REAL, _REAL, _REAL, _LONG, _INT]
+    function.restype = None
+    return function
+
+
+@functools.cache
+def _library() -> tuple[ctypes.CDLL | None, str]:
+    if os.environ.get("DUALPROP_NATIVE", "1") == "0":
+        return None, "$DUALPROP_NATIVE is 0"
+    if "OpenMP" not in torch.__config__.parallel_info():
+        return None, "this PyTorch runs no OpenMP threads"
+    compiler = shutil.which(os.environ.get("CC", "")) or shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        return None, "no C compiler was found; install gcc, or name one in $CC"
+    try:
+        return ctypes.CDLL(str(_built(compiler))), ""
+    except (OSError, subprocess.SubprocessError, UnicodeError) as error:
+        detail = getattr(error, "stderr", None) or str(error)
+        return None, f"{compiler} could not build it: {(detail.strip().splitlines() or ['no message'])[0]}"
+
+
+def _built(compiler: str) -> Path:
+    """The shared library, from the cache or built into it."""
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True, timeout=60).stdout
+    described = "\0".join((SOURCE.read_text(), version, *FLAGS, platform.machine(), _processor_flags()))
+    name = f"dyadic-{hashlib.sha256(described.encode()).hexdigest()[:16]}.so"
+    for folder in _folders():
+        path = folder / name
+        if path.is_file() and _is_own(path):
+            return path
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _build(compiler, path)
+        except OSError:
+            continue
+        return path
+    raise OSError("no folder to build in is writable")
+
+
+def _build(compiler: str, path: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".build-") as temporary:
+        compiled, linked = Path(temporary, "dyadic.o"), Path(temporary, path.name)
+        # Linked without OpenMP's library, so that its symbols are found in the one that PyTorch has loaded: two libraries'
+        # threads would fight over the cores.
+        for command in ([*FLAGS, "-c", str(SOURCE), "-o", str(compiled)], ["-shared", str(compiled), "-o", str(linked)]):
+            subprocess.run([compiler, *command], capture_output=True, text=True, check=True, timeout=120)
+        linked.replace(path)
+
+
+def _folders() -> list[Path]:
+    """Where libraries are kept: the user's cache, or where that can't be written, a temporary folder of the user's own."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    user = os.getuid() if hasattr(os, "getuid") else "user"
+    return [cache / "dualprop" / "native", Path(tempfile.gettempdir()) / f"dualprop-{user}"]
+
+
+def _is_own(path: Path) -> bool:
+    """Whether nobody else can have put the file there: code in it will run."""
+    if not hasattr(os, "getuid"):
+        return True
+    return all(p.stat().st_uid == os.getuid() and not p.stat().st_mode & 0o022 for p in (path, path.parent))
+
+
+def _processor_flags() -> str:
+    """What -march=native sees, so that a home shared by different machines keeps a library for each."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return "".join(sorted({line for line in lines if line.startswith(("flags", "model name", "Features"))}))

@@ -1,0 +1,140 @@
+"""Keep one of drive and state: going back, a dyadic activation needs its drive a, and the map above it the state f(a).
+
+Back-propagation keeps f(a) alone. Here a alone is kept: wherever autograd saves f(a) for a convolution, a product or a pool,
+it is given a handle, and computes f(a) again when it asks for it. That costs one elementwise pass a layer and halves what is
+held. Outside `recomputing()`, and under torch.compile, which decides for itself what to compute again, both are kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dualprop.kernels import Activation
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A state that was just computed, as long as it lives unchanged, and what it is a function of."""
+
+    state: weakref.ref[Tensor]
+    version: int
+    drive: Tensor
+    activation: Activation
+
+
+@dataclass(frozen=True)
+class _Handle:
+    """In place of a saved view of f(drive)."""
+
+    drive: Tensor
+    activation: Activation
+    size: torch.Size
+    stride: tuple[Any, ...]
+    offset: Any
+
+
+class _Saved:
+    """The hooks of one forward pass and the states that it has computed, by their memory's address."""
+
+    def __init__(self) -> None:
+        self.known: dict[int, _Known] = {}
+        self.hooks = torch.autograd.graph.saved_tensors_hooks(self.pack, _unpack)
+
+    def pack(self, tensor: Tensor) -> Tensor | _Handle:
+        if tensor.layout != torch.strided:
+            return tensor
+        known = self.known.get(_address(tensor))
+        state = None if known is None else known.state()
+        # Whoever wrote over the state since saves something else. Another tensor may have come to lie at its address.
+        if known is None or state is None or state._version != known.version or tensor.numel() != state.numel():
+            return tensor
+        if _address(state) != _address(tensor) or tensor.dtype != state.dtype:
+            return tensor
+        return _Handle(known.drive, known.activation, tensor.size(), tensor.stride(), tensor.storage_offset())
+
+
+def _unpack(saved: Tensor | _Handle) -> Tensor:
+    if isinstance(saved, Tensor):
+        return saved
+    with torch.no_grad():
+        state = saved.activation.f(saved.drive.detach())
+    return state.as_strided(saved.size, saved.stride, saved.offset)
+
+
+_PASSES = threading.local()
+
+
+def _stack() -> list[_Saved]:
+    if not hasattr(_PASSES, "stack"):
+        _PASSES.stack = []
+    stack: list[_Saved] = _PASSES.stack
+    return stack
+
+
+def enter() -> None:
+    """Begin a forward pass whose states are to be computed again; `leave` ends it."""
+    saved = _Saved()
+    saved.hooks.__enter__()
+    _stack().append(saved)
+
+
+def leave() -> None:
+    """End the forward pass that was begun last."""
+    _stack().pop().hooks.__exit__()
+
+
+@contextlib.contextmanager
+def recomputing() -> Iterator[None]:
+    """Within it, states of dyadic activations are not kept for the backward pass but computed again."""
+    enter()
+    try:
+        yield
+    finally:
+        leave()
+
+
+def register(state: Tensor, drive: Tensor, activation: Activation) -> None:
+    """Say that `state` is activation.f(drive), in memory of its own. Without effect outside `recomputing()`."""
+    if torch.compiler.is_compiling() or not _stack():
+        return
+    # A state laid out as its drive is, so that what is computed again lies as what was saved.
+    if state.stride() == drive.stride() and state.storage_offset() == 0 and _address(state) != _address(drive):
+        known = _Known(weakref.ref(state), state._version, drive.detach(), activation)
+        _stack()[-1].known[_address(state)] = known
+
+
+def attach(model: nn.Module) -> None:
+    """Have every forward pass of `model` run as inside `recomputing()`."""
+    model.register_forward_pre_hook(_before)
+    model.register_forward_hook(_after, always_call=True)
+
+
+def _before(module: nn.Module, args: Any) -> None:
+    if not torch.compiler.is_compiling() and torch.is_grad_enabled():
+        enter()
+        _entered().append(module)
+
+
+def _after(module: nn.Module, args: Any, output: Any) -> None:
+    if not torch.compiler.is_compiling() and _entered() and _entered()[-1] is module:
+        _entered().pop()
+        leave()
+
+
+def _entered() -> list[nn.Module]:
+    if not hasattr(_PASSES, "entered"):
+        _PASSES.entered = []
+    entered: list[nn.Module] = _PASSES.entered
+    return entered
+
+
+def _address(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()

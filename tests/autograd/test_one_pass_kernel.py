@@ -1,0 +1,268 @@
+"""The native kernel against the same written out in float64; states that are computed again against states that are kept."""
+
+import copy
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from comparison import assert_same
+from networks import batch, conv_net, images, mlp
+from torch import nn
+
+import dualprop as dp
+from dualprop import kernels, native, neurons, recompute
+
+NEURONS = [neurons.ReLU(), neurons.LeakyReLU(0.2), neurons.HardSigmoid(-0.5, 1.0)]
+LAYOUTS = {
+    "contiguous": lambda t: t,
+    "channels_last": lambda t: t.to(memory_format=torch.channels_last),
+    "strided": lambda t: t.repeat_interleave(2, -1)[..., ::2],
+}
+SETTINGS = [("original", 0.5), ("original", 0.2), ("transposed", 0.0), ("transposed", 1.0)]
+
+
+@pytest.fixture(autouse=True)
+def _needs_the_kernel():
+    assert native.is_available(), f"the native kernel is not tested: {native.reason()}"
+
+
+def drives(dtype, shape=(7, 3, 5, 4), size=1.0, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    a, delta = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2))
+    return a.to(dtype), (size * delta).to(dtype)
+
+
+def written_out(neuron, a, delta, up, down, alpha):
+    plus, minus = neuron.f(a.double() + up * delta.double()), neuron.f(a.double() - down * delta.double())
+    return alpha * plus + (1 - alpha) * minus, plus - minus
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("neuron", NEURONS, ids=str)
+def test_it_computes_the_dyad_of_the_definition(neuron, dtype, layout):
+    """Each result to one rounding of its type: a swapped share, a lost α or a wrong stride is far beyond it."""
+    a, delta = (LAYOUTS[layout](t) for t in drives(dtype))
+    up, down, alpha = 0.7, 0.4, 0.3
+    mean, difference = written_out(neuron, a, delta, up, down, alpha)
+    eps = 4 * torch.finfo(dtype).eps
+    for kernel in ("native", "eager"):
+        found = kernels.dyad(neuron, a, delta, up, down, alpha, kernel)
+        assert all(t.dtype == dtype and t.shape == a.shape for t in found)
+        torch.testing.assert_close(found[0].double(), mean, rtol=eps, atol=eps)
+        torch.testing.assert_close(found[1].double(), difference, rtol=eps, atol=eps)
+        scaled = kernels.difference(neuron, a, delta, up, down, 3.0, kernel)
+        torch.testing.assert_close(scaled.double(), 3 * difference, rtol=eps, atol=3 * eps)
+        for strength in (up, -down):
+            free = neuron.f(a)
+            one_sided = kernels.one_sided_difference(neuron, a, delta, strength, free, kernel)
+            shares = (up, 0.0) if strength > 0 else (0.0, down)
+            expected = written_out(neuron, a, delta, *shares, alpha)[1]
+            torch.testing.assert_close(one_sided.double(), expected, rtol=eps, atol=eps)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("neuron", NEURONS, ids=str)
+def test_nothing_cancels_where_no_kink_is_crossed(neuron, dtype):
+    """At |Δ| = 1e-6 |a| float32 states agree in all but a digit, bfloat16 ones in all; the difference keeps its own."""
+    a, delta = drives(dtype, size=1e-6)
+    found = kernels.difference(neuron, a, delta, 0.5, 0.5, 1.0, "native").double()
+    _, expected = written_out(neuron, a, delta, 0.5, 0.5, 0.5)
+    crossed = neuron.crosses_kink(a.double() + 0.5 * delta.double(), a.double() - 0.5 * delta.double())
+    assert crossed.double().mean() < 0.01
+    error = (found - expected).abs()[~crossed] / delta.abs().double()[~crossed]
+    assert float(error.max()) <= 2 * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("size", [1, 31, 32768, 70001])
+def test_every_element_is_written_whatever_the_size(size):
+    """Threads share the elements out, and vectors leave a rest."""
+    a, delta = drives(torch.float32, (1, size))
+    out = kernels.difference(neurons.ReLU(), a, delta, 0.5, 0.5, 1.0, "native")
+    torch.testing.assert_close(out, kernels.difference(neurons.ReLU(), a, delta, 0.5, 0.5, 1.0, "eager"), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("neuron", NEURONS, ids=str)
+def test_numbers_that_are_not_finite_are_passed_on(neuron):
+    """A kernel that maps NaN to 0 would hide a divergence."""
+    a = torch.tensor([[float("nan"), 1.0, float("inf")]])
+    found = kernels.difference(neuron, a, torch.tensor([[1.0, float("nan"), 1.0]]), 0.5, 0.5, 1.0, "native")
+    assert found[0, :2].isnan().all()
+
+
+def test_outputs_may_lie_over_the_inputs():
+    a, delta = drives(torch.float32)
+    expected = kernels.dyad(neurons.ReLU(), a.clone(), delta.clone(), 0.5, 0.5, 0.5, "native")
+    found = kernels.dyad(neurons.ReLU(), a, delta, 0.5, 0.5, 0.5, "native", overwrite=True)
+    assert found[0].data_ptr() == a.data_ptr()
+    assert found[1].data_ptr() == delta.data_ptr()
+    assert torch.equal(found[0], expected[0])
+    assert torch.equal(found[1], expected[1])
+
+
+def test_what_it_does_not_know_is_left_to_pytorch():
+    a, delta = drives(torch.float64)
+    for neuron in (neurons.Tanh(), neurons.Softmax(1)):
+        assert not native.takes(neuron.piecewise, a, delta)
+        found = kernels.difference(neuron, a, delta, 0.5, 0.5, 1.0, "native")
+        torch.testing.assert_close(found, written_out(neuron, a, delta, 0.5, 0.5, 0.5)[1])
+
+
+def run(code, **environment):
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment})
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+def test_it_shares_the_threads_that_pytorch_has():
+    """A second OpenMP library would bring a second pool of threads, which fight over the cores."""
+    code = """
+import torch
+from dualprop import native
+assert native.is_available(), native.reason()
+from pathlib import Path
+print(len({line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "gomp" in line or "iomp" in line}))
+"""
+    assert run(code) == "1"
+
+
+def test_without_a_compiler_everything_runs_and_says_why(tmp_path):
+    code = """
+import torch, dualprop as dp
+from dualprop import native
+print(native.is_available(), "|", native.reason())
+model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+out = dp.DualPropagation().gradients(dp.Network.from_module(model), torch.randn(5, 3), torch.zeros(5).long())
+try:
+    dp.DualPropagation(kernel="native")
+except dp.SettingError as error:
+    print(error)
+"""
+    printed = run(code, PATH=str(tmp_path), CC="")
+    assert printed.startswith("False | no C compiler was found")
+    assert "kernel='native' can't be had: no C compiler was found; install gcc" in printed
+    assert "$DUALPROP_NATIVE is 0" in run(code, DUALPROP_NATIVE="0")
+
+
+def test_a_compiler_that_fails_is_told_and_leaves_nothing_behind(tmp_path):
+    broken = tmp_path / "gcc"
+    broken.write_text("#!/bin/sh\ncase $1 in --version) echo broken 1;; *) echo 'no such flag' >&2; exit 1;; esac\n")
+    broken.chmod(0o755)
+    cache = tmp_path / "cache"
+    code = "from dualprop import native; print(native.is_available(), native.reason())"
+    assert "could not build it: no such flag" in run(code, CC=str(broken), XDG_CACHE_HOME=str(cache))
+    assert not [path for path in cache.rglob("*") if path.is_file()]
+
+
+def test_it_is_built_once_and_not_from_a_folder_that_others_can_write(tmp_path):
+    code = "from dualprop import native; assert native.is_available(), native.reason(); print(native._library()[0]._name)"
+    first = run(code, XDG_CACHE_HOME=str(tmp_path))
+    before = native.Path(first).stat().st_mtime_ns
+    assert run(code, XDG_CACHE_HOME=str(tmp_path)) == first
+    assert native.Path(first).stat().st_mtime_ns == before
+    native.Path(first).chmod(0o666)
+    assert run(code, XDG_CACHE_HOME=str(tmp_path)) == first
+    assert native.Path(first).stat().st_mtime_ns != before, "a library that anyone could have replaced was loaded"
+
+
+def gradients(model, x, y):
+    model.zero_grad()
+    nn.functional.cross_entropy(model(x), y).backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize(("coupling", "alpha"), SETTINGS)
+@pytest.mark.parametrize("pool", ["before", "after", "none"])
+def test_states_that_are_computed_again_give_the_same_gradients(pool, coupling, alpha, layout):
+    """To the last bit: a handle taken for a tensor that is not f(a), or a wrong stride, changes everything."""
+    x, y = images()
+    x, found = LAYOUTS[layout](x), []
+    for again in (True, False):
+        torch.manual_seed(0)
+        model = LAYOUTS["contiguous"](conv_net("relu", pool))
+        dp.dualize(model, coupling=coupling, alpha=alpha, recompute_states=again)
+        found.append(gradients(model, x, y))
+    assert_same(found[0], found[1], 0.0)
+
+
+def handles(call):
+    """How many states autograd computed again while `call` ran."""
+    count, unpack = [0], recompute._unpack
+
+    def counting(saved):
+        count[0] += not isinstance(saved, torch.Tensor)
+        return unpack(saved)
+
+    recompute._unpack = counting
+    try:
+        call()
+    finally:
+        recompute._unpack = unpack
+    return count[0]
+
+
+def test_each_state_is_computed_again_once_where_it_is_read_once():
+    model, (x, y) = mlp("relu"), batch()
+    hidden = sum(isinstance(module, nn.ReLU) for module in model)
+    dp.dualize(model)
+    assert handles(lambda: gradients(model, x, y)) == hidden
+
+
+def test_a_state_that_was_written_over_is_kept_as_it_is():
+    """Autograd saved the new content; f(a) would be the old one."""
+
+    class Doubled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.act, self.last = nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.last(self.act(self.first(x)).mul_(2))
+
+    x, y = batch(classes=3)
+    torch.manual_seed(0)
+    model = Doubled().to(x.dtype)
+    kept = dp.dualize(copy.deepcopy(model), leave=("mul_",), recompute_states=False)
+    dp.dualize(model, leave=("mul_",))
+    assert_same(gradients(model, x, y), gradients(kept, x, y), 0.0)
+
+
+def test_an_exception_in_the_forward_pass_leaves_no_hooks_behind():
+    """Hooks that stay would silently act on the rest of the user's program."""
+    model, (x, _) = mlp("relu"), batch()
+    dp.dualize(model)
+    with pytest.raises(RuntimeError):
+        model(x[:, :2])
+    assert not recompute._stack()
+    assert not recompute._entered()
+    seen = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: seen.append(t) or t, lambda t: t):
+        torch.ones(2, requires_grad=True).exp()
+    assert len(seen) == 1
+    model(x)
+    assert not recompute._stack()
+    assert not recompute._entered()
+
+
+def test_checkpointed_segments_and_nested_models_still_agree():
+    """Both bring saved-tensor hooks of their own."""
+    from torch.utils.checkpoint import checkpoint
+
+    x, y = batch()
+
+    class Wrapped(nn.Module):
+        def __init__(self, inner, segments):
+            super().__init__()
+            self.inner, self.segments = inner, segments
+
+        def forward(self, x):
+            return checkpoint(self.inner, x, use_reentrant=False) if self.segments else self.inner(x)
+
+    found = []
+    for segments in (True, False):
+        inner = dp.dualize(mlp("relu"))
+        found.append({n.removeprefix("inner."): g for n, g in gradients(Wrapped(inner, segments), x, y).items()})
+    assert_same(found[0], found[1], 1e-14)
