@@ -1,7 +1,8 @@
 """Named data sets as tensors that live on the training device: `load` one, then draw `batches` from its parts."""
 
+from dualprop.data.augmentation import Augmentation
 from dualprop.data.datasets import load, names
 from dualprop.data.examples import Examples, batches
 from dualprop.data.splits import Splits
 
-__all__ = ["Examples", "Splits", "batches", "load", "names"]
+__all__ = ["Augmentation", "Examples", "Splits", "batches", "load", "names"]

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dualprop.data import idx, npz, sources
+from dualprop.data import npz, sources
 from dualprop.data.splits import Arrays, Splits, divide, draw_stratified
 from dualprop.errors import DataError, SettingError, closest
 
@@ -36,14 +36,15 @@ def load(
 ) -> Splits:
     """The data set `name` (one of `names()`, or a path that ends in .npz), divided and on `device`.
 
-    root: the folder with the user's own copies of `mnist` and `fashion-mnist`, else $DUALPROP_DATA; raw or .gz files,
-        in a folder of the data set's name, in torchvision's, or in the root itself. What is not there comes from the
+    root: the folder with the user's own copies, else $DUALPROP_DATA; raw or .gz files, for CIFAR also the .tar.gz, in a
+        folder of the data set's name, in torchvision's, or in the root itself. What is not there comes from the
         cache, or is downloaded into it.
     validation_fraction: in (0, 1), of the training set, drawn at random with `seed`. The test set is the canonical one
-        (mnist, fashion-mnist), or fixed whatever the seed: a stratified fifth of digits, a sixth of a .npz without one.
-    mirror: the URL that replaces the default one, else $DUALPROP_MIRROR; it holds NAME/FILE.gz, or FILE.gz.
+        where there is one, else fixed whatever the seed: a stratified fifth of digits, a sixth of a .npz without one.
+    mirror: the URL that replaces the default one, else $DUALPROP_MIRROR; it holds NAME/FILE.gz, or FILE.gz (for CIFAR
+        the .tar.gz).
 
-    Normalisation: the field's constants for mnist and fashion-mnist; for a .npz the statistics of the training part,
+    Normalisation: the field's constants, for each channel; for a .npz the statistics of the training part,
     validation excluded. Raises DataError for a data set that is unknown, missing, damaged or malformed, SettingError
     for the other arguments.
     """
@@ -59,7 +60,7 @@ def load(
     elif name == "digits":
         arrays = _digits()
     elif name in sources.SOURCES:
-        arrays = _idx(name, None if root is None else Path(root).expanduser(), mirror)
+        arrays = _canonical(name, None if root is None else Path(root).expanduser(), mirror)
     else:
         known = ["digits", *sources.SOURCES]
         hint = closest(name.lower().replace("_", "-"), known)
@@ -76,16 +77,11 @@ def _digits() -> Arrays:
     digits = load_digits()
     x, y = digits.images.astype(np.uint8)[:, None], digits.target  # whole numbers from 0 to 16
     train, test = draw_stratified(y, DIGITS_TEST_FRACTION, DIGITS_TEST_SEED)
-    return Arrays(x[train], y[train], x[test], y[test], mean=16 * DIGITS_MEAN, std=16 * DIGITS_STD)
+    return Arrays(x[train], y[train], x[test], y[test], mean=(16 * DIGITS_MEAN,), std=(16 * DIGITS_STD,))
 
 
-def _idx(name: str, root: Path | None, mirror: str | None) -> Arrays:
-    contents = sources.contents(name, root=root, mirror=mirror)
-    shown = [f"{name}'s {file}" for file in sources.FILES]
-    x_train, y_train = idx.pair(contents[0], contents[1], (shown[0], shown[1]))
-    x_test, y_test = idx.pair(contents[2], contents[3], (shown[2], shown[3]))
-    if x_test.shape[1:] != x_train.shape[1:]:
-        sizes = f"images of {x_test.shape[2:]} pixels, {shown[0]} of {x_train.shape[2:]}"
-        raise DataError(f"{shown[2]} holds {sizes}; replace the wrong one.")
+def _canonical(name: str, root: Path | None, mirror: str | None) -> Arrays:
     source = sources.SOURCES[name]
-    return Arrays(x_train, y_train, x_test, y_test, mean=255 * source.mean, std=255 * source.std)
+    parts = source.parse(name, sources.contents(name, root=root, mirror=mirror))
+    mean, std = (tuple(255 * value for value in constants) for constants in (source.mean, source.std))
+    return Arrays(*parts, mean=mean, std=std)

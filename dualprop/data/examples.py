@@ -10,6 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from dualprop.data.augmentation import Augmentation, Draws
 from dualprop.errors import SettingError
 
 
@@ -33,19 +34,31 @@ class Examples:
         """The same examples on `device`."""
         return Examples(self.x.to(device), self.y.to(device), self.mean.to(device), self.std.to(device))
 
-    def batch(self, indices: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    def batch(
+        self,
+        indices: Tensor,
+        dtype: torch.dtype = torch.float32,
+        *,
+        draws: Draws | None = None,
+        channels_last: bool = False,
+    ) -> tuple[Tensor, Tensor]:
         """(x - mean) / std of the examples at `indices` (B,) int64, as `dtype`, and their labels (B,) int64.
 
+        draws: the crops and flips of these examples, on their device. channels_last: the memory format of x.
         The arithmetic is float32 (float64 where `dtype` is): half precision is rounded to once, at the end.
         """
         indices = indices.to(self.x.device)
         x, y = self.x.index_select(0, indices), self.y.index_select(0, indices)
+        x = self._normalised(x if draws is None else draws.apply(x), dtype)
+        return x.contiguous(memory_format=torch.channels_last) if channels_last else x, y
+
+    def _normalised(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         if x.dtype == torch.uint8 and dtype != torch.float64:
             scale, shift = self._scale_and_shift
-            return torch.addcmul(shift, x.to(torch.float32), scale).to(dtype), y
+            return torch.addcmul(shift, x.to(torch.float32), scale).to(dtype)
         # Subtract first: x·(1/std) - mean/std would cancel where a feature's mean is far larger than its std.
         wide = torch.float64 if dtype == torch.float64 else torch.float32
-        return ((x.to(wide) - self.mean.to(wide)) / self.std.to(wide)).to(dtype), y
+        return ((x.to(wide) - self.mean.to(wide)) / self.std.to(wide)).to(dtype)
 
     @cached_property
     def _scale_and_shift(self) -> tuple[Tensor, Tensor]:
@@ -61,13 +74,16 @@ def batches(
     generator: torch.Generator | None = None,
     start: int = 0,
     drop_last: bool = False,
+    augmentation: Augmentation | None = None,
+    channels_last: bool = False,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """One epoch of normalised batches (x: (B, *shape) of `dtype`, y: (B,) int64), from batch number `start` on.
 
-    With a `generator` (on the CPU) the order is one permutation, drawn when this function is called; so a run resumes
-    in mid-epoch from the generator's state at the epoch's start and the number of batches done. Without one the order
-    is that of the examples. The last batch is smaller where `batch_size` does not divide N, or left out with
-    `drop_last`. Raises SettingError.
+    With a `generator` (on the CPU) the order is one permutation, drawn when this function is called, and after it every
+    crop and flip of `augmentation`, which needs one; so a run resumes in mid-epoch from the generator's state at the
+    epoch's start and the number of batches done. Without one the order is that of the examples. The last batch is
+    smaller where `batch_size` does not divide N, or left out with `drop_last`. channels_last: the memory format of
+    images. Raises SettingError.
     """
     if batch_size < 1:
         raise SettingError(f"batch_size must be at least 1, got {batch_size}.")
@@ -80,7 +96,19 @@ def batches(
         raise SettingError(f"dtype must be a floating-point type, got {dtype}.")
     if generator is not None and generator.device.type != "cpu":
         raise SettingError(f"generator must be on the CPU, where every run draws its order, not {generator.device}.")
+    augmentation = augmentation or Augmentation()
+    augmentation.check(tuple(examples.x.shape[1:]))
+    if augmentation.is_on and generator is None:
+        raise SettingError("augmentation needs a generator to draw from; leave it out where nothing is random.")
+    if channels_last and examples.x.ndim != 4:
+        raise SettingError("channels_last is a memory format of images, and these examples are vectors; leave it out.")
     # The order is drawn on the CPU and moved once: the same seed gives the same batches on every device.
     order = torch.arange(len(examples)) if generator is None else torch.randperm(len(examples), generator=generator)
-    parts = order.to(examples.x.device).split(batch_size)[start:num_batches]
-    return (examples.batch(indices, dtype) for indices in parts)
+    draws = None if generator is None else augmentation.draw(len(examples), generator)
+    device = examples.x.device
+    parts = order.to(device).split(batch_size)[start:num_batches]
+    drawn = [None] * len(parts) if draws is None else draws.to(device).split(batch_size)[start:num_batches]
+    return (
+        examples.batch(indices, dtype, draws=moves, channels_last=channels_last)
+        for indices, moves in zip(parts, drawn, strict=True)
+    )

@@ -34,3 +34,14 @@ def pair(images: bytes, labels: bytes, where: tuple[str, str]) -> tuple[np.ndarr
     if len(x) != len(y):
         raise DataError(f"{where[0]} holds {len(x)} images but {where[1]} {len(y)} labels; replace the wrong one.")
     return x[:, None], y
+
+
+def parts(name: str, contents: dict[str, bytes]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """x_train, y_train, x_test, y_test of data set `name` in MNIST's four files, whose names DataErrors give."""
+    train_images, train_labels, test_images, test_labels = ((content, f"{name}'s {file}") for file, content in contents.items())
+    x_train, y_train = pair(train_images[0], train_labels[0], (train_images[1], train_labels[1]))
+    x_test, y_test = pair(test_images[0], test_labels[0], (test_images[1], test_labels[1]))
+    if x_test.shape[1:] != x_train.shape[1:]:
+        sizes = f"images of {x_test.shape[2:]} pixels, {train_images[1]} of {x_train.shape[2:]}"
+        raise DataError(f"{test_images[1]} holds {sizes}; replace the wrong one.")
+    return x_train, y_train, x_test, y_test

@@ -6,60 +6,17 @@ that neither an interruption nor a wrong mirror leaves a damaged file behind."""
 
 import gzip
 import hashlib
+import io
 import os
+import tarfile
 import tempfile
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 
+from dualprop.data.catalogue import SOURCES
 from dualprop.errors import DataError
 
-FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
-
-
-@dataclass(frozen=True)
-class Source:
-    """A data set of four IDX files. mean, std: of the training pixels over 255, in the field's rounding."""
-
-    description: str
-    folders: tuple[str, ...]
-    """Below the data folder, in the order of search."""
-    mirror: str
-    mean: float
-    std: float
-    sha256: tuple[str, str, str, str]
-    """Of the uncompressed files, in the order of FILES."""
-
-
-SOURCES = {
-    "mnist": Source(
-        description="handwritten digits, 28×28 grey, 60 000 + 10 000, 10 classes",
-        folders=("mnist", "MNIST/raw", "."),
-        mirror="https://ossci-datasets.s3.amazonaws.com/mnist",
-        mean=0.1307,
-        std=0.3081,
-        sha256=(
-            "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-            "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-            "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-            "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
-        ),
-    ),
-    "fashion-mnist": Source(
-        description="Zalando's articles, 28×28 grey, 60 000 + 10 000, 10 classes",
-        folders=("fashion-mnist", "FashionMNIST/raw", "."),
-        # Plain HTTP, as S3 website endpoints have no other; the checksum vouches for what comes.
-        mirror="http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",
-        mean=0.2860,
-        std=0.3530,
-        sha256=(
-            "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
-            "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
-            "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
-            "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
-        ),
-    ),
-}
+REPLACE = "Replace it, or move it away to have it downloaded."
 
 
 def cache_folder() -> Path:
@@ -69,12 +26,45 @@ def cache_folder() -> Path:
     return Path(pooch.os_cache("dualprop"))
 
 
-def contents(name: str, *, root: Path | None, mirror: str | None) -> list[bytes]:
-    """The uncompressed, verified contents of the FILES of data set `name`. `root` and `mirror` as in `load`."""
+def contents(name: str, *, root: Path | None, mirror: str | None) -> dict[str, bytes]:
+    """The uncompressed, verified contents of the files of data set `name`, by their names. `root`, `mirror` as in `load`."""
     root = root or _folder_from_environment()
     if root is not None and not os.path.isdir(root):
         raise DataError(f"the data folder {root} does not exist. Correct --data or $DUALPROP_DATA, or unset both.")
-    return [_content(name, file, root, mirror) for file in FILES]
+    source, unpacked = SOURCES[name], {}
+    for file in source.sha256:
+        if source.archive is None:
+            unpacked[file] = _content(name, file, root, mirror)
+        elif root is not None and (path := find(root, source.folders, file)):
+            unpacked[file] = verified(path, name, file, str(path), REPLACE)
+    if source.archive is not None and len(unpacked) < len(source.sha256):
+        # Not some from here and some from there: whoever has an incomplete folder should hear of it.
+        if unpacked:
+            missing = ", ".join(file for file in source.sha256 if file not in unpacked)
+            raise DataError(f"{name} in {root} is incomplete: it lacks {missing}. Unpack {source.archive[0]} there again.")
+        unpacked = members(name, _content(name, source.archive[0], root, mirror))
+    return unpacked
+
+
+def members(name: str, archive: bytes) -> dict[str, bytes]:
+    """The verified files of data set `name` from its .tar.gz, read in memory: nothing that it holds is written anywhere."""
+    source, found = SOURCES[name], {}
+    shown = f"{name}'s archive"
+    try:
+        with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as tar:
+            for member in tar:
+                folder, _, file = member.name.rpartition("/")
+                # Regular files alone: a link would name a file of the machine's.
+                if file in source.sha256 and folder in source.folders and member.isreg():
+                    opened = tar.extractfile(member)
+                    found[file] = b"" if opened is None else opened.read()
+    except (tarfile.TarError, EOFError, OSError, zlib.error):
+        raise DataError(f"{shown} is a truncated or damaged .tar.gz. {REPLACE}") from None
+    for file in source.sha256:
+        if file not in found:
+            raise DataError(f"{shown} lacks {file}. {REPLACE}")
+        check(found[file], name, file, f"{file} in {shown}", REPLACE)
+    return found
 
 
 def _folder_from_environment() -> Path | None:
@@ -84,7 +74,7 @@ def _folder_from_environment() -> Path | None:
 
 def _content(name: str, file: str, root: Path | None, mirror: str | None) -> bytes:
     if root is not None and (path := find(root, SOURCES[name].folders, file)):
-        return verified(path, name, file, str(path), "Replace it, or move it away to have it downloaded.")
+        return verified(path, name, file, str(path), REPLACE)
     folder = cache_folder() / name
     if path := find(folder, (".",), file):
         try:
@@ -101,34 +91,53 @@ def find(root: Path, folders: tuple[str, ...], file: str) -> Path | None:
 
 
 def verified(path: Path, name: str, file: str, shown: str, remedy: str) -> bytes:
-    """The uncompressed content of `path`, proved by SHA-256 to be `file` of data set `name`.
+    """The content of `path`, uncompressed unless it is an archive, proved by SHA-256 to be `file` of data set `name`.
 
     DataErrors call it `shown` and end in `remedy`.
     """
     try:
         content = path.read_bytes()
         # By content, not by suffix: some servers' transport encoding undoes the compression on the way.
-        if content.startswith(b"\x1f\x8b"):
+        if content.startswith(b"\x1f\x8b") and not _is_archive(name, file):
             content = gzip.decompress(content)
     except (EOFError, gzip.BadGzipFile, zlib.error):
         raise DataError(f"{shown} is a truncated or damaged gzip file. {remedy}".rstrip()) from None
     except OSError as error:
         raise DataError(f"{shown} can't be read ({error.strerror or error}). {remedy}".rstrip()) from None
-    digest = hashlib.sha256(content).hexdigest()
-    expected = SOURCES[name].sha256[FILES.index(file)]
-    if digest != expected:
-        known = {d: f"{other}'s {f}" for other in SOURCES for d, f in zip(SOURCES[other].sha256, FILES, strict=True)}
-        found = f"it is {known[digest]}" if digest in known else f"its SHA-256 is {digest[:12]}…, not {expected[:12]}…"
-        raise DataError(f"{shown} is not {name}'s {file}: {found}. {remedy}".rstrip())
+    check(content, name, file, shown, remedy)
     return content
 
 
+def check(content: bytes, name: str, file: str, shown: str, remedy: str) -> None:
+    """Raise DataError unless `content` is what the table has as `file` of data set `name`."""
+    digest, digests = hashlib.sha256(content).hexdigest(), _digests(name)
+    if digest != digests[file]:
+        known = {d: f"{other}'s {f}" for other in SOURCES for f, d in _digests(other).items()}
+        wanted = digests[file][:12]
+        found = f"it is {known[digest]}" if digest in known else f"its SHA-256 is {digest[:12]}…, not {wanted}…"
+        raise DataError(f"{shown} is not {name}'s {file}: {found}. {remedy}".rstrip())
+
+
+def _digests(name: str) -> dict[str, str]:
+    """Of all that can be found or downloaded of a data set: its files, and the archive of them."""
+    source = SOURCES[name]
+    return source.sha256 | dict([source.archive] if source.archive else [])
+
+
+def _is_archive(name: str, file: str) -> bool:
+    return file not in SOURCES[name].sha256
+
+
 def download(name: str, file: str, folder: Path, root: Path | None, mirror: str | None) -> bytes:
-    """The verified content of `file`, fetched into `folder`/`file`.gz. DataErrors say where to put the file by hand."""
+    """The verified content of `file`, fetched into `folder` as FILE.gz, or as it is named where it is an archive.
+
+    DataErrors say where to put the file by hand.
+    """
+    offered = file if _is_archive(name, file) else f"{file}.gz"
     mirror = mirror or os.environ.get("DUALPROP_MIRROR") or None
-    # Both data sets use the same file names, so a mirror of several keeps them in folders; a mirror of one need not.
+    # MNIST and Fashion-MNIST use the same file names, so a mirror of several keeps them in folders; a mirror of one need not.
     bases = [f"{mirror.rstrip('/')}/{name}", mirror.rstrip("/")] if mirror else [SOURCES[name].mirror]
-    by_hand = f"Put {file}.gz into {root / name if root else folder} by hand, or set $DUALPROP_MIRROR to another URL."
+    by_hand = f"Put {offered} into {root / name if root else folder} by hand, or set $DUALPROP_MIRROR to another URL."
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{file}.", suffix=".part")
@@ -138,11 +147,11 @@ def download(name: str, file: str, folder: Path, root: Path | None, mirror: str 
     part = Path(temporary)
     try:
         for base in bases:
-            url = f"{base}/{file}.gz"
+            url = f"{base}/{offered}"
             reason = _fetch(url, part)
             if reason is None:
                 content = verified(part, name, file, f"what {url} sent", f"It was deleted. {by_hand}")
-                part.replace(folder / f"{file}.gz")
+                part.replace(folder / offered)
                 return content
             if reason not in ("HTTP 403", "HTTP 404"):  # S3 answers 403 for what it does not have
                 break

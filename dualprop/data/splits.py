@@ -31,15 +31,15 @@ class Splits:
 class Arrays:
     """What a source holds: x (N, C, H, W) or (N, D), uint8 or float32, finite; y (N,) of any integer type.
 
-    mean, std: in the units of x, or None where they are to be taken from the training part.
+    mean, std: in the units of x, one number or one a channel; None where they are to be taken from the training part.
     """
 
     x_train: np.ndarray
     y_train: np.ndarray
     x_test: np.ndarray
     y_test: np.ndarray
-    mean: float | None = None
-    std: float | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
 
 
 def draw(num_examples: int, fraction: float, seed: int, where: str) -> tuple[np.ndarray, np.ndarray]:
@@ -109,6 +109,11 @@ def statistics(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean.astype(np.float32), np.where(std == 0, np.float32(1), std)
 
 
+def constants(values: tuple[float, ...], num_channels: int) -> np.ndarray:
+    """`values`, one or one a channel, as float32 (C, 1, 1)."""
+    return np.broadcast_to(np.array(values, np.float32)[:, None, None], (num_channels, 1, 1)).copy()
+
+
 def divide(arrays: Arrays, *, name: str, validation_fraction: float, seed: int, device: torch.device | str) -> Splits:
     """Splits on `device`, a seeded `validation_fraction` in (0, 1) of the training set set aside for validation."""
     num_classes = count_classes(arrays.y_train, arrays.y_test, name)
@@ -117,12 +122,11 @@ def divide(arrays: Arrays, *, name: str, validation_fraction: float, seed: int, 
     if arrays.mean is None or arrays.std is None:
         mean, std = statistics(x_train)
     else:
-        shape = (x_train.shape[1], 1, 1) if x_train.ndim == 4 else ()
-        mean, std = np.full(shape, arrays.mean, np.float32), np.full(shape, arrays.std, np.float32)
+        mean, std = (constants(values, x_train.shape[1]) for values in (arrays.mean, arrays.std))
 
     def examples(x: np.ndarray, y: np.ndarray) -> Examples:
-        constants = torch.from_numpy(mean), torch.from_numpy(std)
-        return Examples(torch.from_numpy(x), torch.from_numpy(y.astype(np.int64)), *constants).to(device)
+        normal = torch.from_numpy(mean), torch.from_numpy(std)
+        return Examples(torch.from_numpy(x), torch.from_numpy(y.astype(np.int64)), *normal).to(device)
 
     return Splits(
         name=name,

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from torch import nn
 
 from dualprop import feedback, rules
+from dualprop.data import Augmentation
 from dualprop.errors import RunError, SettingError
 from dualprop.losses import AbstractLoss
 from dualprop.models import MODELS, Architecture
@@ -73,6 +74,7 @@ class Recipe:
         cites: the table or figure that the recipe reproduces.
         published: pairs of a variant's name and its published test accuracy, such as ("dp", "98.43 ± 0.03").
         dataset: a data set's name, or the path of an .npz file.
+        augmentation: how training images are varied, each time they are shown.
         model: the architecture.
         feedback: the weights that errors come back through: "exact", the forward ones, or those of `dp.feedback`.
         rule: the learning rule and its hyperparameters.
@@ -96,6 +98,7 @@ class Recipe:
     cites: str = ""
     published: tuple[tuple[str, str], ...] = ()
     dataset: str
+    augmentation: Augmentation = Augmentation()
     model: Architecture
     feedback: Literal["exact", "kolen_pollack", "random", "sign_symmetric"] = "exact"
     rule: AbstractRule
@@ -185,6 +188,7 @@ class Recipe:
             fields["rule"] = _instance(rules.from_name(rule.pop("name")), rule)
             fields["model"] = _instance(MODELS[model.pop("name")], model)
             fields["optimizer"] = _instance(Optimizer, optimizer)
+            fields["augmentation"] = _instance(Augmentation, plain.get("augmentation", {}))
             return cls(**fields)
         except (KeyError, TypeError, ValueError) as error:
             raise RunError(f"the recipe does not fit this version of dualprop: {error}") from error

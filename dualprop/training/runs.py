@@ -114,6 +114,7 @@ def check_fit(recipe: Recipe, splits: data.Splits) -> None:
 
     Raises SettingError or UnsupportedModuleError.
     """
+    recipe.augmentation.check(splits.input_shape)
     model = recipe.build(splits.input_shape, splits.num_classes).to(recipe.device, getattr(torch, recipe.dtype))
     x, y = splits.train.batch(torch.arange(min(2, len(splits.train))), getattr(torch, recipe.dtype))
     recipe.rule.gradients(Network.from_module(model), x, y, generator=torch.Generator().manual_seed(0))

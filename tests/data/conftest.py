@@ -1,16 +1,17 @@
 """What the tests of the data package share: a private cache, a loopback mirror, a tiny stand-in for MNIST's files."""
 
-import dataclasses
 import gzip
-import hashlib
 import http.server
-import struct
+import importlib.util
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from canonical import FILES, idx, vouch_for
 
 from dualprop.data import sources
 
@@ -26,6 +27,18 @@ def shared() -> Path:
     return SHARED
 
 
+@pytest.fixture(scope="session")
+def shared_cifar10(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with the real CIFAR-10, unpacked."""
+    if not (SHARED / "cifar10").is_dir():
+        pytest.skip(f"the real CIFAR-10 is not at {SHARED}")
+    if importlib.util.find_spec("PIL") is None:
+        pytest.skip("unpacking the real CIFAR-10 needs pillow, which `make test` installs")
+    folder = tmp_path_factory.mktemp("cifar10")
+    subprocess.run([sys.executable, SHARED / "unpack.py", folder, "cifar10"], check=True, capture_output=True)
+    return folder
+
+
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A private cache; and none of the user's settings, so that no test reads or fills the user's own."""
@@ -38,11 +51,6 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     return folder
 
 
-def idx(array: np.ndarray) -> bytes:
-    """`array` of uint8 in the IDX format."""
-    return bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
-
-
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     """The four files, uncompressed, of a 'mnist' of 30 + 12 examples, 4×4 pixels, 3 classes; the table knows them."""
@@ -53,22 +61,15 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
         random.integers(0, 256, (12, 4, 4), dtype=np.uint8),
         np.arange(12, dtype=np.uint8) % 3,
     )
-    files = {name: idx(array) for name, array in zip(sources.FILES, arrays, strict=True)}
-    vouch_for(files, monkeypatch)
+    files = {name: idx(array) for name, array in zip(FILES, arrays, strict=True)}
+    vouch_for("mnist", files, monkeypatch)
     return files
-
-
-def vouch_for(files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make `files` the true 'mnist' for this test, whatever they hold."""
-    digests = tuple(hashlib.sha256(files[name]).hexdigest() for name in sources.FILES)
-    source = dataclasses.replace(sources.SOURCES["mnist"], sha256=digests, mirror="http://127.0.0.1:1/none")
-    monkeypatch.setitem(sources.SOURCES, "mnist", source)
 
 
 @pytest.fixture
 def vouch(monkeypatch: pytest.MonkeyPatch):
     """vouch(files): make these files the true 'mnist' for this test."""
-    return lambda files: vouch_for(files, monkeypatch)
+    return lambda files: vouch_for("mnist", files, monkeypatch)
 
 
 @pytest.fixture

@@ -97,13 +97,13 @@ def test_an_unknown_name_is_one_line_with_the_nearest_known_one(name, hint):
     """A path without .npz, or a near miss, must say what is known."""
     with pytest.raises(DataError) as raised:
         load(name)
-    assert str(raised.value).startswith(f"unknown data set '{name}'.{hint} Known are digits, mnist, fashion-mnist and")
+    assert str(raised.value).startswith(f"unknown data set '{name}'.{hint} Known are digits, mnist, fashion-mnist, cifar10, ")
     assert "\n" not in str(raised.value)
 
 
 def test_every_name_listed_is_described_in_one_line():
     """`dualprop list datasets` prints these."""
-    assert list(names()) == ["digits", "mnist", "fashion-mnist", "PATH.npz"]
+    assert list(names()) == ["digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "PATH.npz"]
     assert all(text and "\n" not in text for text in names().values())
 
 

@@ -5,11 +5,12 @@ import gzip
 from pathlib import Path
 
 import pytest
+from canonical import FILES
 
 from dualprop.data import load, sources
 from dualprop.errors import DataError
 
-IMAGES = sources.FILES[0]
+IMAGES = FILES[0]
 
 
 def files_below(folder: Path) -> set[str]:
@@ -56,7 +57,7 @@ def test_what_is_missing_is_downloaded_into_the_cache_once(tiny, mirror, cache, 
     mirror.serve(tiny, folder)
     first = load("mnist", root=tmp_path, mirror=mirror.url)
     assert files_below(tmp_path) == set()
-    assert files_below(cache) == {f"mnist/{name}.gz" for name in sources.FILES}
+    assert files_below(cache) == {f"mnist/{name}.gz" for name in FILES}
     asked = len(mirror.requests)
     second = load("mnist", root=tmp_path, mirror=mirror.url)
     assert len(mirror.requests) == asked
@@ -65,10 +66,10 @@ def test_what_is_missing_is_downloaded_into_the_cache_once(tiny, mirror, cache, 
 
 def test_only_the_files_that_the_root_lacks_are_downloaded(tiny, lay_out, mirror, tmp_path):
     """One missing label file must not fetch ten megabytes of images again."""
-    lay_out({name: content for name, content in tiny.items() if name != sources.FILES[3]}, tmp_path)
+    lay_out({name: content for name, content in tiny.items() if name != FILES[3]}, tmp_path)
     mirror.serve(tiny)
     load("mnist", root=tmp_path, mirror=mirror.url + "/")
-    assert mirror.requests == [f"/mnist/{sources.FILES[3]}.gz", f"/{sources.FILES[3]}.gz"]
+    assert mirror.requests == [f"/mnist/{FILES[3]}.gz", f"/{FILES[3]}.gz"]
 
 
 def test_the_environment_names_the_mirror_and_the_argument_outranks_it(tiny, mirror, cache, monkeypatch):
@@ -89,7 +90,7 @@ def test_without_a_mirror_the_table_decides(tiny, mirror, monkeypatch):
     source = dataclasses.replace(sources.SOURCES["mnist"], mirror=f"{mirror.url}/canonical")
     monkeypatch.setitem(sources.SOURCES, "mnist", source)
     load("mnist")
-    assert mirror.requests == [f"/canonical/{name}.gz" for name in sources.FILES]
+    assert mirror.requests == [f"/canonical/{name}.gz" for name in FILES]
 
 
 @pytest.mark.parametrize("status", [403, 404, 500])

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from canonical import FILES
 
 from dualprop.data import load
 from dualprop.data.idx import pair, parse
-from dualprop.data.sources import FILES
 from dualprop.errors import DataError
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from dualprop import recipes
+from dualprop.data import Augmentation
 from dualprop.errors import RunError, SettingError
 from dualprop.losses import CrossEntropy, SquaredError
 from dualprop.models import MLP, ConvNet
@@ -61,6 +62,7 @@ def test_every_model_and_optimizer_comes_back_from_json_as_the_same(recipe):
         model=ConvNet(channels=(3, 5), activation="tanh", pool="stride"),
         optimizer=Optimizer(name="sgd", nesterov=True, warmup_epochs=0.5, warmup_from=1e-4, cosine=True),
         seed_list=(4, 2),
+        augmentation=Augmentation(pad=4, flip=True),
         dtype="float64",
     )
     assert there_and_back(made) == made
@@ -71,6 +73,7 @@ CHANGES = {
     "cites": "a table",
     "published": (("dp", "98.43 ± 0.03"),),
     "dataset": "mnist",
+    "augmentation": Augmentation(flip=True),
     "model": MLP(widths=(9,)),
     "feedback": "random",
     "rule": DualPropagation(),
@@ -120,6 +123,13 @@ def test_the_digest_changes_with_every_field(recipe):
     assert CHANGES.keys() == {f.name for f in dataclasses.fields(Recipe)}
     digests = {recipe().digest(), *(recipe(**{name: value}).digest() for name, value in CHANGES.items())}
     assert len(digests) == 1 + len(CHANGES)
+
+
+def test_a_recipe_written_before_there_was_augmentation_has_none(recipe):
+    """Published runs are read again by `report`."""
+    plain = recipe().to_plain()
+    del plain["augmentation"]
+    assert Recipe.from_plain(plain) == recipe()
 
 
 def test_the_digest_changes_with_every_setting_of_the_rule(recipe):

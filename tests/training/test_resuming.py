@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from killing import kill
 
+from dualprop.data import Augmentation
 from dualprop.models import MLP
 from dualprop.rules import Backprop, DualPropagation
 
@@ -19,6 +20,11 @@ CASES = {
     "dual propagation from previous states in random order, sgd": {
         "rule": RANDOM_ORDER,
         "optimizer": {"name": "sgd", "learning_rate": 0.05, "cosine": True},
+    },
+    "dual propagation on images cropped and flipped": {
+        "rule": DualPropagation(),
+        "augmentation": Augmentation(pad=2, flip=True),
+        "optimizer": {"name": "sgd", "learning_rate": 0.05},
     },
 }
 
