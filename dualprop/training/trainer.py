@@ -121,8 +121,9 @@ class _SeedRun:
         started, first_step = time.perf_counter(), progress.step
         outcome: Outcome | None = None
         epoch_batches = batches(
-            self.splits.train, recipe.batch_size, dtype=self.dtype, generator=self.order, start=progress.step, drop_last=True
-        )
+            self.splits.train, recipe.batch_size, dtype=self.dtype, generator=self.order, start=progress.step, drop_last=True,
+            augmentation=recipe.augmentation,
+        )  # fmt: skip
         for x, y in epoch_batches:
             outcome = self._step(x, y)
             if progress.stopped:
@@ -226,7 +227,8 @@ class _SeedRun:
         saved = checkpoint.read(self.last, self.belongs_to)
         checkpoint.restore_model(self.model, saved, self.last)
         checkpoint.restore_optimizer(self.optimizer, saved)
-        rule_state = {name: tensor.to(self.recipe.device) for name, tensor in saved.under("rule").items()}
+        # Copied: products round by where their operands lie in memory, and those of a file lie anywhere.
+        rule_state = {name: tensor.to(self.recipe.device, copy=True) for name, tensor in saved.under("rule").items()}
         self.rule_state = self.recipe.rule.unpack_state(rule_state)
         self.order_at_epoch = saved.tensors["order"]
         self.inference.set_state(saved.tensors["inference"])
