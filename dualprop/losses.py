@@ -1,6 +1,7 @@
 """Losses on the network's output: value, gradient, and the exact (proximal) nudge.
 
-N batch, K classes or output units. Everything is per example, never averaged: β is a per-example quantity, and the mean
+N batch, K classes or output units. Half-precision outputs
+are taken in float32. Everything is per example, never averaged: β is a per-example quantity, and the mean
 over the batch is taken once, by the rule. The nudge of an output compartment with drive a is
 
     nudge(a, y, c) = argmin_s G(s) - s·a + c ℓ(s, y)
@@ -54,12 +55,15 @@ class SquaredError(AbstractLoss):
     concave_limit = 1.0
 
     def value(self, s: Tensor, y: Tensor) -> Tensor:
+        s = wide(s)
         return (s - targets(y, s)).square().flatten(1).sum(1) / 2
 
     def gradient(self, s: Tensor, y: Tensor) -> Tensor:
+        s = wide(s)
         return s - targets(y, s)
 
     def nudge(self, neuron: AbstractNeuron, a: Tensor, y: Tensor, c: float) -> Tensor:
+        a = wide(a)
         return neuron.prox(a + c * targets(y, a), c)
 
 
@@ -71,9 +75,11 @@ class CrossEntropy(AbstractLoss):
     concave_limit = 2.0
 
     def value(self, s: Tensor, y: Tensor) -> Tensor:
-        return torch.nn.functional.cross_entropy(s, y, reduction="none")
+        s = wide(s)
+        return torch.nn.functional.cross_entropy(s, y.to(s.dtype) if y.dtype.is_floating_point else y, reduction="none")
 
     def gradient(self, s: Tensor, y: Tensor) -> Tensor:
+        s = wide(s)
         target = targets(y, s)
         p = s.softmax(1)
         return p * target.sum(1, keepdim=True) - target if y.dtype.is_floating_point else p - target
@@ -92,6 +98,7 @@ class CrossEntropy(AbstractLoss):
                 f"an exact cross-entropy nudge acts on logits, but the output neuron is {type(neuron).__name__}. "
                 "Remove the model's last activation, or use output_nudge='linearized'."
             )
+        a = wide(a)
         return _nudge_logits(a, targets(y, a), c)
 
 
@@ -103,11 +110,13 @@ class LogLoss(AbstractLoss):
     concave_limit = 0.0
 
     def value(self, s: Tensor, y: Tensor) -> Tensor:
+        s = wide(s)
         # log tiny at s = 0, where autograd still finds -y/tiny as `gradient` does: clamping alone would make it 0.
         probability = s + (s.clamp_min(torch.finfo(s.dtype).tiny) - s).detach()
         return -(targets(y, s) * probability.log()).sum(1)
 
     def gradient(self, s: Tensor, y: Tensor) -> Tensor:
+        s = wide(s)
         return -targets(y, s) / s.clamp_min(torch.finfo(s.dtype).tiny)
 
     def check_output(self, neuron: AbstractNeuron) -> None:
@@ -122,7 +131,13 @@ class LogLoss(AbstractLoss):
         assert isinstance(neuron, Softmax)
         if c < 0:
             raise SettingError(f"an exact log_loss nudge has no argmin uphill (c = {c:g} < 0). Use output_nudge='linearized'.")
+        a = wide(a)
         return neuron.f(a) if c == 0 else neuron.nudged(a, c * targets(y, a))
+
+
+def wide(s: Tensor) -> Tensor:
+    """s in float32 where it is of half precision: a loss and its nudge are worth the few units that they act on."""
+    return s.float() if s.dtype in (torch.float16, torch.bfloat16) else s
 
 
 def targets(y: Tensor, like: Tensor) -> Tensor:

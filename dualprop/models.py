@@ -40,6 +40,8 @@ class MLP:
         if self.init not in ("uniform", "normal"):
             raise SettingError(f"init must be 'uniform' or 'normal', got {self.init!r}.")
 
+    is_convolutional = False
+
     @property
     def depth(self) -> int:
         """L, the number of layers of neurons."""
@@ -79,6 +81,8 @@ class ConvNet:
         neurons.from_name(self.activation)
         if self.pool not in ("before", "after", "stride"):
             raise SettingError(f"pool must be 'before', 'after' or 'stride', got {self.pool!r}.")
+
+    is_convolutional = True
 
     @property
     def depth(self) -> int:
@@ -145,6 +149,8 @@ class VGG:
             raise SettingError(f"init must be 'he', 'uniform' or 'uniform_fan_out', got {self.init!r}.")
         if not 0 < self.output_gain < inf:
             raise SettingError(f"output_gain must be positive and finite, got {self.output_gain:g}.")
+
+    is_convolutional = True
 
     @property
     def depth(self) -> int:

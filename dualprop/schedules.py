@@ -29,7 +29,9 @@ class Step:
 
 
 class AbstractSchedule(ABC):
-    """Passes over the layers of a network."""
+    """Passes over the layers of a network. `is_random` says that they are drawn."""
+
+    is_random: bool
 
     @abstractmethod
     def passes(self, depth: int, generator: torch.Generator | None = None) -> Iterator[list[Step]]:
@@ -39,6 +41,15 @@ class AbstractSchedule(ABC):
         """The steps of all passes, in order."""
         for steps_of_pass in self.passes(depth, generator):
             yield from steps_of_pass
+
+    def brings_down(self, depth: int) -> bool:
+        """Whether an error at the output surely reaches layer 1: the steps update L, later L-1, … later 1. Not where drawn."""
+        if self.is_random:
+            return False
+        awaited = depth
+        for step in self.steps(depth):
+            awaited -= awaited in step.layers
+        return awaited == 0
 
 
 @dataclass(frozen=True)
@@ -64,7 +75,7 @@ class Schedule(AbstractSchedule):
             yield _PLANS[self.name](depth, number)
 
     @property
-    def is_random(self) -> bool:
+    def is_random(self) -> bool:  # type: ignore[override]
         return self.name == "random_order"
 
     def __str__(self) -> str:
@@ -76,7 +87,10 @@ class ExplicitOrder(AbstractSchedule):
     """Layer numbers, or groups of them, in the order given."""
 
     groups: tuple[tuple[int, ...], ...]
-    is_random = False
+
+    @property
+    def is_random(self) -> bool:  # type: ignore[override]
+        return False
 
     def __post_init__(self) -> None:
         for group in self.groups:

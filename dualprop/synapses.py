@@ -77,13 +77,12 @@ class TapedStretch:
             return Record(record.input, _output(record) - _output(self.run(torch.zeros_like(s))).detach())
 
     def pull(self, record: Record, signal: Tensor) -> Tensor:
-        assert record.output is not None
-        return torch.autograd.grad(record.output, record.input, signal, retain_graph=True)[0]
+        output = _output(record)
+        return torch.autograd.grad(output, record.input, signal.to(output.dtype), retain_graph=True)[0]
 
     def gradient(self, record: Record, signal: Tensor, scale: float) -> dict[str, Tensor]:
-        assert record.output is not None
-        parameters = self.parameters
-        found = torch.autograd.grad(record.output, list(parameters.values()), signal * scale, retain_graph=True)
+        parameters, output = self.parameters, _output(record)
+        found = torch.autograd.grad(output, list(parameters.values()), (signal * scale).to(output.dtype), retain_graph=True)
         return dict(zip(parameters, found, strict=True))
 
 
@@ -116,8 +115,9 @@ class LinearStretch:
         weight, bias = _learning(self.module)
         # The scale rides on the matrix product for free; beta=0 makes the first argument a placeholder.
         of_weight = torch.addmm(signal.new_zeros(1), signal.T, s, beta=0, alpha=scale) if weight else None
-        of_bias = signal.sum(0).mul_(scale) if bias else None
-        return _by_name(self.parameters, of_weight, of_bias)
+        of_bias = signal.sum(0, dtype=self.module.weight.dtype).mul_(scale) if bias else None
+        # Under autocast the product is of half precision, as in back-propagation; what the optimizer reads is not.
+        return _by_name(self.parameters, None if of_weight is None else of_weight.to(self.module.weight.dtype), of_bias)
 
 
 class ConvolutionStretch:
@@ -145,14 +145,16 @@ class ConvolutionStretch:
 
     def gradient(self, record: Record, signal: Tensor, scale: float) -> dict[str, Tensor]:
         mask = [False, *_learning(self.module)]
-        found = [None if g is None else g.mul_(scale) for g in self._backward(record, signal, self.module.weight, mask)[1:]]
-        return _by_name(self.parameters, *found)
+        dtype = self.module.weight.dtype
+        found = self._backward(record, signal, self.module.weight, mask)[1:]
+        return _by_name(self.parameters, *(None if g is None else g.to(dtype).mul_(scale) for g in found))
 
     def _backward(self, record: Record, signal: Tensor, weight: Tensor, mask: list[bool]) -> list[Tensor | None]:
         conv = self.module
         bias_sizes = None if conv.bias is None else [conv.out_channels]
+        signal, s, weight = in_autocast(signal, record.input, weight)
         return torch.ops.aten.convolution_backward(
-            signal, record.input, weight, bias_sizes, conv.stride, self.padding, conv.dilation,
+            signal, s, weight, bias_sizes, conv.stride, self.padding, conv.dilation,
             False, [0] * len(self.padding), conv.groups, mask,
         )  # fmt: skip
 
@@ -282,6 +284,14 @@ def reading(reader: str, state: Tensor) -> Iterator[None]:
             f"{reader} can't read a state of shape {tuple(state.shape)} and {state.dtype}: {str(error).splitlines()[0]}. "
             "Check the shape and dtype of x against the model."
         ) from error
+
+
+def in_autocast(*tensors: Tensor) -> Iterator[Tensor]:
+    """The tensors in autocast's dtype where it is on: PyTorch's own maps do that, its bare backward functions don't."""
+    device = tensors[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return iter(tensors)
+    return (t.to(torch.get_autocast_dtype(device)) for t in tensors)
 
 
 def kind(module: nn.Module) -> type[nn.Module]:

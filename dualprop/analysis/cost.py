@@ -27,7 +27,8 @@ from dualprop.errors import DualpropError
 from dualprop.losses import AbstractLoss
 from dualprop.network import Network
 from dualprop.rules import DualPropagation, Outcome
-from dualprop.training import optimization, runs, step
+from dualprop.training import execution, optimization, runs, step
+from dualprop.training.execution import Execution
 from dualprop.training.recipe import Optimizer, Recipe
 
 PLAIN = "plain PyTorch loop"
@@ -45,13 +46,17 @@ class Timing:
     upper_quartile: float
 
 
-def plain_step(model: nn.Module, loss: AbstractLoss, optimizer: Optimizer, x: Tensor, y: Tensor) -> Callable[[], None]:
+def plain_step(
+    model: nn.Module, loss: AbstractLoss, optimizer: Optimizer, how: Execution, x: Tensor, y: Tensor
+) -> Callable[[], None]:
     """One step as a PyTorch user writes it: zero_grad, loss.backward(), step. A dualized model runs it too."""
     steps = optimization.build(optimizer, model.parameters())
 
     def step() -> None:
         steps.zero_grad()
-        loss.value(model(x), y).mean().backward()
+        with how.computing():
+            value = loss.value(model(x), y).mean()
+        value.backward()
         steps.step()
 
     return step
@@ -60,12 +65,13 @@ def plain_step(model: nn.Module, loss: AbstractLoss, optimizer: Optimizer, x: Te
 def rule_step(model: nn.Module, recipe: Recipe, x: Tensor, y: Tensor) -> Callable[[], list[Outcome]]:
     """One step of the trainer by the recipe's rule, its state carried along where it keeps one."""
     network, optimizer = Network.from_module(model), optimization.build(recipe.optimizer, model.parameters())
-    generator = torch.Generator().manual_seed(0)
+    generator, how = torch.Generator().manual_seed(0), execution.resolve(recipe)
     state: Any = None
 
     def take() -> list[Outcome]:
         nonlocal state
-        outcomes, state = step.take(recipe, network, optimizer, x, y, state, generator)
+        with how.computing():
+            outcomes, state = step.take(recipe, network, optimizer, x, y, state, generator)
         return outcomes
 
     return take
@@ -125,7 +131,7 @@ class Contender:
                 beta=hidden_beta,
                 kernel="compiled" if self.compiled else "auto",
             )
-        return plain_step(model, recipe.rule.loss, recipe.optimizer, x, y)
+        return plain_step(model, recipe.rule.loss, recipe.optimizer, execution.resolve(recipe), x, y)
 
     def counts(self, input_shape: tuple[int, ...], num_classes: int, seed: int = 0) -> dict[str, int]:
         """Drives, feedbacks and gradients of one training step, the second: by then a rule that keeps states has some."""
@@ -138,12 +144,15 @@ class Contender:
     def _problem(self, input_shape: tuple[int, ...], num_classes: int, seed: int) -> tuple[nn.Module, Tensor, Tensor]:
         recipe = self.recipe
         generator = torch.Generator().manual_seed(seed)
-        dtype = getattr(torch, recipe.dtype)
-        x = torch.randn(recipe.batch_size, *input_shape, generator=generator, dtype=dtype).to(recipe.device)
+        how = execution.resolve(recipe)
+        x = torch.randn(recipe.batch_size, *input_shape, generator=generator, dtype=how.parameters)
+        x = x.to(recipe.device, how.inputs)
+        if how.channels_last and x.dim() == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
         y = torch.randint(num_classes, (recipe.batch_size,), generator=generator).to(recipe.device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = recipe.build(input_shape, num_classes).to(device=recipe.device, dtype=dtype)
+            model = how.place(recipe.build(input_shape, num_classes))
         return model, x, y
 
     def to_plain(self) -> dict[str, Any]:

@@ -28,8 +28,9 @@ class CompareOptions:
 
     Attributes:
         rules: names with commas between; by default back-propagation and the recipe's own rule.
-        variants: names with commas between (`dualprop list variants`), "all", or those that the recipe has "published"
-            figures of; in place of rules.
+        variants: names with commas between (`dualprop list variants`), "all", those that the recipe has "published"
+            figures of, or its "grid" of α and β; in place of rules.
+        budget: the recipe's short form: fewer epochs (--budget-epochs), warm-up and cosine compressed with them.
         seeds: how many seeds; by default all of the recipe's.
         out: the new folder; by default one in runs/ named after recipe and time.
         resume: continue this comparison where it stopped; no other option but --data goes with it.
@@ -40,6 +41,7 @@ class CompareOptions:
     recipe: Annotated[Recipe, tyro.conf.arg(name="")] = field(metadata={"flat": True})
     rules: str = ""
     variants: str = ""
+    budget: bool = False
     seeds: int | None = None
     out: Path | None = None
     resume: Path | None = None
@@ -59,6 +61,8 @@ def main(arguments: Sequence[str]) -> None:
     options = args.parse(CompareOptions, CompareOptions(recipe), rest, "compare")
     recipe = args.resolve_dataset(options.recipe)
     recipes = _variants(options, recipe) if options.variants else _rules(options, recipe)
+    if options.budget:
+        recipes = {label: each.compressed() for label, each in recipes.items()}
     if not _is_published(recipe):
         recipes = {label: dataclasses.replace(each, published=()) for label, each in recipes.items()}
     running.start(recipes, recipe.seeds(options.seeds), options.out, options.data, console, costs=options.costs)
@@ -74,7 +78,7 @@ def _is_published(recipe: Recipe) -> bool:
 def _variants(options: CompareOptions, recipe: Recipe) -> dict[str, Recipe]:
     if options.rules:
         raise SettingError("--rules and --variants exclude each other. Give one of them.")
-    return {name: variants.VARIANTS[name].apply(recipe) for name in variants.parse(options.variants, recipe)}
+    return {name: variants.named(name).apply(recipe) for name in variants.parse(options.variants, recipe)}
 
 
 def _rules(options: CompareOptions, recipe: Recipe) -> dict[str, Recipe]:

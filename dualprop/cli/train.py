@@ -24,6 +24,7 @@ class TrainOptions:
         resume: continue this run folder where it stopped; no other option but --data goes with it.
         data: folder of the data sets; by default $DUALPROP_DATA, then the download cache.
         seeds: how many seeds to train in turn; by default all of the recipe's.
+        budget: the recipe's short form: fewer epochs (--budget-epochs), warm-up and cosine compressed with them.
         twin: train the back-propagation twin beside it, from the same seeds.
     """
 
@@ -32,6 +33,7 @@ class TrainOptions:
     resume: Path | None = None
     data: Path | None = None
     seeds: int | None = None
+    budget: bool = False
     twin: bool = False
 
 
@@ -48,6 +50,7 @@ def main(arguments: Sequence[str]) -> None:
     recipe = recipe.with_rule(rule) if rule else recipe
     options = args.parse(TrainOptions, TrainOptions(recipe), rest, "train")
     recipe = args.resolve_dataset(options.recipe)
+    recipe = recipe.compressed() if options.budget else recipe
     names = [recipe.rule_name]
     if options.twin:
         if recipe.rule_name == "backprop":

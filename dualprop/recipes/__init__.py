@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from dualprop.errors import SettingError, closest
+from dualprop.recipes import cifar
 from dualprop.recipes.digits import digits_mlp
 from dualprop.recipes.mnist import mnist_feedback, mnist_mlp, mnist_nudging
 from dualprop.training.recipe import Recipe
@@ -12,6 +13,16 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "mnist-mlp": mnist_mlp,
     "mnist-feedback": mnist_feedback,
     "mnist-nudging": mnist_nudging,
+    "cifar10-cnn": cifar.cifar10_cnn,
+    "cifar10-vgg16": cifar.cifar10_vgg16,
+    "cifar10-vgg16-kp": cifar.cifar10_vgg16_kp,
+    "cifar10-vgg16-transposed": cifar.cifar10_vgg16_transposed,
+    "cifar100-vgg16": cifar.cifar100_vgg16,
+    "cifar100-vgg16-kp": cifar.cifar100_vgg16_kp,
+    "cifar100-vgg16-transposed": cifar.cifar100_vgg16_transposed,
+    "imagenet32-vgg16": cifar.imagenet32_vgg16,
+    "imagenet32-vgg16-kp": cifar.imagenet32_vgg16_kp,
+    "imagenet32-vgg16-transposed": cifar.imagenet32_vgg16_transposed,
 }
 
 

@@ -7,6 +7,7 @@ al. (2023), §4 and the MNIST table; their code's slips are not copied (its para
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -33,8 +34,10 @@ def _by(rule: AbstractRule, recipe: Recipe, **changes: Any) -> Recipe:
 def _dp(recipe: Recipe, **settings: Any) -> DualPropagation:
     """Dual propagation with the recipe's own settings where it has any, one downward sweep, and these changes."""
     own = recipe.rule if isinstance(recipe.rule, DualPropagation) else DualPropagation(loss=recipe.rule.loss)
+    # One downward sweep is what the fused engine makes, another order is not.
+    engine = "auto" if {"schedule", "start", "damping"} & set(settings) else own.engine
     plain: dict[str, Any] = {"coupling": "original", "schedule": schedules.alternating_sweeps(1), "start": "forward",
-                             "engine": "explicit", "damping": None, "tolerance": None}  # fmt: skip
+                             "engine": engine, "damping": None, "tolerance": None}  # fmt: skip
     return dataclasses.replace(own, **{**plain, **settings})
 
 
@@ -110,10 +113,31 @@ VARIANTS: dict[str, Variant] = {
 }
 
 
-def parse(text: str, recipe: Recipe | None = None) -> list[str]:
-    """The variants that `text` names with commas between; "all" of them, or those that the recipe holds "published" figures of.
+def named(name: str) -> Variant:
+    """The variant of that name, or DP⊤ at an α and β of its own, "dp-transposed-a0.5-b0.01". Raises SettingError."""
+    if name in VARIANTS:
+        return VARIANTS[name]
+    pair = re.fullmatch(r"dp-transposed-a([0-9.]+)-b([0-9.e-]+)", name)
+    if pair:
+        alpha, beta = float(pair[1]), float(pair[2])
+        # Each of a layer's passes costs what changed since the last alone, and at α ∈ {0, 1} nothing does.
+        return Variant(f"DP⊤ at α = {alpha:g}, β = {beta:g}", lambda recipe: _transposed_at(recipe, alpha, beta))
+    raise SettingError(
+        f"unknown variant '{name}'.{closest(name, list(VARIANTS))} `dualprop list variants` shows them all: "
+        f"{', '.join(VARIANTS)}."
+    )
 
-    Raises SettingError for an unknown name, one named twice, or "published" where the recipe has none.
+
+def _transposed_at(recipe: Recipe, alpha: float, beta: float) -> Recipe:
+    own = recipe.rule.schedule if isinstance(recipe.rule, DualPropagation) else schedules.alternating_sweeps(1)
+    return _by(_dp(recipe, coupling="transposed", alpha=alpha, beta=beta, schedule=own, engine="auto"), recipe)
+
+
+def parse(text: str, recipe: Recipe | None = None) -> list[str]:
+    """The variants that `text` names with commas between; "all" of them, those that the recipe holds "published" figures of, or
+    back-propagation and DP⊤ over the recipe's "grid" of α and β.
+
+    Raises SettingError for an unknown name, one named twice, or "published" or "grid" where the recipe has none.
     """
     if text == "all":
         return list(VARIANTS)
@@ -121,13 +145,13 @@ def parse(text: str, recipe: Recipe | None = None) -> list[str]:
         if not recipe.published:
             raise SettingError(f"recipe {recipe.name} holds no published figures. Name variants: {', '.join(VARIANTS)}.")
         return [name for name, _ in recipe.published]
+    if text == "grid" and recipe is not None:
+        if not recipe.grid:
+            raise SettingError(f"recipe {recipe.name} holds no grid of α and β. Name variants: {', '.join(VARIANTS)}.")
+        return ["bp", *(f"dp-transposed-a{alpha:g}-b{beta:g}" for alpha, beta in recipe.grid)]
     names = text.split(",")
     for name in names:
-        if name not in VARIANTS:
-            raise SettingError(
-                f"unknown variant '{name}'.{closest(name, list(VARIANTS))} `dualprop list variants` shows them all: "
-                f"{', '.join(VARIANTS)}."
-            )
+        named(name)
     if len(set(names)) != len(names):
         raise SettingError(f"a variant is named twice: {text}. Name each once.")
     return names

@@ -82,6 +82,11 @@ class AbstractRule(ABC):
         """Whether inference draws random numbers."""
         return False
 
+    @property
+    def capture_obstacle(self) -> str:
+        """Why a step by this rule can't be captured and replayed as it is; empty where it can."""
+        return "the order of updates is drawn anew for each batch" if self.needs_generator else ""
+
     def at_new_batch(self, state: Any) -> Any:
         """What of a state outlives its batch where a recipe resets the states: what is not the batch's own; else None."""
         return None
@@ -155,6 +160,23 @@ def check_batch(x: Tensor, y: Tensor) -> Tensor:
     if y.dtype.is_floating_point:
         return y
     return y.long() if y.dim() == 1 else y.to(x.dtype)
+
+
+def check_precision(network: Network, x: Tensor) -> None:
+    """Raise SettingError where explicit inference would lose its small differences or its updates: half precision belongs to
+    the products alone, under bfloat16 autocast, and not to parameters; float16 has no room for differences of 1e-8."""
+    half = (torch.float16, torch.bfloat16)
+    device = x.device.type
+    autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    if autocast == torch.float16:
+        raise SettingError(
+            "explicit inference would lose its differences in float16. Use autocast in bfloat16, or engine='fused'."
+        )
+    if any(p.dtype in half for p in network.parameters.values()) or (x.dtype in half and autocast is None):
+        raise SettingError(
+            "explicit inference needs parameters and inputs of float32 or wider. For bfloat16 products use "
+            "torch.autocast(device, torch.bfloat16)."
+        )
 
 
 def check_output(network: Network, loss: AbstractLoss) -> None:

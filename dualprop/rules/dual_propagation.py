@@ -28,7 +28,7 @@ from dualprop.kernels import KERNELS, Kernel
 from dualprop.losses import AbstractLoss, CrossEntropy
 from dualprop.network import Network
 from dualprop.neurons import Identity
-from dualprop.rules.base import AbstractRule, Outcome, check_batch, check_output, check_targets
+from dualprop.rules.base import AbstractRule, Outcome, check_batch, check_output, check_precision, check_targets
 from dualprop.rules.dyadic_inference import Inference, Settings
 from dualprop.schedules import AnySchedule
 from dualprop.settings import as_tuple, beta_per_layer, check_choices, checked_beta, one_or_more
@@ -39,7 +39,7 @@ _CHOICES = {
     "start": ("forward", "zeros", "previous"),
     "output_nudge": ("linearized", "exact"),
     "linearize_at": (None, "current", "forward"),
-    "engine": ("explicit", "fused"),
+    "engine": ("auto", "explicit", "fused"),
     "kernel": KERNELS,
 }
 
@@ -65,7 +65,8 @@ class DualPropagation(AbstractRule):
         tolerance: None, or > 0: stop after the first pass from which one more undamped update of every layer would move the
             states by at most this, relative to their displacement from the forward pass. The schedule's count is then the
             most passes, and where they don't suffice the outcome's status says so. A check costs what it can't reuse.
-        engine: "explicit" holds the dyads; "fused" is one downward sweep inside autograd, at the forward states.
+        engine: "explicit" holds the dyads; "fused" is one downward sweep inside autograd, at the forward states. "auto" is
+            fused for the gradients wherever that is the same: DP⊤ at alpha 0 or 1, after which nothing moves any more.
         kernel: how the elementwise work is done, see `dualprop.kernels`: "auto", "native", "compiled" or "eager".
         loss: `dp.losses.CrossEntropy()`, `SquaredError()`, `LogLoss()` behind a softmax, or a loss's name.
 
@@ -82,7 +83,7 @@ class DualPropagation(AbstractRule):
     linearize_at: Literal["current", "forward"] | None = None
     damping: tuple[float, ...] | Literal["spectral", "spectral_full"] | None = None
     tolerance: float | None = None
-    engine: Literal["explicit", "fused"] = "explicit"
+    engine: Literal["auto", "explicit", "fused"] = "auto"
     kernel: Kernel = "auto"
     loss: AbstractLoss = CrossEntropy()
 
@@ -135,7 +136,7 @@ class DualPropagation(AbstractRule):
             )
 
     def _check_fused(self) -> None:
-        if self.engine == "explicit":
+        if self.engine != "fused":
             return
         plain = {"schedule": schedules.alternating_sweeps(1), "start": "forward", "output_nudge": "linearized", "damping": None,
                  "tolerance": None}  # fmt: skip
@@ -143,6 +144,29 @@ class DualPropagation(AbstractRule):
             if getattr(self, name) != value:
                 shown = repr(value) if isinstance(value, str) else value
                 raise SettingError(f"engine='fused' needs {name}={shown}, got {getattr(self, name)}. Use engine='explicit'.")
+
+    def chosen_engine(self, depth: int) -> Literal["explicit", "fused"]:
+        """The engine that finds the gradients of a network of `depth` layers.
+
+        At α ∈ {0, 1} the mean of DP⊤ is f(a), so that one downward sweep is the fixed point (Høier & Zach 2024): any schedule
+        that brings the error down to layer 1 ends there.
+        """
+        if self.engine != "auto":
+            return self.engine
+        is_fixed_point = (
+            self.coupling == "transposed"
+            and self.alpha in (0, 1)
+            and (self.start, self.output_nudge, self.damping, self.tolerance) == ("forward", "linearized", None, None)
+            and self.linearize_at in (None, "forward")
+            and self._order.brings_down(depth)
+        )
+        return "fused" if is_fixed_point else "explicit"
+
+    @property
+    def capture_obstacle(self) -> str:
+        if self.tolerance is not None:
+            return "with a tolerance each batch takes as many passes as it needs"
+        return super().capture_obstacle
 
     @property
     def _order(self) -> AnySchedule:
@@ -245,7 +269,7 @@ class DualPropagation(AbstractRule):
         Raises:
             SettingError: x, y or state of the wrong shape, or settings that don't fit the network's depth.
         """
-        if self.engine == "fused":
+        if self.chosen_engine(network.depth) == "fused":
             return self._fused_gradients(network, x, y)
         with torch.no_grad():
             inference = self._prepare(network, x, y, state)
@@ -255,10 +279,7 @@ class DualPropagation(AbstractRule):
     def _prepare(self, network: Network, x: Tensor, y: Tensor, state: Dyads | None, keep_free: bool = False) -> Inference:
         y = check_batch(x, y)
         check_output(network, self.loss)
-        if x.dtype in (torch.float16, torch.bfloat16):
-            raise SettingError(f"explicit inference would lose its differences in {x.dtype}. Use float32, or engine='fused'.")
-        if torch.is_autocast_enabled(x.device.type):
-            raise SettingError("explicit inference does not run under autocast. Use engine='fused', or dp.dualize(model).")
+        check_precision(network, x)
         up, down = self._shares
         at: Literal["current", "forward"] = "current" if self.coupling == "original" and self.damping is None else "forward"
         settings = Settings(

@@ -9,6 +9,7 @@ from torch import nn
 
 from dualprop.data import Examples, batches
 from dualprop.losses import AbstractLoss
+from dualprop.training.execution import Execution
 
 
 @dataclass(frozen=True)
@@ -20,13 +21,13 @@ class Score:
     top5_accuracy: float
 
 
-def evaluate(model: nn.Module, examples: Examples, loss: AbstractLoss, dtype: torch.dtype, batch_size: int = 1000) -> Score:
+def evaluate(model: nn.Module, examples: Examples, loss: AbstractLoss, execution: Execution, batch_size: int = 1000) -> Score:
     """The score of the model's prediction on all examples; the model's mode is put back afterwards."""
     was_training = model.training
     model.eval()
     total = torch.zeros(3, dtype=torch.float64, device=examples.y.device)
-    with torch.inference_mode():
-        for x, y in batches(examples, batch_size, dtype=dtype):
+    with torch.inference_mode(), execution.computing():
+        for x, y in batches(examples, batch_size, dtype=execution.inputs, channels_last=execution.channels_last):
             logits = model(x)
             total[0] += loss.value(logits, y).sum()
             total[1] += (logits.argmax(1) == y).sum()

@@ -24,14 +24,16 @@ def build(settings: Optimizer, parameters: Iterable[nn.Parameter]) -> torch.opti
 
 
 def learning_rate(settings: Optimizer, step: int, steps_per_epoch: int, epochs: int) -> float:
-    """The rate of step 0, 1, …: linear warm-up from `warmup_from`, then constant, or a half cosine that ends with the run."""
+    """The rate of step 0, 1, …: linear warm-up from `warmup_from`, then constant, or a half cosine that ends with the run or
+    before it and stays where it ended."""
     warmup_steps = round(settings.warmup_epochs * steps_per_epoch)
     peak = settings.learning_rate
     if step < warmup_steps:
         return settings.warmup_from + (peak - settings.warmup_from) * step / warmup_steps
     if not settings.cosine:
         return peak
-    progress = (step - warmup_steps) / max(1, epochs * steps_per_epoch - warmup_steps)
+    last_step = round((settings.cosine_epochs or epochs) * steps_per_epoch)
+    progress = min(1.0, (step - warmup_steps) / max(1, last_step - warmup_steps))
     return settings.final_learning_rate + (peak - settings.final_learning_rate) * (1 + math.cos(math.pi * progress)) / 2
 
 

@@ -19,6 +19,13 @@ from dualprop.losses import AbstractLoss
 from dualprop.models import MODELS, Architecture
 from dualprop.rules import AbstractRule
 from dualprop.schedules import ExplicitOrder, Schedule
+from dualprop.settings import check_choices
+
+_CHOICES = {
+    "dtype": ("float32", "float64", "bfloat16", "tf32"),
+    "channels_last": ("auto", "on", "off"),
+    "capture": ("auto", "on", "off"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +41,7 @@ class Optimizer:
         warmup_epochs: the rate rises linearly from `warmup_from` over these.
         warmup_from: the learning rate of the first step, if there is a warm-up.
         cosine: whether the rate then falls along a half cosine, towards `final_learning_rate` after the last step.
+        cosine_epochs: counted from the first, those after which the cosine has ended and the rate stays; 0 for all.
         final_learning_rate: see cosine.
     """
 
@@ -45,6 +53,7 @@ class Optimizer:
     warmup_epochs: float = 0.0
     warmup_from: float = 0.0
     cosine: bool = False
+    cosine_epochs: float = 0.0
     final_learning_rate: float = 0.0
 
     def __post_init__(self) -> None:
@@ -54,15 +63,17 @@ class Optimizer:
             raise SettingError(f"learning_rate must be positive and finite, got {self.learning_rate:g}.")
         if not 0 <= self.momentum < 1:
             raise SettingError(f"momentum must be in [0, 1), got {self.momentum:g}.")
-        for name in ("weight_decay", "momentum", "warmup_epochs", "warmup_from", "final_learning_rate"):
+        for name in ("weight_decay", "momentum", "warmup_epochs", "warmup_from", "cosine_epochs", "final_learning_rate"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise SettingError(f"{name} must be at least 0 and finite, got {getattr(self, name):g}.")
         if self.nesterov and (self.name != "sgd" or self.momentum == 0):
             raise SettingError("nesterov needs name='sgd' with a momentum above 0.")
         if self.warmup_from and not self.warmup_epochs:
             raise SettingError("warmup_from has no meaning without warmup_epochs.")
-        if self.final_learning_rate and not self.cosine:
-            raise SettingError("final_learning_rate has no meaning without cosine.")
+        if (self.final_learning_rate or self.cosine_epochs) and not self.cosine:
+            raise SettingError("final_learning_rate and cosine_epochs have no meaning without cosine.")
+        if self.cosine_epochs and self.cosine_epochs <= self.warmup_epochs:
+            raise SettingError(f"cosine_epochs must be more than warmup_epochs, got {self.cosine_epochs:g}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,13 +94,17 @@ class Recipe:
         updates_per_batch: inferences, each followed by an update of the weights, on every batch (MS-DP).
         reset_states: whether a rule that starts from previous states starts anew at each batch; if not, they persist (L-DP).
         epochs: passes over the training part.
+        budget_epochs: those of the `--budget` form; 0 takes a sixteenth of `epochs`, at least one.
+        grid: pairs of α and β that a table compares, `--variants grid`.
         validation_fraction: of the training set; the epoch that is best on it is tested.
         seed_list: seeds of the published runs; a run of n seeds takes the first n, then counts on.
         align: whether to compare the gradients with back-propagation's after each epoch, on one batch, and to
             record the rule's statistics on it (residual, crossed kinks).
         checkpoint_every: steps between checkpoints within an epoch; 0 writes one after each epoch alone.
         device: "cpu", "cuda", or another PyTorch device.
-        dtype: of parameters and states.
+        dtype: of the products: "float32", "float64", "bfloat16" (parameters stay float32) or "tf32" (on NVIDIA GPUs).
+        channels_last: the memory format of images and kernels: "on", "off", or "auto", where the machine is faster by it.
+        capture: "on" runs a step as one CUDA graph, "off" does not, "auto" does where it can.
         num_threads: of the CPU; 0 leaves PyTorch's choice.
         flush_subnormals: treat subnormal numbers as zero, which x86 CPUs are many times faster with.
     """
@@ -107,17 +122,22 @@ class Recipe:
     updates_per_batch: int = 1
     reset_states: bool = False
     epochs: int = 100
+    budget_epochs: int = 0
+    grid: tuple[tuple[float, float], ...] = ()
     validation_fraction: float = 0.1
     seed_list: tuple[int, ...] = (0,)
     align: bool = True
     checkpoint_every: int = 0
     device: str = "cpu"
-    dtype: Literal["float32", "float64"] = "float32"
+    dtype: Literal["float32", "float64", "bfloat16", "tf32"] = "float32"
+    channels_last: Literal["auto", "on", "off"] = "auto"
+    capture: Literal["auto", "on", "off"] = "auto"
     num_threads: int = 0
     flush_subnormals: bool = True
 
     def __post_init__(self) -> None:
-        numbers = (("batch_size", 1), ("updates_per_batch", 1), ("epochs", 1), ("checkpoint_every", 0), ("num_threads", 0))
+        numbers = (("batch_size", 1), ("updates_per_batch", 1), ("epochs", 1), ("budget_epochs", 0), ("checkpoint_every", 0),
+                   ("num_threads", 0))  # fmt: skip
         for name, least in numbers:
             if getattr(self, name) < least:
                 raise SettingError(f"{name} must be at least {least}, got {getattr(self, name)}.")
@@ -136,8 +156,11 @@ class Recipe:
             raise SettingError(
                 f"feedback must be exact, {', '.join(feedback.KINDS[:-1])} or {feedback.KINDS[-1]}, got '{self.feedback}'."
             )
-        if self.dtype not in ("float32", "float64"):
-            raise SettingError(f"dtype must be float32 or float64, got '{self.dtype}'.")
+        check_choices(self, _CHOICES)
+        if not 0 <= self.optimizer.cosine_epochs <= self.epochs:
+            raise SettingError(
+                f"cosine_epochs must be at most the {self.epochs} epochs, got {self.optimizer.cosine_epochs:g}. Lower it."
+            )
         if self.optimizer.warmup_epochs >= self.epochs and self.optimizer.warmup_epochs > 0:
             raise SettingError(
                 f"warmup_epochs must be fewer than the {self.epochs} epochs, got {self.optimizer.warmup_epochs:g}."
@@ -162,6 +185,17 @@ class Recipe:
         other = dataclasses.replace(self, rule=kind(loss=self.rule.loss))
         is_twin = kind is rules.Backprop
         return dataclasses.replace(other, feedback="exact", updates_per_batch=1, reset_states=False) if is_twin else other
+
+    def compressed(self) -> Recipe:
+        """The `--budget` form: fewer epochs, with warm-up and cosine shortened in proportion."""
+        epochs = min(self.epochs, self.budget_epochs or max(1, self.epochs // 16))
+        share = epochs / self.epochs
+        optimizer = dataclasses.replace(
+            self.optimizer,
+            warmup_epochs=self.optimizer.warmup_epochs * share,
+            cosine_epochs=self.optimizer.cosine_epochs * share,
+        )
+        return dataclasses.replace(self, epochs=epochs, budget_epochs=epochs, optimizer=optimizer)
 
     def seeds(self, number: int | None) -> tuple[int, ...]:
         """The first `number` seeds of the list, counting on from its largest where it is shorter; None is all of it."""

@@ -25,7 +25,7 @@ import torch
 from dualprop import data
 from dualprop.errors import DataError, RunError, SettingError
 from dualprop.network import Network
-from dualprop.training import environment, files
+from dualprop.training import environment, execution, files
 from dualprop.training.recipe import Recipe
 from dualprop.training.trainer import Reporter, train_seed
 
@@ -54,7 +54,8 @@ class Run:
 def create(folder: Path, recipe: Recipe, seeds: tuple[int, ...]) -> Run:
     """A new run folder. Raises RunError where it exists already; nothing in it is touched."""
     files.claim(folder)
-    files.write_json(folder / "environment.json", environment.describe(recipe.device))
+    how = {"execution": str(execution.resolve(recipe))}
+    files.write_json(folder / "environment.json", environment.describe(recipe.device) | how)
     files.write_json(folder / "recipe.json", {"recipe": recipe.to_plain(), "seeds": list(seeds)})
     return Run(folder, recipe, seeds)
 
@@ -115,9 +116,11 @@ def check_fit(recipe: Recipe, splits: data.Splits) -> None:
     Raises SettingError or UnsupportedModuleError.
     """
     recipe.augmentation.check(splits.input_shape)
-    model = recipe.build(splits.input_shape, splits.num_classes).to(recipe.device, getattr(torch, recipe.dtype))
-    x, y = splits.train.batch(torch.arange(min(2, len(splits.train))), getattr(torch, recipe.dtype))
-    recipe.rule.gradients(Network.from_module(model), x, y, generator=torch.Generator().manual_seed(0))
+    how = execution.resolve(recipe)
+    model = how.place(recipe.build(splits.input_shape, splits.num_classes))
+    x, y = splits.train.batch(torch.arange(min(2, len(splits.train))), how.inputs, channels_last=how.channels_last)
+    with how.computing():
+        recipe.rule.gradients(Network.from_module(model), x, y, generator=torch.Generator().manual_seed(0))
 
 
 def prepare(recipe: Recipe) -> None:
@@ -129,6 +132,7 @@ def prepare(recipe: Recipe) -> None:
     if recipe.num_threads:
         torch.set_num_threads(recipe.num_threads)
     torch.set_flush_denormal(recipe.flush_subnormals)
+    execution.set_products(recipe)
     try:
         torch.zeros(1, device=recipe.device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:

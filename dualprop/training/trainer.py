@@ -21,7 +21,7 @@ from dualprop.data import Splits, batches
 from dualprop.errors import RunError
 from dualprop.network import Network
 from dualprop.rules import Outcome
-from dualprop.training import checkpoint, files, optimization, step
+from dualprop.training import checkpoint, execution, files, optimization, step
 from dualprop.training.checkpoint import Checkpoint
 from dualprop.training.evaluation import evaluate
 from dualprop.training.recipe import Recipe
@@ -78,14 +78,14 @@ def train_seed(recipe: Recipe, seed: int, splits: Splits, folder: Path, reporter
 class _SeedRun:
     def __init__(self, recipe: Recipe, seed: int, splits: Splits, folder: Path, reporter: Reporter) -> None:
         self.recipe, self.seed, self.splits, self.folder, self.reporter = recipe, seed, splits, folder, reporter
-        self.dtype = getattr(torch, recipe.dtype)
+        self.execution = execution.resolve(recipe)
         self.belongs_to = _belongs_to(recipe, seed)
         self.last, self.best = folder / "last.safetensors", folder / "best.safetensors"
         self.metrics = folder / "metrics.jsonl"
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = recipe.build(splits.input_shape, splits.num_classes)
-        self.model = model.to(device=recipe.device, dtype=self.dtype)
+        self.model = self.execution.place(model)
         self.network = Network.from_module(self.model)
         self.optimizer = optimization.build(recipe.optimizer, self.model.parameters())
         # Two streams: the order of the examples is the same whatever the rule draws.
@@ -121,8 +121,8 @@ class _SeedRun:
         started, first_step = time.perf_counter(), progress.step
         outcome: Outcome | None = None
         epoch_batches = batches(
-            self.splits.train, recipe.batch_size, dtype=self.dtype, generator=self.order, start=progress.step, drop_last=True,
-            augmentation=recipe.augmentation,
+            self.splits.train, recipe.batch_size, dtype=self.execution.inputs, generator=self.order, start=progress.step,
+            drop_last=True, augmentation=recipe.augmentation, channels_last=self.execution.channels_last,
         )  # fmt: skip
         for x, y in epoch_batches:
             outcome = self._step(x, y)
@@ -155,7 +155,8 @@ class _SeedRun:
         global_step = progress.epoch * self.steps_per_epoch + progress.step
         rate = optimization.learning_rate(recipe.optimizer, global_step, self.steps_per_epoch, recipe.epochs)
         optimization.set_learning_rate(self.optimizer, rate)
-        outcomes, self.rule_state = step.take(recipe, self.network, self.optimizer, x, y, self.rule_state, self.inference)
+        with self.execution.computing():
+            outcomes, self.rule_state = step.take(recipe, self.network, self.optimizer, x, y, self.rule_state, self.inference)
         # What the network said before it learned from this batch.
         outcome = outcomes[0]
         self.loss_sum += outcome.loss * len(y)
@@ -176,7 +177,7 @@ class _SeedRun:
     def _end_of_epoch(self, trained: dict[str, float]) -> None:
         """Validate, compare with back-propagation, note the metrics, keep the best model, write the checkpoint."""
         progress, recipe = self.progress, self.recipe
-        score = evaluate(self.model, self.splits.validation, recipe.rule.loss, self.dtype)
+        score = evaluate(self.model, self.splits.validation, recipe.rule.loss, self.execution)
         metrics: dict[str, Any] = {
             "epoch": progress.epoch,
             **trained,
@@ -207,8 +208,9 @@ class _SeedRun:
         # A full batch, which the states of another fit.
         size, validation = self.recipe.batch_size, self.splits.validation
         examples = validation if len(validation) >= size else self.splits.train
-        x, y = examples.batch(torch.arange(size), self.dtype)
-        return statistics.of_rule(self.network, self.recipe.rule, x, y, self.rule_state, self.seed)
+        x, y = examples.batch(torch.arange(size), self.execution.inputs, channels_last=self.execution.channels_last)
+        with self.execution.computing():
+            return statistics.of_rule(self.network, self.recipe.rule, x, y, self.rule_state, self.seed)
 
     def _write_checkpoint(self) -> None:
         rule_state = self.recipe.rule.pack_state(self.rule_state)
@@ -240,7 +242,7 @@ class _SeedRun:
         """Test the model that was best on the validation part."""
         saved = checkpoint.read(self.best, self.belongs_to)
         checkpoint.restore_model(self.model, saved, self.best)
-        score = evaluate(self.model, self.splits.test, self.recipe.rule.loss, self.dtype)
+        score = evaluate(self.model, self.splits.test, self.recipe.rule.loss, self.execution)
         return {
             "seed": self.seed,
             "test_accuracy": score.accuracy,

@@ -26,7 +26,8 @@ def problem(architecture, activation, seed):
 def outcomes(architecture, activation, seed, alpha, beta, start, schedule, generator_seed=0):
     """What one downward sweep from the forward pass finds, and what the schedule finds from `start`."""
     model, x, y, (old_x, old_y) = problem(architecture, activation, seed)
-    network, fixed = dp.Network.from_module(model), {"coupling": "transposed", "alpha": alpha, "beta": beta}
+    network = dp.Network.from_module(model)
+    fixed = {"coupling": "transposed", "alpha": alpha, "beta": beta, "engine": "explicit"}
     generator = torch.Generator().manual_seed(generator_seed)
     swept = dp.DualPropagation(**fixed).gradients(network, x, y)
     rule = dp.DualPropagation(schedule=schedule, start=start, **fixed)

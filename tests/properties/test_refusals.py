@@ -138,7 +138,7 @@ WRONG_RULES = [
     ({"start": "random"}, "start must be one of 'forward', 'zeros', 'previous'"),
     ({"output_nudge": "soft"}, "output_nudge must be one of"),
     ({"linearize_at": "mean"}, "linearize_at must be one of None, 'current', 'forward'"),
-    ({"engine": "fast"}, "engine must be one of 'explicit', 'fused'"),
+    ({"engine": "fast"}, "engine must be one of 'auto', 'explicit', 'fused'"),
     ({"kernel": "triton"}, "kernel must be one of"),
     ({"alpha": 1.5}, r"alpha must be in \[0, 1\], got 1.5"),
     ({"alpha": -0.1}, r"alpha must be in \[0, 1\]"),
@@ -259,9 +259,9 @@ def test_fused_infers_no_dyads():
         dp.DualPropagation(engine="fused").infer(dp.Network.from_module(mlp()), X, Y)
 
 
-def test_explicit_inference_refuses_autocast():
-    """δ of half-precision states would be noise."""
-    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(dp.SettingError, match="does not run under autocast"):
+def test_explicit_inference_refuses_float16():
+    """It has no room for differences of 1e-8: they would be zero with a status of ok."""
+    with torch.autocast("cpu", dtype=torch.float16), pytest.raises(dp.SettingError, match="lose its differences in float16"):
         dp.DualPropagation().gradients(dp.Network.from_module(mlp()), X, Y)
 
 

@@ -154,7 +154,8 @@ def test_weights_that_are_not_finite_are_no_matter_of_settling(bad, settings):
 def test_transposed_dp_at_alpha_zero_or_one_is_settled_after_one_downward_sweep_to_the_last_bit(alpha, kind, activation, beta):
     """Its means are the forward pass, so nothing is left to move: the papers' sixteen passes are one BP step here."""
     model, x, y = problem(kind, activation)
-    network, fixed = dp.Network.from_module(model), {"coupling": "transposed", "alpha": alpha, "beta": beta}
+    network = dp.Network.from_module(model)
+    fixed = {"coupling": "transposed", "alpha": alpha, "beta": beta, "engine": "explicit"}
     swept = dp.DualPropagation(**fixed).gradients(network, x, y)
     assert all(bool(gradient.any()) for gradient in swept.gradients.values())
     for schedule in ("alternating_sweeps(1)", "bottom_up(16)", "odd_even(9)", "up_down(5)"):
@@ -234,7 +235,7 @@ def test_crossed_kinks_are_those_between_the_two_nudged_drives(case, kind, activ
 def test_statistics_change_no_state_and_no_gradient(settings):
     """They are taken between two epochs: measured and unmeasured runs must be the same run."""
     model, x, y = problem("after")
-    network, rule = dp.Network.from_module(model), dp.DualPropagation(**settings)
+    network, rule = dp.Network.from_module(model), dp.DualPropagation(**settings, engine="explicit")
     state = rule.gradients(network, x.flip(0), y).state
     first = rule.gradients(network, x, y, state=state)
     kept = copy.deepcopy((state, model.state_dict(), x))

@@ -141,7 +141,9 @@ def test_an_optimizer_read_from_a_checkpoint_goes_on_bit_for_bit(name, tmp_path:
         ({"nesterov": True}, "nesterov needs name='sgd'"),
         ({"name": "sgd", "momentum": 0.0, "nesterov": True}, "with a momentum above 0"),
         ({"warmup_from": 0.1}, "warmup_from has no meaning without warmup_epochs"),
-        ({"final_learning_rate": 0.1}, "final_learning_rate has no meaning without cosine"),
+        ({"final_learning_rate": 0.1}, "final_learning_rate and cosine_epochs have no meaning without cosine"),
+        ({"cosine_epochs": 3.0}, "final_learning_rate and cosine_epochs have no meaning without cosine"),
+        ({"cosine": True, "cosine_epochs": 2.0, "warmup_epochs": 2.0}, "cosine_epochs must be more than warmup_epochs, got 2"),
     ],
 )
 def test_settings_without_a_meaning_are_refused(settings, remedy):

@@ -82,12 +82,16 @@ CHANGES = {
     "updates_per_batch": 2,
     "reset_states": True,
     "epochs": 7,
+    "budget_epochs": 3,
+    "grid": ((0.5, 0.1),),
     "validation_fraction": 0.2,
     "seed_list": (1,),
     "align": False,
     "checkpoint_every": 5,
     "device": "cuda",
     "dtype": "float64",
+    "channels_last": "on",
+    "capture": "off",
     "num_threads": 2,
     "flush_subnormals": False,
 }
@@ -114,6 +118,7 @@ OPTIMIZER_CHANGES = {
     "warmup_epochs": 0.5,
     "warmup_from": 0.125,
     "cosine": False,
+    "cosine_epochs": 1.5,
     "final_learning_rate": 0.25,
 }
 
@@ -147,7 +152,7 @@ def test_the_digest_changes_with_every_setting_of_the_optimizer(recipe):
     assert OPTIMIZER_CHANGES.keys() == {f.name for f in dataclasses.fields(Optimizer)}
     changed = []
     for name, value in OPTIMIZER_CHANGES.items():
-        besides = {"name": {"nesterov": False}, "cosine": {"final_learning_rate": 0.0}}.get(name, {})
+        besides = {"name": {"nesterov": False}, "cosine": {"final_learning_rate": 0.0, "cosine_epochs": 0.0}}.get(name, {})
         changed.append(dataclasses.replace(base, **{name: value}, **besides))
     digests = {recipe(optimizer=optimizer).digest() for optimizer in [base, *changed]}
     assert len(digests) == 1 + len(changed)
@@ -192,7 +197,7 @@ def test_seeds_are_the_published_ones_and_then_count_on():
         ({"seed_list": ()}, "seed_list must hold different seeds"),
         ({"seed_list": (1, 1)}, "seed_list must hold different seeds"),
         ({"seed_list": (-1,)}, "seed_list must hold different seeds"),
-        ({"dtype": "float16"}, "dtype must be float32 or float64"),
+        ({"dtype": "float16"}, "dtype must be one of 'float32', 'float64', 'bfloat16', 'tf32'"),
         ({"optimizer": {"warmup_epochs": 2.0}}, "warmup_epochs must be fewer than the 2 epochs"),
     ],
 )

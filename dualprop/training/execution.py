@@ -1,0 +1,115 @@
+"""How the steps of a recipe are carried out on this machine: precision, memory format, engine, kernel, capture.
+
+What a recipe leaves at "auto" is decided here, the same way each time for the same recipe and machine, and told in words.
+Precision is that of the products: parameters, their updates and every sum over a batch stay float32 (float64 where that is
+asked for), differences of states are taken in float32 or wider.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from dualprop import kernels
+from dualprop.errors import SettingError
+from dualprop.rules import DualPropagation
+from dualprop.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Execution:
+    """The resolved choices. `precision` is the recipe's dtype; `remarks` are what a user should know of them."""
+
+    device: str
+    precision: str
+    channels_last: bool
+    captured: bool
+    engine: str
+    kernel: str
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def parameters(self) -> torch.dtype:
+        """The dtype of parameters, gradients and optimizer state."""
+        return torch.float64 if self.precision == "float64" else torch.float32
+
+    @property
+    def inputs(self) -> torch.dtype:
+        """The dtype that batches arrive in."""
+        return torch.bfloat16 if self.precision == "bfloat16" else self.parameters
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """The model on its device, in its dtype and memory format."""
+        model = model.to(device=self.device, dtype=self.parameters)
+        return model.to(memory_format=torch.channels_last) if self.channels_last else model  # type: ignore[call-overload]
+
+    def computing(self) -> AbstractContextManager[object]:
+        """The context that a forward pass or a step runs in: autocast for bfloat16, else none."""
+        if self.precision != "bfloat16":
+            return contextlib.nullcontext()
+        return torch.autocast(torch.device(self.device).type, torch.bfloat16)
+
+    def __str__(self) -> str:
+        layout = "channels last" if self.channels_last else "contiguous"
+        parts = [self.engine, f"{self.kernel} kernel", self.precision, layout, *(["captured"] if self.captured else [])]
+        return "; ".join([", ".join(part for part in parts if part), *self.remarks])
+
+
+def resolve(recipe: Recipe) -> Execution:
+    """The execution of a recipe. Raises SettingError where this device can't do what the recipe asks for."""
+    device = torch.device(recipe.device)
+    remarks: list[str] = []
+    if recipe.dtype == "tf32" and device.type != "cuda":
+        raise SettingError(f"dtype='tf32' is of NVIDIA GPUs, and the device is '{recipe.device}'. Use float32 or bfloat16.")
+    if recipe.dtype == "bfloat16" and not has_bfloat16(device):
+        remarks.append("no hardware for bfloat16 here: many times slower than float32")
+    is_dual = isinstance(recipe.rule, DualPropagation)
+    engine = f"{recipe.rule.chosen_engine(recipe.model.depth)} engine" if isinstance(recipe.rule, DualPropagation) else ""
+    kernel = recipe.rule.kernel if isinstance(recipe.rule, DualPropagation) else "auto"
+    captured, why = _captured(recipe, device)
+    remarks += [why] if why else []
+    return Execution(
+        device=recipe.device,
+        precision=recipe.dtype,
+        channels_last=_channels_last(recipe, device),
+        captured=captured,
+        engine=engine,
+        kernel=kernels.chosen(device) if kernel == "auto" and is_dual else kernel if is_dual else "PyTorch's",
+        remarks=tuple(remarks),
+    )
+
+
+def has_bfloat16(device: torch.device | str) -> bool:
+    """Whether the device multiplies bfloat16 in hardware: CPUs from AVX-512 on, GPUs from compute capability 8.0 on."""
+    kind = torch.device(device).type
+    if kind == "cpu":
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return kind == "cuda" and torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def set_products(recipe: Recipe) -> None:
+    """Have the process's CUDA products use TF32 or not, as the recipe's dtype says; PyTorch's default does for convolutions."""
+    torch.backends.cuda.matmul.allow_tf32 = recipe.dtype == "tf32"
+    torch.backends.cudnn.allow_tf32 = recipe.dtype == "tf32"
+
+
+def _channels_last(recipe: Recipe, device: torch.device) -> bool:
+    if recipe.channels_last != "auto":
+        return recipe.channels_last == "on"
+    # Fully connected networks have no channels. GPUs have channels-last products for the narrow types alone.
+    is_convolutional = recipe.model.is_convolutional
+    return is_convolutional and (device.type == "cpu" or recipe.dtype in ("bfloat16", "tf32"))
+
+
+def _captured(recipe: Recipe, device: torch.device) -> tuple[bool, str]:
+    """Whether steps are captured as CUDA graphs, and if they can't be, why."""
+    if recipe.capture == "off" or (recipe.capture == "auto" and device.type != "cuda"):
+        return False, ""
+    obstacle = "there is no CUDA device" if device.type != "cuda" else recipe.rule.capture_obstacle
+    if obstacle and recipe.capture == "on":
+        raise SettingError(f"capture='on' can't be had: {obstacle}. Use capture='auto'.")
+    return not obstacle, f"not captured: {obstacle}" if obstacle else ""
