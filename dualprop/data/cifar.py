@@ -29,7 +29,7 @@ def batch(content: bytes, labels: str, where: str) -> tuple[np.ndarray, np.ndarr
     entries = pickles.read(content, where)
     x, y = entries.get("data"), entries.get(labels)
     if not isinstance(x, pickles.Stored) or not isinstance(y, list):
-        raise DataError(f"{where} lacks 'data' or '{labels}'; it holds {sorted(entries)}. Replace it.")
+        raise DataError(f"{where} lacks 'data' or '{labels}'; it holds {sorted(entries)[:6]}. Replace it.")
     if x.dtype != np.uint8 or len(x.shape) != 2 or x.shape[1] != 3072 or not x.shape[0]:
         raise DataError(f"{where} holds pixels {x.shape} {x.dtype}, not (N, 3072) uint8; replace it.")
     if len(y) != x.shape[0] or not all(type(label) is int and 0 <= label < 100 for label in y):
