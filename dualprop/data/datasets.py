@@ -2,11 +2,12 @@
 
 import os
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 
-from dualprop.data import npz, sources
+from dualprop.data import imagenet32, mapped, npz, sources
 from dualprop.data.splits import Arrays, Splits, divide, draw_stratified
 from dualprop.errors import DataError, SettingError, closest
 
@@ -21,6 +22,7 @@ def names() -> dict[str, str]:
     return {
         "digits": "handwritten digits, 8×8 grey, 1 438 + 359, 10 classes; ships with scikit-learn, needs no download",
         **{name: source.description for name, source in sources.SOURCES.items()},
+        "imagenet32": imagenet32.DESCRIPTION,
         "PATH.npz": "your own: x_train, y_train[, x_test, y_test]; x uint8 or float, vectors (N, D) or images",
     }
 
@@ -33,6 +35,7 @@ def load(
     seed: int = 0,
     device: torch.device | str = "cpu",
     mirror: str | None = None,
+    residency: Literal["auto", "device", "mapped"] = "auto",
 ) -> Splits:
     """The data set `name` (one of `names()`, or a path that ends in .npz), divided and on `device`.
 
@@ -43,6 +46,8 @@ def load(
         where there is one, else fixed whatever the seed: a stratified fifth of digits, a sixth of a .npz without one.
     mirror: the URL that replaces the default one, else $DUALPROP_MIRROR; it holds NAME/FILE.gz, or FILE.gz (for CIFAR
         the .tar.gz).
+    residency: where the images of imagenet32 are kept: all on the `device`, or "mapped", in their files, of which each
+        batch is read. "auto" is the device if they take at most half of its free memory. Batches are the same.
 
     Normalisation: the field's constants, for each channel; for a .npz the statistics of the training part,
     validation excluded. Raises DataError for a data set that is unknown, missing, damaged or malformed, SettingError
@@ -55,20 +60,31 @@ def load(
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError):
         raise SettingError(f"device '{device}' is not available on this machine. Use 'cpu'.") from None
+    if residency not in ("auto", "device", "mapped"):
+        raise SettingError(f"residency must be auto, device or mapped, got '{residency}'.")
+    root = None if root is None else Path(root).expanduser()
     if name.lower().endswith(".npz"):
         arrays = npz.read(Path(name).expanduser())
     elif name == "digits":
         arrays = _digits()
     elif name in sources.SOURCES:
-        arrays = _canonical(name, None if root is None else Path(root).expanduser(), mirror)
+        arrays = _canonical(name, root, mirror)
+    elif name == "imagenet32":
+        arrays = imagenet32.read(root)
     else:
-        known = ["digits", *sources.SOURCES]
+        known = ["digits", *sources.SOURCES, "imagenet32"]
         hint = closest(name.lower().replace("_", "-"), known)
         raise DataError(
             f"unknown data set '{name}'.{hint} Known are {', '.join(known)} and paths ending in .npz; "
             "`dualprop list datasets` describes them."
         )
-    return divide(arrays, name=name, validation_fraction=validation_fraction, seed=seed, device=device)
+    parts = [x for x in (arrays.x_train, arrays.x_test) if isinstance(x, mapped.MappedImages)]
+    if residency == "mapped" and not parts:
+        raise SettingError(f"residency 'mapped' is for imagenet32, and {name} is read into memory; leave it out.")
+    does_fit = residency == "device" or (residency == "auto" and mapped.fits(sum(x.num_bytes for x in parts), device))
+    return divide(
+        arrays, name=name, validation_fraction=validation_fraction, seed=seed, device=device, leave_mapped=not does_fit
+    )
 
 
 def _digits() -> Arrays:

@@ -11,18 +11,21 @@ import torch
 from torch import Tensor
 
 from dualprop.data.augmentation import Augmentation, Draws
+from dualprop.data.mapped import MappedImages
+from dualprop.data.prefetch import ahead
 from dualprop.errors import SettingError
 
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """Inputs, labels, and the constants that normalise the inputs; all on one device.
+    """Inputs, labels, and the constants that normalise the inputs; all on one device, or the images in files.
 
     x: (N, C, H, W) images or (N, D) vectors, uint8 or float32. y: (N,) int64, classes 0..K-1.
-    mean, std: float32 in the units of x (pixels 0..255 for MNIST), (C, 1, 1) for images, (D,) or () for vectors.
+    mean, std: float32 in the units of x (pixels 0..255 for MNIST), (C, 1, 1) for images, (D,) or () for vectors. Batches
+    are on their device; where x is mapped, y is on the CPU.
     """
 
-    x: Tensor
+    x: Tensor | MappedImages
     y: Tensor
     mean: Tensor
     std: Tensor
@@ -31,7 +34,7 @@ class Examples:
         return len(self.y)
 
     def to(self, device: torch.device | str) -> "Examples":
-        """The same examples on `device`."""
+        """The same examples on `device`, read onto it where they are in files."""
         return Examples(self.x.to(device), self.y.to(device), self.mean.to(device), self.std.to(device))
 
     def batch(
@@ -47,8 +50,31 @@ class Examples:
         draws: the crops and flips of these examples, on their device. channels_last: the memory format of x.
         The arithmetic is float32 (float64 where `dtype` is): half precision is rounded to once, at the end.
         """
+        return self.finish(*self.rows(indices), dtype, draws=draws, channels_last=channels_last)
+
+    @property
+    def device(self) -> torch.device:
+        """Where batches are."""
+        return self.mean.device
+
+    def rows(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """x and y as they are kept, at `indices`; in main memory, and ready to be copied, where x is mapped."""
         indices = indices.to(self.x.device)
         x, y = self.x.index_select(0, indices), self.y.index_select(0, indices)
+        is_copied = self.device.type == "cuda" and x.device.type == "cpu"
+        return (x.pin_memory(), y.pin_memory()) if is_copied else (x, y)
+
+    def finish(
+        self,
+        x: Tensor,
+        y: Tensor,
+        dtype: torch.dtype = torch.float32,
+        *,
+        draws: Draws | None = None,
+        channels_last: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """The batch of these `rows`; see `batch`."""
+        x, y = x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
         x = self._normalised(x if draws is None else draws.apply(x), dtype)
         return x.contiguous(memory_format=torch.channels_last) if channels_last else x, y
 
@@ -105,10 +131,11 @@ def batches(
     # The order is drawn on the CPU and moved once: the same seed gives the same batches on every device.
     order = torch.arange(len(examples)) if generator is None else torch.randperm(len(examples), generator=generator)
     draws = None if generator is None else augmentation.draw(len(examples), generator)
-    device = examples.x.device
-    parts = order.to(device).split(batch_size)[start:num_batches]
-    drawn = [None] * len(parts) if draws is None else draws.to(device).split(batch_size)[start:num_batches]
+    parts = order.to(examples.x.device).split(batch_size)[start:num_batches]
+    drawn = [None] * len(parts) if draws is None else draws.to(examples.device).split(batch_size)[start:num_batches]
+    kept = (examples.rows(indices) for indices in parts)
+    rows = ahead(kept) if isinstance(examples.x, MappedImages) else kept
     return (
-        examples.batch(indices, dtype, draws=moves, channels_last=channels_last)
-        for indices, moves in zip(parts, drawn, strict=True)
+        examples.finish(x, y, dtype, draws=moves, channels_last=channels_last)
+        for (x, y), moves in zip(rows, drawn, strict=True)
     )

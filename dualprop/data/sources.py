@@ -28,9 +28,7 @@ def cache_folder() -> Path:
 
 def contents(name: str, *, root: Path | None, mirror: str | None) -> dict[str, bytes]:
     """The uncompressed, verified contents of the files of data set `name`, by their names. `root`, `mirror` as in `load`."""
-    root = root or _folder_from_environment()
-    if root is not None and not os.path.isdir(root):
-        raise DataError(f"the data folder {root} does not exist. Correct --data or $DUALPROP_DATA, or unset both.")
+    root = data_folder(root)
     source, unpacked = SOURCES[name], {}
     for file in source.sha256:
         if source.archive is None:
@@ -67,9 +65,13 @@ def members(name: str, archive: bytes) -> dict[str, bytes]:
     return found
 
 
-def _folder_from_environment() -> Path | None:
+def data_folder(root: Path | None) -> Path | None:
+    """The user's data folder: `root`, else $DUALPROP_DATA, else None. Raises DataError where there is no such folder."""
     folder = os.environ.get("DUALPROP_DATA")
-    return Path(folder).expanduser() if folder else None
+    root = root or (Path(folder).expanduser() if folder else None)
+    if root is not None and not os.path.isdir(root):
+        raise DataError(f"the data folder {root} does not exist. Correct --data or $DUALPROP_DATA, or unset both.")
+    return root
 
 
 def _content(name: str, file: str, root: Path | None, mirror: str | None) -> bytes:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from dualprop.data.examples import Examples
+from dualprop.data.mapped import MappedImages
 from dualprop.errors import DataError
 
 
@@ -31,12 +32,13 @@ class Splits:
 class Arrays:
     """What a source holds: x (N, C, H, W) or (N, D), uint8 or float32, finite; y (N,) of any integer type.
 
+    Images may be mapped, where mean and std are given.
     mean, std: in the units of x, one number or one a channel; None where they are to be taken from the training part.
     """
 
-    x_train: np.ndarray
+    x_train: np.ndarray | MappedImages
     y_train: np.ndarray
-    x_test: np.ndarray
+    x_test: np.ndarray | MappedImages
     y_test: np.ndarray
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
@@ -114,19 +116,35 @@ def constants(values: tuple[float, ...], num_channels: int) -> np.ndarray:
     return np.broadcast_to(np.array(values, np.float32)[:, None, None], (num_channels, 1, 1)).copy()
 
 
-def divide(arrays: Arrays, *, name: str, validation_fraction: float, seed: int, device: torch.device | str) -> Splits:
-    """Splits on `device`, a seeded `validation_fraction` in (0, 1) of the training set set aside for validation."""
+def divide(
+    arrays: Arrays,
+    *,
+    name: str,
+    validation_fraction: float,
+    seed: int,
+    device: torch.device | str,
+    leave_mapped: bool = False,
+) -> Splits:
+    """Splits on `device`, a seeded `validation_fraction` in (0, 1) of the training set set aside for validation.
+
+    With `leave_mapped` images that are in files stay there, and only their batches come onto the device.
+    """
     num_classes = count_classes(arrays.y_train, arrays.y_test, name)
     train, validation = draw(len(arrays.y_train), validation_fraction, seed, name)
     x_train = arrays.x_train[train]
     if arrays.mean is None or arrays.std is None:
+        assert isinstance(x_train, np.ndarray), "a source of mapped images brings its constants"
         mean, std = statistics(x_train)
     else:
         mean, std = (constants(values, x_train.shape[1]) for values in (arrays.mean, arrays.std))
 
-    def examples(x: np.ndarray, y: np.ndarray) -> Examples:
-        normal = torch.from_numpy(mean), torch.from_numpy(std)
-        return Examples(torch.from_numpy(x), torch.from_numpy(y.astype(np.int64)), *normal).to(device)
+    def examples(x: np.ndarray | MappedImages, y: np.ndarray) -> Examples:
+        normal = torch.from_numpy(mean).to(device), torch.from_numpy(std).to(device)
+        labels = torch.from_numpy(y.astype(np.int64))
+        if isinstance(x, MappedImages) and leave_mapped:
+            return Examples(x, labels, *normal)
+        pixels = x if isinstance(x, MappedImages) else torch.from_numpy(x)
+        return Examples(pixels.to(device), labels.to(device), *normal)
 
     return Splits(
         name=name,

@@ -25,7 +25,7 @@ def evaluate(model: nn.Module, examples: Examples, loss: AbstractLoss, execution
     """The score of the model's prediction on all examples; the model's mode is put back afterwards."""
     was_training = model.training
     model.eval()
-    total = torch.zeros(3, dtype=torch.float64, device=examples.y.device)
+    total = torch.zeros(3, dtype=torch.float64, device=examples.device)
     with torch.inference_mode(), execution.computing():
         for x, y in batches(examples, batch_size, dtype=execution.inputs, channels_last=execution.channels_last):
             logits = model(x)

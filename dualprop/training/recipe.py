@@ -25,6 +25,7 @@ _CHOICES = {
     "dtype": ("float32", "float64", "bfloat16", "tf32"),
     "channels_last": ("auto", "on", "off"),
     "capture": ("auto", "on", "off"),
+    "residency": ("auto", "device", "mapped"),
 }
 
 
@@ -85,6 +86,7 @@ class Recipe:
         cites: the table or figure that the recipe reproduces.
         published: pairs of a variant's name and its published test accuracy, such as ("dp", "98.43 ± 0.03").
         dataset: a data set's name, or the path of an .npz file.
+        residency: of the images of imagenet32: all on the "device", or "mapped", in their files; "auto" goes by size.
         augmentation: how training images are varied, each time they are shown.
         model: the architecture.
         feedback: the weights that errors come back through: "exact", the forward ones, or those of `dp.feedback`.
@@ -113,6 +115,7 @@ class Recipe:
     cites: str = ""
     published: tuple[tuple[str, str], ...] = ()
     dataset: str
+    residency: Literal["auto", "device", "mapped"] = "auto"
     augmentation: Augmentation = Augmentation()
     model: Architecture
     feedback: Literal["exact", "kolen_pollack", "random", "sign_symmetric"] = "exact"

@@ -100,7 +100,12 @@ def train(run: Run, data_root: Path | None = None, reporter: Reporter | None = N
 def load_data(recipe: Recipe, seed: int, data_root: Path | None = None) -> data.Splits:
     """The recipe's data on its device, divided by the seed. Raises DataError where a batch does not fit into it."""
     splits = data.load(
-        recipe.dataset, root=data_root, validation_fraction=recipe.validation_fraction, seed=seed, device=recipe.device
+        recipe.dataset,
+        root=data_root,
+        validation_fraction=recipe.validation_fraction,
+        seed=seed,
+        device=recipe.device,
+        residency=recipe.residency,
     )
     if len(splits.train) < recipe.batch_size:
         raise DataError(

@@ -103,7 +103,7 @@ def test_an_unknown_name_is_one_line_with_the_nearest_known_one(name, hint):
 
 def test_every_name_listed_is_described_in_one_line():
     """`dualprop list datasets` prints these."""
-    assert list(names()) == ["digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "PATH.npz"]
+    assert list(names()) == ["digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "imagenet32", "PATH.npz"]
     assert all(text and "\n" not in text for text in names().values())
 
 

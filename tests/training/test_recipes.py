@@ -73,6 +73,7 @@ CHANGES = {
     "cites": "a table",
     "published": (("dp", "98.43 ± 0.03"),),
     "dataset": "mnist",
+    "residency": "mapped",
     "augmentation": Augmentation(flip=True),
     "model": MLP(widths=(9,)),
     "feedback": "random",

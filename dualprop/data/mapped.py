@@ -1,0 +1,151 @@
+"""Images that stay in their files: rows of bytes, mapped into the address space and read where a batch asks for them.
+
+The memory in use stays flat: pages that were read are let go again after a while. The system keeps what it can of them in its
+own cache, which is free memory to every other program.
+Shapes: N images, B batch, R bytes an image."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dualprop.errors import DataError
+
+# A page fault maps up to 64 KiB around a row. Letting go costs about a millisecond, and those pages' faults again.
+BYTES_PER_FAULT = 1 << 16
+KEEP_BYTES = 1 << 27
+# Images read at a time when the whole set is brought to the device.
+CHUNK = 8192
+
+
+def open_map(path: Path) -> mmap.mmap:
+    """The file mapped privately: what would be written to it stays in memory. Raises DataError, also where it is empty."""
+    try:
+        with path.open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    except ValueError:
+        raise DataError(f"{path} is empty; replace it.") from None
+    except OSError as error:
+        raise DataError(f"{path} can't be read ({error.strerror or error}). Check its permissions.") from None
+
+
+def advise(mapping: mmap.mmap, advice: str) -> None:
+    """madvise with the constant of this name, where the system has it."""
+    if hasattr(mmap, advice):
+        mapping.madvise(getattr(mmap, advice))
+
+
+class MappedFiles:
+    """Images in several files, numbered through: file i holds the rows from `starts`[i] to `starts`[i+1]."""
+
+    def __init__(self, files: Sequence[tuple[mmap.mmap, int, int]], row_bytes: int) -> None:
+        """files: of each its map, the offset of its first image, and their number."""
+        self.maps = [mapping for mapping, _, _ in files]
+        self.pixels = [
+            np.frombuffer(mapping, np.uint8, number * row_bytes, offset).reshape(number, row_bytes)
+            for mapping, offset, number in files
+        ]
+        self.offsets = [offset for _, offset, _ in files]
+        self.starts = np.cumsum([0, *(number for _, _, number in files)])
+        self.row_bytes = row_bytes
+        self._num_read = 0
+        for mapping in self.maps:
+            # Else each row would read 128 KiB around it, forty times what is asked for.
+            advise(mapping, "MADV_RANDOM")
+
+    def gather(self, rows: np.ndarray) -> np.ndarray:
+        """(B, R) uint8: the images of these rows (B,) int64, in their order."""
+        order = np.argsort(rows, kind="stable")
+        ascending = rows[order]
+        bounds = np.searchsorted(ascending, self.starts)
+        # np.take leaves Python free while the disk is read; and a disk is quickest in ascending order.
+        found = np.empty((len(rows), self.row_bytes), np.uint8)
+        for i, (start, begin, end) in enumerate(zip(self.starts, bounds, bounds[1:], strict=False)):
+            if begin < end:
+                local = ascending[begin:end] - start
+                self._read_ahead(i, local)
+                np.take(self.pixels[i], local, axis=0, out=found[begin:end], mode="clip")
+        self._num_read += len(rows)
+        if self._num_read * BYTES_PER_FAULT > KEEP_BYTES:
+            self._num_read = 0
+            self.let_go()
+        images = np.empty_like(found)
+        images[order] = found
+        return images
+
+    def _read_ahead(self, i: int, rows: np.ndarray) -> None:
+        """Ask for the pages of these ascending rows of file i at once, where they are most of what lies between."""
+        span = int(rows[-1] - rows[0]) + 1
+        if len(rows) > 1 and span < 4 * len(rows) and hasattr(mmap, "MADV_WILLNEED"):
+            begin = self.offsets[i] + int(rows[0]) * self.row_bytes
+            begin -= begin % mmap.PAGESIZE
+            self.maps[i].madvise(mmap.MADV_WILLNEED, begin, span * self.row_bytes)
+
+    def let_go(self) -> None:
+        """Give the pages that were read back to the system, which may keep them in its cache."""
+        for mapping in self.maps:
+            advise(mapping, "MADV_DONTNEED")
+
+
+class MappedImages:
+    """Some rows of MappedFiles, as images (N, C, H, W) uint8; to Examples it is as a tensor on the CPU, read when indexed."""
+
+    dtype = torch.uint8
+    device = torch.device("cpu")
+
+    def __init__(self, files: MappedFiles, shape: tuple[int, ...], rows: np.ndarray | None = None) -> None:
+        """shape: of one image, (C, H, W). rows: (N,) int64; all, in order, by default."""
+        self.files = files
+        self.rows = np.arange(files.starts[-1]) if rows is None else rows
+        self.shape = (len(self.rows), *shape)
+        self.ndim = len(self.shape)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, indices: np.ndarray) -> MappedImages:
+        """The images at `indices`, still in their files."""
+        return MappedImages(self.files, self.shape[1:], self.rows[indices])
+
+    @property
+    def num_bytes(self) -> int:
+        return len(self.rows) * self.files.row_bytes
+
+    def index_select(self, dim: int, indices: Tensor) -> Tensor:
+        """As `Tensor.index_select` along dimension 0."""
+        assert dim == 0
+        return torch.from_numpy(self.files.gather(self.rows[indices.numpy()])).view(-1, *self.shape[1:])
+
+    def to(self, device: torch.device | str) -> Tensor:
+        """All images read onto `device`; beside them no more memory is taken than for a few thousand."""
+        images = torch.empty(self.shape, dtype=torch.uint8, device=device)
+        for begin in range(0, len(self), CHUNK):
+            images[begin : begin + CHUNK] = self.index_select(0, torch.arange(begin, min(begin + CHUNK, len(self)))).to(device)
+        self.files.let_go()
+        return images
+
+
+def fits(num_bytes: int, device: torch.device | str) -> bool:
+    """Whether this many bytes are at most half of the device's free memory; the rest is the training's."""
+    device = torch.device(device)
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _free_memory()
+    return num_bytes <= free / 2
+
+
+def _free_memory() -> int:
+    """Bytes of main memory that are free or can be freed at once, within the limit of the container if there is one."""
+    limits, group = [], Path("/sys/fs/cgroup")
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        limits += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")]
+    with contextlib.suppress(OSError, ValueError):  # where there is no such group, or its limit is "max"
+        limits.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+    # Elsewhere: what half of the machine's memory leaves of caution.
+    return min(limits) if limits else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
