@@ -81,12 +81,17 @@ class MappedFiles:
         return images
 
     def _read_ahead(self, i: int, rows: np.ndarray) -> None:
-        """Ask for the pages of these ascending rows of file i at once, where they are most of what lies between."""
-        span = int(rows[-1] - rows[0]) + 1
-        if len(rows) > 1 and span < 4 * len(rows) and hasattr(mmap, "MADV_WILLNEED"):
-            begin = self.offsets[i] + int(rows[0]) * self.row_bytes
-            begin -= begin % mmap.PAGESIZE
-            self.maps[i].madvise(mmap.MADV_WILLNEED, begin, span * self.row_bytes)
+        """Ask for the pages of these ascending rows of file i at once; else each page fault would wait for its own."""
+        if not hasattr(mmap, "MADV_WILLNEED"):
+            return
+        is_dense = rows[-1] - rows[0] < 4 * len(rows)
+        firsts, lasts = (rows[:1], rows[-1:]) if is_dense else (rows, rows)
+        begins = self.offsets[i] + firsts * self.row_bytes
+        ends = self.offsets[i] + (lasts + 1) * self.row_bytes
+        begins -= begins % mmap.PAGESIZE
+        # A call for each row, a microsecond: asked for so, a batch of 100 comes from the disk in a tenth of the time.
+        for begin, length in zip(begins.tolist(), (ends - begins).tolist(), strict=True):
+            self.maps[i].madvise(mmap.MADV_WILLNEED, begin, length)
 
     def let_go(self) -> None:
         """Give the pages that were read back to the system, which may keep them in its cache."""
@@ -141,11 +146,24 @@ def fits(num_bytes: int, device: torch.device | str) -> bool:
 
 def _free_memory() -> int:
     """Bytes of main memory that are free or can be freed at once, within the limit of the container if there is one."""
-    limits, group = [], Path("/sys/fs/cgroup")
+    limits = []
     with contextlib.suppress(OSError):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        limits += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")]
-    with contextlib.suppress(OSError, ValueError):  # where there is no such group, or its limit is "max"
-        limits.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
-    # Elsewhere: what half of the machine's memory leaves of caution.
+        limits.append(1024 * _entry(Path("/proc/meminfo"), "MemAvailable:"))
+    groups = (
+        ("", "memory.max", "memory.current", "file"),
+        ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "cache"),
+    )
+    for folder, limit, used, cached in groups:
+        group = Path("/sys/fs/cgroup") / folder
+        # There is no such group, or its limit is the word "max".
+        with contextlib.suppress(OSError, ValueError):
+            in_use = int((group / f"memory.{used}").read_text()) - _entry(group / "memory.stat", cached)
+            limits.append(int((group / f"memory.{limit}").read_text()) - in_use)
+    # Where nothing is known, half of the machine.
     return min(limits) if limits else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def _entry(path: Path, name: str) -> int:
+    """The number after `name` in a file of such lines, 0 without one."""
+    words = (line.split() for line in path.read_text().splitlines())
+    return next((int(number) for first, number, *_ in words if first == name), 0)
