@@ -1,0 +1,117 @@
+"""How fast batches come, augmented and from files, beside the training step that takes them: a loader that is twenty times as
+fast as the step costs it at most a twentieth, and less where it reads ahead."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dualprop.data import Augmentation, Examples, batches
+from dualprop.data.mapped import MappedFiles, MappedImages, open_map
+
+SHAPE = (3, 32, 32)
+ROW_BYTES = 3072
+WARMUP = 5
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way of making batches of images of CIFAR's and ImageNet32's shape."""
+
+    label: str
+    augmentation: Augmentation = Augmentation()
+    channels_last: bool = False
+    dtype: str = "float32"
+    is_mapped: bool = False
+
+
+VARIED = Augmentation(pad=4, flip=True)
+CASES = (
+    Case("normalised"),
+    Case("cropped and flipped", VARIED),
+    Case("cropped and flipped, channels last", VARIED, channels_last=True),
+    Case("cropped and flipped, bfloat16", VARIED, dtype="bfloat16"),
+    Case("cropped and flipped, from files", VARIED, is_mapped=True),
+)
+
+
+def measure(
+    *,
+    batch_size: int = 100,
+    rounds: int = 200,
+    num_images: int = 20_000,
+    device: str = "cpu",
+    cases: tuple[Case, ...] = CASES,
+    step: Callable[[], object] | None = None,
+    step_rounds: int = 5,
+) -> list[dict[str, Any]]:
+    """One row per case: label, milliseconds a batch (median of `rounds`), examples_per_second over all of them, and
+    times_the_step, how often a batch is made while one `step` is taken (None without one).
+
+    Images are random bytes; those from files lie in a temporary one, in the system's cache. batch_size: also the step's.
+    """
+    step_seconds = None if step is None else median(_seconds(step, step_rounds, warmup=1, device=device))
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for case in cases:
+            epochs = _endless(_examples(case, num_images, device, Path(folder)), case, batch_size)
+            times = _seconds(lambda epochs=epochs: next(epochs), rounds, WARMUP, device)  # type: ignore[misc]
+            epochs.close()
+            seconds = sum(times) / rounds
+            rows.append(
+                {
+                    "label": case.label,
+                    "milliseconds": 1e3 * median(times),
+                    "examples_per_second": batch_size / seconds,
+                    "times_the_step": None if step_seconds is None else step_seconds / seconds,
+                }
+            )
+    return rows
+
+
+def _examples(case: Case, num_images: int, device: str, folder: Path) -> Examples:
+    generator = torch.Generator().manual_seed(0)
+    x: Tensor | MappedImages = torch.randint(0, 256, (num_images, *SHAPE), dtype=torch.uint8, generator=generator)
+    y = torch.randint(10, (num_images,), generator=generator)
+    if case.is_mapped:
+        path = folder / "images"
+        assert isinstance(x, Tensor)
+        path.write_bytes(x.numpy().tobytes())
+        x = MappedImages(MappedFiles([(open_map(path), 0, num_images)], ROW_BYTES), SHAPE)
+    else:
+        x, y = x.to(device), y.to(device)
+    return Examples(x, y, torch.full((3, 1, 1), 120.0, device=device), torch.full((3, 1, 1), 60.0, device=device))
+
+
+def _endless(examples: Examples, case: Case, batch_size: int) -> Generator[tuple[Tensor, Tensor], None, None]:
+    generator = torch.Generator().manual_seed(0)
+    while True:
+        yield from batches(
+            examples,
+            batch_size,
+            dtype=getattr(torch, case.dtype),
+            generator=generator,
+            drop_last=True,
+            augmentation=case.augmentation,
+            channels_last=case.channels_last,
+        )
+
+
+def _seconds(work: Callable[[], object], rounds: int, warmup: int, device: str) -> list[float]:
+    times = []
+    for i in range(warmup + rounds):
+        began = time.perf_counter()
+        work()
+        if torch.device(device).type == "cuda":
+            torch.cuda.synchronize()
+        if i >= warmup:
+            times.append(time.perf_counter() - began)
+    return times

@@ -1,0 +1,47 @@
+"""The loader's benchmark: what it times is a whole batch, in every case, and its rates are rates."""
+
+import time
+
+import pytest
+
+from dualprop.analysis import loading
+from dualprop.data import examples
+
+
+def test_every_case_has_a_row_and_its_figures_belong_together():
+    """Milliseconds taken for seconds, or a rate per batch for one per example, would prove any loader fast."""
+    rows = loading.measure(batch_size=20, rounds=10, num_images=200, step=lambda: time.sleep(0.05), step_rounds=2)
+    assert [row["label"] for row in rows] == [case.label for case in loading.CASES]
+    for row in rows:
+        assert row["milliseconds"] > 0.005
+        mean = 20 / row["examples_per_second"]
+        # A sleep lasts at least so long, on a busy machine longer; and half of the batches take the median or more.
+        assert 0.05 <= row["times_the_step"] * mean < 0.5
+        assert mean >= row["milliseconds"] / 1e3 / 2
+
+
+def test_without_a_step_the_rows_do_not_compare():
+    """A comparison with nothing is none."""
+    rows = loading.measure(batch_size=20, rounds=2, num_images=100, cases=loading.CASES[:1])
+    assert rows[0]["times_the_step"] is None
+
+
+@pytest.mark.parametrize("case", loading.CASES, ids=lambda case: case.label)
+def test_each_case_is_the_batch_that_its_label_names(case, monkeypatch):
+    """An option that is not passed on would be measured at the price of another."""
+    seen = []
+    finish = examples.Examples.finish
+
+    def watched(self, x, y, dtype, **options):
+        made = finish(self, x, y, dtype, **options)
+        seen.append((options, made[0], self))
+        return made
+
+    monkeypatch.setattr(examples.Examples, "finish", watched)
+    loading.measure(batch_size=20, rounds=2, num_images=100, cases=(case,))
+    options, x, kept = seen[-1]
+    assert (options["draws"] is not None) == ("cropped" in case.label)
+    assert str(x.dtype) == f"torch.{'bfloat16' if 'bfloat16' in case.label else 'float32'}"
+    assert options["channels_last"] == ("channels last" in case.label)
+    assert isinstance(kept.x, loading.MappedImages) == ("files" in case.label)
+    assert x.shape == (20, 3, 32, 32)
