@@ -25,7 +25,7 @@ from dualprop import kernels, losses, recompute, schedules
 from dualprop.dyadic import Nudge, dyadic_activation
 from dualprop.errors import SettingError
 from dualprop.kernels import KERNELS, Kernel
-from dualprop.losses import AbstractLoss, CrossEntropy
+from dualprop.losses import AbstractLoss, CrossEntropy, SquaredError
 from dualprop.network import Network
 from dualprop.neurons import Identity
 from dualprop.rules.base import AbstractRule, Outcome, check_batch, check_output, check_precision, check_targets
@@ -166,6 +166,8 @@ class DualPropagation(AbstractRule):
     def capture_obstacle(self) -> str:
         if self.tolerance is not None:
             return "with a tolerance each batch takes as many passes as it needs"
+        if self.output_nudge == "exact" and not isinstance(self.loss, SquaredError):
+            return f"an exact {self.loss.name} nudge is found by iteration"
         return super().capture_obstacle
 
     @property

@@ -86,6 +86,10 @@ class Lifted(AbstractRule):
         with torch.no_grad():
             return self._settled(network, x, y).dyads()
 
+    @property
+    def capture_obstacle(self) -> str:
+        return "with a tolerance each batch takes as many sweeps as it needs" if self.tolerance else ""
+
     def gradients(
         self,
         network: Network,

@@ -11,16 +11,18 @@ from torch import nn
 from dualprop.training.recipe import Optimizer
 
 
-def build(settings: Optimizer, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """The PyTorch optimizer, in its fused form: one kernel for all parameters."""
+def build(settings: Optimizer, parameters: Iterable[nn.Parameter], capturable: bool = False) -> torch.optim.Optimizer:
+    """The PyTorch optimizer, in its fused form: one kernel for all parameters. One that is `capturable` holds its learning rate
+    in a tensor on their device, where a captured step reads it."""
     parameters = list(parameters)
+    rate = torch.tensor(settings.learning_rate, device=parameters[0].device) if capturable else settings.learning_rate
     if settings.name == "sgd":
         return torch.optim.SGD(
-            parameters, lr=settings.learning_rate, momentum=settings.momentum, nesterov=settings.nesterov,
+            parameters, lr=rate, momentum=settings.momentum, nesterov=settings.nesterov,
             weight_decay=settings.weight_decay, fused=True,
         )  # fmt: skip
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.name]
-    return kind(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
+    return kind(parameters, lr=rate, weight_decay=settings.weight_decay, fused=True, capturable=capturable)
 
 
 def learning_rate(settings: Optimizer, step: int, steps_per_epoch: int, epochs: int) -> float:
@@ -40,4 +42,7 @@ def learning_rate(settings: Optimizer, step: int, steps_per_epoch: int, epochs: 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Give every parameter group this rate."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate

@@ -22,6 +22,7 @@ from dualprop.errors import RunError
 from dualprop.network import Network
 from dualprop.rules import Outcome
 from dualprop.training import checkpoint, execution, files, optimization, step
+from dualprop.training.capture import CapturedStep, CudaGraph
 from dualprop.training.checkpoint import Checkpoint
 from dualprop.training.evaluation import evaluate
 from dualprop.training.recipe import Recipe
@@ -87,7 +88,9 @@ class _SeedRun:
             model = recipe.build(splits.input_shape, splits.num_classes)
         self.model = self.execution.place(model)
         self.network = Network.from_module(self.model)
-        self.optimizer = optimization.build(recipe.optimizer, self.model.parameters())
+        captured = self.execution.captured
+        self.optimizer = optimization.build(recipe.optimizer, self.model.parameters(), capturable=captured)
+        self.take = CapturedStep(self._take, recipe, CudaGraph(torch.device(recipe.device))) if captured else self._take
         # Two streams: the order of the examples is the same whatever the rule draws.
         self.order = torch.Generator().manual_seed(seed)
         self.order_at_epoch = self.order.get_state()
@@ -133,8 +136,8 @@ class _SeedRun:
             if is_due and progress.step < self.steps_per_epoch:
                 self._write_checkpoint()
         num_examples = max(1, progress.step * recipe.batch_size)
-        trained = {
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
+        trained: dict[str, Any] = {
+            "learning_rate": float(self.optimizer.param_groups[0]["lr"]),
             "train_loss": float(self.loss_sum) / num_examples,
             "train_accuracy": int(self.num_correct) / num_examples,
             **({} if outcome is None else outcome.diagnostics),
@@ -155,8 +158,7 @@ class _SeedRun:
         global_step = progress.epoch * self.steps_per_epoch + progress.step
         rate = optimization.learning_rate(recipe.optimizer, global_step, self.steps_per_epoch, recipe.epochs)
         optimization.set_learning_rate(self.optimizer, rate)
-        with self.execution.computing():
-            outcomes, self.rule_state = step.take(recipe, self.network, self.optimizer, x, y, self.rule_state, self.inference)
+        outcomes, self.rule_state = self.take(x, y, self.rule_state)
         # What the network said before it learned from this batch.
         outcome = outcomes[0]
         self.loss_sum += outcome.loss * len(y)
@@ -167,6 +169,11 @@ class _SeedRun:
         if progress.step % CHECK_EVERY == 0 or progress.step == self.steps_per_epoch:
             self._check_for_divergence(outcome)
         return outcome
+
+    def _take(self, x: Tensor, y: Tensor, state: Any) -> tuple[list[Outcome], Any]:
+        # The context is entered here: what autocast keeps in it belongs to one step, captured or not.
+        with self.execution.computing():
+            return step.take(self.recipe, self.network, self.optimizer, x, y, state, self.inference)
 
     def _check_for_divergence(self, outcome: Outcome) -> None:
         if not math.isfinite(float(self.loss_sum)) or not outcome.status.is_finite:

@@ -1,0 +1,111 @@
+"""A training step captured once as a CUDA graph and replayed: the launches of a deep network's many small kernels cost nothing.
+
+Capturing records what the step launches, whatever Python did to launch it, so every rule can be captured whose Python does the
+same for each batch. A replay reads and writes the memory of the capture: batches and states are copied in, the learning rate is
+a tensor. Where a rule keeps states, the last replay's are the next one's. The first steps run as they are, on the capture's
+stream, until lazily made buffers (momenta, workspaces, the rule's first states) exist.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from dualprop.errors import SettingError
+from dualprop.rules import Outcome
+from dualprop.training.recipe import Recipe
+
+Take = Callable[[Tensor, Tensor, Any], tuple[list[Outcome], Any]]
+# Steps before the capture: the first makes momenta and states, the second is like all that follow.
+WARMUP = 3
+
+
+class Graph(Protocol):
+    """What records a function's launches and repeats them. `CudaGraph`, or a stand-in for tests."""
+
+    def warm_up(self, function: Callable[[], Any]) -> Any:
+        """Run the function where its memory and workspaces will be usable by the capture."""
+
+    def capture(self, function: Callable[[], Any]) -> Any:
+        """Record the function and return what it returns; nothing is computed yet."""
+
+    def replay(self) -> None:
+        """Compute what was recorded."""
+
+
+class CudaGraph:
+    """PyTorch's CUDA graph, on a stream of its own."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.graph, self.stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)
+
+    def warm_up(self, function: Callable[[], Any]) -> Any:
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.stream):
+            result = function()
+        torch.cuda.current_stream().wait_stream(self.stream)
+        return result
+
+    def capture(self, function: Callable[[], Any]) -> Any:
+        with torch.cuda.graph(self.graph, stream=self.stream):
+            return function()
+
+    def replay(self) -> None:
+        self.graph.replay()
+
+
+class CapturedStep:
+    """`take(x, y, state)` as a function of the same arguments and results, replayed from the fourth call on.
+
+    The results of a replay lie in the graph's memory: the next one writes over them. Batches must keep their shapes. A step
+    that turns out to wait for the device can't be captured: where the recipe leaves the choice it is then taken as it is,
+    and `obstacle` says why; else a SettingError does.
+    """
+
+    def __init__(self, take: Take, recipe: Recipe, graph: Graph) -> None:
+        self.take, self.rule, self.graph, self.must = take, recipe.rule, graph, recipe.capture == "on"
+        self.obstacle = ""
+        self.calls = 0
+        self.inputs: tuple[Tensor, Tensor] | None = None
+        self.outcomes: list[Outcome] = []
+        self.state_in: dict[str, Tensor] = {}
+        self.state_out: Any = None
+
+    def __call__(self, x: Tensor, y: Tensor, state: Any) -> tuple[list[Outcome], Any]:
+        self.calls += 1
+        if self.calls <= WARMUP:
+            result: tuple[list[Outcome], Any] = self.graph.warm_up(lambda: self.take(x, y, state))
+            return result
+        if self.inputs is None and not self.obstacle:
+            self._try_to_capture(x, y, state)
+        if self.obstacle:
+            return self.take(x, y, state)
+        assert self.inputs is not None
+        for own, given in zip(self.inputs, (x, y), strict=True):
+            own.copy_(given)
+        for name, tensor in self.rule.pack_state(state).items():
+            if self.state_in[name] is not tensor:
+                self.state_in[name].copy_(tensor)
+        self.graph.replay()
+        # New ones: an outcome remembers its status once it has been asked for.
+        return [dataclasses.replace(outcome) for outcome in self.outcomes], self.state_out
+
+    def _try_to_capture(self, x: Tensor, y: Tensor, state: Any) -> None:
+        try:
+            self._capture(x, y, state)
+        except RuntimeError as error:
+            self.inputs, self.obstacle = None, (str(error).splitlines() or ["unknown"])[0]
+            if self.must:
+                raise SettingError(f"the step can't be captured: {self.obstacle}. Use capture='off'.") from error
+
+    def _capture(self, x: Tensor, y: Tensor, state: Any) -> None:
+        self.inputs = x.clone(), y.clone()
+        # Copies that keep their strides; the state that the step reads is made of them.
+        self.state_in = {name: tensor.clone() for name, tensor in self.rule.pack_state(state).items()}
+        held = self.rule.unpack_state(self.state_in)
+        own_x, own_y = self.inputs
+        self.outcomes, self.state_out = self.graph.capture(lambda: self.take(own_x, own_y, held))
