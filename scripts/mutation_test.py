@@ -54,6 +54,11 @@ DAMPING = "properties/test_spectral_damping.py"
 SETTLING = "properties/test_settling.py"
 VARIANTS = "training/test_variants.py"
 COMPARE_VARIANTS = "cli/test_compare_variants.py"
+AUGMENTATION = "data/test_augmentation.py"
+CIFAR = "data/test_cifar.py"
+PICKLES = "data/test_pickles.py"
+IMAGENET32 = "data/test_imagenet32.py"
+STREAMING = "data/test_streaming.py"
 
 
 @dataclass(frozen=True)
@@ -1131,6 +1136,143 @@ DEFECTS = [
         'cells += [published.get(name, "–")] if is_published else []',
         "cells += [list(published.values())[0]] if is_published else []",
         COMPARE_VARIANTS,
+    ),
+    # Data
+    Defect(
+        "crop's rows and columns exchanged",
+        "data/augmentation.py",
+        "top, left, flipped = self.moves",
+        "left, top, flipped = self.moves",
+        AUGMENTATION,
+    ),
+    Defect(
+        "the last crop never drawn",
+        "data/augmentation.py",
+        "torch.randint(2 * self.pad + 1,",
+        "torch.randint(2 * self.pad,",
+        AUGMENTATION,
+    ),
+    Defect(
+        "no flip ever drawn",
+        "data/augmentation.py",
+        "torch.randint(2, (num_examples,)",
+        "torch.randint(1, (num_examples,)",
+        AUGMENTATION,
+    ),
+    Defect(
+        "all flipped but those that were drawn",
+        "data/augmentation.py",
+        "width - 1 - across, across",
+        "across, width - 1 - across",
+        AUGMENTATION,
+    ),
+    Defect(
+        "crops of the epoch's start after resuming",
+        "data/examples.py",
+        "draws.to(examples.device).split(batch_size)[start:num_batches]",
+        "draws.to(examples.device).split(batch_size)[: num_batches - start]",
+        AUGMENTATION,
+    ),
+    Defect(
+        "augmentation left out by the trainer",
+        "training/trainer.py",
+        "augmentation=recipe.augmentation,",
+        "augmentation=None,",
+        "cli/test_augmentation_options.py",
+    ),
+    Defect("a file of another content accepted", "data/sources.py", "if digest != digests[file]:", "if False:", CIFAR),
+    Defect(
+        "files of an archive not verified",
+        "data/sources.py",
+        'check(found[file], name, file, f"{file} in {shown}", REPLACE)',
+        "pass",
+        CIFAR,
+    ),
+    Defect("links in an archive followed", "data/sources.py", " and member.isreg():", ":", CIFAR),
+    Defect("the test batch among the training batches", "data/cifar.py", "*train, test = (", "test, *train = (", CIFAR),
+    Defect(
+        "constants for pixels from 0 to 1",
+        "data/datasets.py",
+        "(tuple(255 * value for value in constants) for constants in (source",
+        "(tuple(1 * value for value in constants) for constants in (source",
+        "data/test_idx_format.py",
+    ),
+    Defect("any global accepted in a pickle", "data/pickles.py", "if full not in KNOWN:", "if not full:", PICKLES),
+    Defect(
+        "an array longer than its bytes",
+        "data/pickles.py",
+        "if math.prod(shape) * dtype.itemsize != elements.stop - elements.start:",
+        "if math.prod(shape) * dtype.itemsize < elements.stop - elements.start:",
+        PICKLES,
+    ),
+    Defect(
+        "big-endian numbers read as little-endian",
+        "data/pickles.py",
+        'if order not in ("<", "|")',
+        'if order not in ("<", "|", ">")',
+        PICKLES,
+    ),
+    Defect("columns read as rows", "data/pickles.py", "or by_columns not in (False, 0) or", "or", PICKLES),
+    Defect(
+        "ImageNet32's labels left from 1 to 1000",
+        "data/imagenet32.py",
+        "labels.astype(np.int64) - 1",
+        "labels.astype(np.int64)",
+        IMAGENET32,
+    ),
+    Defect(
+        "batch 10 after batch 1",
+        "data/imagenet32.py",
+        'key=lambda path: int(path.stem.rsplit("_", 1)[1])',
+        "key=lambda path: path.stem",
+        IMAGENET32,
+    ),
+    Defect(
+        "swapped files not noticed",
+        "data/imagenet32.py",
+        "if len(test.labels) > len(smallest.labels):",
+        "if False:",
+        IMAGENET32,
+    ),
+    Defect("a file under two names not noticed", "data/imagenet32.py", "if mark in seen:", "if False:", IMAGENET32),
+    Defect(
+        "a truncated zip member mapped",
+        "data/npz_members.py",
+        "if begin + info.file_size > os.fstat",
+        "if False and os.fstat",
+        IMAGENET32,
+    ),
+    Defect(
+        "half of an array unpacked under its name",
+        "data/npz_members.py",
+        "and target.stat().st_size == info.file_size",
+        "",
+        IMAGENET32,
+    ),
+    Defect(
+        "rows of the first file for those of all",
+        "data/mapped.py",
+        "local = ascending[begin:end] - start",
+        "local = ascending[begin:end]",
+        STREAMING,
+    ),
+    Defect("rows left in ascending order", "data/mapped.py", "images[order] = found", "images[:] = found", STREAMING),
+    Defect(
+        "pages never let go",
+        "data/mapped.py",
+        "if self._num_read * BYTES_PER_FAULT > KEEP_BYTES:",
+        "if self._num_read < 0:",
+        STREAMING,
+    ),
+    Defect(
+        "all of the free memory taken", "data/mapped.py", "return num_bytes <= free / 2", "return num_bytes <= free", IMAGENET32
+    ),
+    Defect(
+        "an error while reading ahead is an end",
+        "data/prefetch.py",
+        "            put(None, error)",
+        "            put(None, end)",
+        STREAMING,
     ),
 ]
 

@@ -6,11 +6,12 @@ import io
 import pickle
 import struct
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from dualprop.data import sources
+from dualprop.data import imagenet32, sources
 
 FILES = tuple(sources.SOURCES["mnist"].sha256)
 
@@ -47,3 +48,29 @@ def vouch_for(name: str, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatc
     if source.archive and archive is not None:
         changes["archive"] = (source.archive[0], hashlib.sha256(archive).hexdigest())
     monkeypatch.setitem(sources.SOURCES, name, dataclasses.replace(source, **changes))
+
+
+IMAGENET32_SIZES = {name: 40 + i for i, name in enumerate(imagenet32.TRAIN)} | {imagenet32.TEST: 25}
+
+
+def imagenet32_arrays(seed: int = 0) -> dict[str, dict[str, np.ndarray]]:
+    """Each file's data and labels 1..7, which take turns; no two images are alike."""
+    random = np.random.default_rng(seed)
+    made = {}
+    for name, size in IMAGENET32_SIZES.items():
+        data = random.integers(0, 256, (size, 3072), dtype=np.uint8)
+        made[name] = {"data": data, "labels": np.arange(size) % 7 + 1, "mean": data.mean(0)}
+    return made
+
+
+IMAGENET32_FORMS = ("pickle 3", "pickle 4", "npz", "compressed npz")
+
+
+def write_imagenet32(folder: Path, form: str = "pickle 3", made: dict[str, dict[str, np.ndarray]] | None = None) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, entries in (imagenet32_arrays() if made is None else made).items():
+        if form.startswith("pickle"):
+            labels = {"labels": entries["labels"].tolist()} if isinstance(entries.get("labels"), np.ndarray) else {}
+            (folder / name).write_bytes(pickle.dumps({**entries, **labels}, int(form[-1])))
+        else:
+            (np.savez if form == "npz" else np.savez_compressed)(folder / f"{name}.npz", **entries)

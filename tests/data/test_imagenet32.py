@@ -9,36 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from canonical import IMAGENET32_FORMS as FORMS
+from canonical import IMAGENET32_SIZES as SIZES
+from canonical import imagenet32_arrays as arrays
+from canonical import write_imagenet32 as write
 
 from dualprop import cli
 from dualprop.data import Augmentation, Splits, batches, imagenet32, load, npz_members
 from dualprop.errors import DataError, SettingError
-
-SIZES = {name: 40 + i for i, name in enumerate(imagenet32.TRAIN)} | {imagenet32.TEST: 25}
-NUM_CLASSES = 7
-
-
-def arrays(seed: int = 0) -> dict[str, dict[str, np.ndarray]]:
-    """Each file's data and labels 1..7, which take turns; no two images are alike."""
-    random = np.random.default_rng(seed)
-    made = {}
-    for name, size in SIZES.items():
-        data = random.integers(0, 256, (size, 3072), dtype=np.uint8)
-        made[name] = {"data": data, "labels": np.arange(size) % NUM_CLASSES + 1, "mean": data.mean(0)}
-    return made
-
-
-FORMS = ("pickle 3", "pickle 4", "npz", "compressed npz")
-
-
-def write(folder: Path, form: str = "pickle 3", made: dict[str, dict[str, np.ndarray]] | None = None) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, entries in (arrays() if made is None else made).items():
-        if form.startswith("pickle"):
-            labels = {"labels": entries["labels"].tolist()} if isinstance(entries.get("labels"), np.ndarray) else {}
-            (folder / name).write_bytes(pickle.dumps({**entries, **labels}, int(form[-1])))
-        else:
-            (np.savez if form == "npz" else np.savez_compressed)(folder / f"{name}.npz", **entries)
 
 
 def stream(root: Path, **arguments: object) -> Splits:
@@ -69,13 +47,13 @@ def test_every_form_holds_the_same_examples_with_labels_from_0(tmp_path, form, r
     made = arrays()
     num_train = sum(SIZES.values()) - 25
     assert (len(splits.train), len(splits.validation)) == (num_train - round(0.05 * num_train), round(0.05 * num_train))
-    assert (splits.num_classes, splits.input_shape) == (NUM_CLASSES, (3, 32, 32))
+    assert (splits.num_classes, splits.input_shape) == (7, (3, 32, 32))
     x, y = together(splits)
     expected = {row.tobytes(): label - 1 for name in imagenet32.TRAIN for row, label in zip(*pair(made[name]), strict=True)}
     assert {image.numpy().tobytes(): int(label) for image, label in zip(x, y, strict=True)} == expected
     test_x, test_y = splits.test.rows(torch.arange(25))
     assert np.array_equal(test_x.reshape(25, 3072).numpy(), made["val_data"]["data"])
-    assert test_y.tolist() == [i % NUM_CLASSES for i in range(25)]
+    assert test_y.tolist() == [i % 7 for i in range(25)]
     assert splits.train.mean.flatten().tolist() == pytest.approx([255 * 0.485, 255 * 0.456, 255 * 0.406])
     assert splits.train.std.flatten().tolist() == pytest.approx([255 * 0.229, 255 * 0.224, 255 * 0.225])
     assert isinstance(splits.train.x, torch.Tensor) == (residency != "mapped")

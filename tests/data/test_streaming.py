@@ -9,11 +9,16 @@ import time
 import numpy as np
 import pytest
 import torch
+from canonical import write_imagenet32
 
+from dualprop import training
 from dualprop.data import load, mapped
 from dualprop.data.mapped import MappedFiles, MappedImages, open_map
 from dualprop.data.prefetch import ahead
 from dualprop.errors import DataError
+from dualprop.losses import CrossEntropy
+from dualprop.models import MLP
+from dualprop.rules import DualPropagation
 
 
 def threads() -> int:
@@ -139,14 +144,7 @@ def test_reading_every_image_once_keeps_the_memory_flat(tmp_path):
 
 def test_a_run_on_streamed_images_is_bit_for_bit_that_on_resident_ones(tmp_path):
     """Training, validation, test and statistics, by the trainer as it is."""
-    from test_imagenet32 import write
-
-    from dualprop import training
-    from dualprop.losses import CrossEntropy
-    from dualprop.models import MLP
-    from dualprop.rules import DualPropagation
-
-    write(tmp_path / "data")
+    write_imagenet32(tmp_path / "data")
     made = training.Recipe(
         name="tiny",
         dataset="imagenet32",
