@@ -1141,8 +1141,8 @@ DEFECTS = [
     Defect(
         "crop's rows and columns exchanged",
         "data/augmentation.py",
-        "top, left, flipped = self.moves",
-        "left, top, flipped = self.moves",
+        "top, left, flipped = self.moves.to",
+        "left, top, flipped = self.moves.to",
         AUGMENTATION,
     ),
     Defect(

@@ -46,17 +46,17 @@ class Augmentation:
         """Crops and flips for `num_examples`, in their order; None, and no number drawn, where there is nothing to draw."""
         if not self.is_on:
             return None
-        moves = torch.zeros(num_examples, 3, dtype=torch.int64)
+        moves = torch.zeros(num_examples, 3, dtype=torch.int32)
         if self.pad:
-            moves[:, :2] = torch.randint(2 * self.pad + 1, (num_examples, 2), generator=generator)
+            moves[:, :2] = torch.randint(2 * self.pad + 1, (num_examples, 2), generator=generator, dtype=torch.int32)
         if self.flip:
-            moves[:, 2] = torch.randint(2, (num_examples,), generator=generator)
+            moves[:, 2] = torch.randint(2, (num_examples,), generator=generator, dtype=torch.int32)
         return Draws(self.pad, moves)
 
 
 @dataclass(frozen=True, eq=False)
 class Draws:
-    """What was drawn for each example. moves: (N, 3) int64, the window's first row and column in the padded image, each in
+    """What was drawn for each example. moves: (N, 3) int32, the window's first row and column in the padded image, each in
     [0, 2·pad], and 1 where it is flipped, else 0."""
 
     pad: int
@@ -73,7 +73,7 @@ class Draws:
         """The windows of the raw images x (B, C, H, W), of the same shape and type, on their device."""
         num_images, channels, height, width = x.shape
         padded = F.pad(x, (self.pad,) * 4).flatten(2)
-        top, left, flipped = self.moves[:, :, None].unbind(1)
+        top, left, flipped = self.moves.to(torch.int64)[:, :, None].unbind(1)
         rows = top + torch.arange(height, device=x.device)
         across = torch.arange(width, device=x.device)
         columns = left + torch.where(flipped == 1, width - 1 - across, across)
