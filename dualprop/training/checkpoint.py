@@ -90,11 +90,14 @@ def restore_model(model: nn.Module, checkpoint: Checkpoint, path: Path) -> None:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, checkpoint: Checkpoint) -> None:
-    """Load the optimizer's state in place."""
+    """Load the optimizer's state, each tensor laid out as its parameter is: a fused optimizer walks both as memory lies."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in checkpoint.under("optimizer").items():
         index, key = name.split(".", 1)
-        state.setdefault(int(index), {})[key] = tensor
+        parameter = parameters[int(index)]
+        alike = tensor.shape == parameter.shape
+        state.setdefault(int(index), {})[key] = torch.empty_like(parameter).copy_(tensor) if alike else tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

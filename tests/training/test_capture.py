@@ -1,8 +1,8 @@
 """Captured steps, by a stand-in graph that runs what it captured again on the same memory; and steps that wait for no device.
 
 A CUDA graph repeats launches and not Python: whatever a replay needs must be in the memory of the capture. The stand-in
-computes nothing while it captures, as a graph, but repeats the Python: a batch, a state or a learning rate that is not copied in shows
-as a difference from steps that are taken as they are.
+computes nothing while it captures, as a graph, but repeats the Python: a batch, a state or a learning rate that is not
+copied in shows as a difference from steps that are taken as they are.
 """
 
 import copy

@@ -199,8 +199,7 @@ def test_seeds_are_the_published_ones_and_then_count_on():
         ({"seed_list": (1, 1)}, "seed_list must hold different seeds"),
         ({"seed_list": (-1,)}, "seed_list must hold different seeds"),
         ({"dtype": "float16"}, "dtype must be one of 'float32', 'float64', 'bfloat16', 'tf32'"),
-        ({"dtype": "float16"}, "dtype must be float32 or float64"),
-        ({"residency": "disk"}, "residency must be auto, device or mapped, got 'disk'"),
+        ({"residency": "disk"}, "residency must be one of 'auto', 'device', 'mapped', got 'disk'"),
         ({"optimizer": {"warmup_epochs": 2.0}}, "warmup_epochs must be fewer than the 2 epochs"),
     ],
 )

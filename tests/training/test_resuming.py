@@ -6,7 +6,7 @@ import pytest
 from killing import kill
 
 from dualprop.data import Augmentation
-from dualprop.models import MLP
+from dualprop.models import MLP, VGG
 from dualprop.rules import Backprop, DualPropagation
 
 # Times and the machine may differ; the lock is empty. Everything else must not.
@@ -24,6 +24,17 @@ CASES = {
     "dual propagation on images cropped and flipped": {
         "rule": DualPropagation(),
         "augmentation": Augmentation(pad=2, flip=True),
+        "optimizer": {"name": "sgd", "learning_rate": 0.05},
+    },
+    "dual propagation on convolutions with channels last": {
+        "rule": DualPropagation(),
+        "model": VGG((3, 4), (1, 2), (5,)),
+        "feedback": "kolen_pollack",
+        "optimizer": {"name": "sgd", "learning_rate": 0.05},
+    },
+    "fused dual propagation in bfloat16": {
+        "rule": DualPropagation(engine="fused"),
+        "dtype": "bfloat16",
         "optimizer": {"name": "sgd", "learning_rate": 0.05},
     },
 }
@@ -75,7 +86,7 @@ def test_a_run_killed_at_twenty_random_events_ends_as_if_left_alone(case, recipe
     examples' order) shows only where a run is resumed in mid-epoch."""
     # Twelve steps an epoch, so that a checkpoint falls on its last step; and eleven, where none does.
     batch_size = 107 if "adamw" in case else 115
-    made = recipe(**CASES[case], model=MLP(widths=(8, 6)), batch_size=batch_size, epochs=3, checkpoint_every=3)
+    made = recipe(**{"model": MLP(widths=(8, 6)), **CASES[case]}, batch_size=batch_size, epochs=3, checkpoint_every=3)
     trials = kill(
         {
             "kind": "run", "recipe": made.to_plain(), "seeds": [0, 1], "folder": str(tmp_path),
