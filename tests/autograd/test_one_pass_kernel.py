@@ -1,6 +1,7 @@
 """The native kernel against the same written out in float64; states that are computed again against states that are kept."""
 
 import copy
+import functools
 import os
 import subprocess
 import sys
@@ -63,12 +64,33 @@ def test_it_computes_the_dyad_of_the_definition(neuron, dtype, layout):
             torch.testing.assert_close(one_sided.double(), expected, rtol=eps, atol=eps)
 
 
+def difference_by(kernel):
+    """The native kernel, or what inductor is given to make one pass of, run operation by operation."""
+    if kernel == "native":
+        return functools.partial(kernels.difference, kernel="native")
+    torch._dynamo.reset()
+    return torch.compile(kernels._difference, backend="eager", dynamic=True)
+
+
+@pytest.mark.parametrize("neuron", NEURONS, ids=str)
+def test_what_is_compiled_is_the_definition_too(neuron):
+    a, delta = drives(torch.float64)
+    torch._dynamo.reset()
+    mean, difference = torch.compile(kernels._dyad, backend="eager", dynamic=True)(neuron, a, delta, 0.7, 0.4, 0.3)
+    expected = written_out(neuron, a, delta, 0.7, 0.4, 0.3)
+    torch.testing.assert_close(mean, expected[0])
+    torch.testing.assert_close(difference, expected[1])
+    broken = difference_by("traced")(neuron, a * torch.nan, delta, 0.7, 0.4, 1.0)
+    assert broken.isnan().all()
+
+
+@pytest.mark.parametrize("kernel", ["native", "traced"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("neuron", NEURONS, ids=str)
-def test_nothing_cancels_where_no_kink_is_crossed(neuron, dtype):
+def test_nothing_cancels_where_no_kink_is_crossed(neuron, dtype, kernel):
     """At |Δ| = 1e-6 |a| float32 states agree in all but a digit, bfloat16 ones in all; the difference keeps its own."""
     a, delta = drives(dtype, size=1e-6)
-    found = kernels.difference(neuron, a, delta, 0.5, 0.5, 1.0, "native").double()
+    found = difference_by(kernel)(neuron, a, delta, 0.5, 0.5, 1.0).double()
     _, expected = written_out(neuron, a, delta, 0.5, 0.5, 0.5)
     crossed = neuron.crosses_kink(a.double() + 0.5 * delta.double(), a.double() - 0.5 * delta.double())
     assert crossed.double().mean() < 0.01
