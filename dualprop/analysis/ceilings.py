@@ -23,7 +23,6 @@ import torch
 from torch import Tensor
 
 from dualprop.analysis.flops import Operation, Shape
-from dualprop.analysis.precisions import Precision
 
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 # Sides of the square matrices: smaller ones don't fill the machine, larger ones take seconds.
@@ -49,18 +48,19 @@ class Ceilings:
     operations: list[dict[str, Any]]
 
 
-def measure(operations: Counter[Operation], precision: Precision, device: str, sides: tuple[int, ...] = ()) -> Ceilings:
-    """Time a large matrix product, of the best of these sides, and every distinct operation of a step."""
-    with torch.no_grad(), precision.in_effect():
+def measure(operations: Counter[Operation], dtype: torch.dtype, device: str, sides: tuple[int, ...] = ()) -> Ceilings:
+    """Time a large matrix product, of the best of these sides, and every distinct operation of a step, on factors of `dtype`.
+    Whether a GPU rounds float32 factors to TF32 is the process's setting."""
+    with torch.no_grad():
         sides = sides or SIDES["cuda" if device.startswith("cuda") else "cpu"]
-        speed, side = max((_square_product(side, precision.dtype, device), side) for side in sides)
+        speed, side = max((_square_product(side, dtype, device), side) for side in sides)
         flops: defaultdict[str, float] = defaultdict(float)
         seconds: defaultdict[str, float] = defaultdict(float)
         rows = []
         for operation, number in operations.items():
             has_images = any(isinstance(each, Shape) and len(each.size) == 4 for each in operation.arguments)
             formats = FORMATS if has_images else {"contiguous": torch.contiguous_format}
-            times = {name: _alone(operation, form, precision.dtype, device) for name, form in formats.items()}
+            times = {name: _alone(operation, form, dtype, device) for name, form in formats.items()}
             flops[operation.kind] += number * operation.flops
             seconds[operation.kind] += number * min(times.values())
             rows.append(

@@ -28,23 +28,23 @@ def draw(runs: Sequence[tuple[str, Run]], folder: Path) -> list[Path]:
     """Draw all figures of the labelled runs into `folder`, each replaced as a whole; returns their paths."""
     folder.mkdir(exist_ok=True)
     files.remove_leftovers(folder)
-    paths = [_save(training_curves(runs), folder / "training_curves.png")]
+    paths = [save(training_curves(runs), folder / "training_curves.png")]
     aligned = [
         (label, run)
         for label, run in runs
         if run.recipe.rule_name != "backprop" and _per_layer(run, "alignment", "angle")[1].size
     ]
     if aligned:
-        paths.append(_save(angle_maps(aligned), folder / "angle_to_backprop.png"))
+        paths.append(save(angle_maps(aligned), folder / "angle_to_backprop.png"))
     with_feedback = [(label, run) for label, run in runs if _per_layer(run, "weight_alignment", "cosine")[1].size]
     if with_feedback:
-        paths.append(_save(weight_alignment_curves(with_feedback), folder / "weight_alignment.png"))
+        paths.append(save(weight_alignment_curves(with_feedback), folder / "weight_alignment.png"))
     return paths
 
 
 def training_curves(runs: Sequence[tuple[str, Run]]) -> Figure:
     """Validation error and training loss against epochs, logarithmic; the mean over seeds and the range from least to most."""
-    figure, (error_axes, loss_axes) = _figure(1, 2, (10.5, 4.2))
+    figure, (error_axes, loss_axes) = new_figure(1, 2, (10.5, 4.2))
     for colour, dash, (label, run) in zip(COLOURS * len(runs), DASHES * len(runs), runs, strict=False):
         for axes, key, to_shown in (
             (error_axes, "validation_accuracy", lambda v: 100 * (1 - v)),
@@ -70,7 +70,7 @@ def training_curves(runs: Sequence[tuple[str, Run]]) -> Figure:
 
 def angle_maps(runs: Sequence[tuple[str, Run]]) -> Figure:
     """One heat map per run: angle between the rule's and back-propagation's gradient, layers (input below) × epochs."""
-    figure, rows = _figure(len(runs), 1, (10.5, 1.6 + 1.7 * len(runs)))
+    figure, rows = new_figure(len(runs), 1, (10.5, 1.6 + 1.7 * len(runs)))
     axes_list = np.atleast_1d(np.asarray(rows, dtype=object))
     found = [(label, run, *_per_layer(run, "alignment", "angle")) for label, run in runs]
     top = max((float(angle) for *_, angles in found for angle in angles.flat if math.isfinite(angle)), default=1.0)
@@ -92,7 +92,7 @@ def angle_maps(runs: Sequence[tuple[str, Run]]) -> Figure:
 
 def weight_alignment_curves(runs: Sequence[tuple[str, Run]]) -> Figure:
     """One panel per run: the cosine of feedback and forward weights of each layer against epochs, the mean over seeds."""
-    figure, panels = _figure(1, len(runs), (2.0 + 3.2 * len(runs), 3.4))
+    figure, panels = new_figure(1, len(runs), (2.0 + 3.2 * len(runs), 3.4))
     for axes, (label, run) in zip(np.atleast_1d(np.asarray(panels, dtype=object)), runs, strict=True):
         epochs, cosines = _per_layer(run, "weight_alignment", "cosine")
         for number, values in enumerate(cosines, start=1):
@@ -158,14 +158,17 @@ def _with_result(label: str, run: Run) -> str:
     return f"{label}: test accuracy {np.mean(accuracies):.2f}{spread} %"
 
 
-def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, Any]:
+def new_figure(
+    rows: int, columns: int, size: tuple[float, float], height_ratios: Sequence[float] | None = None
+) -> tuple[Figure, Any]:
+    """A figure of this size in inches, and its axes."""
     # Figures are made without pyplot: no global state, no display.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout="constrained", dpi=130)
     FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns)
+    return figure, figure.subplots(rows, columns, height_ratios=height_ratios)
 
 
 def _finish(axes: Axes, quantity: str, title: str) -> None:
@@ -185,7 +188,8 @@ def _finish(axes: Axes, quantity: str, title: str) -> None:
         axes.spines[side].set_visible(False)
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save(figure: Figure, path: Path) -> Path:
+    """Replace `path` as a whole by the figure as PNG; returns it."""
     content = io.BytesIO()
     figure.savefig(content, format="png")
     files.write(path, content.getbuffer())

@@ -1,111 +1,135 @@
-"""`dualprop bench`: time and memory of a training step, against a plain PyTorch loop in the same process."""
+"""`dualprop bench`: what a training step costs, against a plain PyTorch loop in the same process. One table a call."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAVY
 from rich.console import Console
-from rich.table import Table
 
 from dualprop.cli import arguments as args
 from dualprop.cli.console import OutputConsole
 from dualprop.errors import SettingError, closest
 
+# Name → the module that makes the table. Its `prepare(options)` checks the options and returns run(console, keep), which
+# measures and shows, and gives `keep` what it has so far after every group. A module that draws has `draw(results, path)` too.
+TABLES: dict[str, str] = {
+    "steps": "dualprop.cli.bench_steps",
+    "settling": "dualprop.cli.bench_settling",
+}
+Keep = Callable[[list[dict[str, Any]]], None]
+
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """Measure a training step of DP's engines, or of --rules, as ratios to a plain PyTorch loop.
+    """Measure training steps of dual propagation by its engines, or of --rules, as ratios to a plain PyTorch loop.
 
     In each round every contender takes one step, in random order; a ratio is the median over the rounds of its time by the
-    plain loop's in the same round. The plain loop runs a second time among them: its ratio is the noise.
+    plain loop's in the same round. The plain loop runs a second time among them: its ratio is the noise. How to read the
+    tables: docs/benchmarks.md.
 
     Attributes:
-        models: names with commas between, of: mlp (784-1000-1000-1000-10), conv (3×3 convolutions 32-64-128 on 3×32×32,
-            max-pool before ReLU), conv-after (max-pool after ReLU), conv-stride (no pool, stride 2).
-        rules: variants in place of the engines: names with commas between (`dualprop list variants`), or "all".
-        rounds: how many.
+        table: "steps": time, memory and speed of every contender; "settling": transposed DP by L bottom-up passes and by one
+            downward sweep, gradients and cost.
+        models: names with commas between, of: mlp (784-1000-1000-1000-10); conv (3×3 convolutions 32-64-128, max-pool before
+            ReLU), conv-after (max-pool after ReLU), conv-stride (no pool, stride 2); vgg16 (max-pool after ReLU),
+            vgg16-before, vgg5 (before), vgg5-after, vgg10 (before), vgg10-after; images are 3×32×32.
+        rules: names with commas between (`dualprop list variants`), or "all"; by default dp and dp-transposed, by every engine.
+        alphas: numbers with commas between, for every rule that has an alpha; by default each has its own (settling: 0 and 1).
+        engines: names with commas between, of: explicit and fused (by the trainer's step), dualized (`dp.dualize` in the plain
+            loop), dualized-keeping (which keeps the states that it else computes again), explicit-captured and fused-captured
+            (as a CUDA graph), and each of the first three with -native (C), -compiled (inductor, which takes half a minute
+            at first) or -eager, the kernel of elementwise work; "captured", "native", … for all that end so. By default
+            explicit, fused, dualized and captured, the kernel being what suits the device.
+        precisions: names with commas between, of: float32, tf32, bfloat16.
+        channels_last: the memory format of images: "on", "off", or "auto", which suits the device.
+        rounds: how many at most.
+        seconds: of timing for each model and precision; at least five rounds are taken, however long.
         batch_size: examples per step.
         threads: of the CPU; 0 leaves PyTorch's choice.
         device: "cpu", "cuda", or another PyTorch device.
-        compiled: of the engines, also measure with the elementwise kernel compiled by inductor (takes half a minute at first).
         memory: also measure peak memory, each contender in a fresh process.
-        out: also write the numbers, with the environment, to this JSON file.
+        ceilings: also measure what the machine reaches in a large matrix product and in the model's own operations alone.
+        out: also write the numbers, with the environment, to this JSON file, and a figure beside it.
+        figure: where the figure goes instead, a PNG file.
     """
 
+    table: str = "steps"
     models: str = "mlp,conv,conv-stride"
     rules: str = ""
+    alphas: str = ""
+    engines: str = ""
+    precisions: str = "float32"
+    channels_last: str = "auto"
     rounds: int = 100
+    seconds: float = 20
     batch_size: int = 100
     threads: int = 0
     device: str = "cpu"
-    compiled: bool = True
     memory: bool = True
+    ceilings: bool = True
     out: Path | None = None
+    figure: Path | None = None
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Parse, measure, show."""
+    """Parse, measure, show. What is measured when it is interrupted is in the files already."""
     options = args.parse(BenchOptions, BenchOptions(), arguments, "bench")
-    for name, least in (("rounds", 1), ("batch_size", 1), ("threads", 0)):
-        if getattr(options, name) < least:
-            raise SettingError(f"{name} must be at least {least}, got {getattr(options, name)}.")
+    table = _check(options)
     from dualprop.analysis import benchmark
-    from dualprop.recipes import variants
     from dualprop.training import environment, files, runs
 
-    names = options.models.split(",")
-    for name in names:
-        if name not in benchmark.MODELS:
-            known = ", ".join(benchmark.MODELS)
-            raise SettingError(f"unknown model '{name}'.{closest(name, list(benchmark.MODELS))} Known: {known}.")
-    if options.out is not None and not options.out.parent.is_dir():
-        raise SettingError(f"the folder of {options.out} does not exist. Make it, or choose another --out.")
-    chosen = variants.parse(options.rules) if options.rules else []
+    run = table.prepare(options)
     console = OutputConsole()
-    results: dict[str, Any] = {}
-    for name in names:
-        recipe = benchmark.recipe(name, options.batch_size, options.device, options.threads)
-        runs.prepare(recipe)
-        if not results:
-            results = {
-                "environment": environment.describe(options.device),
-                "options": {**asdict(options), "out": None},
-                "models": {},
-            }
-            _say_environment(results["environment"], console)
-        entries = benchmark.engines(recipe, options.compiled)
-        if chosen:
-            entries = benchmark.yardsticks(recipe)
-            entries += [benchmark.Contender(label, variants.VARIANTS[label].apply(recipe)) for label in chosen]
-        rows = benchmark.measure(entries, benchmark.MODELS[name][1], benchmark.NUM_CLASSES, options.rounds, options.memory)
-        results["models"][name] = rows
-        console.print(_table(f"{name}, batch {options.batch_size}, float32; count and time by those of a BP step", rows))
+    runs.prepare(benchmark.recipe("mlp", options.batch_size, options.device, options.threads))
+    plain = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(options).items()}
+    results: dict[str, Any] = {"environment": environment.describe(options.device), "options": plain, "groups": []}
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    results["environment"]["load_before"] = load
+    _say_environment(results["environment"], console)
+    figure = options.figure or (options.out.with_suffix(".png") if options.out and hasattr(table, "draw") else None)
+
+    def keep(groups: list[dict[str, Any]]) -> None:
+        results["groups"] = groups
         if options.out is not None:
             files.write_json(options.out, results)
+        if figure is not None:
+            table.draw(results, figure)
+
+    run(console, keep)
+
+
+def _check(options: BenchOptions) -> Any:
+    """The table's module. Raises SettingError."""
+    for name, least in (("rounds", 1), ("batch_size", 1), ("threads", 0), ("seconds", 0)):
+        if not getattr(options, name) >= least:
+            raise SettingError(f"{name} must be at least {least}, got {getattr(options, name)}.")
+    if options.table not in TABLES:
+        known = ", ".join(TABLES)
+        raise SettingError(f"unknown table '{options.table}'.{closest(options.table, list(TABLES))} Known: {known}.")
+    for path, option in ((options.out, "--out"), (options.figure, "--figure")):
+        if path is not None and not path.parent.is_dir():
+            raise SettingError(f"the folder of {path} does not exist. Make it, or choose another {option}.")
+    table = import_module(TABLES[options.table])
+    if options.figure is not None and options.figure.suffix != ".png":
+        raise SettingError(f"--figure writes PNG, got {options.figure}. Name it {options.figure.with_suffix('.png')}.")
+    if options.figure is not None and not hasattr(table, "draw"):
+        raise SettingError(f"table '{options.table}' has no figure. Leave --figure out.")
+    return table
 
 
 def _say_environment(environment: dict[str, Any], console: Console) -> None:
     console.print(
-        f"torch {environment['torch']}, {environment['processor']}, {environment['threads']} threads, "
-        f"{environment.get('accelerator', 'no accelerator')}; subnormals flushed, fused optimizer",
+        f"torch {environment['torch']}, {environment['processor']} ({environment['instructions']}), "
+        f"{environment['threads']} threads, {environment.get('accelerator', 'no accelerator')}; subnormals flushed, "
+        "fused optimizer",
         highlight=False, soft_wrap=True,
     )  # fmt: skip
-
-
-def _table(title: str, rows: list[dict[str, Any]]) -> Table:
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAVY, pad_edge=False)
-    table.add_column("step", no_wrap=True)
-    for heading in ("count", "time", "quartiles", "ms", "MB", "mem"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for row in rows:
-        memory = row.get("memory")
-        relative = row.get("memory_ratio")
-        cells = [f"{memory['by_steps']:.0f}" if memory else "", f"{relative:.2f}" if relative is not None else ""]
-        quartiles = f"{row['lower_quartile']:.2f}–{row['upper_quartile']:.2f}"
-        count = f"{row['count_ratio']:.2f}" if "count_ratio" in row else ""
-        table.add_row(row["label"], count, f"{row['ratio']:.3f}", quartiles, f"{row['milliseconds']:.2f}", *cells)
-    return table
+    load = environment["load_before"]
+    if load is not None and load > environment["cores"] / 4:
+        told = f"this machine is busy already (load {load:.1f} on {environment['cores']} cores): expect noise."
+        console.print(told, highlight=False, soft_wrap=True, style="yellow")

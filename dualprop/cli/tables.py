@@ -9,18 +9,18 @@ from rich.box import SIMPLE_HEAVY
 from rich.console import Console
 from rich.table import Table
 
-from dualprop.analysis import benchmark, cost
+from dualprop.analysis import benchmark, cost, steps
 from dualprop.training.recipe import Recipe
 from dualprop.training.runs import Run
 
 
 def measure_costs(
-    recipes: dict[str, Recipe], input_shape: tuple[int, ...], num_classes: int, rounds: int = 40
+    recipes: dict[str, Recipe], input_shape: tuple[int, ...], num_classes: int, rounds: int = 40, seconds: float = 60
 ) -> dict[str, Any]:
     """By label: time per step, interleaved with a plain PyTorch loop; peak memory in fresh processes; counted operations."""
     entries = benchmark.yardsticks(next(iter(recipes.values())))
     entries += [cost.Contender(name, recipe) for name, recipe in recipes.items()]
-    rows = benchmark.measure(entries, input_shape, num_classes, rounds, with_memory=True)
+    rows = steps.measure(entries, input_shape, num_classes, rounds, seconds)
     return {row["label"]: row for row in rows}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ def describe(device: str = "cpu") -> dict[str, Any]:
         "numpy": numpy.__version__,
         "platform": platform.platform(),
         "processor": _processor(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "instruction_sets": _instruction_sets(),
+        "mkldnn": _mkldnn(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "device": device,
@@ -52,8 +56,28 @@ def _git(folder: Path, *arguments: str) -> str:
 
 
 def _processor() -> str:
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def _instruction_sets() -> list[str]:
+    """Those of vectors, matrices and short floating-point numbers, by the names of Linux; empty where it does not run."""
+    known = ("avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "avx_vnni", "amx_tile", "amx_bf16",
+             "amx_fp16", "asimd", "sve", "bf16")  # fmt: skip
+    flags = (_cpuinfo("flags") or _cpuinfo("Features")).split()
+    return [name for name in known if name in flags]
+
+
+def _mkldnn() -> str | None:
+    """The version of oneDNN, PyTorch's convolutions on CPUs, where it is built with it and enabled."""
+    if not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
+        return None
+    version = re.search(r"MKL-DNN\) (v[\d.]+)", torch.__config__.show())
+    return version[1] if version else "unknown version"
+
+
+def _cpuinfo(key: str) -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        return next(line.split(":", 1)[1].strip() for line in lines if line.split(":")[0].strip() == key)
     except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+        return ""

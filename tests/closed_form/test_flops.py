@@ -5,9 +5,7 @@ from collections import Counter
 import pytest
 import torch
 
-from dualprop.analysis import ceilings, flops, precisions
-from dualprop.analysis.precisions import PRECISIONS
-from dualprop.errors import SettingError
+from dualprop.analysis import ceilings, flops
 from dualprop.models import MLP, ConvNet
 from dualprop.rules import Backprop
 from dualprop.training.recipe import Recipe
@@ -60,7 +58,7 @@ def test_the_models_ceiling_is_its_flops_by_the_summed_times_of_its_operations(m
         return times[operation] * (2 if form is torch.contiguous_format else 1)
 
     monkeypatch.setattr(ceilings, "_alone", alone)
-    measured = ceilings.measure(found, PRECISIONS["float32"], "cpu", sides=(8,))
+    measured = ceilings.measure(found, torch.float32, "cpu", sides=(8,))
     seconds = sum(n * times[each] * (2 if each.kind == flops.PRODUCT else 1) for each, n in found.items())
     assert measured.model == pytest.approx(sum(n * each.flops for each, n in found.items()) / seconds / 1e9)
     assert measured.matmul > 0
@@ -70,29 +68,9 @@ def test_the_models_ceiling_is_its_flops_by_the_summed_times_of_its_operations(m
 def test_every_operation_can_be_replayed_alone():
     """The ceilings need the arguments that PyTorch was called with, strides and all."""
     measured = ceilings.measure(
-        flops.operations(_recipe(ConvNet(channels=(4, 8)), 2), (3, 16, 16), 10), PRECISIONS["float32"], "cpu", sides=(8,)
+        flops.operations(_recipe(ConvNet(channels=(4, 8)), 2), (3, 16, 16), 10), torch.float32, "cpu", sides=(8,)
     )
     assert set(measured.kinds) == {flops.CONVOLUTION, flops.INPUT_GRADIENT, flops.WEIGHT_GRADIENT, flops.PRODUCT}
     assert all(speed > 0 for speed in measured.kinds.values())
     for row in measured.operations:
         assert ("channels_last" in row) == (not row["what"].startswith(flops.PRODUCT))
-
-
-def test_a_precision_is_set_for_the_time_being():
-    """Measuring TF32 must not leave later float32 steps rounded."""
-    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    with PRECISIONS["tf32"].in_effect():
-        assert torch.get_float32_matmul_precision() == "high"
-        assert torch.backends.cudnn.allow_tf32
-    with PRECISIONS["float32"].in_effect():
-        assert torch.get_float32_matmul_precision() == "highest"
-        assert not torch.backends.cudnn.allow_tf32
-    assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == before
-
-
-def test_what_a_processor_lacks_is_said():
-    """TF32 is a GPU's."""
-    assert PRECISIONS["float32"].why_not("cpu") == ""
-    assert "NVIDIA" in PRECISIONS["tf32"].why_not("cpu")
-    with pytest.raises(SettingError, match="Did you mean 'bfloat16'"):
-        precisions.from_name("bfloat")

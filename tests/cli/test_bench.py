@@ -1,0 +1,250 @@
+"""`dualprop bench` as a user runs it, on networks of a few units."""
+
+import json
+
+import pytest
+import torch
+
+from dualprop.analysis import benchmark, ceilings, cost, memory, settling, steps
+from dualprop.cli import main
+from dualprop.cli.bench import BenchOptions
+from dualprop.models import MLP, ConvNet
+from dualprop.recipes.variants import VARIANTS
+
+QUICK = ("--rounds", "2", "--batch-size", "4", "--no-memory")
+
+
+@pytest.fixture(autouse=True)
+def _tiny(monkeypatch):
+    """Networks and matrices of a few units under the benchmark's names."""
+    tiny = {
+        "mlp": benchmark.Subject(MLP(widths=(8, 8, 8)), (12,)),
+        "conv": benchmark.Subject(ConvNet(channels=(4, 4)), (3, 8, 8)),
+        "conv-stride": benchmark.Subject(ConvNet(channels=(4, 4), pool="stride"), (3, 8, 8)),
+    }
+    monkeypatch.setattr(benchmark, "MODELS", tiny)
+    monkeypatch.setattr(ceilings, "SIDES", {"cpu": (16,), "cuda": (16,)})
+
+
+def measured(folder, *words):
+    """The groups that the command wrote."""
+    main(["bench", *words, "--out", str(folder / "bench.json")])
+    return json.loads((folder / "bench.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--models", "mpl"], "Did you mean 'mlp'"),
+        (["--models", "mlp,mlp"], "names one twice"),
+        (["--engines", "explizit"], "Did you mean 'explicit'"),
+        (["--precisions", "bfloat"], "Did you mean 'bfloat16'"),
+        (["--rules", "kpdp"], "Did you mean"),
+        (["--alphas", "half"], "--alphas 0,0.5,1"),
+        (["--alphas", "2"], "must be in [0, 1]"),
+        (["--table", "step"], "Did you mean 'steps'"),
+        (["--rounds", "0"], "rounds must be at least 1"),
+        (["--out", "no/such/folder/b.json"], "does not exist"),
+        (["--figure", "no/such/folder/b.png"], "does not exist"),
+        (["--figure", "b.pdf"], "b.png"),
+        (["--table", "settling", "--figure", "b.png"], "has no figure"),
+        (["--device", "nonsense"], "--device cpu"),
+    ],
+)
+def test_mistakes_are_told_in_one_line_before_anything_is_measured(words, told, refused):
+    """The remedy is in the line; a bench takes minutes."""
+    assert told in refused("bench", *words)
+
+
+def test_every_contender_is_measured_against_the_plain_loop(capsys, tmp_path):
+    """A row for each with ratios to the loop and its speed, the ceilings, and the environment in the file."""
+    written = measured(tmp_path, "--models", "mlp", "--engines", "explicit,dualized", *QUICK)
+    shown = capsys.readouterr().out
+    (group,) = written["groups"]
+    rows = {row["label"]: row for row in group["rows"]}
+    by_engines = [f"{rule} {engine}" for rule in ("DP α=½", "DP⊤ α=0") for engine in ("explicit", "dualized")]
+    assert list(rows) == [cost.PLAIN, cost.PLAIN_AGAIN, "bp", *by_engines]
+    assert rows[cost.PLAIN]["ratio"] == 1.0
+    assert group["refused"] == {}
+    assert written["environment"]["torch"] in shown
+    assert {"instructions", "instruction_sets", "mkldnn"} <= written["environment"].keys()
+    # Units of 12 and three times 8, four examples: 6 FLOPs a multiply-add, less the first layer's input gradient.
+    assert group["flops"] == 6 * 4 * (12 * 8 + 8 * 8 + 8 * 8 + 8 * 10) - 2 * 4 * 12 * 8
+    for row in rows.values():
+        assert row["lower_quartile"] <= row["ratio"] <= row["upper_quartile"]
+        assert row["rounds"] == 2
+        assert row["gflops"] == pytest.approx(group["flops"] / row["milliseconds"] / 1e6)
+        assert row["of_model_ceiling"] == pytest.approx(row["gflops"] / group["ceilings"]["model"])
+        assert row["of_matmul"] == pytest.approx(row["gflops"] / group["ceilings"]["matmul"])
+    assert {each["rule"] for each in group["verdicts"]} == {"DP α=½", "DP⊤ α=0"}
+    assert "best engine" in shown
+    assert "★" in shown
+
+
+def test_rules_are_measured_by_their_counted_operations_too(capsys, tmp_path):
+    """The cost table: a variant whose settings were lost on the way would show the counts of another."""
+    (group,) = measured(tmp_path, "--models", "mlp", "--rules", "all", *QUICK)["groups"]
+    rows = {row["label"]: row for row in group["rows"]}
+    assert list(rows) == [cost.PLAIN, cost.PLAIN_AGAIN, *VARIANTS]
+    assert "count_ratio" not in rows[cost.PLAIN]
+    counts = {name: tuple(rows[name][kind] for kind in cost.COUNTS) for name in VARIANTS}
+    # Four layers. One sweep: L drives, L-1 feedbacks, L gradients; two updates have two times L gradients.
+    for name in ("bp", "dp", "dp-transposed", "kp-dp", "fa-dp", "sign-dp"):
+        assert counts[name] == (4, 3, 4), name
+        assert rows[name]["count_ratio"] == 1.0
+    # An up and a down sweep from earlier states: L drives for the prediction, of which the first is shared, L-1 more on the
+    # way up; a feedback for each hidden layer on both ways.
+    assert counts["l-dp"] == (7, 6, 4)
+    assert counts["ms-dp"] == (4 + 7, 3 + 6, 8), "the first update of a batch starts from the forward pass"
+    assert rows["ms-dp"]["count_ratio"] == pytest.approx((11 + 9 + 8) / 11)
+    assert " 1.00 " in capsys.readouterr().out
+
+
+def test_what_cannot_run_here_is_listed_with_the_reason(capsys, tmp_path):
+    """A row that is missing without a word would read as one that was measured and forgotten."""
+    words = ("--models", "mlp", "--rules", "dp,l-dp,lpom", "--engines", "explicit,dualized", "--precisions", "float32,tf32")
+    plain, rounded = measured(tmp_path, *words, *QUICK)["groups"]
+    assert [row["label"] for row in plain["rows"]][2:] == ["DP α=½ explicit", "DP α=½ dualized", "l-dp α=½ explicit", "lpom"]
+    assert "engine='fused' needs" in plain["refused"]["l-dp α=½ dualized"]
+    assert "rows" not in rounded
+    assert "NVIDIA" in rounded["refused"]["everything in tf32"]
+    shown = capsys.readouterr().out
+    assert "can't run here: l-dp α=½ dualized: " in shown
+    assert "can't run here: everything in tf32: " in shown
+
+
+def test_a_compiler_that_fails_is_listed_and_the_others_are_measured(monkeypatch, tmp_path):
+    """Inductor without a C++ compiler raises errors of its own."""
+    take = cost.Contender.step
+
+    def failing(self, *arguments):
+        if self.engine.endswith("compiled"):
+            raise RuntimeError("no C++ compiler found\nand much more")
+        return take(self, *arguments)
+
+    monkeypatch.setattr(cost.Contender, "step", failing)
+    (group,) = measured(tmp_path, "--models", "mlp", "--engines", "explicit,compiled", *QUICK)["groups"]
+    assert group["refused"]["DP α=½ explicit-compiled"] == "no C++ compiler found"
+    assert "DP α=½ explicit" in [row["label"] for row in group["rows"]]
+
+
+def test_alphas_and_engines_cross_every_rule_that_has_them(tmp_path):
+    """Back-propagation has neither."""
+    words = ("--models", "mlp", "--rules", "bp,dp-transposed", "--alphas", "0,1", "--engines", "explicit,dualized")
+    (group,) = measured(tmp_path, *words, *QUICK, "--no-ceilings")["groups"]
+    crossed = [f"DP⊤ α={alpha} {engine}" for alpha in "01" for engine in ("explicit", "dualized")]
+    assert [row["label"] for row in group["rows"]][2:] == ["bp", *crossed]
+    assert "ceilings" not in group
+
+
+def test_what_was_measured_before_an_interruption_is_kept(monkeypatch, tmp_path, capsys):
+    """A bench of VGG16 takes long enough to be stopped."""
+    fill = steps.fill
+
+    def interrupted(group, plan, keep):
+        if group["model"] == "conv":
+            raise KeyboardInterrupt
+        fill(group, plan, keep)
+
+    monkeypatch.setattr(steps, "fill", interrupted)
+    with pytest.raises(SystemExit) as stopped:
+        measured(tmp_path, "--models", "mlp,conv", "--rules", "dp", *QUICK)
+    assert stopped.value.code == 130
+    (group,) = [group for group in json.loads((tmp_path / "bench.json").read_text())["groups"] if "rows" in group]
+    assert group["model"] == "mlp"
+    assert (tmp_path / "bench.png").is_file()
+
+
+def test_the_figure_shows_every_contender(tmp_path, monkeypatch):
+    """Time and memory of each row; one panel per model."""
+    from dualprop.analysis import plots
+
+    kept = []
+    monkeypatch.setattr(plots, "save", lambda figure, path: kept.append(figure))
+    words = ("--models", "mlp,conv", "--rules", "dp,dp-transposed", "--engines", "explicit,dualized", *QUICK)
+    written = measured(tmp_path, *words)
+    panels = kept[-1].axes
+    assert len(panels) == 4
+    for axes, group in zip(panels[::2], written["groups"], strict=True):
+        assert [label.get_text() for label in axes.get_yticklabels()] == [row["label"] for row in group["rows"]]
+        assert group["model"] in axes.get_title(loc="left")
+
+
+def test_settling_tells_that_passes_and_one_sweep_agree(capsys, tmp_path):
+    """At α of 0 and 1 to rounding, at others not; and that passes cost no more, where without reuse they would."""
+    groups = measured(tmp_path, "--table", "settling", "--models", "mlp,conv", "--alphas", "0,1,0.5", *QUICK)["groups"]
+    found = {(group["model"], group["alpha"]): group for group in groups}
+    assert len(found) == 6
+    for (model, alpha), group in found.items():
+        depth = {"mlp": 4, "conv": 3}[model]
+        assert group["passes"] == depth
+        assert group["without_reuse"] == pytest.approx((2 * depth + depth * (2 * depth - 1)) / (3 * depth - 1))
+        if alpha in (0, 1):
+            assert group["is_rounding"]
+            assert group["sweep"] == group["by_passes"] == 1
+        else:
+            assert group["by_passes"] > group["sweep"]
+    assert "rounding" in capsys.readouterr().out
+    assert not (tmp_path / "bench.png").exists(), "this table has no figure"
+
+
+def test_differences_of_gradients_are_relative_to_the_largest_entry():
+    """Against zeros, nothing but zeros is near."""
+    one = torch.tensor([1.0, -4.0])
+    assert settling.relative_difference(one + torch.tensor([0.0, 0.5]), one) == 0.125
+    assert settling.relative_difference(torch.zeros(2), torch.zeros(2)) == 0
+    assert settling.relative_difference(one, torch.zeros(2)) == float("inf")
+
+
+def test_rounds_stop_when_the_time_is_over_but_not_before_five(monkeypatch):
+    """A step of VGG16 takes a second, and a hundred rounds of twelve contenders twenty minutes."""
+    clock = iter(range(10_000))
+    monkeypatch.setattr(cost.time, "perf_counter", lambda: float(next(clock)))
+    both = {cost.PLAIN: lambda: None, "other": lambda: None}
+    assert cost.interleaved(both, 100, seconds=0)["other"].rounds == cost.LEAST_ROUNDS
+    assert cost.interleaved(both, 3, seconds=0)["other"].rounds == 3
+    assert cost.LEAST_ROUNDS < cost.interleaved(both, 100, seconds=50)["other"].rounds < 20
+    assert cost.interleaved(both, 7)["other"].rounds == 7
+
+
+def test_a_ratio_is_the_median_of_the_ratios_within_rounds():
+    """Not the ratio of medians: what slows a whole round down slows both."""
+    found = cost._timing([2.0, 30.0, 4.0], [1.0, 10.0, 4.0])
+    assert found.ratio == 2.0
+    assert found.milliseconds == 4000.0
+
+
+def test_quartiles_of_few_rounds_lie_among_the_ratios():
+    """Extrapolated from two rounds, a quartile was below nought."""
+    found = cost._timing([1.0, 9.0], [1.0, 1.0])
+    assert 1.0 <= found.lower_quartile <= found.ratio <= found.upper_quartile <= 9.0
+
+
+def test_memory_is_that_of_a_fresh_process(monkeypatch):
+    """A child's ru_maxrss begins at its parent's; 256 MB held here must not show in the child."""
+    held = torch.ones(64_000_000)
+    monkeypatch.setitem(benchmark.MODELS, "mlp", benchmark.Subject(MLP(widths=(1000, 1000, 1000)), (784,)))
+    entry = benchmark.yardsticks(benchmark.recipe("mlp", 4, "cpu", 1))[0]
+    found = memory.measure(entry, (784,), 10, steps=1)
+    # Parameters, gradients and two moments of 2.8 million float32 are 45 MB, of which the steps add 34.
+    assert 25 < found.by_steps < 150
+    assert 33 < found.tensors < 36
+    assert len(held) == 64_000_000
+
+
+def test_the_peak_of_tensors_counts_what_is_alive_at_once():
+    """Not the sum of all that is allocated."""
+
+    def step():
+        a = torch.ones(250_000)  # 1 MB
+        del a
+        b, c = torch.ones(500_000), torch.ones(250_000)
+        return len(b) + len(c)
+
+    assert memory.peak_of_tensors(step) == pytest.approx(3e6, rel=0.01)
+
+
+def test_bench_says_its_defaults():
+    """The issue's setting: an MLP and small conv nets at batch 100."""
+    assert BenchOptions().batch_size == 100
+    assert {"mlp", "conv"} <= set(BenchOptions().models.split(","))
