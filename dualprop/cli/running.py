@@ -79,7 +79,7 @@ def _train_run(run: Run, data_root: Path | None, console: Console) -> None:
     from dualprop.analysis import plots
 
     console.print(f"{run.recipe.name} by {run.recipe.rule_name} → {run.folder}", highlight=False, soft_wrap=True)
-    console.print(f"runs by: {execution.resolve(run.recipe)}", highlight=False, soft_wrap=True)
+    console.print(f"execution: {execution.resolve(run.recipe)}", highlight=False, soft_wrap=True)
     _with_progress(run, data_root, console, run.recipe.rule_name)
     tables.show_runs([(run.recipe.rule_name, run)], console)
     _say_figures(plots.draw([(run.recipe.rule_name, run)], run.folder / "figures"), console)
@@ -94,7 +94,7 @@ def _train_comparison(folder: Path, data_root: Path | None, console: Console) ->
     files.remove_leftovers(folder)
     console.print(f"{first.name} by {', '.join(recipes)} → {folder}", highlight=False, soft_wrap=True)
     for name, recipe in recipes.items():
-        console.print(f"{name} runs by: {execution.resolve(recipe)}", highlight=False, soft_wrap=True)
+        console.print(f"execution of {name}: {execution.resolve(recipe)}", highlight=False, soft_wrap=True)
     labelled: list[tuple[str, Run]] = []
     for name, recipe in recipes.items():
         path = folder / name
