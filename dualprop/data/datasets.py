@@ -81,9 +81,11 @@ def load(
     parts = [x for x in (arrays.x_train, arrays.x_test) if isinstance(x, mapped.MappedImages)]
     if residency == "mapped" and not parts:
         raise SettingError(f"residency 'mapped' is for imagenet32, and {name} is read into memory; leave it out.")
-    does_fit = residency == "device" or (residency == "auto" and mapped.fits(sum(x.num_bytes for x in parts), device))
+    is_streamed = residency == "mapped" or (
+        residency == "auto" and bool(parts) and not mapped.fits(sum(x.num_bytes for x in parts), device)
+    )
     return divide(
-        arrays, name=name, validation_fraction=validation_fraction, seed=seed, device=device, leave_mapped=not does_fit
+        arrays, name=name, validation_fraction=validation_fraction, seed=seed, device=device, leave_mapped=is_streamed
     )
 
 

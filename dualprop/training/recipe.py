@@ -231,8 +231,10 @@ class Recipe:
             raise RunError(f"the recipe does not fit this version of dualprop: {error}") from error
 
     def digest(self) -> str:
-        """SHA-256 of the recipe, by which a checkpoint knows its run."""
-        return hashlib.sha256(json.dumps(self.to_plain(), sort_keys=True).encode()).hexdigest()
+        """SHA-256 of the recipe, by which a checkpoint knows its run; of all but `residency`, which changes no number in it."""
+        plain = self.to_plain()
+        del plain["residency"]
+        return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def _plain(value: Any) -> Any:
