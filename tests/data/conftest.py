@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from canonical import FILES, idx, vouch_for
 
 from dualprop.data import sources
@@ -49,6 +50,13 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     for variable in ("NO_PROXY", "no_proxy"):
         monkeypatch.setenv(variable, "127.0.0.1")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def subnormals() -> Iterator[None]:
+    """Training flushes subnormal numbers for its whole process; other tests must not inherit that."""
+    yield
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture
