@@ -54,6 +54,9 @@ DAMPING = "properties/test_spectral_damping.py"
 SETTLING = "properties/test_settling.py"
 VARIANTS = "training/test_variants.py"
 COMPARE_VARIANTS = "cli/test_compare_variants.py"
+BENCH = "cli/test_bench.py"
+FLOPS = "closed_form/test_flops.py"
+VERDICTS = "closed_form/test_verdicts.py"
 AUGMENTATION = "data/test_augmentation.py"
 CIFAR = "data/test_cifar.py"
 PICKLES = "data/test_pickles.py"
@@ -1273,6 +1276,85 @@ DEFECTS = [
         "            put(None, error)",
         "            put(None, end)",
         STREAMING,
+    ),
+    # The benchmark
+    Defect(
+        "bench: each gradient of a convolution has the FLOPs of both",
+        "analysis/flops.py",
+        "(*rest, mask), flops // len(kinds))",
+        "(*rest, mask), flops)",
+        FLOPS,
+    ),
+    Defect(
+        "bench: operations that occur twice are timed once",
+        "analysis/ceilings.py",
+        "seconds[operation.kind] += number * min(",
+        "seconds[operation.kind] += min(",
+        FLOPS,
+    ),
+    Defect(
+        "bench: the ceiling takes the worse memory format",
+        "analysis/ceilings.py",
+        "number * min(times.values())",
+        "number * max(times.values())",
+        FLOPS,
+    ),
+    Defect("bench: ratios upside down", "analysis/cost.py", "[own / base for own", "[base / own for own", BENCH),
+    Defect(
+        "bench: the time is over before five rounds",
+        "analysis/cost.py",
+        "if number >= LEAST_ROUNDS and",
+        "if number and",
+        BENCH,
+    ),
+    Defect(
+        "bench: what was resident before is charged to the steps",
+        "analysis/memory.py",
+        "max(0.0, peak - resident) / 1e6",
+        "peak / 1e6",
+        BENCH,
+    ),
+    Defect(
+        "bench: tensors that were freed count on",
+        "analysis/memory.py",
+        "alive += change",
+        "alive += max(change, 0)",
+        BENCH,
+    ),
+    Defect(
+        "bench: a kernel that is named is not taken",
+        "analysis/benchmark.py",
+        "kernel=by.kernel)",
+        'kernel="auto")',
+        BENCH,
+    ),
+    Defect(
+        "bench: what there is none of is not listed",
+        "analysis/steps.py",
+        'group["refused"] = refused | failed',
+        'group["refused"] = failed',
+        BENCH,
+    ),
+    Defect(
+        "bench: settling compares a sweep with itself",
+        "analysis/settling.py",
+        '("passes", schedules.bottom_up(depth))',
+        '("passes", schedules.alternating_sweeps(1))',
+        BENCH,
+    ),
+    Defect(
+        "bench: targets are judged without the noise",
+        "analysis/verdicts.py",
+        "if self.measured > self.target + self.noise:",
+        "if self.measured > self.target:",
+        VERDICTS,
+    ),
+    Defect(
+        "bench: the fastest engine is the best whatever its memory",
+        "analysis/verdicts.py",
+        'return (row.get("memory_ratio") or 0) > BEST_MEMORY, row["ratio"]',
+        'return False, row["ratio"]',
+        VERDICTS,
     ),
 ]
 

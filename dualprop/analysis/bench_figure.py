@@ -31,7 +31,8 @@ def draw(results: dict[str, Any], path: Path) -> None:
         return
     environment = results["environment"]
     heights = [len(group["rows"]) for group in groups]
-    figure, panels = plots.new_figure(len(groups), 2, (10.5, 1.3 + sum(0.27 * each + 0.75 for each in heights)), heights)
+    size = 10.5, 0.6 + sum(0.26 * each + 0.85 for each in heights)
+    figure, panels = plots.new_figure(len(groups), 2, size, heights, width_ratios=(5, 3))
     styles = _styles(groups)
     for (time_axes, memory_axes), group in zip(np.atleast_2d(np.asarray(panels, dtype=object)), groups, strict=True):
         _times(time_axes, group, styles)
@@ -63,8 +64,8 @@ def _times(axes: Axes, group: dict[str, Any], styles: dict[str, tuple[str, str]]
     most = [row["upper_quartile"] for row in rows]
     _finish(axes, rows, max(most), [verdicts.BEST_TIME, verdicts.EXPLICIT_TIME] if fastest else [])
     axes.set_yticklabels([row["label"] for row in rows])
-    axes.set_xlabel("time of a step, median and quartiles")
-    title = f"{group['model']}, {group['precision']}, batch {group['batch_size']}, {rows[0]['rounds']} rounds"
+    axes.set_xlabel("time of a step: median and quartiles; grey: noise; bold: a rule's best engine", fontsize=9)
+    title = f"{group['model']}, batch {group['batch_size']}, {group['precision']}, {rows[0]['rounds']} rounds"
     axes.set_title(title, fontsize=10, loc="left")
 
 
@@ -86,13 +87,13 @@ def _memories(axes: Axes, group: dict[str, Any], styles: dict[str, tuple[str, st
     largest = max(max(row["memory_ratio"], row.get("resident_ratio") or 0) for row in found)
     _finish(axes, rows, largest, [verdicts.BEST_MEMORY] if verdicts.best(rows) else [])
     axes.set_yticklabels([])
-    axes.set_xlabel("memory: tensors at their peak; │ process, as the system sees it")
+    axes.set_xlabel("memory: tensors at their peak; bar: the process", fontsize=9)
 
 
 def _annotate(axes: Axes, x: float, y: float, text: str, is_bold: bool) -> None:
     axes.annotate(
         text, (x, y), xytext=(7, 0), textcoords="offset points", va="center", fontsize=8, color=INK,
-        fontweight="bold" if is_bold else "normal",
+        fontweight="bold" if is_bold else "normal", bbox={"facecolor": "white", "alpha": 0.75, "lw": 0, "pad": 0.6},
     )  # fmt: skip
 
 

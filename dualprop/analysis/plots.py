@@ -159,7 +159,11 @@ def _with_result(label: str, run: Run) -> str:
 
 
 def new_figure(
-    rows: int, columns: int, size: tuple[float, float], height_ratios: Sequence[float] | None = None
+    rows: int,
+    columns: int,
+    size: tuple[float, float],
+    height_ratios: Sequence[float] | None = None,
+    width_ratios: Sequence[float] | None = None,
 ) -> tuple[Figure, Any]:
     """A figure of this size in inches, and its axes."""
     # Figures are made without pyplot: no global state, no display.
@@ -168,7 +172,7 @@ def new_figure(
 
     figure = Figure(figsize=size, layout="constrained", dpi=130)
     FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns, height_ratios=height_ratios)
+    return figure, figure.subplots(rows, columns, height_ratios=height_ratios, width_ratios=width_ratios)
 
 
 def _finish(axes: Axes, quantity: str, title: str) -> None:

@@ -20,6 +20,7 @@ from dualprop.errors import SettingError, closest
 TABLES: dict[str, str] = {
     "steps": "dualprop.cli.bench_steps",
     "settling": "dualprop.cli.bench_settling",
+    "loader": "dualprop.cli.bench_loader",
 }
 Keep = Callable[[list[dict[str, Any]]], None]
 
@@ -34,7 +35,7 @@ class BenchOptions:
 
     Attributes:
         table: "steps": time, memory and speed of every contender; "settling": transposed DP by L bottom-up passes and by one
-            downward sweep, gradients and cost.
+            downward sweep, gradients and cost; "loader": how fast batches of images are made.
         models: names with commas between, of: mlp (784-1000-1000-1000-10); conv (3×3 convolutions 32-64-128, max-pool before
             ReLU), conv-after (max-pool after ReLU), conv-stride (no pool, stride 2); vgg16 (max-pool after ReLU),
             vgg16-before, vgg5 (before), vgg5-after, vgg10 (before), vgg10-after; images are 3×32×32.
@@ -85,7 +86,10 @@ def main(arguments: Sequence[str]) -> None:
 
     run = table.prepare(options)
     console = OutputConsole()
-    runs.prepare(benchmark.recipe("mlp", options.batch_size, options.device, options.threads))
+    first = benchmark.parse_models(options.models)[0]
+    runs.prepare(
+        benchmark.recipe(first, options.batch_size, options.device, options.threads, channels_last=options.channels_last)
+    )
     plain = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(options).items()}
     results: dict[str, Any] = {"environment": environment.describe(options.device), "options": plain, "groups": []}
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
@@ -114,6 +118,8 @@ def _check(options: BenchOptions) -> Any:
     for path, option in ((options.out, "--out"), (options.figure, "--figure")):
         if path is not None and not path.parent.is_dir():
             raise SettingError(f"the folder of {path} does not exist. Make it, or choose another {option}.")
+    if options.out is not None and options.out.suffix == ".png":
+        raise SettingError(f"--out writes JSON, got {options.out}. Use --figure {options.out}, or name it .json.")
     table = import_module(TABLES[options.table])
     if options.figure is not None and options.figure.suffix != ".png":
         raise SettingError(f"--figure writes PNG, got {options.figure}. Name it {options.figure.with_suffix('.png')}.")

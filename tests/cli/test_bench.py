@@ -47,7 +47,10 @@ def measured(folder, *words):
         (["--out", "no/such/folder/b.json"], "does not exist"),
         (["--figure", "no/such/folder/b.png"], "does not exist"),
         (["--figure", "b.pdf"], "b.png"),
+        (["--out", "b.png"], "Use --figure b.png"),
         (["--table", "settling", "--figure", "b.png"], "has no figure"),
+        (["--table", "loader", "--models", "mlp"], "Try --models conv"),
+        (["--channels-last", "yes"], "channels_last"),
         (["--device", "nonsense"], "--device cpu"),
     ],
 )
@@ -137,6 +140,37 @@ def test_alphas_and_engines_cross_every_rule_that_has_them(tmp_path):
     assert "ceilings" not in group
 
 
+def test_an_engine_is_what_its_name_says():
+    """A kernel or an engine that is lost on the way would be measured under the name of another."""
+    from dualprop.recipes.variants import VARIANTS
+
+    rules = {"dp": VARIANTS["dp"].apply}
+    base = benchmark.recipe("mlp", 4, "cpu", 1)
+    for name, engine in benchmark.ENGINES.items():
+        if engine.is_captured or engine.kernel == "native":  # these need a device and a compiler
+            continue
+        ((entry,), refused) = benchmark.contenders(base, rules, [0.25], [name])
+        rule = entry.recipe.rule
+        assert refused == {}
+        assert (entry.label, entry.rule, entry.engine) == (f"DP α=0.25 {name}", "DP α=0.25", name)
+        assert (entry.how == "dualized") == name.startswith("dualized")
+        assert (rule.engine == "explicit") == name.startswith("explicit")
+        assert rule.kernel == (name.split("-")[1] if name.endswith(("compiled", "eager")) else "auto")
+        assert entry.recomputes_states == (name != "dualized-keeping")
+        assert entry.recipe.capture == "off"
+        assert entry.is_one_sweep
+        assert cost.Contender.from_plain(json.loads(json.dumps(entry.to_plain()))) == entry
+
+
+def test_a_step_is_captured_where_there_is_a_cuda_device_alone(tmp_path):
+    """Back-propagation's too, or DP's would be compared with one at a disadvantage."""
+    words = ("--models", "mlp", "--rules", "bp,dp", "--engines", "explicit,captured", *QUICK)
+    (group,) = measured(tmp_path, *words)["groups"]
+    labels = {"bp captured", "DP α=½ explicit-captured", "DP α=½ fused-captured"}
+    assert set(group["refused"]) == labels
+    assert all("CUDA" in reason for reason in group["refused"].values())
+
+
 def test_what_was_measured_before_an_interruption_is_kept(monkeypatch, tmp_path, capsys):
     """A bench of VGG16 takes long enough to be stopped."""
     fill = steps.fill
@@ -186,6 +220,21 @@ def test_settling_tells_that_passes_and_one_sweep_agree(capsys, tmp_path):
             assert group["by_passes"] > group["sweep"]
     assert "rounding" in capsys.readouterr().out
     assert not (tmp_path / "bench.png").exists(), "this table has no figure"
+
+
+def test_the_loaders_batches_are_set_beside_a_step_of_a_model_that_reads_images(monkeypatch, tmp_path, capsys):
+    """A loader beside a step of an MLP on 784 numbers would prove nothing."""
+    from dualprop.analysis import loading
+
+    asked = []
+    row = {"label": "normalised", "milliseconds": 1.0, "examples_per_second": 5000.0, "times_the_step": 20.0}
+    monkeypatch.setattr(loading, "measure", lambda **given: asked.append(given) or [row])
+    monkeypatch.setattr(loading, "SHAPE", (3, 8, 8))
+    (group,) = measured(tmp_path, "--table", "loader", *QUICK)["groups"]
+    assert (group["model"], group["rows"]) == ("conv", [row])
+    assert (asked[0]["batch_size"], asked[0]["rounds"]) == (4, 2)
+    asked[0]["step"]()
+    assert "5,000" in capsys.readouterr().out
 
 
 def test_differences_of_gradients_are_relative_to_the_largest_entry():

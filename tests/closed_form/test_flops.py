@@ -52,6 +52,8 @@ def test_the_operations_of_a_step_are_its_products_by_kind():
 def test_the_models_ceiling_is_its_flops_by_the_summed_times_of_its_operations(monkeypatch):
     """A mean of speeds, weighted by FLOPs or not at all, would call a fast operation's speed the step's."""
     found = flops.operations(_recipe(ConvNet(channels=(4, 8)), 2), (3, 16, 16), 10)
+    found += flops.operations(_recipe(MLP(widths=(8, 8, 8)), 2), (8,), 10)
+    assert max(found.values()) > 1
     times = {each: 1e-3 * (1 + number) for number, each in enumerate(found)}
 
     def alone(operation, form, dtype, device):
