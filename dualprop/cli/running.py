@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
@@ -86,7 +87,7 @@ def _train_run(run: Run, data_root: Path | None, console: Console) -> None:
 
 
 def _train_comparison(folder: Path, data_root: Path | None, console: Console) -> None:
-    from dualprop.analysis import plots
+    from dualprop.analysis import differences, plots
     from dualprop.training import environment
 
     recipes, seeds, with_costs = load_comparison(folder)
@@ -111,6 +112,10 @@ def _train_comparison(folder: Path, data_root: Path | None, console: Console) ->
         "environment": environment.describe(first.device),
         "seeds": list(seeds),
         "rules": {name: runs.summary(run.results()) for name, run in labelled},
+        "differences": {
+            name: {**asdict(found), "verdict": found.verdict}
+            for name, found in differences.to_twin({name: run.results() for name, run in labelled}).items()
+        },
         "costs": costs,
     }
     files.write_json(folder / "results.json", results)

@@ -9,7 +9,8 @@ from rich.box import SIMPLE_HEAVY
 from rich.console import Console
 from rich.table import Table
 
-from dualprop.analysis import benchmark, cost, steps
+from dualprop import recipes
+from dualprop.analysis import benchmark, cost, differences, steps
 from dualprop.training.recipe import Recipe
 from dualprop.training.runs import Run
 
@@ -56,6 +57,10 @@ def show_runs(labelled: list[tuple[str, Run]], console: Console, costs: dict[str
         highlight=False,
         soft_wrap=True,
     )
+    for name, found in differences.to_twin({name: run.results() for name, run in labelled}).items():
+        console.print(f"{name}: {found}.", highlight=False, soft_wrap=True)
+    if is_published:
+        console.print(_say_published(labelled[0][1].recipe, results_of_all), highlight=False, soft_wrap=True)
     if costs is not None:
         console.print(
             "count/BP: drives, feedbacks and gradients of a step, by those of a BP step (L, L-1 and L).",
@@ -68,6 +73,14 @@ def show_runs(labelled: list[tuple[str, Run]], console: Console, costs: dict[str
             f"{floor['upper_quartile']:.3f}): the noise.",
             highlight=False, soft_wrap=True,
         )  # fmt: skip
+
+
+def _say_published(recipe: Recipe, results: list[dict[str, Any]]) -> str:
+    """What the published figures are, and whether these runs were as long."""
+    source = f"published: {recipe.cites}"
+    longest = max((result["epochs"] for result in results), default=0)
+    whole = recipes.from_name(recipe.name).epochs if recipe.name in recipes.RECIPES else recipe.epochs
+    return f"{source}." if longest == whole else f"{source}; these runs are {longest} of {whole} epochs long: no comparison."
 
 
 def _seeds(run: Run) -> str:

@@ -255,6 +255,7 @@ class _SeedRun:
             "test_accuracy": score.accuracy,
             "test_loss": score.loss,
             "test_top5_accuracy": score.top5_accuracy,
+            "num_test": len(self.splits.test),
             "best_epoch": self.progress.best["epoch"],
             "validation_accuracy": self.progress.best["validation_accuracy"],
             "epochs": self.progress.epoch,
