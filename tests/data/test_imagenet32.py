@@ -342,3 +342,13 @@ def test_members_that_a_zip_declares_where_they_are_not_are_refused(tmp_path):
     info.header_offset = other.header_offset
     with pytest.raises(DataError, match=r"is truncated, damaged or no \.npz file at 'data\.npy'"):
         npz_members.locate(path, info)
+
+
+def test_a_member_that_goes_on_beyond_the_file_is_refused(tmp_path):
+    """A file cut off while it is open: the directory was whole when it was read."""
+    write(tmp_path, "npz")
+    path = tmp_path / "val_data.npz"
+    info = npz_members.members(path)["data"]
+    path.write_bytes(path.read_bytes()[: info.header_offset + info.file_size // 2])
+    with pytest.raises(DataError, match=r"is truncated, damaged or no \.npz file at 'data\.npy'"):
+        npz_members.locate(path, info)
