@@ -5,14 +5,17 @@ import torch
 from torch import nn
 
 import dualprop as dp
-from dualprop import kernels
+from dualprop import kernels, native
 from dualprop.analysis import evidence
 from dualprop.analysis.transcription import transcribe
 
 
-@pytest.fixture(autouse=True)
-def tiny_pieces(monkeypatch):
+@pytest.fixture(autouse=True, params=["pieces", "native"])
+def tiny_pieces(monkeypatch, request):
+    """Pieces of three elements, which a machine without a C compiler walks; and the native kernel, which also writes over."""
     monkeypatch.setattr(kernels, "PIECE", 3)
+    if request.param == "pieces":
+        monkeypatch.setattr(native, "is_available", lambda: False)
 
 
 def test_the_transcription_is_matched_in_pieces():
