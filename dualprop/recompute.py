@@ -88,7 +88,10 @@ def enter() -> None:
 
 def leave() -> None:
     """End the forward pass that was begun last."""
-    _stack().pop().hooks.__exit__()
+    saved = _stack().pop()
+    saved.hooks.__exit__()
+    # The hooks and what they are of hold each other, and would hold the drives until the garbage collector comes by.
+    saved.known.clear()
 
 
 @contextlib.contextmanager

@@ -98,6 +98,8 @@ def _on_gpu(step: Callable[[], object], steps: int) -> Memory:
 
 def peak_of_tensors(step: Callable[[], object], steps: int = 2) -> float:
     """The most bytes on the CPU of tensors made since the first of these steps and alive at once."""
+    # Frees of what was left before would be counted too.
+    gc.collect()
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
         for _ in range(steps):

@@ -307,13 +307,14 @@ class DualPropagation(AbstractRule):
         betas = self.betas(network.depth)
         parameters = network.parameters
         up, down = self._shares
-        with torch.enable_grad(), recompute.recomputing():
-            s = x
-            for k in range(1, network.depth + 1):
-                layer = network.into(k)
-                nudge = Nudge(up, down, betas[k - 1] * len(x), self.kernel)
-                a = layer.synapse.forward(s)
-                s = a if isinstance(layer.neuron, Identity) else dyadic_activation(a, layer.neuron, nudge)
+        with torch.enable_grad():
+            with recompute.recomputing():
+                s = x
+                for k in range(1, network.depth + 1):
+                    layer = network.into(k)
+                    nudge = Nudge(up, down, betas[k - 1] * len(x), self.kernel)
+                    a = layer.synapse.forward(s)
+                    s = a if isinstance(layer.neuron, Identity) else dyadic_activation(a, layer.neuron, nudge)
             check_targets(y, s)
             loss = self.loss.value(s, y).mean()
             found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
