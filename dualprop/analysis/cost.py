@@ -206,11 +206,11 @@ class Contender:
 
     def to_plain(self) -> dict[str, Any]:
         """Plain values and the recipe's own dictionary, for another process."""
-        return {**{name: getattr(self, name) for name in _PLAIN}, "recipe": self.recipe.to_plain()}
+        return {**{name: getattr(self, name) for name in _FIELDS}, "recipe": self.recipe.to_plain()}
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> Contender:
-        return cls(**{name: plain[name] for name in _PLAIN}, recipe=Recipe.from_plain(plain["recipe"]))
+        return cls(**{name: plain[name] for name in _FIELDS}, recipe=Recipe.from_plain(plain["recipe"]))
 
 
-_PLAIN = ("label", "how", "rule", "engine", "recomputes_states")
+_FIELDS = ("label", "how", "rule", "engine", "recomputes_states")

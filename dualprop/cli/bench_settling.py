@@ -14,6 +14,12 @@ from dualprop.analysis import benchmark, settling
 from dualprop.analysis.settling import Settling
 from dualprop.cli.bench import BenchOptions, Keep
 
+LEGEND = (
+    "difference: of the gradients, the largest by the largest entry of its parameter (✓ rounding, ≠ more). sweep, passes: work "
+    "in back-propagation steps, by count; no reuse: the passes' if nothing were kept for the next. time: the passes' by the "
+    "sweep's; noise: the sweep's own, taken again."
+)
+
 
 def prepare(options: BenchOptions) -> Callable[[Console, Keep], None]:
     """Check the options that this table reads: models, alphas, rounds, seconds, batch size, threads, device."""
@@ -36,40 +42,30 @@ def prepare(options: BenchOptions) -> Callable[[Console, Keep], None]:
                 table.add_row(*_cells(name, found))
                 keep(groups)
         console.print(table)
+        console.print(LEGEND, highlight=False, soft_wrap=True)
 
     return run
 
 
 def _table(batch_size: int) -> Table:
-    title = (
-        f"DP⊤ by L bottom-up passes against one downward sweep, batch {batch_size}; work in back-propagation steps, by count"
-    )
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAVY, pad_edge=False)
+    title = f"DP⊤ by L bottom-up passes against one downward sweep, batch {batch_size}"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAVY, pad_edge=False, collapse_padding=True)
     table.add_column("model", no_wrap=True)
-    for heading in (
-        "α",
-        "L",
-        "gradients differ by",
-        "work: sweep",
-        "passes",
-        "if nothing is reused",
-        "time ÷ sweep's",
-        "noise",
-    ):
-        table.add_column(heading, justify="right")
+    for heading in ("α", "L", "difference", "sweep", "passes", "no reuse", "time", "quartiles", "noise"):
+        table.add_column(heading, justify="right", no_wrap=True)
     return table
 
 
 def _cells(name: str, found: Settling) -> list[str]:
-    verdict = "rounding" if found.is_rounding else "more than rounding"
     return [
         name,
         f"{found.alpha:g}",
         str(found.passes),
-        f"{found.difference:.1e} ({verdict})",
+        f"{found.difference:.1e} {'✓' if found.is_rounding else '≠'}",
         f"{found.sweep:.2f}",
         f"{found.by_passes:.2f}",
         f"{found.without_reuse:.2f}",
-        f"{found.timing.ratio:.3f} ({found.timing.lower_quartile:.2f}–{found.timing.upper_quartile:.2f})",
+        f"{found.timing.ratio:.3f}",
+        f"{found.timing.lower_quartile:.2f}–{found.timing.upper_quartile:.2f}",
         f"{found.noise.ratio:.3f}",
     ]
