@@ -3,7 +3,8 @@
     python scripts/angles.py OUT [--recipe cifar10-cnn] [--betas 0.01,1] [--alpha 0] [--batches 200] [--data DIR]
 
 Each β trains the recipe's network from its first seed by DP⊤, and before every step compares the gradients on the step's own
-minibatch with the exact ones at the same weights. OUT/angles.json and OUT/angles.png hold what came out; over whole epochs,
+minibatch with the exact ones at the same weights; the back-propagation twin trains beside them. OUT/angles.json and
+OUT/angles.png hold what came out; over whole epochs,
 `dualprop compare RECIPE --variants grid` draws the same (the paper's left column).
 """
 
@@ -20,14 +21,16 @@ import torch
 
 from dualprop import data, recipes
 from dualprop.analysis.alignment import alignment
+from dualprop.analysis.plots import COLOURS, DASHES
 from dualprop.network import Network
 from dualprop.recipes import variants
+from dualprop.rules import Backprop
 from dualprop.training import environment, execution, files, optimization, runs, step
 from dualprop.training.recipe import Recipe
 
 
 def angles(recipe: Recipe, num_batches: int, data_root: Path | None) -> dict[str, Any]:
-    """Degrees per minibatch and layer, and the names of the layers."""
+    """Degrees per minibatch and layer (none for back-propagation itself), the layers' names, and the loss per minibatch."""
     seed = recipe.seed_list[0]
     splits, how = runs.load_data(recipe, seed, data_root), execution.resolve(recipe)
     torch.manual_seed(seed)
@@ -40,34 +43,43 @@ def angles(recipe: Recipe, num_batches: int, data_root: Path | None) -> dict[str
     )  # fmt: skip
     found: list[list[float]] = []
     layers: list[str] = []
+    losses: list[float] = []
     for number, (x, y) in zip(range(num_batches), batches, strict=False):
-        with how.computing():
-            aligned = alignment(network, recipe.rule, x, y)
-        layers = [layer.layer for layer in aligned]
-        found.append([layer.angle for layer in aligned])
+        if not isinstance(recipe.rule, Backprop):
+            with how.computing():
+                aligned = alignment(network, recipe.rule, x, y)
+            layers = [layer.layer for layer in aligned]
+            found.append([layer.angle for layer in aligned])
         rate = optimization.learning_rate(recipe.optimizer, number, steps_per_epoch, recipe.epochs)
         optimization.set_learning_rate(optimizer, rate)
         with how.computing():
-            step.take(recipe, network, optimizer, x, y, None, None)
-    return {"layers": layers, "angles": found}
+            outcomes, _ = step.take(recipe, network, optimizer, x, y, None, None)
+        losses.append(float(outcomes[0].loss))
+    return {"layers": layers, "angles": found, "losses": losses}
 
 
 def draw(found: dict[str, dict[str, Any]], title: str, path: Path) -> None:
-    """A map of layers × minibatches for each β, in one colour scale."""
+    """A map of layers × minibatches for each β, in one colour scale; below, the losses beside the twin's."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10.5, 1.2 + 2.4 * len(found)), layout="constrained")
     FigureCanvasAgg(figure)
-    maps = {beta: np.array(each["angles"]).T for beta, each in found.items()}
+    maps = {beta: np.array(each["angles"]).T for beta, each in found.items() if each["angles"]}
+    *rows, bottom = figure.subplots(len(maps) + 1, 1, sharex=True)
     top = max(float(np.nanmax(values)) for values in maps.values())
-    for axes, (beta, values) in zip(figure.subplots(len(maps), 1, sharex=True, squeeze=False)[:, 0], maps.items(), strict=True):
+    for axes, (beta, values) in zip(rows, maps.items(), strict=True):
         image = axes.imshow(values, aspect="auto", origin="lower", cmap="Blues", vmin=0, vmax=top, interpolation="nearest")
         axes.set_title(f"β = {beta}", loc="left", fontsize=10)
         axes.set_yticks(range(len(values)), [str(k) for k in range(1, len(values) + 1)], fontsize=8)
         axes.set_ylabel("layer")
         figure.colorbar(image, ax=axes, label="angle to BP (°)")
-    axes.set_xlabel("minibatch")
+    for number, (beta, each) in enumerate(found.items()):
+        label = f"DP⊤, β = {beta}" if each["angles"] else "back-propagation"
+        bottom.plot(each["losses"], label=label, color=COLOURS[number], ls=DASHES[number], lw=1.6)
+    bottom.set_ylabel("loss")
+    bottom.set_xlabel("minibatch")
+    bottom.legend(frameon=False, fontsize=9)
     figure.suptitle(title, fontsize=11, x=0.01, ha="left")
     figure.savefig(path, dpi=130)
 
@@ -85,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     base = dataclasses.replace(recipes.from_name(options.recipe), num_threads=options.threads)
     runs.prepare(base)
     options.out.mkdir(parents=True, exist_ok=True)
-    found: dict[str, dict[str, Any]] = {}
+    found = {"bp": angles(variants.named("bp").apply(base), options.batches, options.data)}
     for beta in options.betas.split(","):
         recipe = variants.named(f"dp-transposed-a{options.alpha:g}-b{beta}").apply(base)
         found[beta] = angles(recipe, options.batches, options.data)
