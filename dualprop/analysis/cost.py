@@ -35,9 +35,10 @@ LEAST_ROUNDS = 5
 
 @dataclass(frozen=True)
 class Timing:
-    """Milliseconds per step (median), and the ratio to the plain loop with its quartiles over the rounds."""
+    """Milliseconds per step, median and least, and the median ratio to the plain loop with its quartiles over the rounds."""
 
     milliseconds: float
+    least_milliseconds: float
     ratio: float
     lower_quartile: float
     upper_quartile: float
@@ -131,7 +132,7 @@ def interleaved(
 def _timing(times: list[float], plain: list[float]) -> Timing:
     ratios = [own / base for own, base in zip(times, plain, strict=True)]
     quartiles = quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else [ratios[0]] * 3
-    return Timing(median(times) * 1e3, median(ratios), quartiles[0], quartiles[2], len(times))
+    return Timing(median(times) * 1e3, min(times) * 1e3, median(ratios), quartiles[0], quartiles[2], len(times))
 
 
 def _synchronize() -> None:

@@ -2,9 +2,9 @@
 
     best engine ≤ 1.02 of the time and ≤ 1.05 of the memory, explicit inference in one sweep ≤ 1.10 of the time
 
-over the noise floor: the same plain loop, measured twice, differs from itself by so much. The floor of a time is the larger of
-|median - 1| and (upper - lower quartile)/√rounds, about the standard error of a median; that of resident memory is what the two
-processes differ by; the tensors' memory is exact. A floor above MOST_NOISE decides nothing.
+over the noise floor. That of a time is the largest of |median - 1| of the second plain loop and (upper - lower quartile) by
+√rounds, about the standard error of a median, of that loop and of the row itself; that of resident memory is what the two
+plain processes differ by; the tensors' memory is exact. A floor above MOST_NOISE decides nothing.
 """
 
 from __future__ import annotations
@@ -45,9 +45,12 @@ def noise_of_time(rows: Sequence[dict[str, Any]]) -> float:
     """The floor of a ratio of times; 0 where the plain loop ran but once."""
     for row in rows:
         if row["label"] == PLAIN_AGAIN:
-            spread = (row["upper_quartile"] - row["lower_quartile"]) / math.sqrt(row["rounds"])
-            return max(abs(row["ratio"] - 1), spread)
+            return max(abs(row["ratio"] - 1), _error(row))
     return 0.0
+
+
+def _error(row: dict[str, Any]) -> float:
+    return float(row["upper_quartile"] - row["lower_quartile"]) / math.sqrt(row["rounds"])
 
 
 def noise_of_memory(rows: Sequence[dict[str, Any]]) -> float:
@@ -75,10 +78,11 @@ def judge(rows: Sequence[dict[str, Any]]) -> list[Verdict]:
     time, resident = noise_of_time(rows), noise_of_memory(rows)
     found = []
     for rule, row in best(single).items():
-        found.append(Verdict(rule, "best engine", row["engine"], row["ratio"], BEST_TIME, time))
+        found.append(Verdict(rule, "best engine", row["engine"], row["ratio"], BEST_TIME, max(time, _error(row))))
         if rule in explicit:
             own = explicit[rule]
-            found.append(Verdict(rule, "explicit engine", own["engine"], own["ratio"], EXPLICIT_TIME, time))
+            noise = max(time, _error(own))
+            found.append(Verdict(rule, "explicit engine", own["engine"], own["ratio"], EXPLICIT_TIME, noise))
         if row.get("memory_ratio"):
             found.append(Verdict(rule, "memory of tensors", row["engine"], row["memory_ratio"], BEST_MEMORY, 0.0))
         if row.get("resident_ratio"):

@@ -40,6 +40,13 @@ def test_the_floor_of_a_time_is_the_larger_of_offset_and_standard_error():
     assert verdicts.noise_of_memory(_rows(resident=0.94)) == pytest.approx(0.06)
 
 
+def test_a_row_is_judged_by_its_own_spread_where_that_is_larger():
+    """The plain loop may be steady where a contender is not."""
+    steady, shaken = (_row("a", "dp", "fused", 1.03, spread=spread, rounds=16) for spread in (0.0, 0.16))
+    assert [each.noise for each in verdicts.judge(_rows(steady, again=1.0))] == [0.0]
+    assert [each.noise for each in verdicts.judge(_rows(shaken, again=1.0))] == pytest.approx([0.16 / 4])
+
+
 def test_the_best_engine_is_the_fastest_that_keeps_to_the_memory():
     """One a hair faster at twice the memory would hide that another keeps to both."""
     explicit, fused = _row("a", "dp", "explicit", 1.00, memory=2.0), _row("b", "dp", "fused", 1.01, memory=1.04)
