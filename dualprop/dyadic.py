@@ -7,7 +7,8 @@ returns the difference of its two states,
 
 so that -b dy is the nudge Δ of one downward sweep (Høier et al. 2023, appendix on efficient implementation). u and d are the
 shares of s⁺ and s⁻: (α, 1-α) for DP, (1-α, α) for DP⊤. States and gradients use the forward pass's mean, f(a): that is
-exactly DP⊤ at α ∈ {0, 1}, and DP at α = ½ while no unit crosses a kink. Autocast, torch.compile and any training loop work.
+exactly DP⊤ at α ∈ {0, 1}, and DP at α = ½ while no unit crosses a kink. Autocast, torch.compile and any training loop that
+calls backward() work; the transforms of torch.func do not.
 
 The difference needs the drive a, the map above needs f(a): one of them is kept and the other computed again (`recompute`), so
 that no more memory is taken than by back-propagation.
@@ -142,7 +143,8 @@ def dualize(
         kernel: how the differences are computed, see `dualprop.kernels`: "auto", "native", "compiled" or "eager". Under
             torch.compile it is inductor that does.
         recompute_states: keep each activation's drive alone and compute its state again in the backward pass, so that no more
-            memory is taken than by back-propagation; if not, both are kept, which saves one elementwise pass a layer.
+            memory is taken than by back-propagation; if not, both are kept, which saves one elementwise pass a layer. Both are
+            kept, too, inside other saved-tensor hooks: a checkpoint around the model, `save_on_cpu`.
 
     Returns:
         The model (a new module only where `model` itself is one activation).

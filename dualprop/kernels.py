@@ -141,6 +141,8 @@ def difference(
     kernel: Kernel = "auto",
 ) -> Tensor:
     """scale · (f(a + up·delta) - f(a - down·delta)), taken in float32 or wider and returned in a's dtype."""
+    if torch.is_grad_enabled() and (a.requires_grad or delta.requires_grad):
+        return _difference(neuron, a, delta, up, down, scale)  # somebody differentiates the backward pass
     if not torch.compiler.is_compiling():
         delta = _alike(delta, a)
     if _is_native(kernel, neuron, a, delta):

@@ -121,28 +121,31 @@ def _library() -> tuple[ctypes.CDLL | None, str]:
     if compiler is None:
         return None, "no C compiler was found; install gcc, or name one in $CC"
     try:
-        return ctypes.CDLL(str(_built(compiler))), ""
+        return _loaded(compiler), ""
     except (OSError, subprocess.SubprocessError, UnicodeError) as error:
         detail = getattr(error, "stderr", None) or str(error)
         return None, f"{compiler} could not build it: {(detail.strip().splitlines() or ['no message'])[0]}"
 
 
-def _built(compiler: str) -> Path:
-    """The shared library, from the cache or built into it."""
+def _loaded(compiler: str) -> ctypes.CDLL:
+    """The library, from the first folder where it lies or can be built and loaded. A damaged one is built again."""
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True, timeout=60).stdout
     described = "\0".join((SOURCE.read_text(), version, *FLAGS, platform.machine(), _processor_flags()))
     name = f"dyadic-{hashlib.sha256(described.encode()).hexdigest()[:16]}.so"
+    failure = OSError("no folder of one's own to build in is writable")
     for folder in _folders():
         path = folder / name
-        if path.is_file() and _is_own(path):
-            return path
-        try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            _build(compiler, path)
-        except OSError:
-            continue
-        return path
-    raise OSError("no folder to build in is writable")
+        for build_anew in (False, True):
+            try:
+                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+                if not _is_own(folder):
+                    break
+                if build_anew or not (path.is_file() and _is_own(path)):
+                    _build(compiler, path)
+                return ctypes.CDLL(str(path))
+            except OSError as error:
+                failure = error
+    raise failure
 
 
 def _build(compiler: str, path: Path) -> None:
@@ -152,21 +155,25 @@ def _build(compiler: str, path: Path) -> None:
         # threads would fight over the cores.
         for command in ([*FLAGS, "-c", str(SOURCE), "-o", str(compiled)], ["-shared", str(compiled), "-o", str(linked)]):
             subprocess.run([compiler, *command], capture_output=True, text=True, check=True, timeout=120)
+        linked.chmod(0o700)
         linked.replace(path)
 
 
 def _folders() -> list[Path]:
     """Where libraries are kept: the user's cache, or where that can't be written, a temporary folder of the user's own."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     user = os.getuid() if hasattr(os, "getuid") else "user"
-    return [cache / "dualprop" / "native", Path(tempfile.gettempdir()) / f"dualprop-{user}"]
+    caches = (os.environ.get("XDG_CACHE_HOME", ""), os.path.join(os.path.expanduser("~"), ".cache"))
+    cache = next((Path(folder) for folder in caches if os.path.isabs(folder)), None)
+    temporary = Path(tempfile.gettempdir()) / f"dualprop-{user}"
+    return [temporary] if cache is None else [cache / "dualprop" / "native", temporary]
 
 
 def _is_own(path: Path) -> bool:
-    """Whether nobody else can have put the file there: code in it will run."""
+    """Whether nobody else can write there: code in it will run."""
     if not hasattr(os, "getuid"):
         return True
-    return all(p.stat().st_uid == os.getuid() and not p.stat().st_mode & 0o022 for p in (path, path.parent))
+    found = path.lstat()
+    return found.st_uid == os.getuid() and not found.st_mode & 0o022
 
 
 def _processor_flags() -> str:

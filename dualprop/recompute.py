@@ -2,7 +2,8 @@
 
 Back-propagation keeps f(a) alone. Here a alone is kept: wherever autograd saves f(a) for a convolution, a product or a pool,
 it is given a handle, and computes f(a) again when it asks for it. That costs one elementwise pass a layer and halves what is
-held. Outside `recomputing()`, and under torch.compile, which decides for itself what to compute again, both are kept.
+held. Outside `recomputing()`, inside other saved-tensor hooks (checkpointing, offloading), and under torch.compile, which
+decides for itself what to compute again, both are kept.
 """
 
 from __future__ import annotations
@@ -79,6 +80,12 @@ def _stack() -> list[_Saved]:
     return stack
 
 
+def is_free() -> bool:
+    """Whether no other saved-tensor hooks are in force, which ours would put out of it, and hooks are allowed at all."""
+    autograd: Any = torch._C._autograd
+    return autograd._saved_tensors_hooks_is_enabled() and autograd._top_saved_tensors_default_hooks(False) is None
+
+
 def enter() -> None:
     """Begin a forward pass whose states are to be computed again; `leave` ends it."""
     saved = _Saved()
@@ -97,6 +104,9 @@ def leave() -> None:
 @contextlib.contextmanager
 def recomputing() -> Iterator[None]:
     """Within it, states of dyadic activations are not kept for the backward pass but computed again."""
+    if not is_free():
+        yield
+        return
     enter()
     try:
         yield
@@ -121,7 +131,14 @@ def attach(model: nn.Module) -> None:
 
 
 def _before(module: nn.Module, args: Any) -> None:
-    if not torch.compiler.is_compiling() and torch.is_grad_enabled():
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return
+    if module in _entered():
+        # Interrupted from the keyboard, which no hook is called for.
+        while _entered().pop() is not module:
+            leave()
+        leave()
+    if is_free():
         enter()
         _entered().append(module)
 

@@ -117,15 +117,20 @@ def named(name: str) -> Variant:
     """The variant of that name, or DP⊤ at an α and β of its own, "dp-transposed-a0.5-b0.01". Raises SettingError."""
     if name in VARIANTS:
         return VARIANTS[name]
-    pair = re.fullmatch(r"dp-transposed-a([0-9.]+)-b([0-9.e-]+)", name)
-    if pair:
+    number = r"(\d+(?:\.\d+)?(?:e-?\d+)?)"
+    pair = re.fullmatch(f"dp-transposed-a{number}-b{number}", name)
+    if pair and name == _at(float(pair[1]), float(pair[2])):
         alpha, beta = float(pair[1]), float(pair[2])
-        # Each of a layer's passes costs what changed since the last alone, and at α ∈ {0, 1} nothing does.
         return Variant(f"DP⊤ at α = {alpha:g}, β = {beta:g}", lambda recipe: _transposed_at(recipe, alpha, beta))
     raise SettingError(
         f"unknown variant '{name}'.{closest(name, list(VARIANTS))} `dualprop list variants` shows them all: "
         f"{', '.join(VARIANTS)}."
     )
+
+
+def _at(alpha: float, beta: float) -> str:
+    """The one name of DP⊤ at these."""
+    return f"dp-transposed-a{alpha:g}-b{beta:g}"
 
 
 def _transposed_at(recipe: Recipe, alpha: float, beta: float) -> Recipe:
@@ -148,7 +153,7 @@ def parse(text: str, recipe: Recipe | None = None) -> list[str]:
     if text == "grid" and recipe is not None:
         if not recipe.grid:
             raise SettingError(f"recipe {recipe.name} holds no grid of α and β. Name variants: {', '.join(VARIANTS)}.")
-        return ["bp", *(f"dp-transposed-a{alpha:g}-b{beta:g}" for alpha, beta in recipe.grid)]
+        return ["bp", *(_at(alpha, beta) for alpha, beta in recipe.grid)]
     names = text.split(",")
     for name in names:
         named(name)

@@ -14,7 +14,7 @@ from torch import Tensor
 from dualprop import kernels, spectra
 from dualprop.errors import SettingError
 from dualprop.kernels import Kernel
-from dualprop.losses import AbstractLoss
+from dualprop.losses import AbstractLoss, wide
 from dualprop.network import Network
 from dualprop.neurons import AbstractNeuron, Identity, Scale
 from dualprop.rules.base import Outcome, check_targets
@@ -214,7 +214,9 @@ class Inference:
     def _damped(self, k: int, constant: Scale, a: Tensor, feedback: Tensor | None) -> tuple[Tensor, Tensor]:
         settings, neuron = self.settings, self.network.into(k).neuron
         ratio = settings.betas[k - 1] / settings.betas[k]
-        mean, delta = self.activations.means[k], self.activations.differences[k]
+        # States of float32 also where drives are of half precision, which would lose what is left of them pass by pass.
+        a, feedback = wide(a), None if feedback is None else wide(feedback)
+        mean, delta = wide(self.activations.means[k]), self.activations.differences[k]
         old_plus = mean if delta is None else torch.add(mean, delta, alpha=1 - settings.alpha)
         old_minus = mean if delta is None else torch.add(mean, delta, alpha=-settings.alpha)
         up = a if feedback is None else torch.add(a, feedback, alpha=ratio * settings.up)

@@ -125,7 +125,7 @@ class Lifted(AbstractRule):
         y = check_batch(x, y)
         check_output(network, self.loss)
         if x.dtype in (torch.float16, torch.bfloat16) or torch.is_autocast_enabled(x.device.type):
-            raise SettingError(f"lifted inference loses ε in half precision, x is {x.dtype}. Use float32, no autocast.")
+            raise SettingError("lifted inference loses ε in half precision. Give it float32, outside autocast.")
         blocks = _Blocks(self, network, x, y)
         blocks.settle()
         return blocks

@@ -196,7 +196,7 @@ class Recipe:
         optimizer = dataclasses.replace(
             self.optimizer,
             warmup_epochs=self.optimizer.warmup_epochs * share,
-            cosine_epochs=self.optimizer.cosine_epochs * share,
+            cosine_epochs=min(float(epochs), self.optimizer.cosine_epochs * share),
         )
         return dataclasses.replace(self, epochs=epochs, budget_epochs=epochs, optimizer=optimizer)
 

@@ -13,7 +13,7 @@ from networks import batch, conv_net, images, mlp
 from torch import nn
 
 import dualprop as dp
-from dualprop import kernels, native, neurons, recompute
+from dualprop import dyadic, kernels, native, neurons, recompute
 
 NEURONS = [neurons.ReLU(), neurons.LeakyReLU(0.2), neurons.HardSigmoid(-0.5, 1.0)]
 LAYOUTS = {
@@ -288,3 +288,77 @@ def test_checkpointed_segments_and_nested_models_still_agree():
         inner = dp.dualize(mlp("relu"))
         found.append({n.removeprefix("inner."): g for n, g in gradients(Wrapped(inner, segments), x, y).items()})
     assert_same(found[0], found[1], 1e-14)
+
+
+def test_other_hooks_around_the_model_keep_their_say():
+    """PyTorch asks the innermost hooks alone: ours would switch off a checkpoint's or an offloading's."""
+    model, (x, y) = mlp("relu"), batch()
+    dp.dualize(model)
+    packed = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: packed.append(t) or t, lambda t: t):
+        loss = nn.functional.cross_entropy(model(x), y)
+    assert len(packed) > 5
+    loss.backward()
+    with torch.autograd.graph.disable_saved_tensors_hooks("no hooks here"):
+        nn.functional.cross_entropy(model(x), y).backward()
+
+
+def test_an_interrupt_from_the_keyboard_is_forgotten_at_the_next_forward_pass():
+    """No hook is called for it; in a notebook the next cell would run inside the interrupted pass's hooks."""
+    model, (x, y) = mlp("relu"), batch()
+    dp.dualize(model)
+
+    def interrupt(module, args):
+        raise KeyboardInterrupt
+
+    handle = model[2].register_forward_pre_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        model(x)
+    handle.remove()
+    gradients(model, x, y)
+    assert not recompute._stack()
+    assert not recompute._entered()
+
+
+@pytest.mark.parametrize("size", [(3, 4), (700, 800)])
+def test_the_backward_pass_can_itself_be_differentiated(size):
+    """A kernel that writes to bare memory would cut the graph without a word: a gradient penalty would learn nothing."""
+    a, dy = (t.requires_grad_() for t in drives(torch.float64, size))
+    found = []
+    for kernel in ("native", "eager"):
+        nudge = dyadic.Nudge(0.5, 0.5, 1.0, kernel)
+        state = dyadic.dyadic_activation(a, neurons.LeakyReLU(0.2), nudge)
+        (first,) = torch.autograd.grad(state, a, dy, create_graph=True)
+        found.append(torch.autograd.grad(first.square().sum(), (a, dy)))
+    assert float(found[0][1].abs().sum()) > 0
+    for own, other in zip(*found, strict=True):
+        torch.testing.assert_close(own, other)
+
+
+def test_a_damaged_library_is_built_again(tmp_path):
+    code = "from dualprop import native; assert native.is_available(), native.reason(); print(native._library()[0]._name)"
+    path = native.Path(run(code, XDG_CACHE_HOME=str(tmp_path)))
+    path.write_bytes(b"not a library")
+    path.chmod(0o700)
+    assert run(code, XDG_CACHE_HOME=str(tmp_path)) == str(path)
+    assert path.stat().st_size > 1000
+
+
+def test_a_folder_that_others_can_write_is_never_built_in(tmp_path):
+    """Whoever owns it could put another library there between the building and the loading."""
+    folder = tmp_path / "dualprop" / "native"
+    folder.mkdir(parents=True)
+    folder.chmod(0o777)
+    code = "from dualprop import native; print(native.is_available(), native._library()[0]._name)"
+    printed = run(code, XDG_CACHE_HOME=str(tmp_path), TMPDIR=str(tmp_path))
+    assert not any(folder.iterdir())
+    assert printed.startswith(f"True {tmp_path}/dualprop-")
+
+
+@pytest.mark.parametrize(
+    "settings", [{"XDG_CACHE_HOME": "relative", "HOME": "alsorelative"}, {"XDG_CACHE_HOME": "", "HOME": "/dev/null"}]
+)
+def test_without_a_usable_home_it_is_built_among_temporary_files(settings, tmp_path):
+    code = f"import os; os.chdir({str(tmp_path)!r}); from dualprop import native; print(native.is_available(), os.listdir('.'))"
+    printed = run(code, TMPDIR=str(tmp_path / "t"), **settings) if (tmp_path / "t").mkdir() is None else ""
+    assert printed == "True ['t']"

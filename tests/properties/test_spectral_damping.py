@@ -289,3 +289,17 @@ def test_what_is_no_state_is_refused(settings):
     model, x, y = problem("mlp")
     with pytest.raises(dp.SettingError, match=r"state must be the dyads of an earlier call, got str\. Pass state=None"):
         dp.DualPropagation(**settings).gradients(dp.Network.from_module(model), x, y, state="foo")
+
+
+@pytest.mark.parametrize("settings", [{"damping": (0.5, 0.5)}, {"damping": "spectral", "alpha": 0.0}])
+def test_damped_states_keep_their_differences_under_bfloat16_autocast(settings):
+    """Carried in bfloat16 from pass to pass, at β = 0.01 nearly nothing was left of them, with a status of ok."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 3))
+    network, x, y = dp.Network.from_module(model), torch.randn(32, 4), torch.arange(32) % 3
+    rule = dp.DualPropagation(beta=0.01, schedule="up_down(6)", **settings)
+    exact = rule.gradients(network, x, y).gradients
+    with torch.autocast("cpu", torch.bfloat16):
+        found = rule.gradients(network, x, y).gradients
+    for name, gradient in exact.items():
+        assert float((found[name] - gradient).norm() / gradient.norm()) < 0.15, name  # a unit or two change sides of a kink

@@ -74,6 +74,9 @@ def test_the_grid_is_that_of_the_scripts():
     assert rule.chosen_engine(16) == "explicit"
     with pytest.raises(SettingError, match="holds no grid"):
         variants.parse("grid", recipes.from_name("cifar10-vgg16"))
+    for wrong in ("a1.2.3-b1", "a0-b-", "a0.50-b1", "a0-be", "a-1-b1"):
+        with pytest.raises(SettingError, match="unknown variant 'dp-transposed"):
+            variants.named(f"dp-transposed-{wrong}")
     with pytest.raises(SettingError, match="alpha must be in"):
         variants.named("dp-transposed-a2-b1").apply(made)
 
@@ -96,6 +99,15 @@ def test_the_budget_form_goes_through_the_whole_schedule(name):
             optimization.learning_rate(r.optimizer, round(part * r.epochs * steps), steps, r.epochs) for r in (made, short)
         ]
         assert rates[0] == pytest.approx(rates[1], rel=0.02, abs=1e-6)
+
+
+def test_any_budget_of_any_length_can_be_made():
+    """Rounding alone would put the cosine's end beyond the last epoch."""
+    made = recipes.from_name("cifar10-cnn")
+    for epochs in range(3, 60):
+        for budget in range(1, epochs):
+            sgd = dataclasses.replace(made.optimizer, cosine_epochs=epochs, warmup_epochs=0.0, warmup_from=0.0)
+            dataclasses.replace(made, epochs=epochs, budget_epochs=budget, optimizer=sgd).compressed()
 
 
 def test_the_rate_stays_where_the_cosine_has_ended():
