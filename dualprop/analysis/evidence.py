@@ -70,6 +70,7 @@ def _reference_error(case: Any) -> float:
         beta=meta["beta"],
         schedule=meta["order"],
         damping=tuple(case["damping"].tolist()) if meta["rule"] == "damped" else None,
+        engine="explicit",
         loss=meta["loss"],
     )
     x, y = torch.from_numpy(case["x"]), torch.from_numpy(case["labels"])
@@ -124,7 +125,7 @@ def transcription_cases(seed: int = 0) -> Iterator[Evidence]:
         ("mlp", "softmax", {"alpha": 0.3, "schedule": "up_down(2)", "damping": (0.5, 2.0, 1.0)}),
     ]
     for architecture, activation, fields in settings:
-        rule = DualPropagation(**fields)
+        rule = DualPropagation(**fields, engine="explicit")
         network, x, y = _example(architecture, activation, seed)
         steps = list(schedules.parse(rule.schedule).steps(network.depth))
         plus, minus, gradients = transcribe(network, rule, x, y, steps)
@@ -151,7 +152,7 @@ def autograd_cases(seed: int = 0) -> Iterator[Evidence]:
         yield Evidence(f"tanh: DP, α = {alpha:g}, error falls as β^{order} (order found: {found:.3f})", abs(found - order), 0.1)
     for alpha in (0.0, 1.0):
         network, x, y = _example("conv, pool after", "tanh", seed)
-        rule = DualPropagation(coupling="transposed", alpha=alpha, beta=2.0)
+        rule = DualPropagation(coupling="transposed", alpha=alpha, beta=2.0, engine="explicit")
         explicit = rule.gradients(network, x, y).gradients
         assert network.module is not None
         model = dualize(network.module, coupling="transposed", alpha=alpha, beta=2.0)

@@ -22,7 +22,7 @@ def network():
 
 
 def inferred(**settings):
-    rule = dp.DualPropagation(loss="squared_error", **settings)
+    rule = dp.DualPropagation(loss="squared_error", engine="explicit", **settings)
     out = rule.gradients(network(), torch.tensor(X).double(), torch.tensor(TARGET).double())
     return out.state, out.gradients
 

@@ -88,6 +88,7 @@ def test_states_and_gradients_are_those_of_the_transcription(case):
     if case["nudge"] in ("current", "forward"):
         at_forward = case["nudge"] == "forward"
     rule = dp.DualPropagation(
+        engine="explicit",
         coupling=coupling,
         alpha=alpha,
         beta=betas,
@@ -143,7 +144,7 @@ def test_states_and_gradients_are_those_of_the_transcription(case):
 def test_a_softmax_output_is_that_of_the_transcription(coupling, alpha, loss, schedule):
     """Its units are coupled, and its own loss is on probabilities; both are written out here once more."""
     model, (x, y) = torch.nn.Sequential(*mlp("tanh", seed=3), torch.nn.Softmax(1)), batch(n=3)
-    rule = dp.DualPropagation(coupling=coupling, alpha=alpha, beta=0.05, loss=loss, schedule=schedule)
+    rule = dp.DualPropagation(coupling=coupling, alpha=alpha, beta=0.05, loss=loss, schedule=schedule, engine="explicit")
     layers = stages("mlp", model, "tanh")
     layers[-1].activation = "softmax"
     setting = Setting(coupling, alpha, (0.05,) * 4, groups_of(schedule, 4, 0), at_forward=coupling == "transposed", loss=loss)

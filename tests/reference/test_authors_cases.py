@@ -55,6 +55,7 @@ def test_states_and_gradients_are_the_authors_own(name):
     model, names = built(meta, arrays)
     damping = tuple(arrays["damping"].tolist()) if "damping" in arrays else None
     rule = dp.DualPropagation(
+        engine="explicit",
         # Their damped class nudges as DP does, and damps with the given constants.
         coupling="transposed" if meta["rule"] == "transposed" else "original",
         alpha=meta["alpha"],
