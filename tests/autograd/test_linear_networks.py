@@ -14,7 +14,7 @@ LOSSES = ["cross_entropy", "squared_error"]
 
 
 def found(model, x, y, **settings):
-    return dp.DualPropagation(**settings).gradients(dp.Network.from_module(model), x, y).gradients
+    return dp.DualPropagation(**{"engine": "explicit", **settings}).gradients(dp.Network.from_module(model), x, y).gradients
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -107,7 +107,7 @@ def test_transposed_dp_equals_backprop_while_no_unit_crosses_its_kink(activation
     """The claim on ReLU networks that every published experiment rests on."""
     model, (x, y) = far_from_kinks(activation), batch()
     network = dp.Network.from_module(model)
-    rule = dp.DualPropagation(coupling="transposed", alpha=alpha, beta=beta)
+    rule = dp.DualPropagation(coupling="transposed", alpha=alpha, beta=beta, engine="explicit")
     assert_no_unit_crosses_its_kink(network, rule.infer(network, x, y), kinks)
     active = (rule.infer(network, x, y).difference(1) != 0).any(0)
     assert bool(active.any()), "every unit is silent: the precondition would hold of nothing"
@@ -139,7 +139,9 @@ def test_the_two_couplings_are_one_at_alpha_one_half(activation, schedule):
     model, (x, y) = mlp(activation), batch()
     network, settings = dp.Network.from_module(model), {"beta": 2.0, "schedule": schedule, "linearize_at": "forward"}
     outs = [
-        dp.DualPropagation(coupling=coupling, **settings).gradients(network, x, y, generator=torch.Generator().manual_seed(1))
+        dp.DualPropagation(coupling=coupling, engine="explicit", **settings).gradients(
+            network, x, y, generator=torch.Generator().manual_seed(1)
+        )
         for coupling in ("original", "transposed")
     ]
     for k in range(network.depth + 1):

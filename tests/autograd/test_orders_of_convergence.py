@@ -21,7 +21,11 @@ def orders(model, x, y, loss, **settings):
     network, expected = dp.Network.from_module(model), autograd_gradients(model, x, y, loss)
     errors = []
     for beta in (BETA, BETA / 2):
-        gradients = dp.DualPropagation(beta=beta, loss=loss, **settings).gradients(network, x, y).gradients
+        gradients = (
+            dp.DualPropagation(**{"beta": beta, "loss": loss, "engine": "explicit", **settings})
+            .gradients(network, x, y)
+            .gradients
+        )
         errors.append({name: distance(gradients[name], expected[name]) for name in expected})
     gone = rounding(BETA / 2)
     return {n: math.inf if errors[1][n] <= gone else math.log2(errors[0][n] / errors[1][n]) for n in expected}

@@ -137,7 +137,7 @@ def test_a_synapse_between_linear_units_is_autograds_to_the_last_digits(name):
     model, (x, y) = built(name, "identity")
     network, expected = dp.Network.from_module(model), autograd_gradients(model, x, y)
     for alpha, beta in ((0.0, 1.0), (0.5, 0.1)):
-        rule = dp.DualPropagation(coupling="transposed", alpha=alpha, beta=beta)
+        rule = dp.DualPropagation(engine="explicit", coupling="transposed", alpha=alpha, beta=beta)
         out = rule.gradients(network, x, y)
         assert_same({n: out.gradients[n] for n in expected}, expected, rounding(beta), f"alpha {alpha}")
         torch.testing.assert_close(out.logits, model(x).detach(), rtol=1e-12, atol=1e-12)
@@ -157,7 +157,7 @@ def test_a_synapse_between_tanh_units_approaches_autograd_at_a_small_beta(name):
 def test_longer_schedules_leave_linear_units_where_one_sweep_put_them(name, schedule):
     """A tape kept from an older state would show here, where states are linearised anew."""
     model, (x, y) = built(name, "identity")
-    rule = dp.DualPropagation(coupling="transposed", alpha=0.0, schedule=schedule)
+    rule = dp.DualPropagation(engine="explicit", coupling="transposed", alpha=0.0, schedule=schedule)
     out = rule.gradients(dp.Network.from_module(model), x, y)
     expected = autograd_gradients(model, x, y)
     assert_same({n: out.gradients[n] for n in expected}, expected, rounding(1.0))
@@ -194,7 +194,7 @@ def test_hooks_of_the_user_still_run_and_are_differentiated():
     model = drawn(lambda: nn.Sequential(nn.Linear(5, 6), nn.Identity(), nn.Linear(6, 4)))
     model[0].register_forward_hook(lambda module, args, output: 3 * output)
     x, y = batch()
-    out = dp.DualPropagation(coupling="transposed", alpha=0.0).gradients(dp.Network.from_module(model), x, y)
+    out = dp.DualPropagation(engine="explicit", coupling="transposed", alpha=0.0).gradients(dp.Network.from_module(model), x, y)
     assert_same(out.gradients, autograd_gradients(model, x, y), rounding(1.0))
 
 

@@ -13,7 +13,7 @@ import dualprop as dp
 
 
 def counted(model, x, y, **settings):
-    rule = dp.DualPropagation(**settings)
+    rule = dp.DualPropagation(**{"engine": "explicit", **settings})
     out = rule.gradients(dp.Network.from_module(model), x, y, generator=torch.Generator().manual_seed(0))
     return out.diagnostics["drives"], out.diagnostics["feedbacks"], out.diagnostics["gradients"]
 

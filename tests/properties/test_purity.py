@@ -14,7 +14,7 @@ RULES = {
     "backprop": dp.Backprop(),
     "one sweep": dp.DualPropagation(),
     "fused": dp.DualPropagation(engine="fused"),
-    "transposed, up and down": dp.DualPropagation(coupling="transposed", alpha=0.0, schedule="up_down(2)"),
+    "transposed, up and down": dp.DualPropagation(coupling="transposed", alpha=0.0, schedule="up_down(2)", engine="explicit"),
     "synchronous from zeros": dp.DualPropagation(alpha=0.3, schedule="synchronous(8)", start="zeros"),
     "lazy": dp.DualPropagation(alpha=0.3, schedule="up_down(1)", start="previous"),
     "random": dp.DualPropagation(schedule="random_order(12)"),
