@@ -1413,8 +1413,8 @@ DEFECTS = [
     Defect(
         "library from a folder open to others loaded for the one-pass kernel",
         "native.py",
-        "p.stat().st_uid == os.getuid() and not p.stat().st_mode & 0o022",
-        "p.stat().st_uid == os.getuid()",
+        "found.st_uid == os.getuid() and not found.st_mode & 0o022",
+        "found.st_uid == os.getuid()",
         "autograd/test_one_pass_kernel.py",
     ),
     Defect(
