@@ -1541,7 +1541,7 @@ DEFECTS = [
         "losses.py",
         "return s.float() if s.dtype in (torch.float16, torch.bfloat16) else s",
         "return s",
-        "training/test_capture.py",
+        "closed_form/test_losses.py",
     ),
     Defect(
         "seeds not paired in the verdict",

@@ -182,3 +182,15 @@ def test_a_loss_is_found_by_name():
     assert losses.from_name(SquaredError()) == SquaredError()
     with pytest.raises(SettingError, match=r"unknown loss 'crossentropy'.*Did you mean 'cross_entropy'"):
         losses.from_name("crossentropy")
+
+
+@pytest.mark.parametrize("loss", [losses.SquaredError(), losses.CrossEntropy(), losses.LogLoss()], ids=str)
+@pytest.mark.parametrize("soft", [False, True])
+def test_half_precision_outputs_are_taken_in_float32(loss, soft):
+    """A loss rounded to three digits hides what training does, and its gradient is the root of every difference."""
+    generator = torch.Generator().manual_seed(0)
+    s = torch.randn(6, 4, generator=generator).softmax(1).bfloat16()
+    y = torch.rand(6, 4, generator=generator) if soft else torch.arange(6) % 4
+    for found, expected in ((loss.value(s, y), loss.value(s.float(), y)), (loss.gradient(s, y), loss.gradient(s.float(), y))):
+        assert found.dtype == torch.float32
+        assert torch.equal(found, expected)
