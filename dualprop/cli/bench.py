@@ -90,7 +90,8 @@ def main(arguments: Sequence[str]) -> None:
     runs.prepare(
         benchmark.recipe(first, options.batch_size, options.device, options.threads, channels_last=options.channels_last)
     )
-    plain = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(options).items()}
+    # Where the numbers were written says nothing of them, and much of whose machine it was.
+    plain = {name: value for name, value in asdict(options).items() if name not in ("out", "figure")}
     results: dict[str, Any] = {"environment": environment.describe(options.device), "options": plain, "groups": []}
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     results["environment"]["load_before"] = load

@@ -70,6 +70,7 @@ def test_every_contender_is_measured_against_the_plain_loop(capsys, tmp_path):
     assert rows[cost.PLAIN]["ratio"] == 1.0
     assert group["refused"] == {}
     assert written["environment"]["torch"] in shown
+    assert str(tmp_path) not in json.dumps(written), "published numbers name a folder of this machine"
     assert {"instructions", "instruction_sets", "mkldnn"} <= written["environment"].keys()
     # Units of 12 and three times 8, four examples: 6 FLOPs a multiply-add, less the first layer's input gradient.
     assert group["flops"] == 6 * 4 * (12 * 8 + 8 * 8 + 8 * 8 + 8 * 10) - 2 * 4 * 12 * 8
