@@ -20,7 +20,7 @@ demo: $(READY) ## train handwritten digits by dual propagation and by back-propa
 	$(BIN)/dualprop compare digits-mlp
 
 test: $(READY) ## run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 8
 
 test-slow: $(READY) ## run the slow, statistical tests
 	$(BIN)/python -m pytest -m slow

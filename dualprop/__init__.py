@@ -7,17 +7,27 @@ if TYPE_CHECKING:
     from dualprop import energies, feedback, losses, neurons, schedules
     from dualprop.dyadic import dualize
     from dualprop.errors import DualpropError, SettingError, UnsupportedModuleError
+    from dualprop.layered import Layered
     from dualprop.network import Layer, Network
-    from dualprop.rules import RULES, AbstractRule, Backprop, DualPropagation, Lifted, Outcome, Status
+    from dualprop.rules import (
+        RULES,
+        AbstractRule,
+        Backprop,
+        DualPropagation,
+        EquilibriumPropagation,
+        Lifted,
+        Outcome,
+        Status,
+    )
     from dualprop.states import Dyads
 
 __version__ = "0.1.0"
 
 __all__ = [  # noqa: RUF022 — grouped by what they are
     # The user's model, read as layers
-    "Network", "Layer",
+    "Network", "Layer", "Layered",
     # Learning rules, and what they return
-    "AbstractRule", "Backprop", "DualPropagation", "Lifted", "RULES", "Outcome", "Status", "Dyads",
+    "AbstractRule", "Backprop", "DualPropagation", "EquilibriumPropagation", "Lifted", "RULES", "Outcome", "Status", "Dyads",
     # Any module, any training loop
     "dualize",
     # Parts
@@ -28,9 +38,9 @@ __all__ = [  # noqa: RUF022 — grouped by what they are
 
 # Where each name lives. They are fetched when first used: importing torch takes a second, and `dualprop --help` should not.
 _HOMES = {
-    "Network": "network", "Layer": "network", "AbstractRule": "rules", "Backprop": "rules", "DualPropagation": "rules",
-    "Lifted": "rules",
-    "RULES": "rules", "Outcome": "rules", "Status": "rules", "Dyads": "states", "dualize": "dyadic",
+    "Network": "network", "Layer": "network", "Layered": "layered", "AbstractRule": "rules", "Backprop": "rules",
+    "DualPropagation": "rules", "EquilibriumPropagation": "rules", "Lifted": "rules", "RULES": "rules", "Outcome": "rules",
+    "Status": "rules", "Dyads": "states", "dualize": "dyadic",
     "DualpropError": "errors", "SettingError": "errors", "UnsupportedModuleError": "errors",
 }  # fmt: skip
 

@@ -1,12 +1,13 @@
 """The scalar objectives behind the rules, one number per example, differentiable in states and parameters.
 
 Layer k has the energy E_k(s, s') = G_k(s) - s·a_k(s'): s is its state, s' the state below, a_k the drive, and G_k the potential
-of its activation f_k, so that f_k(a_k) = argmin_s E_k. Four objectives of a layered network are made of it:
+of its activation f_k, so that f_k(a_k) = argmin_s E_k. Objectives of a layered network, the first four made of it:
 
     dyadic       α ℓ(s_L⁺) + ᾱ ℓ(s_L⁻) + Σ_k (1/β_k) [E_k(s_k⁺, s̄_{k-1}) - E_k(s_k⁻, s̄_{k-1})]
     lagrangian   ℓ(s_L) + Σ_k d_k·(f_k⁻¹(s_k) - a_k(s_{k-1}))
     lifted       ℓ(s_L) + Σ_k (1/β_k) [G_k(s_k) + G_k*(a_k(s_{k-1})) - s_k·a_k(s_{k-1})]
     hopfield     Σ_k E_k(s_k, s_{k-1})
+    predictive   Σ_k ½‖s_k - f_k(a_k(s_{k-1}))‖²
 
 with ᾱ = 1 - α, s̄ = α s⁺ + ᾱ s⁻, s_0 = x. `rovr`, `arovr` and `sprovr` relax the bilevel programme min ℓ(s*), s* = argmin E,
 for any energy E. N batch, D units of all layers together; nothing is averaged over the batch.
@@ -14,7 +15,7 @@ for any energy E. N batch, D units of all layers together; nothing is averaged o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,18 +33,19 @@ from dualprop.states import Dyads
 Scalar = Callable[[Tensor], Tensor]
 
 
-def layer_energy(network: Network, k: int, s: Tensor, below: Tensor) -> Tensor:
+def layer_energy(network: Network, k: int, s: Tensor, below: Tensor | Sequence[Tensor]) -> Tensor:
     """E_k = G_k(s) - s·a_k(below), shape (N,): least at s = f_k(a_k), its gradient in the parameters -sᵀ ∂a_k/∂θ.
 
     Args:
         k: the layer, in 1…L.
         s: its state, of the drive's shape (N, …). Infinite where a unit lies outside its activation's range.
-        below: the state that the layer reads, (N, …).
+        below: the state that the layer reads, (N, …), or all states s_0, s_1, … of which it reads its own sources.
 
     Raises:
         SettingError: no such layer, or a state that does not fit it.
     """
-    a = _drive(network, k, s, below)
+    _check_layer(network, k)
+    a = _drive(network, k, s, {network.into(k).sources[0]: below} if isinstance(below, Tensor) else below)
     return _sum(network.into(k).neuron.potential(s) - s * a)
 
 
@@ -61,8 +63,21 @@ def hopfield(network: Network, states: Sequence[Tensor]) -> Tensor:
     """
     _check_count(states, network.depth + 1, "states", "s_0…s_L")
     return _total(
-        [layer_energy(network, k, states[k], _below(network, states, k)) for k in range(1, network.depth + 1)],
+        [layer_energy(network, k, states[k], states) for k in range(1, network.depth + 1)],
     )
+
+
+def predictive_coding(network: Network, states: Sequence[Tensor]) -> Tensor:
+    """Σ_k ½‖s_k - f_k(a_k(s_{k-1}))‖², shape (N,): the energy of a predictive coding network (Kerjan et al. 2026, eq. 10).
+
+    It is least, 0, at the forward pass. Arguments and errors as for `hopfield`.
+    """
+    _check_count(states, network.depth + 1, "states", "s_0…s_L")
+    terms = []
+    for k in range(1, network.depth + 1):
+        predicted = network.into(k).neuron.f(_drive(network, k, states[k], states))
+        terms.append(_sum((states[k] - predicted).square() / 2))
+    return _total(terms)
 
 
 def dyadic(
@@ -99,7 +114,7 @@ def dyadic(
     plus, minus, terms = dyads.means[0], dyads.means[0], []
     for k in range(1, depth + 1):
         neuron, mean, delta = network.into(k).neuron, dyads.mean(k), dyads.difference(k)
-        a = _drive(network, k, mean, _below(network, dyads.means, k))
+        a = _drive(network, k, mean, dyads.means)
         reach = mean.detach().abs() + delta.detach().abs()
         plus = _within_range(neuron, mean + (1 - alpha) * delta, reach)
         minus = _within_range(neuron, mean - alpha * delta, reach)
@@ -133,7 +148,7 @@ def lagrangian(
     _check_count(multipliers, network.depth, "multipliers", "d_1…d_L")
     terms = [_loss(losses.from_name(loss), means[-1], y)]
     for k, d in enumerate(multipliers, start=1):
-        a = _drive(network, k, means[k], _below(network, means, k))
+        a = _drive(network, k, means[k], means)
         _check_shape(d, a, f"the multiplier of layer {k}")
         terms.append(_sum(d * (inverse(network.into(k).neuron, means[k]) - a)))
     return _total(terms)
@@ -158,7 +173,7 @@ def lifted(
     terms = [_loss(losses.from_name(loss), states[-1], y)]
     for k, beta_k in enumerate(beta_per_layer(checked_beta(beta), network.depth), start=1):
         neuron, s = network.into(k).neuron, states[k]
-        a = _drive(network, k, s, _below(network, states, k))
+        a = _drive(network, k, s, states)
         terms.append(_sum(neuron.potential(s) + conjugate(neuron, a) - s * a) / beta_k)
     return _total(terms)
 
@@ -333,17 +348,16 @@ def _within_range(neuron: AbstractNeuron, s: Tensor, reach: Tensor) -> Tensor:
     return s + back
 
 
-def _drive(network: Network, k: int, s: Tensor, below: Tensor) -> Tensor:
-    """a_k(below), checked against the state s of layer k."""
+def _check_layer(network: Network, k: int) -> None:
     if not 1 <= k <= network.depth:
         raise SettingError(f"the network has layers 1 to {network.depth}, got {k}.")
-    a = network.into(k).synapse.forward(below)
+
+
+def _drive(network: Network, k: int, s: Tensor, states: Sequence[Tensor] | Mapping[int, Tensor]) -> Tensor:
+    """a_k at the states, checked against the state s of layer k."""
+    a = network.into(k).forward(states)
     _check_shape(s, a, f"the state of layer {k}")
     return a
-
-
-def _below(network: Network, states: Sequence[Tensor], k: int) -> Tensor:
-    return states[network.into(k).sources[0]]
 
 
 def _loss(loss: AbstractLoss, s: Tensor, y: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ with c > 0 downhill (s⁺) and c < 0 uphill (s⁻, where it stays well posed onl
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -19,9 +19,10 @@ from torch import Tensor
 
 from dualprop.errors import SettingError, closest
 from dualprop.neurons import AbstractNeuron, Identity, Softmax
+from dualprop.settings import NamedPart
 
 
-class AbstractLoss(ABC):
+class AbstractLoss(NamedPart):
     """A loss on outputs (N, K) and targets: class indices (N,) or target vectors (N, K)."""
 
     name: str
@@ -45,6 +46,14 @@ class AbstractLoss(ABC):
 
     def __str__(self) -> str:
         return self.name
+
+    @classmethod
+    def from_text(cls, text: str) -> AbstractLoss:
+        return from_name(text)
+
+    @classmethod
+    def choices(cls) -> str:
+        return "|".join(LOSSES)
 
 
 @dataclass(frozen=True)

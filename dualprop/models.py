@@ -1,4 +1,5 @@
-"""The architectures of the papers and benchmarks, as plain `nn.Sequential`. A frozen description builds one for a data set.
+"""The architectures of the papers and benchmarks, as plain `nn.Sequential` (`Layered` where paths merge). A frozen description
+builds one for a data set.
 
 C channels, H×W space, K classes. Weights are drawn by PyTorch's own initialisers from the global generator; the trainer
 seeds it.
@@ -6,6 +7,7 @@ seeds it.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from math import inf, prod
 
@@ -14,6 +16,7 @@ from torch import nn
 
 from dualprop import neurons
 from dualprop.errors import SettingError
+from dualprop.layered import Layered
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,9 @@ class ConvNet:
         return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * height * width, num_classes))
 
 
+Stages = list[tuple[list[nn.Module], nn.Module, list[nn.Module]]]
+
+
 @dataclass(frozen=True)
 class VGG:
     """3×3 convolutions in runs, 2×2 max-pooling behind some of them, then fully connected layers; no batch norm.
@@ -123,7 +129,10 @@ class VGG:
         pool: "after" the activation (the 2023 code) or "before" it (the 2024 code and the PCN's). The prediction is the same.
         init: of weights with n inputs: "he", normal of variance 2/n and no biases; "uniform" on ±1/√n, as PyTorch draws them;
             "uniform_fan_out", on ±1/√m in a convolution of m = channels out × kernel size (Kerjan et al. 2026, §3).
-        output_gain: what the output layer's weights are multiplied by (0.2 with squared error on ImageNet32, ibid.).
+        gain: what all weights are multiplied by.
+        output_gain: what the output layer's weights are multiplied by too (0.2 with squared error on ImageNet32, ibid.).
+        skips: pairs of convolutions (from, to): the state of the first is added to the drive of the second through a 1×1
+            convolution of the stride that fits (ibid., VGG10Skip: 2 to 5 and 5 to 8).
     """
 
     channels: tuple[int, ...] = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
@@ -132,7 +141,9 @@ class VGG:
     activation: str = "relu"
     pool: str = "after"
     init: str = "he"
+    gain: float = 1.0
     output_gain: float = 1.0
+    skips: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         _check(self.channels, "channels")
@@ -147,8 +158,14 @@ class VGG:
             raise SettingError(f"pool must be 'before' or 'after', got {self.pool!r}.")
         if self.init not in ("he", "uniform", "uniform_fan_out"):
             raise SettingError(f"init must be 'he', 'uniform' or 'uniform_fan_out', got {self.init!r}.")
-        if not 0 < self.output_gain < inf:
-            raise SettingError(f"output_gain must be positive and finite, got {self.output_gain:g}.")
+        for name in ("gain", "output_gain"):
+            if not 0 < getattr(self, name) < inf:
+                raise SettingError(f"{name} must be positive and finite, got {getattr(self, name):g}.")
+        if not all(len(pair) == 2 and 1 <= pair[0] < pair[1] - 1 and pair[1] <= len(self.channels) for pair in self.skips):
+            raise SettingError(
+                f"skips must be pairs of convolutions from 1 to {len(self.channels)}, (from, to) with one or more between, got "
+                f"{self.skips}."
+            )
 
     is_convolutional = True
 
@@ -157,8 +174,11 @@ class VGG:
         """L, the number of layers of neurons."""
         return len(self.channels) + len(self.dense) + 1
 
-    def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Sequential:
-        """The model for images (N, C, H, W), logits (N, K). Raises SettingError where they are no images or too small."""
+    def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+        """The model for images (N, C, H, W), logits (N, K): an `nn.Sequential`, or with skips a `Layered`.
+
+        Raises SettingError where they are no images or too small.
+        """
         if len(input_shape) != 3:
             raise SettingError(f"a VGG reads images (C, H, W), but an example has shape {input_shape}. Use an MLP.")
         width, *space = input_shape
@@ -167,27 +187,50 @@ class VGG:
             raise SettingError(
                 f"{len(self.pooled)} pools leave nothing of {tuple(space)} pixels. Pool after fewer convolutions."
             )
-        layers: list[nn.Module] = []
+        # Per layer: what stands before its map, the map, what stands between that and the activation.
+        stages: list[tuple[list[nn.Module], nn.Module, list[nn.Module]]] = []
+        entry: list[nn.Module] = []
         for number, channels in enumerate(self.channels, start=1):
-            act: list[nn.Module] = [neurons.module(self.activation)]
             pools: list[nn.Module] = [nn.MaxPool2d(2)] if number in self.pooled else []
-            layers += [nn.Conv2d(width, channels, 3, padding=1), *(pools + act if self.pool == "before" else act + pools)]
-            width = channels
-        layers.append(nn.Flatten())
-        width *= height_and_width
+            is_before = self.pool == "before"
+            stages.append((entry, nn.Conv2d(width, channels, 3, padding=1), pools if is_before else []))
+            entry, width = ([] if is_before else pools), channels
+        entry, width = [*entry, nn.Flatten()], width * height_and_width
         for units in self.dense:
-            layers += [nn.Linear(width, units), neurons.module(self.activation)]
-            width = units
+            stages.append((entry, nn.Linear(width, units), []))
+            entry, width = [], units
         output = nn.Linear(width, num_classes)
-        layers.append(output)
-        for layer in layers:
-            if isinstance(layer, nn.Conv2d | nn.Linear):
-                self._draw(layer)
+        stages.append((entry, output, []))
+        for _, layer, _ in stages:
+            self._draw(layer)
         with torch.no_grad():
             output.weight.mul_(self.output_gain)
-        return nn.Sequential(*layers)
+        return self._layered(stages) if self.skips else self._chain(stages)
 
-    def _draw(self, layer: nn.Conv2d | nn.Linear) -> None:
+    def _chain(self, stages: Stages) -> nn.Sequential:
+        layers: list[nn.Module] = []
+        for entry, layer, exit_ in stages[:-1]:
+            layers += [*entry, layer, *exit_, neurons.module(self.activation)]
+        entry, output, _ = stages[-1]
+        return nn.Sequential(*layers, *entry, output)
+
+    def _layered(self, stages: Stages) -> Layered:
+        layers: list[tuple[nn.Module | None, dict[int, nn.Module]]] = []
+        for k, (entry, layer, exit_) in enumerate(stages, start=1):
+            maps: dict[int, nn.Module] = {k - 1: nn.Sequential(*entry, layer, *exit_)}
+            for source in (source for source, target in self.skips if target == k):
+                channels = self.channels[source - 1], self.channels[k - 1]
+                maps[source] = nn.Conv2d(*channels, 1, stride=2 ** (self._halvings(k) - self._halvings(source)))
+                self._draw(maps[source])
+            layers.append((None if k == len(stages) else neurons.module(self.activation), maps))
+        return Layered(layers)
+
+    def _halvings(self, k: int) -> int:
+        """How often the space has been halved where layer k's state is."""
+        return sum(number <= k if self.pool == "before" else number < k for number in self.pooled)
+
+    def _draw(self, layer: nn.Module) -> None:
+        assert isinstance(layer, nn.Conv2d | nn.Linear)
         if self.init == "he":
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             assert layer.bias is not None
@@ -195,6 +238,9 @@ class VGG:
         elif self.init == "uniform_fan_out" and isinstance(layer, nn.Conv2d):
             bound = (layer.out_channels * prod(layer.kernel_size)) ** -0.5
             nn.init.uniform_(layer.weight, -bound, bound)
+        if self.gain != 1:
+            with torch.no_grad():
+                layer.weight.mul_(self.gain)
 
 
 def vgg16(pool: str = "after") -> VGG:
@@ -208,6 +254,14 @@ def vgg5(pool: str = "before") -> VGG:
     The table lists five convolutions and a fully connected layer though the text calls the network one of five layers: L = 6.
     """
     return VGG((128, 256, 512, 512, 512), (2, 3, 4, 5), (), pool=pool, init="uniform")
+
+
+def vgg10_skip(pool: str = "before") -> VGG:
+    """VGG10 with strided 1×1 convolutions from layer 2 to 5 and from 5 to 8 (Kerjan et al. 2026, VGG10Skip).
+
+    Where they join is not recorded: here at the drive, behind the pool of layer 8, so that the second has stride 4.
+    """
+    return dataclasses.replace(vgg10(pool), skips=((2, 5), (5, 8)))
 
 
 def vgg10(pool: str = "before") -> VGG:

@@ -6,13 +6,14 @@ itself. What can't be read this way is refused by name, with the remedy.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from dualprop import neurons
 from dualprop.errors import SettingError, UnsupportedModuleError
+from dualprop.layered import Layered
 from dualprop.maps import MAPS
 from dualprop.neurons import AbstractNeuron, Identity
 from dualprop.synapses import Synapse, kind, reading
@@ -44,35 +45,74 @@ _REFUSALS: tuple[tuple[tuple[type[nn.Module], ...], str], ...] = (
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer: `synapse` maps the state of layer `sources[0]` to the drive, `neuron` the drive to the state."""
+    """One layer: the drive is the sum over `sources`, earlier layers (0 is the input), of what the synapse from each makes of
+    its state; `neuron` maps the drive to the state. In a chain there is one synapse, from the layer below."""
 
-    synapse: Synapse
+    synapses: tuple[Synapse, ...]
     neuron: AbstractNeuron
     sources: tuple[int, ...]
 
     @property
     def name(self) -> str:
-        return self.synapse.name
+        return self.synapses[0].name
+
+    @property
+    def synapse(self) -> Synapse:
+        """The one synapse of a layer that reads one other."""
+        (synapse,) = self.synapses
+        return synapse
+
+    def synapse_from(self, source: int) -> Synapse:
+        return self.synapses[self.sources.index(source)]
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """The trainable parameters of all its synapses, by their name in the model."""
+        return {name: p for synapse in self.synapses for name, p in synapse.parameters.items()}
+
+    def forward(self, states: Sequence[Tensor] | Mapping[int, Tensor]) -> Tensor:
+        """The drive at the states s_0, s_1, …, inside whatever autograd graph they belong to. Raises SettingError where one
+        does not fit."""
+        drive: Tensor | None = None
+        for source, synapse in zip(self.sources, self.synapses, strict=True):
+            part = synapse.forward(states[source])
+            drive = part if drive is None else drive + part
+        assert drive is not None
+        return drive
 
 
 class Network:
-    """Layers 1…L, each reading earlier ones. `Network.from_module(model)` reads a model; the module stays usable as it was."""
+    """Layers 1…L, each reading earlier ones. `Network.from_module(model)` reads a model; the module stays usable as it was.
+
+    Given layers alone it predicts by them, and `parameters` are what an optimizer steps. (`Layered` makes a module of layers.)
+
+    Raises:
+        SettingError: a layer that reads none, itself or a later one, or one twice; or one that no layer reads.
+    """
 
     def __init__(self, layers: Sequence[Layer], module: nn.Module | None = None) -> None:
         if not layers:
             raise UnsupportedModuleError("the model holds no layer. It needs at least one Linear or convolution.")
         for k, layer in enumerate(layers, start=1):
-            if len(layer.sources) != 1 or not 0 <= layer.sources[0] < k:
-                raise SettingError(f"layer {k} must read one earlier layer, got sources {layer.sources}.")
+            sources = layer.sources
+            if not sources or len(set(sources)) != len(sources) or not all(0 <= source < k for source in sources):
+                raise SettingError(f"layer {k} must read earlier layers, each once, got sources {sources}.")
+            if len(layer.synapses) != len(sources):
+                raise SettingError(f"layer {k} has {len(layer.synapses)} synapses but reads {len(sources)} layers: {sources}.")
         self.layers = tuple(layers)
         self.module = module
         self._readers = tuple(
             tuple(j for j, layer in enumerate(self.layers, start=1) if k in layer.sources) for k in range(len(self.layers) + 1)
         )
+        unread = [k for k in range(1, len(self.layers)) if not self._readers[k]]
+        if unread:
+            raise SettingError(
+                f"no layer reads layer {unread[0]}, so that it could never learn. Name it among the sources of one."
+            )
 
     @classmethod
     def from_module(cls, model: nn.Module, also_allow: Sequence[type[nn.Module]] = ()) -> Network:
-        """Read `model`, any nesting of `nn.Sequential`, split at its activations.
+        """Read `model`, any nesting of `nn.Sequential` split at its activations, or a `Layered` as it lists its layers.
 
         Args:
             also_allow: further module types that may stand in a synapse. They must be deterministic, act on each example
@@ -81,37 +121,8 @@ class Network:
         Raises:
             UnsupportedModuleError: names what can't be read, and the remedy.
         """
-        layers: list[Layer] = []
-        synapse: dict[str, nn.Module] = {}
-        seen: dict[int, str] = {}
-
-        def close(neuron: AbstractNeuron) -> None:
-            layers.append(Layer(Synapse(dict(synapse)), neuron, sources=(len(layers),)))
-            synapse.clear()
-
-        for name, module in _leaves(model, ""):
-            where = f"layer {len(layers) + 1} holds {_brief(module)} ('{name}')"
-            if type(module) in neurons.NEURONS:
-                if module._forward_hooks or module._forward_pre_hooks:
-                    raise UnsupportedModuleError(f"{where} with forward hooks, which inference would skip. Remove them.")
-                try:
-                    close(neurons.from_module(module, name))
-                except SettingError as error:
-                    raise UnsupportedModuleError(f"{where}: {error}") from None
-                continue
-            for shared in (module, *module.parameters()):
-                if id(shared) in seen:
-                    raise UnsupportedModuleError(
-                        f"{where}, which shares parameters with '{seen[id(shared)]}': a synapse learns from its own two "
-                        "layers alone. Give each place its own module."
-                    )
-            if next(module.parameters(), None) is not None:
-                seen.update({id(shared): name for shared in (module, *module.parameters())})
-            _check_synaptic(module, where, tuple(also_allow))
-            synapse[name] = module
-        if synapse:
-            close(Identity())
-        network = cls(layers, model)
+        reader = _Reader(tuple(also_allow))
+        network = cls(reader.layered(model) if type(model) is Layered else reader.chain(model), model)
         if not network.parameters:
             raise UnsupportedModuleError("the model has no trainable parameter. Set requires_grad=True on some.")
         return network
@@ -132,17 +143,100 @@ class Network:
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
         """The trainable parameters by their name in the model."""
-        return {name: p for layer in self.layers for name, p in layer.synapse.parameters.items()}
+        return {name: p for layer in self.layers for name, p in layer.parameters.items()}
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether every layer reads the one below alone."""
+        return all(layer.sources == (k,) for k, layer in enumerate(self.layers))
+
+    @property
+    def counts_of_backprop(self) -> dict[str, int]:
+        """The synapse evaluations of one back-propagation step: every synapse driven, every one but those from the input pulled
+        back through, a gradient of each."""
+        sources = [source for layer in self.layers for source in layer.sources]
+        return {"drives": len(sources), "feedbacks": len(sources) - sources.count(0), "gradients": len(sources)}
 
     def forward(self, x: Tensor) -> Tensor:
-        """The prediction (N, K): the module's own forward pass. Raises SettingError where x does not fit."""
-        assert self.module is not None
-        with reading("the model", x):
-            return self.module(x)
+        """The prediction (N, K): the module's own forward pass, or that of the layers where there is no module. Raises
+        SettingError where x does not fit."""
+        if self.module is not None:
+            with reading("the model", x):
+                return self.module(x)
+        states = [x]
+        for layer in self.layers:
+            states.append(layer.neuron.f(layer.forward(states)))
+        return states[-1]
 
     def __repr__(self) -> str:
         rows = [f"  {k}: {layer.name} → {type(layer.neuron).__name__}" for k, layer in enumerate(self.layers, start=1)]
         return "\n".join(["Network(", *rows, ")"])
+
+
+class _Reader:
+    """Reads a model's modules into layers, and refuses by name what can't be."""
+
+    def __init__(self, also_allow: tuple[type[nn.Module], ...]) -> None:
+        self.also_allow = also_allow
+        self.seen: dict[int, str] = {}
+
+    def chain(self, model: nn.Module) -> list[Layer]:
+        """The layers of nested `nn.Sequential`s, each reading the one below."""
+        layers: list[Layer] = []
+        synapse: dict[str, nn.Module] = {}
+
+        def close(neuron: AbstractNeuron) -> None:
+            layers.append(Layer((Synapse(dict(synapse)),), neuron, sources=(len(layers),)))
+            synapse.clear()
+
+        for name, module in _leaves(model, ""):
+            where = f"layer {len(layers) + 1} holds {_brief(module)} ('{name}')"
+            if type(module) in neurons.NEURONS:
+                close(self.neuron(name, module, where))
+            else:
+                self.check(name, module, where)
+                synapse[name] = module
+        if synapse:
+            close(Identity())
+        return layers
+
+    def layered(self, model: Layered) -> list[Layer]:
+        """The layers as the model lists them."""
+        layers = []
+        for k, sources in enumerate(model.sources, start=1):
+            synapses = []
+            for source, module in model.maps(k).items():
+                leaves = dict(_leaves(module, f"{k}.from_{source}"))
+                for name, leaf in leaves.items():
+                    self.check(name, leaf, f"layer {k} holds {_brief(leaf)} ('{name}')")
+                synapses.append(Synapse(leaves))
+            name, activation = f"{k}.activation", model.activation(k)
+            where = f"layer {k} holds {_brief(activation)} ('{name}')"
+            if type(activation) not in neurons.NEURONS:
+                known = ", ".join(sorted(t.__name__ for t in neurons.NEURONS))
+                raise UnsupportedModuleError(f"{where} as its activation, which is none of {known}. Use one of them.")
+            layers.append(Layer(tuple(synapses), self.neuron(name, activation, where), sources))
+        return layers
+
+    def neuron(self, name: str, module: nn.Module, where: str) -> AbstractNeuron:
+        if module._forward_hooks or module._forward_pre_hooks:
+            raise UnsupportedModuleError(f"{where} with forward hooks, which inference would skip. Remove them.")
+        try:
+            return neurons.from_module(module, name)
+        except SettingError as error:
+            raise UnsupportedModuleError(f"{where}: {error}") from None
+
+    def check(self, name: str, module: nn.Module, where: str) -> None:
+        """Raise UnsupportedModuleError unless the module may stand in a synapse, and in one alone."""
+        for shared in (module, *module.parameters()):
+            if id(shared) in self.seen:
+                raise UnsupportedModuleError(
+                    f"{where}, which shares parameters with '{self.seen[id(shared)]}': a synapse learns from its own two "
+                    "layers alone. Give each place its own module."
+                )
+        if next(module.parameters(), None) is not None:
+            self.seen.update({id(shared): name for shared in (module, *module.parameters())})
+        _check_synaptic(module, where, self.also_allow)
 
 
 def _brief(module: nn.Module) -> str:

@@ -23,12 +23,14 @@ Scale = float | Tensor
 
 class AbstractNeuron(ABC):
     """An activation with its potential. `kinks` are the drives at which f' jumps; `is_elementwise` says that a unit's state
-    depends on its own drive alone; `piecewise` is how `dyadic.c` writes a piecewise linear one: its kind and constants."""
+    depends on its own drive alone; `is_projection` that f projects onto its range `reach`, so that f' is 0 or 1; `piecewise` is
+    how `dyadic.c` writes a piecewise linear one: its kind and constants."""
 
     kinks: tuple[float, ...] = ()
     piecewise: tuple[int, float, float] | None = None
     reach: tuple[float, float] = (-math.inf, math.inf)
     is_elementwise: bool = True
+    is_projection: bool = False
 
     @abstractmethod
     def f(self, a: Tensor) -> Tensor:
@@ -62,6 +64,8 @@ class AbstractNeuron(ABC):
 class Identity(AbstractNeuron):
     """Linear unit: G(s) = s²/2."""
 
+    is_projection = True
+
     def f(self, a: Tensor) -> Tensor:
         return a
 
@@ -85,6 +89,7 @@ class ReLU(AbstractNeuron):
     kinks = (0.0,)
     piecewise = (0, 0.0, 0.0)
     reach = (0.0, math.inf)
+    is_projection = True
 
     def f(self, a: Tensor) -> Tensor:
         return a.relu()
@@ -139,6 +144,7 @@ class HardSigmoid(AbstractNeuron):
 
     low: float = 0.0
     high: float = 1.0
+    is_projection = True
 
     @property
     def kinks(self) -> tuple[float, ...]:  # type: ignore[override]

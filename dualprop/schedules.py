@@ -9,7 +9,7 @@ updated together, each from the states before the step.
 from __future__ import annotations
 
 import re
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import index
@@ -17,6 +17,7 @@ from operator import index
 import torch
 
 from dualprop.errors import SettingError, closest
+from dualprop.settings import NamedPart
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,18 @@ class Step:
     before_arrival: bool = False
 
 
-class AbstractSchedule(ABC):
+class AbstractSchedule(NamedPart):
     """Passes over the layers of a network. `is_random` says that they are drawn."""
 
     is_random: bool
+
+    @classmethod
+    def from_text(cls, text: str) -> AnySchedule:
+        return parse(text)
+
+    @classmethod
+    def choices(cls) -> str:
+        return "NAME(N)|ORDER"
 
     @abstractmethod
     def passes(self, depth: int, generator: torch.Generator | None = None) -> Iterator[list[Step]]:

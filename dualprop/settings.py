@@ -3,9 +3,29 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from dualprop.errors import SettingError
+
+
+class NamedPart(ABC):
+    """A replaceable part of a rule (a loss, a schedule, an energy …), which recipes and the command line hold as text."""
+
+    @abstractmethod
+    def __str__(self) -> str:
+        """The text that `from_text` reads."""
+
+    @classmethod
+    @abstractmethod
+    def from_text(cls, text: str) -> Any:
+        """The part of that text. Raises SettingError where there is none."""
+
+    @classmethod
+    @abstractmethod
+    def choices(cls) -> str:
+        """What to choose from, as a help page shows it."""
 
 
 def one_or_more(values: float | Iterable[float], name: str) -> float | tuple[float, ...]:

@@ -56,6 +56,10 @@ class Dyads:
         return torch.zeros_like(self.means[k]) if delta is None else delta
 
 
+# A synapse by the layer that it drives and the layer that it reads.
+Place = tuple[int, int]
+
+
 class Activations:
     """The states of one inference on one batch, with exact reuse: nothing is computed twice.
 
@@ -70,9 +74,28 @@ class Activations:
         self.means: list[Tensor] = [x] * layers  # placeholders above 0 until they are set
         self.differences: list[Tensor | None] = [None] * layers
         self.counts = {"drives": 0, "feedbacks": 0, "gradients": 0}
-        self._tapes: list[Tape | None] = [None] * layers
-        self._drives: list[tuple[Tensor, Tensor] | None] = [None] * layers  # (mean below, drive)
+        # By synapse: its tape, and (mean below, part of the drive).
+        self._tapes: dict[Place, Tape] = {}
+        self._parts: dict[Place, tuple[Tensor, Tensor]] = {}
+        # By layer: what was read, and what was made of it.
+        self._drives: list[tuple[object, Tensor] | None] = [None] * layers
         self._feedbacks: list[tuple[object, Tensor | None] | None] = [None] * layers
+        # By synapse where Jacobians are held: its tape, the mean below and the part of the drive there.
+        self._held: dict[Place, tuple[Tape, Tensor, Tensor]] | None = None
+
+    def fork(self, linearized: bool = False) -> Activations:
+        """A second inference that starts from these states, and knows all that is known of them; its counts start at zero.
+
+        `linearized`: drives, feedbacks and gradients are those of the synapses' Jacobians at these states from now on, pool
+        switches as they are here, wherever the states then go.
+        """
+        other = Activations(self.network, self.means[0])
+        other.means, other.differences = list(self.means), list(self.differences)
+        other._tapes, other._parts = dict(self._tapes), dict(self._parts)
+        other._drives, other._feedbacks = list(self._drives), list(self._feedbacks)
+        if linearized:
+            other._held = {place: (tape, *self._parts[place]) for place, tape in self._tapes.items()}
+        return other
 
     def set(self, k: int, mean: Tensor, difference: Tensor | None) -> None:
         """Replace the state of layer k. Pass the very same tensor where it did not change."""
@@ -84,36 +107,54 @@ class Activations:
             self.set(k, self.network.into(k).neuron.f(self.drive(k)), None)
 
     def drive(self, k: int) -> Tensor:
-        """a_k from the mean below, computed anew only if that mean was replaced."""
-        layer = self.network.into(k)
-        below = self.means[layer.sources[0]]
+        """a_k from the means below, summed over the synapses into layer k; of each anew only if its mean was replaced."""
+        parts = tuple(self._part((k, source)) for source in self.network.into(k).sources)
+        if len(parts) == 1:
+            return parts[0]
         known = self._drives[k]
+        if known is not None and _same(known[0], parts):
+            return known[1]
+        total = parts[0] + parts[1]
+        for part in parts[2:]:
+            total += part
+        self._drives[k] = (parts, total)
+        return total
+
+    def _part(self, place: Place) -> Tensor:
+        k, source = place
+        below, known = self.means[source], self._parts.get(place)
         if known is not None and known[0] is below:
             return known[1]
-        drive, self._tapes[k] = layer.synapse.drive(below)
-        self._drives[k] = (below, drive)
+        synapse = self.network.into(k).synapse_from(source)
+        if self._held is None:
+            drive, self._tapes[place] = synapse.drive(below)
+        else:
+            tape, start, drive_at_start = self._held[place]
+            change, self._tapes[place] = synapse.differential(tape, below - start)
+            drive = drive_at_start + change
+        self._parts[place] = (below, drive)
         self.counts["drives"] += 1
         return drive
 
-    def core_shape(self, k: int) -> tuple[int, ...]:
-        """The shape of one example where it enters the core of the synapse into layer k, which has been driven."""
-        tape = self._tapes[k]
-        assert tape is not None
-        return tape.core_shape
+    def core_shape(self, k: int, source: int) -> tuple[int, ...]:
+        """The shape of one example where it enters the core of the synapse from `source` into layer k, once driven."""
+        return self._tapes[k, source].core_shape
 
     def release(self, k: int) -> bool:
         """Forget the drive and the feedback of layer k, which is not to be updated again. Whether both were held here alone,
         so that they may be written over: not where they are views of a state, or the output of a tape."""
+        layer = self.network.into(k)
         self._drives[k] = self._feedbacks[k] = None
-        return self.network.into(k).synapse.owns_drive and all(
-            self.network.into(j).synapse.owns_feedback for j in self.network.out_of(k)
-        )
+        for source in layer.sources:
+            self._parts.pop((k, source), None)
+        owns_drive = len(layer.sources) > 1 or layer.synapse.owns_drive
+        return owns_drive and all(self.network.into(j).synapse_from(k).owns_feedback for j in self.network.out_of(k))
 
     def feedback(self, k: int) -> Tensor | None:
         """Δ_k = Σ Jᵀ δ_j over the layers j that read layer k, linearised at the mean s̄_k; None where exactly zero."""
         readers = [j for j in self.network.out_of(k) if self.differences[j] is not None]
         signals = tuple(self.differences[j] for j in readers)
-        varies = any(self.network.into(j).synapse.feedback_depends_on_state for j in readers)
+        varies = self._held is None and any(self.network.into(j).synapse_from(k).feedback_depends_on_state for j in readers)
         version = (*signals, self.means[k]) if varies else signals
         known = self._feedbacks[k]
         if known is not None and _same(known[0], version):
@@ -121,40 +162,45 @@ class Activations:
         total: Tensor | None = None
         for j, signal in zip(readers, signals, strict=True):
             assert signal is not None
-            part = self.network.into(j).synapse.feedback(self._tape(j), signal)
+            tape = self._tape((j, k)) if self._held is None else self._held[j, k][0]
+            part = self.network.into(j).synapse_from(k).feedback(tape, signal)
             self.counts["feedbacks"] += 1
             total = part if total is None else total + part
         self._feedbacks[k] = (version, total)
         return total
 
     def gradients(self, scales: tuple[float, ...]) -> dict[str, Tensor]:
-        """scales[k-1] · Σ over the batch of δ_kᵀ ∂a_k/∂parameter at s̄_{k-1}, for every trainable parameter of every layer k."""
+        """scales[k-1] · Σ over the batch of δ_kᵀ ∂a_k/∂parameter at the means below, for every trainable parameter of every
+        layer k."""
         found: dict[str, Tensor] = {}
         for k in range(1, self.network.depth + 1):
-            synapse, delta = self.network.into(k).synapse, self.differences[k]
-            if not synapse.parameters:
-                continue
-            if delta is None:
-                found.update({name: torch.zeros_like(p) for name, p in synapse.parameters.items()})
-                continue
-            found.update(synapse.gradient(self._tape(k), delta, scales[k - 1]))
-            self.counts["gradients"] += 1
+            layer, delta = self.network.into(k), self.differences[k]
+            for source in layer.sources:
+                synapse = layer.synapse_from(source)
+                if not synapse.parameters:
+                    continue
+                if delta is None:
+                    found.update({name: torch.zeros_like(p) for name, p in synapse.parameters.items()})
+                    continue
+                found.update(synapse.gradient(self._tape((k, source)), delta, scales[k - 1]))
+                self.counts["gradients"] += 1
         return found
 
-    def _tape(self, k: int) -> Tape:
-        """The tape of the synapse into layer k at the present mean below. It costs a drive only where nothing less will do."""
-        layer = self.network.into(k)
-        below = self.means[layer.sources[0]]
-        tape = self._tapes[k]
+    def _tape(self, place: Place) -> Tape:
+        """The tape of a synapse at the present mean below. It costs a drive only where nothing less will do."""
+        k, source = place
+        synapse, below = self.network.into(k).synapse_from(source), self.means[source]
+        tape = self._tapes.get(place)
+        if self._held is not None:
+            self._part(place)
+            return self._tapes[place]
         if tape is not None and tape.below is below:
             return tape
-        if tape is None or layer.synapse.needs_drive_to_linearize:
-            self.drive(k)
+        if tape is None or synapse.needs_drive_to_linearize:
+            self._part(place)
         else:
-            self._tapes[k] = layer.synapse.linearize(tape, below)
-        tape = self._tapes[k]
-        assert tape is not None
-        return tape
+            self._tapes[place] = synapse.linearize(tape, below)
+        return self._tapes[place]
 
 
 def residual(moves: Sequence[Tensor], displacements: Sequence[Tensor]) -> float:

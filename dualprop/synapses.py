@@ -53,6 +53,9 @@ class ReshapeStretch:
     def pull(self, record: Record, signal: Tensor) -> Tensor:
         return signal.reshape(record.input.shape)
 
+    def push(self, record: Record, change: Tensor) -> Tensor:
+        return _through(self.modules, change)
+
 
 class TapedStretch:
     """Any differentiable modules: pull-back and gradient by autograd on a tape of these modules alone."""
@@ -79,6 +82,14 @@ class TapedStretch:
     def pull(self, record: Record, signal: Tensor) -> Tensor:
         output = _output(record)
         return torch.autograd.grad(output, record.input, signal.to(output.dtype), retain_graph=True)[0]
+
+    def push(self, record: Record, change: Tensor) -> Tensor:
+        # J change is the derivative along it of u ↦ Jᵀ u, which is linear in u.
+        with torch.enable_grad():
+            output = _output(record)
+            u = torch.zeros_like(output).requires_grad_()
+            (pulled,) = torch.autograd.grad(output, record.input, u, create_graph=True)
+        return torch.autograd.grad(pulled, u, change)[0]
 
     def gradient(self, record: Record, signal: Tensor, scale: float) -> dict[str, Tensor]:
         parameters, output = self.parameters, _output(record)
@@ -233,6 +244,24 @@ class Synapse:
         entered = self.entry.run(at)
         # A linear core needs its input alone, and reshapes behind it their shapes alone, which are the old tape's.
         return Tape(at, (entered, Record(_output(entered).detach(), None), tape.records[2]))
+
+    def differential(self, tape: Tape, change: Tensor) -> tuple[Tensor, Tape]:
+        """J change, with J = ∂a/∂s at the tape's state: the drive's own change where pool switches stay as they are there. And
+        the tape, at that state's, that the core's gradient at the changed state is taken from.
+
+        Raises:
+            SettingError: the core is not one Linear or convolution, whose gradient varies with its input alone.
+        """
+        if self.core.depends_on_state:
+            raise SettingError(
+                f"synapse '{self.name}' holds more than one Linear or convolution, of which no Jacobian can be held. Use "
+                "jacobians='current'."
+            )
+        entered, left, exited = tape.records
+        entry_change = self.entry.push(entered, change)
+        drive_change = self.exit.push(exited, _output(self.core.linear(entry_change)))
+        moved = Record((left.input + entry_change).detach(), None)
+        return drive_change.detach(), Tape(tape.below, (entered, moved, exited))
 
     def linear_part(self, s: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """(W s, u ↦ Wᵀu): the core alone as a linear map, without its biases, at s (N, …) of the shape that enters the core.

@@ -35,7 +35,7 @@ def angles(recipe: Recipe, num_batches: int, data_root: Path | None) -> dict[str
     splits, how = runs.load_data(recipe, seed, data_root), execution.resolve(recipe)
     torch.manual_seed(seed)
     model = how.place(recipe.build(splits.input_shape, splits.num_classes))
-    network, optimizer = Network.from_module(model), optimization.build(recipe.optimizer, model.parameters())
+    network, optimizer = Network.from_module(model), optimization.build(recipe.optimizer, model)
     steps_per_epoch = len(splits.train) // recipe.batch_size
     batches = data.batches(
         splits.train, recipe.batch_size, dtype=how.inputs, generator=torch.Generator().manual_seed(seed), drop_last=True,

@@ -9,10 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dualprop import feedback
 from dualprop.network import Network
 from dualprop.rules import AbstractRule
-from dualprop.rules.base import check_batch
 
 
 @dataclass(frozen=True)
@@ -34,25 +32,16 @@ def alignment(
 ) -> list[LayerAlignment]:
     """One entry per layer with parameters, from input to output. A zero gradient has cosine and norm ratio nan.
 
-    Back-propagation means the true gradient: through the forward weights, also where the network has feedback weights.
+    Back-propagation means the true gradient, `rule.exact_gradients`: through the forward weights, also where the network has
+    feedback weights; of a rule that predicts by an equilibrium, that equilibrium's.
     """
     found = rule.gradients(network, x, y, state=state, generator=generator).gradients
-    exact = _exact_gradients(network, rule, x, y)
+    exact = rule.exact_gradients(network, x, y)
     return [
         _compare(layer.name, [found[n] for n in names], [exact[n] for n in names])
         for layer in network.layers
-        if (names := [name for name in layer.synapse.parameters if name in exact])
+        if (names := [name for name in layer.parameters if name in exact])
     ]
-
-
-def _exact_gradients(network: Network, rule: AbstractRule, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-    assert network.module is not None
-    model = feedback.exact(network.module)
-    parameters = {name: p for name, p in model.named_parameters() if name in network.parameters}
-    with torch.enable_grad():
-        loss = rule.loss.value(model(x), check_batch(x, y)).mean()
-        found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
-    return dict(zip(parameters, found, strict=True))
 
 
 def _compare(layer: str, found: list[Tensor], exact: list[Tensor]) -> LayerAlignment:

@@ -48,7 +48,7 @@ class Timing:
 def plain_step(model: nn.Module, recipe: Recipe, x: Tensor, y: Tensor) -> Callable[[], None]:
     """One step as a PyTorch user writes it: zero_grad, loss.backward(), step, under autocast where the recipe has bfloat16. A
     dualized model runs it too."""
-    optimizer, how = optimization.build(recipe.optimizer, model.parameters()), execution.resolve(recipe)
+    optimizer, how = optimization.build(recipe.optimizer, model), execution.resolve(recipe)
 
     def take() -> None:
         optimizer.zero_grad()
@@ -64,7 +64,7 @@ def rule_step(model: nn.Module, recipe: Recipe, x: Tensor, y: Tensor) -> Callabl
     """One step of the trainer by the recipe's rule, its state carried along where it keeps one; captured where the trainer
     would, from the fourth on."""
     how, network = execution.resolve(recipe), Network.from_module(model)
-    optimizer = optimization.build(recipe.optimizer, model.parameters(), capturable=how.captured)
+    optimizer = optimization.build(recipe.optimizer, model, capturable=how.captured)
     generator = torch.Generator().manual_seed(0)
     state: Any = None
 

@@ -78,7 +78,7 @@ def _reference_error(case: Any) -> float:
     errors = [0.0]
     for k in range(1, depth + 1):
         errors += [_error(dyads.plus[k], case[f"s_plus{k}"]), _error(dyads.minus[k], case[f"s_minus{k}"])]
-        for name in network.into(k).synapse.parameters:
+        for name in network.into(k).parameters:
             errors.append(_error(outcome.gradients[name], case[f"grad_{name.rpartition('.')[2]}{k}"]))
     return max(errors)
 

@@ -31,7 +31,7 @@ def transcribe(
 
     plus = [x]
     for layer in network.layers:
-        plus.append(layer.neuron.f(layer.synapse.forward(plus[-1])).detach())
+        plus.append(layer.neuron.f(layer.forward(plus)).detach())
     prediction = plus[-1]
     if rule.start == "zeros":
         plus = [x, *(torch.zeros_like(s) for s in plus[1:])]
@@ -42,14 +42,16 @@ def transcribe(
 
     def updated(k: int, nudged: bool) -> tuple[Tensor, Tensor]:
         neuron = network.into(k).neuron
-        a = network.into(k).synapse.forward(mean(k - 1)).detach()
+        a = network.into(k).forward([mean(j) for j in range(k)]).detach()
         if k == depth:
             s = neuron.f(a) if at == "current" else prediction
             pull = -betas[-1] * rule.loss.gradient(s, y) if nudged else torch.zeros_like(a)
         else:
             s = mean(k).requires_grad_()
-            product = (network.into(k + 1).synapse.forward(s) * (plus[k + 1] - minus[k + 1])).sum()
-            pull = betas[k - 1] / betas[k] * torch.autograd.grad(product, s)[0]
+            pull = torch.zeros_like(s)
+            for j in network.out_of(k):
+                product = (network.into(j).synapse_from(k).forward(s) * (plus[j] - minus[j])).sum()
+                pull = pull + betas[k - 1] / betas[j - 1] * torch.autograd.grad(product, s)[0]
         damping = constants[k - 1] if k < depth else 0.0
         return (
             neuron.prox(a + to_plus * pull + damping * plus[k], damping),
@@ -64,10 +66,10 @@ def transcribe(
 
     gradients: dict[str, Tensor] = {}
     for k in range(1, depth + 1):
-        parameters = network.into(k).synapse.parameters
+        parameters = network.into(k).parameters
         if not parameters:
             continue
-        product = (network.into(k).synapse.forward(mean(k - 1)) * (plus[k] - minus[k])).sum()
+        product = (network.into(k).forward([mean(j) for j in range(k)]) * (plus[k] - minus[k])).sum()
         found = torch.autograd.grad(-product / (betas[k - 1] * len(x)), list(parameters.values()))
         gradients.update(zip(parameters, found, strict=True))
     return plus, minus, gradients

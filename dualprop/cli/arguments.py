@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from dualprop import losses, recipes, schedules
+from dualprop import recipes
 from dualprop.errors import SettingError, closest
+from dualprop.settings import NamedPart
 from dualprop.training.recipe import Recipe
 
 T = TypeVar("T")
@@ -26,28 +27,18 @@ _CONFIG = (tyro.conf.AvoidSubcommands,)
 
 
 @_registry.primitive_rule
-def _loss(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-    if not (isinstance(info.type, type) and issubclass(info.type, losses.AbstractLoss)):
+def _named_part(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    kinds = [
+        kind for kind in (info.type, *typing.get_args(info.type)) if isinstance(kind, type) and issubclass(kind, NamedPart)
+    ]
+    if not kinds:
         return None
     return PrimitiveConstructorSpec(
         nargs=1,
-        metavar="|".join(losses.LOSSES),
-        instance_from_str=lambda words: losses.from_name(words[0]),
-        is_instance=lambda value: isinstance(value, losses.AbstractLoss),
-        str_from_instance=lambda loss: [str(loss)],
-    )
-
-
-@_registry.primitive_rule
-def _schedule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-    if schedules.Schedule not in typing.get_args(info.type):
-        return None
-    return PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="NAME(N)|ORDER",
-        instance_from_str=lambda words: schedules.parse(words[0]),
-        is_instance=lambda value: isinstance(value, schedules.Schedule | schedules.ExplicitOrder),
-        str_from_instance=lambda schedule: [str(schedule)],
+        metavar=kinds[0].choices(),
+        instance_from_str=lambda words: kinds[0].from_text(words[0]),
+        is_instance=lambda value: isinstance(value, NamedPart),
+        str_from_instance=lambda part: [str(part)],
     )
 
 
@@ -71,10 +62,7 @@ def options(value: Any, prefix: str = "") -> list[str]:
         inner = getattr(value, field.name)
         unprefixed = field.metadata.get("flat", False)
         name = prefix if unprefixed else f"{prefix}{field.name}".replace("_", "-")
-        nested = dataclasses.is_dataclass(inner) and not isinstance(
-            inner, losses.AbstractLoss | schedules.Schedule | schedules.ExplicitOrder
-        )
-        if nested:
+        if dataclasses.is_dataclass(inner) and not isinstance(inner, NamedPart):
             found += options(inner, name if unprefixed else f"{name}.")
         else:
             found.append(f"--{name}")

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from dualprop.data import imagenet32, mapped, npz, sources
-from dualprop.data.splits import Arrays, Splits, divide, draw_stratified
+from dualprop.data.splits import Arrays, Splits, bordered, divide, draw_stratified
 from dualprop.errors import DataError, SettingError, closest
 
 # Mean and std of digits' fixed training part, over the largest value, 16.
@@ -36,6 +36,7 @@ def load(
     device: torch.device | str = "cpu",
     mirror: str | None = None,
     residency: Literal["auto", "device", "mapped"] = "auto",
+    border: int = 0,
 ) -> Splits:
     """The data set `name` (one of `names()`, or a path that ends in .npz), divided and on `device`.
 
@@ -48,6 +49,7 @@ def load(
         the .tar.gz).
     residency: where the images of imagenet32 are kept: all on the `device`, or "mapped", in their files, of which each
         batch is read. "auto" is the device if they take at most half of its free memory. Batches are the same.
+    border: rows and columns of zeros around every image, before normalising (MNIST at 32×32: 2); not where images are mapped.
 
     Normalisation: the field's constants, for each channel; for a .npz the statistics of the training part,
     validation excluded. Raises DataError for a data set that is unknown, missing, damaged or malformed, SettingError
@@ -78,6 +80,7 @@ def load(
             f"unknown data set '{name}'.{hint} Known are {', '.join(known)} and paths ending in .npz; "
             "`dualprop list datasets` describes them."
         )
+    arrays = bordered(arrays, border, name)
     parts = [x for x in (arrays.x_train, arrays.x_test) if isinstance(x, mapped.MappedImages)]
     if residency == "mapped" and not parts:
         raise SettingError(f"residency 'mapped' is for imagenet32, and {name} is read into memory; leave it out.")

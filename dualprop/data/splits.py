@@ -5,6 +5,7 @@ validation set is drawn from the training set with the seed, and the statistics 
 none, are those of the rest.
 Shapes: N examples, C channels, H×W space, D features, K classes."""
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 
 from dualprop.data.examples import Examples
 from dualprop.data.mapped import MappedImages
-from dualprop.errors import DataError
+from dualprop.errors import DataError, SettingError
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +43,20 @@ class Arrays:
     y_test: np.ndarray
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+
+
+def bordered(arrays: Arrays, border: int, name: str) -> Arrays:
+    """The same with `border` rows and columns of zeros around every image. Raises SettingError where there are no images in
+    memory to put it around."""
+    if border < 0:
+        raise SettingError(f"border must be at least 0, got {border}.")
+    if border == 0:
+        return arrays
+    images = [x for x in (arrays.x_train, arrays.x_test) if isinstance(x, np.ndarray) and x.ndim == 4]
+    if len(images) < 2:
+        raise SettingError(f"border is put around images in memory, and those of {name} are none. Use border=0.")
+    x_train, x_test = (np.pad(x, ((0, 0), (0, 0), (border, border), (border, border))) for x in images)
+    return dataclasses.replace(arrays, x_train=x_train, x_test=x_test)
 
 
 def draw(num_examples: int, fraction: float, seed: int, where: str) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from dualprop import schedules
 from dualprop.errors import SettingError, closest
-from dualprop.rules import AbstractRule, Backprop, DualPropagation, Lifted
+from dualprop.rules import AbstractRule, Backprop, DualPropagation, EquilibriumPropagation, Lifted
 from dualprop.training.recipe import Recipe
 
 
@@ -95,6 +95,22 @@ def _damped(recipe: Recipe) -> Recipe:
     return _by(_dp(recipe, alpha=0.0, damping="spectral", schedule=schedule), recipe)
 
 
+def _ep(**settings: Any) -> Callable[[Recipe], Recipe]:
+    """Equilibrium propagation with the recipe's own settings where it has any, and these changes."""
+
+    def apply(recipe: Recipe) -> Recipe:
+        has_own = isinstance(recipe.rule, EquilibriumPropagation)
+        own = recipe.rule if has_own else EquilibriumPropagation(loss=recipe.rule.loss)
+        return _by(dataclasses.replace(own, **settings), recipe)
+
+    return apply
+
+
+def _ep_published(recipe: Recipe) -> Recipe:
+    own = recipe.rule if isinstance(recipe.rule, EquilibriumPropagation) else None
+    return _ep(relaxation="blocks", schedule=own.schedule if own else "even_odd(10)")(recipe)
+
+
 VARIANTS: dict[str, Variant] = {
     "bp": Variant("back-propagation, the twin", _backprop),
     "dp": Variant("dual propagation: one downward sweep from the forward pass", _dual_propagation),
@@ -107,6 +123,12 @@ VARIANTS: dict[str, Variant] = {
     "dp-transposed": Variant("DP⊤ at α = 0: the mean is the forward pass; one downward sweep is its fixed point", _transposed),
     "damped-dp": Variant("DP at α = 0, damped by the synapses' spectral norms, 2L sweeps up and down", _damped),
     "lpom": Variant("lifted network: block sweeps down the penalised objective until they settle, at most 20", _lifted),
+    "ep": Variant("equilibrium propagation: centered, one pair of error sweeps on a predictive coding network", _ep()),
+    "ep-random": Variant("EP with the nudge's sign drawn for each example", _ep(estimator="random_sign")),
+    "ep-forward": Variant("EP with a downhill nudge alone", _ep(estimator="forward")),
+    "ep-backward": Variant("EP with an uphill nudge alone", _ep(estimator="backward")),
+    "ep-two-pairs": Variant("EP by two pairs of error sweeps", _ep(pairs=2)),
+    "ep-published": Variant("EP as published: K even/odd iterations of block updates, 10 or the recipe's", _ep_published),
     "kp-dp": Variant("DP with Kolen-Pollack feedback: weights of its own that learn alike", _with_feedback("kolen_pollack")),
     "fa-dp": Variant("DP with fixed random feedback weights (feedback alignment)", _with_feedback("random")),
     "sign-dp": Variant("DP with sign-symmetric feedback: the signs of the forward weights", _with_feedback("sign_symmetric")),

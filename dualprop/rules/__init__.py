@@ -4,11 +4,13 @@ from dualprop.errors import SettingError, closest
 from dualprop.rules.backprop import Backprop
 from dualprop.rules.base import AbstractRule, Outcome, Status
 from dualprop.rules.dual_propagation import DualPropagation
+from dualprop.rules.equilibrium_propagation import EquilibriumPropagation
 from dualprop.rules.lifted import Lifted
 
 RULES: dict[str, type[AbstractRule]] = {
     "backprop": Backprop,
     "dual_propagation": DualPropagation,
+    "equilibrium_propagation": EquilibriumPropagation,
     "lifted": Lifted,
 }
 
@@ -22,4 +24,14 @@ def from_name(name: str) -> type[AbstractRule]:
     return RULES[name]
 
 
-__all__ = ["RULES", "AbstractRule", "Backprop", "DualPropagation", "Lifted", "Outcome", "Status", "from_name"]
+__all__ = [
+    "RULES",
+    "AbstractRule",
+    "Backprop",
+    "DualPropagation",
+    "EquilibriumPropagation",
+    "Lifted",
+    "Outcome",
+    "Status",
+    "from_name",
+]

@@ -45,5 +45,5 @@ class Backprop(AbstractRule):
             gradients=dict(zip(parameters, found, strict=True)),
             loss=loss.detach(),
             logits=logits.detach(),
-            diagnostics={"drives": network.depth, "feedbacks": network.depth - 1, "gradients": network.depth},
+            diagnostics=dict(network.counts_of_backprop),
         )

@@ -7,6 +7,7 @@ gradient of the loss's *mean* over the batch, on the scale of back-propagation's
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dualprop import feedback
 from dualprop.errors import SettingError
 from dualprop.losses import AbstractLoss
 from dualprop.network import Network
@@ -38,8 +40,8 @@ class Outcome:
 
     Attributes:
         gradients: by parameter name, for every trainable parameter; estimates of the gradient of the mean loss.
-        loss: of the forward prediction, the mean over the batch, shape ().
-        logits: of the forward prediction, shape (N, K).
+        loss: of the prediction (`AbstractRule.predict`), the mean over the batch, shape ().
+        logits: of the prediction, shape (N, K).
         state: the inferred states, reusable as the next call's `state`; None where the rule keeps none.
         diagnostics: numbers about the inference: "drives", "feedbacks" and "gradients" count the synapse evaluations; a
             rule that iterates adds "passes" and "residual".
@@ -78,6 +80,15 @@ class AbstractRule(ABC):
         return False
 
     @property
+    def elementwise_kernel(self) -> str:
+        """The kernel of `kernels` that its elementwise work is given to; empty where it is left to PyTorch."""
+        return ""
+
+    def chosen_engine(self, depth: int) -> str:
+        """The engine that finds the gradients of a network of `depth` layers; empty where there is but one."""
+        return ""
+
+    @property
     def needs_generator(self) -> bool:
         """Whether inference draws random numbers."""
         return False
@@ -86,6 +97,25 @@ class AbstractRule(ABC):
     def capture_obstacle(self) -> str:
         """Why a step by this rule can't be captured and replayed as it is; empty where it can."""
         return "the order of updates is drawn anew for each batch" if self.needs_generator else ""
+
+    def predict(self, network: Network, x: Tensor) -> Tensor:
+        """The network's output for x, (N, K), which accuracies are taken of: of the forward pass, for most rules."""
+        return network.forward(x)
+
+    def exact_gradients(self, network: Network, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """What the rule's gradients are estimates of, by trainable parameter: the true gradient of the mean loss of `predict`.
+
+        For most rules back-propagation's: through the forward weights, also where the network has feedback weights.
+        """
+        predict: Callable[[Tensor], Tensor] = network.forward
+        parameters: dict[str, Tensor] = dict(network.parameters)
+        if network.module is not None:
+            predict = model = feedback.exact(network.module)
+            parameters = {name: p for name, p in model.named_parameters() if name in parameters}
+        with torch.enable_grad():
+            loss = self.loss.value(predict(x), check_batch(x, y)).mean()
+            found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
+        return dict(zip(parameters, found, strict=True))
 
     def at_new_batch(self, state: Any) -> Any:
         """What of a state outlives its batch where a recipe resets the states: what is not the batch's own; else None."""

@@ -163,6 +163,10 @@ class DualPropagation(AbstractRule):
         return "fused" if is_fixed_point else "explicit"
 
     @property
+    def elementwise_kernel(self) -> str:
+        return self.kernel
+
+    @property
     def capture_obstacle(self) -> str:
         if self.tolerance is not None:
             return "with a tolerance each batch takes as many passes as it needs"
@@ -309,20 +313,24 @@ class DualPropagation(AbstractRule):
         up, down = self._shares
         with torch.enable_grad():
             with recompute.recomputing():
-                s = x
-                for k in range(1, network.depth + 1):
-                    layer = network.into(k)
+                states = {0: x}
+                for k, layer in enumerate(network.layers, start=1):
                     nudge = Nudge(up, down, betas[k - 1] * len(x), self.kernel)
-                    a = layer.synapse.forward(s)
-                    s = a if isinstance(layer.neuron, Identity) else dyadic_activation(a, layer.neuron, nudge)
-            check_targets(y, s)
-            loss = self.loss.value(s, y).mean()
+                    a = layer.forward(states)
+                    states[k] = a if isinstance(layer.neuron, Identity) else dyadic_activation(a, layer.neuron, nudge)
+                    del a
+                    for source in layer.sources:
+                        if network.out_of(source)[-1] == k:
+                            del states[source]  # as plain autograd lets go of what nothing reads any more
+            logits = states.pop(network.depth)
+            check_targets(y, logits)
+            loss = self.loss.value(logits, y).mean()
             found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
         return Outcome(
             gradients=dict(zip(parameters, found, strict=True)),
             loss=loss.detach(),
-            logits=s.detach(),
-            diagnostics={"drives": network.depth, "feedbacks": network.depth - 1, "gradients": network.depth},
+            logits=logits.detach(),
+            diagnostics=dict(network.counts_of_backprop),
         )
 
     def betas(self, depth: int) -> tuple[float, ...]:

@@ -95,9 +95,14 @@ class Inference:
         directions: list[Tensor | None] = [None] * self.network.depth
         constants: list[Scale] = []
         for k in range(1, self.network.depth):
+            if len(self.network.out_of(k)) > 1:
+                raise SettingError(
+                    f"spectral damping follows one synapse out of a layer, but layers {self.network.out_of(k)} read layer {k}. "
+                    "Give the constants yourself, damping=(…)."
+                )
             (above,) = self.network.out_of(k)
-            shape = self.activations.core_shape(above)
-            pair, synapse = known[k] if k < len(known) else None, self.network.into(above).synapse
+            shape = self.activations.core_shape(above, k)
+            pair, synapse = known[k] if k < len(known) else None, self.network.into(above).synapse_from(k)
             if pair is None or tuple(pair.shape[1:]) != shape:
                 like = self.activations.means[k]
                 pair = spectra.started(synapse, shape, like.dtype, like.device)

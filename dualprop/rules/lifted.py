@@ -150,12 +150,15 @@ class _Blocks:
         self.passes, self.residual = 0, math.nan
 
     def _constant(self, k: int) -> Tensor:
-        """c_k = (β_k/β_{k+1}) ‖W_{k+1}‖², shape ()."""
-        synapse = self.network.into(k + 1).synapse
-        v = spectra.start_vector(self.activations.core_shape(k + 1), self.free[k].dtype, self.free[k].device)
-        for _ in range(spectra.COLD_STEPS):
-            v, squared_norm = spectra.power_step(synapse, v)
-        return squared_norm * self._ratio(k)
+        """c_k = Σ_j (β_k/β_j) ‖W_j‖² over the layers j that read layer k, shape ()."""
+        total = self.free[k].new_zeros(())
+        for j in self.network.out_of(k):
+            synapse = self.network.into(j).synapse_from(k)
+            v = spectra.start_vector(self.activations.core_shape(j, k), self.free[k].dtype, self.free[k].device)
+            for _ in range(spectra.COLD_STEPS):
+                v, squared_norm = spectra.power_step(synapse, v)
+            total = total + squared_norm * self._ratio(k)
+        return total
 
     def _ratio(self, k: int) -> float:
         return self.betas[k - 1] / self.betas[k]

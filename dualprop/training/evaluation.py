@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dualprop.data import Examples, batches
 from dualprop.losses import AbstractLoss
@@ -21,14 +22,21 @@ class Score:
     top5_accuracy: float
 
 
-def evaluate(model: nn.Module, examples: Examples, loss: AbstractLoss, execution: Execution, batch_size: int = 1000) -> Score:
-    """The score of the model's prediction on all examples; the model's mode is put back afterwards."""
+def evaluate(
+    model: nn.Module,
+    examples: Examples,
+    loss: AbstractLoss,
+    execution: Execution,
+    batch_size: int = 1000,
+    predict: Callable[[Tensor], Tensor] | None = None,
+) -> Score:
+    """The score of the model's prediction on all examples, or of what `predict` makes of x; the model's mode is put back."""
     was_training = model.training
     model.eval()
     total = torch.zeros(3, dtype=torch.float64, device=examples.device)
-    with torch.inference_mode(), execution.computing():
+    with torch.no_grad(), execution.computing():
         for x, y in batches(examples, batch_size, dtype=execution.inputs, channels_last=execution.channels_last):
-            logits = model(x)
+            logits = (predict or model)(x)
             total[0] += loss.value(logits, y).sum()
             total[1] += (logits.argmax(1) == y).sum()
             total[2] += (logits.topk(min(5, logits.shape[1]), 1).indices == y.unsqueeze(1)).sum()

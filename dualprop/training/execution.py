@@ -16,7 +16,6 @@ from torch import nn
 
 from dualprop import kernels
 from dualprop.errors import SettingError
-from dualprop.rules import DualPropagation
 from dualprop.training.recipe import Recipe
 
 
@@ -67,9 +66,7 @@ def resolve(recipe: Recipe) -> Execution:
         raise SettingError(f"dtype='tf32' is of NVIDIA GPUs, and the device is '{recipe.device}'. Use float32 or bfloat16.")
     if recipe.dtype == "bfloat16" and not has_bfloat16(device):
         remarks.append("no hardware for bfloat16 here: many times slower than float32")
-    is_dual = isinstance(recipe.rule, DualPropagation)
-    engine = f"{recipe.rule.chosen_engine(recipe.model.depth)} engine" if isinstance(recipe.rule, DualPropagation) else ""
-    kernel = recipe.rule.kernel if isinstance(recipe.rule, DualPropagation) else "auto"
+    engine, kernel = recipe.rule.chosen_engine(recipe.model.depth), recipe.rule.elementwise_kernel
     captured, why = _captured(recipe, device)
     remarks += [why] if why else []
     return Execution(
@@ -77,8 +74,8 @@ def resolve(recipe: Recipe) -> Execution:
         precision=recipe.dtype,
         channels_last=_channels_last(recipe, device),
         captured=captured,
-        engine=engine,
-        kernel=kernels.chosen(device) if kernel == "auto" and is_dual else kernel if is_dual else "PyTorch's",
+        engine=f"{engine} engine" if engine else "",
+        kernel=kernels.chosen(device) if kernel == "auto" else kernel or "PyTorch's",
         remarks=tuple(remarks),
     )
 

@@ -3,19 +3,40 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
 
+from dualprop.errors import SettingError
 from dualprop.training.recipe import Optimizer
 
 
-def build(settings: Optimizer, parameters: Iterable[nn.Parameter], capturable: bool = False) -> torch.optim.Optimizer:
+def build(settings: Optimizer, model: nn.Module, capturable: bool = False) -> torch.optim.Optimizer:
     """The PyTorch optimizer, in its fused form: one kernel for all parameters. One that is `capturable` holds its learning rate
-    in a tensor on their device, where a captured step reads it."""
-    parameters = list(parameters)
-    rate = torch.tensor(settings.learning_rate, device=parameters[0].device) if capturable else settings.learning_rate
+    in a tensor on their device, where a captured step reads it.
+
+    Raises SettingError where the layer factors are not one for each layer.
+    """
+    device = next(model.parameters()).device
+
+    def rate_of(factor: float) -> float | torch.Tensor:
+        rate = settings.learning_rate * factor
+        return torch.tensor(rate, device=device) if capturable else rate
+
+    rate = rate_of(1.0)
+    parameters: list[Any] = list(model.parameters())
+    if settings.layer_factors:
+        layers = [own for module in model.modules() if (own := list(module.parameters(recurse=False)))]
+        if len(layers) != len(settings.layer_factors):
+            raise SettingError(
+                f"layer_factors lists {len(settings.layer_factors)} factors, but the model has {len(layers)} layers with "
+                "parameters. Give one each."
+            )
+        parameters = [
+            {"params": own, "lr": rate_of(factor), "factor": factor}
+            for own, factor in zip(layers, settings.layer_factors, strict=True)
+        ]
     if settings.name == "sgd":
         return torch.optim.SGD(
             parameters, lr=rate, momentum=settings.momentum, nesterov=settings.nesterov,
@@ -40,9 +61,10 @@ def learning_rate(settings: Optimizer, step: int, steps_per_epoch: int, epochs: 
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every parameter group this rate."""
+    """Give every parameter group this rate, times its factor."""
     for group in optimizer.param_groups:
+        own = rate * group.get("factor", 1.0)
         if isinstance(group["lr"], torch.Tensor):
-            group["lr"].fill_(rate)
+            group["lr"].fill_(own)
         else:
-            group["lr"] = rate
+            group["lr"] = own

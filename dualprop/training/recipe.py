@@ -15,11 +15,9 @@ from torch import nn
 from dualprop import feedback, rules
 from dualprop.data import Augmentation
 from dualprop.errors import RunError, SettingError
-from dualprop.losses import AbstractLoss
 from dualprop.models import MODELS, Architecture
 from dualprop.rules import AbstractRule
-from dualprop.schedules import ExplicitOrder, Schedule
-from dualprop.settings import check_choices
+from dualprop.settings import NamedPart, check_choices
 
 _CHOICES = {
     "dtype": ("float32", "float64", "bfloat16", "tf32"),
@@ -44,6 +42,7 @@ class Optimizer:
         cosine: whether the rate then falls along a half cosine, towards `final_learning_rate` after the last step.
         cosine_epochs: counted from the first, those after which the cosine has ended and the rate stays; 0 for all.
         final_learning_rate: see cosine.
+        layer_factors: what multiplies the rate of each layer with parameters, from the first to the last; empty for 1 each.
     """
 
     name: Literal["adam", "adamw", "sgd"] = "adam"
@@ -56,6 +55,7 @@ class Optimizer:
     cosine: bool = False
     cosine_epochs: float = 0.0
     final_learning_rate: float = 0.0
+    layer_factors: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.name not in ("adam", "adamw", "sgd"):
@@ -64,6 +64,8 @@ class Optimizer:
             raise SettingError(f"learning_rate must be positive and finite, got {self.learning_rate:g}.")
         if not 0 <= self.momentum < 1:
             raise SettingError(f"momentum must be in [0, 1), got {self.momentum:g}.")
+        if not all(0 <= factor < math.inf for factor in self.layer_factors):
+            raise SettingError(f"layer_factors must be at least 0 and finite, got {self.layer_factors}.")
         for name in ("weight_decay", "momentum", "warmup_epochs", "warmup_from", "cosine_epochs", "final_learning_rate"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise SettingError(f"{name} must be at least 0 and finite, got {getattr(self, name):g}.")
@@ -86,6 +88,7 @@ class Recipe:
         cites: the table or figure that the recipe reproduces.
         published: pairs of a variant's name and its published test accuracy, such as ("dp", "98.43 ± 0.03").
         dataset: a data set's name, or the path of an .npz file.
+        border: rows and columns of black pixels (zeros, before normalising) around every image, training and test alike.
         residency: of the images of imagenet32: all on the "device", or "mapped", in their files; "auto" goes by size.
         augmentation: how training images are varied, each time they are shown.
         model: the architecture.
@@ -115,6 +118,7 @@ class Recipe:
     cites: str = ""
     published: tuple[tuple[str, str], ...] = ()
     dataset: str
+    border: int = 0
     residency: Literal["auto", "device", "mapped"] = "auto"
     augmentation: Augmentation = Augmentation()
     model: Architecture
@@ -238,7 +242,7 @@ class Recipe:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, AbstractLoss | Schedule | ExplicitOrder):
+    if isinstance(value, NamedPart):
         return str(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}

@@ -106,6 +106,7 @@ def load_data(recipe: Recipe, seed: int, data_root: Path | None = None) -> data.
         seed=seed,
         device=recipe.device,
         residency=recipe.residency,
+        border=recipe.border,
     )
     if len(splits.train) < recipe.batch_size:
         raise DataError(

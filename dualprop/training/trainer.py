@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 
 from dualprop.analysis import statistics
-from dualprop.data import Splits, batches
+from dualprop.data import Examples, Splits, batches
 from dualprop.errors import RunError
 from dualprop.network import Network
 from dualprop.rules import Outcome
 from dualprop.training import checkpoint, execution, files, optimization, step
 from dualprop.training.capture import CapturedStep, CudaGraph
 from dualprop.training.checkpoint import Checkpoint
-from dualprop.training.evaluation import evaluate
+from dualprop.training.evaluation import Score, evaluate
 from dualprop.training.recipe import Recipe
 
 # How often, in steps, the running loss is checked for divergence: the check waits for the device.
@@ -89,7 +89,7 @@ class _SeedRun:
         self.model = self.execution.place(model)
         self.network = Network.from_module(self.model)
         captured = self.execution.captured
-        self.optimizer = optimization.build(recipe.optimizer, self.model.parameters(), capturable=captured)
+        self.optimizer = optimization.build(recipe.optimizer, self.model, capturable=captured)
         self.take = CapturedStep(self._take, recipe, CudaGraph(torch.device(recipe.device))) if captured else self._take
         # Two streams: the order of the examples is the same whatever the rule draws.
         self.order = torch.Generator().manual_seed(seed)
@@ -184,7 +184,7 @@ class _SeedRun:
     def _end_of_epoch(self, trained: dict[str, float]) -> None:
         """Validate, compare with back-propagation, note the metrics, keep the best model, write the checkpoint."""
         progress, recipe = self.progress, self.recipe
-        score = evaluate(self.model, self.splits.validation, recipe.rule.loss, self.execution)
+        score = self._evaluate(self.splits.validation)
         metrics: dict[str, Any] = {
             "epoch": progress.epoch,
             **trained,
@@ -210,6 +210,10 @@ class _SeedRun:
         self._reset_sums()
         self._write_checkpoint()
         self.reporter.epoch_done(metrics)
+
+    def _evaluate(self, examples: Examples) -> Score:
+        rule = self.recipe.rule
+        return evaluate(self.model, examples, rule.loss, self.execution, predict=lambda x: rule.predict(self.network, x))
 
     def _statistics(self) -> dict[str, Any]:
         # A full batch, which the states of another fit.
@@ -249,7 +253,7 @@ class _SeedRun:
         """Test the model that was best on the validation part."""
         saved = checkpoint.read(self.best, self.belongs_to)
         checkpoint.restore_model(self.model, saved, self.best)
-        score = evaluate(self.model, self.splits.test, self.recipe.rule.loss, self.execution)
+        score = self._evaluate(self.splits.test)
         return {
             "seed": self.seed,
             "test_accuracy": score.accuracy,

@@ -109,11 +109,11 @@ def test_a_rule_learns_the_shape_at_the_core_from_its_drive():
     network = dp.Network.from_module(model)
     activations = Activations(network, torch.randn(5, 2, 6, 6, dtype=torch.float64))
     activations.forward()
-    assert activations.core_shape(1) == (2, 6, 6)
-    assert activations.core_shape(2) == (12,)
+    assert activations.core_shape(1, 0) == (2, 6, 6)
+    assert activations.core_shape(2, 1) == (12,)
     activations.means[1] = activations.means[1] * 2
     activations.feedback(1)
-    v = spectra.start_vector(activations.core_shape(2), torch.float64)
+    v = spectra.start_vector(activations.core_shape(2, 1), torch.float64)
     spectra.power_step(network.into(2).synapse, v)
 
 

@@ -279,11 +279,11 @@ def test_a_full_disk_leaves_what_was_written_whole_and_the_run_can_be_resumed(du
 
     evaluate, epochs = trainer.evaluate, []
 
-    def filling(*arguments):
+    def filling(*arguments, **settings):
         epochs.append(1)
         if len(epochs) == 3:  # after the second epoch
             resource.setrlimit(resource.RLIMIT_FSIZE, (3000, before[1]))
-        return evaluate(*arguments)
+        return evaluate(*arguments, **settings)
 
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     monkeypatch.setattr(trainer, "evaluate", filling)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from dualprop import Network
+from dualprop import Network, models
 from dualprop.errors import SettingError
 from dualprop.models import VGG, ConvNet, vgg5, vgg10, vgg16
 
@@ -126,3 +126,36 @@ def test_vectors_and_images_that_are_too_small_are_refused(model):
         model.build((784,), 10)
     with pytest.raises(SettingError, match="leave nothing of"):
         model.build((3, 4, 4), 10)
+
+
+@pytest.mark.parametrize("pool", ["before", "after"])
+@pytest.mark.parametrize("side", [32, 64])
+def test_vgg10_skip_adds_two_strided_convolutions_to_vgg10(pool, side):
+    """Kerjan et al. 2026: from layer 2 to 5 and from 5 to 8; the paths must meet at one size whatever the images'."""
+    model = models.vgg10_skip(pool).build((3, side, side), 7)
+    assert model.sources == [(0,), (1,), (2,), (3,), (4, 2), (5,), (6,), (7, 5), (8,), (9,)]
+    skips = model.maps(5)[2], model.maps(8)[5]
+    assert [type(skip) for skip in skips] == [nn.Conv2d, nn.Conv2d]
+    assert [(skip.in_channels, skip.out_channels, skip.kernel_size) for skip in skips] == [
+        (128, 512, (1, 1)),
+        (512, 512, (1, 1)),
+    ]
+    assert model(torch.zeros(2, 3, side, side)).shape == (2, 7)
+    plain = models.vgg10(pool).build((3, side, side), 7)
+    more = sum(p.numel() for skip in skips for p in skip.parameters())
+    assert sum(p.numel() for p in model.parameters()) == sum(p.numel() for p in plain.parameters()) + more
+
+
+def test_a_gain_multiplies_every_weight_and_no_bias():
+    torch.manual_seed(0)
+    one = models.VGG((4,), (1,), (5,), init="uniform").build((2, 8, 8), 3)
+    torch.manual_seed(0)
+    half = models.VGG((4,), (1,), (5,), init="uniform", gain=0.5).build((2, 8, 8), 3)
+    for (name, a), (_, b) in zip(one.named_parameters(), half.named_parameters(), strict=True):
+        torch.testing.assert_close(b, a * (0.5 if name.endswith("weight") else 1.0))
+
+
+@pytest.mark.parametrize("skips", [((1, 2),), ((0, 2),), ((2, 1),), ((1, 4),), ((1,),)])
+def test_skips_between_what_are_no_convolutions_apart_are_refused(skips):
+    with pytest.raises(SettingError, match="skips must be pairs of convolutions from 1 to 3"):
+        models.VGG((4, 4, 4), (3,), (), skips=skips)

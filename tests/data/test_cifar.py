@@ -165,7 +165,11 @@ def test_files_in_an_archive_are_verified_too(small, tmp_path, monkeypatch):
     assert "data_batch_4 in cifar10's archive is not cifar10's data_batch_4" in failure("cifar10", root=tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"", b"\x1f\x8bnothing", tar_gz({})[:-12], b"text" * 1000])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\x1f\x8bnothing", tar_gz({})[:-12], b"text" * 1000],
+    ids=["empty", "no gzip", "cut short", "text"],
+)
 def test_what_is_no_archive_is_one_line(small, tmp_path, monkeypatch, content):
     """tarfile, gzip and zlib each have their own errors."""
     vouch_for("cifar10", small[0], monkeypatch, content)

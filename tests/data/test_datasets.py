@@ -5,6 +5,7 @@ import subprocess
 import sys
 from itertools import combinations
 
+import numpy as np
 import pytest
 import torch
 
@@ -136,3 +137,25 @@ def test_importing_the_package_loads_neither_scikit_learn_nor_pooch():
     program = "import dualprop.data, sys; print(sorted({'sklearn', 'pooch', 'requests'} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_a_border_is_black_around_every_image_of_every_part_and_the_constants_stay():
+    """A PCN's MNIST is 32×32; a border of the normalised zero would be grey, and statistics over it another data set."""
+    plain, wide = load("digits"), load("digits", border=3)
+    assert wide.input_shape == (1, 14, 14)
+    for part in ("train", "validation", "test"):
+        one, other = getattr(plain, part), getattr(wide, part)
+        assert torch.equal(other.x[:, :, 3:-3, 3:-3], one.x)
+        assert int(other.x.sum()) == int(one.x.sum())
+        assert torch.equal(other.mean, one.mean)
+        assert torch.equal(other.y, one.y)
+    x, _ = wide.train.batch(torch.arange(2))
+    assert float(x[0, 0, 0, 0]) == pytest.approx(float(-wide.train.mean / wide.train.std))
+
+
+def test_a_border_around_what_is_no_image_is_refused(tmp_path):
+    np.savez(tmp_path / "vectors.npz", x_train=np.ones((40, 3), np.float32) * np.arange(40)[:, None], y_train=np.arange(40) % 2)
+    with pytest.raises(SettingError, match="border is put around images in memory"):
+        load(tmp_path / "vectors.npz", border=1)
+    with pytest.raises(SettingError, match="border must be at least 0"):
+        load("digits", border=-1)

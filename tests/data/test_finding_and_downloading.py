@@ -127,6 +127,7 @@ def test_a_connection_that_breaks_off_leaves_nothing_behind(tiny, mirror, cache)
         (gzip.compress(b"a" * 1000)[:-9], "truncated or damaged"),
         (b"\x1f\x8bnot gzip at all", "truncated or damaged"),
     ],
+    ids=["other content", "a page", "cut short", "no gzip"],
 )
 def test_a_damaged_download_is_deleted(tiny, mirror, cache, body, complaint):
     """Networks with a login page answer 200 to everything; what they send must be neither used nor kept."""

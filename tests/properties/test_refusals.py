@@ -126,11 +126,11 @@ def test_a_module_that_the_user_vouches_for_may_stand_in_a_synapse():
 
 
 @pytest.mark.parametrize("sources", [(), (0, 0), (2,), (1,), (-1,)])
-def test_a_layer_must_read_one_earlier_layer(sources):
+def test_a_layer_must_read_earlier_layers(sources):
     """A layer that reads itself or a later one has no forward pass."""
-    layer = Layer(Synapse({"0": nn.Linear(5, 5)}), dp.neurons.ReLU(), sources)
-    with pytest.raises(dp.SettingError, match="layer 1 must read one earlier layer"):
-        dp.Network([layer])
+    synapses = tuple(Synapse({"0": nn.Linear(5, 5)}) for _ in sources)
+    with pytest.raises(dp.SettingError, match="layer 1 must read earlier layers, each once"):
+        dp.Network([Layer(synapses, dp.neurons.ReLU(), sources)])
 
 
 WRONG_RULES = [

@@ -17,7 +17,7 @@ from dualprop.errors import SettingError
 from dualprop.models import MLP, VGG
 from dualprop.network import Network
 from dualprop.recipes.variants import VARIANTS
-from dualprop.rules import DualPropagation
+from dualprop.rules import DualPropagation, EquilibriumPropagation
 from dualprop.training import capture, execution, optimization, step
 from dualprop.training.recipe import Optimizer, Recipe
 
@@ -66,7 +66,7 @@ def train(made, captured, steps=8):
     torch.manual_seed(0)
     model = execution.resolve(made).place(made.build((5,), 4))
     network = Network.from_module(model)
-    optimizer = optimization.build(made.optimizer, model.parameters(), capturable=captured and made.optimizer.name == "sgd")
+    optimizer = optimization.build(made.optimizer, model, capturable=captured and made.optimizer.name == "sgd")
     generator = torch.Generator().manual_seed(1)
 
     def take(x, y, state):
@@ -99,8 +99,11 @@ def test_captured_steps_are_those_taken_as_they_are(name):
 
 def test_only_what_iterates_or_draws_is_not_captured():
     """Silently leaving out a rule would cost it its speed."""
-    assert set(VARIANTS) - set(CAPTURABLE) == {"r-dp-100", "lpom"}
+    assert set(VARIANTS) - set(CAPTURABLE) == {"r-dp-100", "lpom", "ep-random"}
     assert "drawn anew" in VARIANTS["r-dp-100"].apply(recipe()).rule.capture_obstacle
+    assert "drawn anew" in VARIANTS["ep-random"].apply(recipe()).rule.capture_obstacle
+    assert "tolerance" in EquilibriumPropagation(tolerance=0.1).capture_obstacle
+    assert "iteration" in EquilibriumPropagation(output_nudge="exact").capture_obstacle
     assert "tolerance" in DualPropagation(tolerance=0.1, schedule="bottom_up(9)").capture_obstacle
     assert "iteration" in DualPropagation(output_nudge="exact").capture_obstacle
     assert not DualPropagation(output_nudge="exact", beta=0.5, loss="squared_error").capture_obstacle
@@ -165,11 +168,13 @@ def test_no_step_waits_for_the_device(name, architecture, monkeypatch):
     made = VARIANTS[name].apply(recipe(model=model, dtype="float32"))
     shape = (5,) if architecture == "mlp" else (2, 8, 8)
     built = execution.resolve(made).place(made.build(shape, 4))
-    network, optimizer = Network.from_module(built), optimization.build(made.optimizer, built.parameters())
+    network, optimizer = Network.from_module(built), optimization.build(made.optimizer, built)
     x, y = torch.randn(6, *shape), torch.zeros(6).long()
     # On the CPU the range of labels is checked, which is free there.
-    for module in ("backprop", "dual_propagation", "dyadic_inference"):
+    for module in ("backprop", "dual_propagation", "dyadic_inference", "equilibrium_propagation"):
         monkeypatch.setattr(f"dualprop.rules.{module}.check_targets", lambda y, logits: None)
+    # While a graph is captured nothing is measured.
+    monkeypatch.setattr("dualprop.rules.equilibrium_propagation._may_wait", lambda x: False)
     _, state = step.take(made, network, optimizer, x, y, None, None)
     with Watch() as watch:
         step.take(made, network, optimizer, x, y, state, None)

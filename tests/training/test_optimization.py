@@ -91,7 +91,7 @@ def test_the_fused_optimizers_take_the_steps_of_the_plain_ones(name):
     """Fused kernels are other code: a setting that they ignore (weight decay, nesterov) would change every result."""
     one = small_model()
     other = copy.deepcopy(one)
-    fused, plain = optimization.build(NAMES[name], one.parameters()), unfused(NAMES[name], other)
+    fused, plain = optimization.build(NAMES[name], one), unfused(NAMES[name], other)
     assert all(group["fused"] for group in fused.param_groups)
     for number in range(10):
         for optimizer in (fused, plain):
@@ -106,7 +106,7 @@ def test_the_fused_optimizers_take_the_steps_of_the_plain_ones(name):
 def test_an_optimizer_read_from_a_checkpoint_goes_on_bit_for_bit(name, tmp_path: Path):
     """Momentum or a step count that starts anew makes a bump after each resume, and no error."""
     straight = small_model(torch.float32)
-    optimizer = optimization.build(NAMES[name], straight.parameters())
+    optimizer = optimization.build(NAMES[name], straight)
     for number in range(3):
         step(straight, optimizer, number)
     path = tmp_path / "last.safetensors"
@@ -114,7 +114,7 @@ def test_an_optimizer_read_from_a_checkpoint_goes_on_bit_for_bit(name, tmp_path:
     checkpoint.write(path, checkpoint.Checkpoint(tensors, {}), "x")
 
     resumed = small_model(torch.float32)
-    other = optimization.build(NAMES[name], resumed.parameters())
+    other = optimization.build(NAMES[name], resumed)
     saved = checkpoint.read(path, "x")
     checkpoint.restore_model(resumed, saved, path)
     checkpoint.restore_optimizer(other, saved)
@@ -152,3 +152,30 @@ def test_settings_without_a_meaning_are_refused(settings, remedy):
         Optimizer(**settings)
     assert remedy in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_layer_factors_multiply_the_rate_of_each_layer_through_schedule_and_resume():
+    """Scellier et al. 2023 give each layer a rate of its own; a factor that a set rate overwrote would last for one step."""
+    settings = Optimizer(name="sgd", learning_rate=0.1, momentum=0.0, layer_factors=(1.0, 0.5))
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    optimizer = optimization.build(settings, model)
+    for rate in (0.1, 0.04):
+        optimization.set_learning_rate(optimizer, rate)
+        before = [p.detach().clone() for p in model.parameters()]
+        for p in model.parameters():
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+        moves = [float((old - p.detach()).mean()) for old, p in zip(before, model.parameters(), strict=True)]
+        assert moves == pytest.approx([rate, rate, rate / 2, rate / 2], rel=1e-5)
+    saved = checkpoint.Checkpoint(checkpoint.optimizer_tensors(optimizer), {})
+    checkpoint.restore_optimizer(optimizer, saved)
+    optimization.set_learning_rate(optimizer, 0.2)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.2, 0.1]
+
+
+def test_layer_factors_that_are_not_one_for_each_layer_are_refused():
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    with pytest.raises(SettingError, match=r"lists 3 factors, but the model has 2 layers with parameters\. Give one each"):
+        optimization.build(Optimizer(layer_factors=(1.0, 1.0, 1.0)), model)
+    with pytest.raises(SettingError, match="layer_factors must be at least 0 and finite"):
+        Optimizer(layer_factors=(1.0, -1.0))

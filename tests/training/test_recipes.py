@@ -11,7 +11,7 @@ from dualprop.data import Augmentation
 from dualprop.errors import RunError, SettingError
 from dualprop.losses import CrossEntropy, SquaredError
 from dualprop.models import MLP, ConvNet
-from dualprop.rules import RULES, Backprop, DualPropagation
+from dualprop.rules import RULES, Backprop, DualPropagation, EquilibriumPropagation
 from dualprop.training import Optimizer, Recipe
 
 ODD_RULES = {
@@ -73,6 +73,7 @@ CHANGES = {
     "cites": "a table",
     "published": (("dp", "98.43 ± 0.03"),),
     "dataset": "mnist",
+    "border": 2,
     "augmentation": Augmentation(flip=True),
     "model": MLP(widths=(9,)),
     "feedback": "random",
@@ -120,6 +121,7 @@ OPTIMIZER_CHANGES = {
     "cosine": False,
     "cosine_epochs": 1.5,
     "final_learning_rate": 0.25,
+    "layer_factors": (1.0, 0.5),
 }
 
 
@@ -149,6 +151,35 @@ def test_the_digest_changes_with_every_setting_of_the_rule(recipe):
     assert RULE_CHANGES.keys() == {f.name for f in dataclasses.fields(DualPropagation)}
     rules = [DualPropagation(), *(DualPropagation(**{name: value}) for name, value in RULE_CHANGES.items())]
     assert len({recipe(rule=rule).digest() for rule in rules}) == len(rules)
+
+
+EP_CHANGES = {
+    "energy": "hopfield",
+    "estimator": "forward",
+    "beta": 0.5,
+    "relaxation": "blocks",
+    "pairs": 2,
+    "schedule": "odd_even(3)",
+    "free_schedule": "odd_even(3)",
+    "start": "forward",
+    "tolerance": 0.1,
+    "update": "pgd",
+    "step_size": 0.5,
+    "jacobians": "free",
+    "output_nudge": "exact",
+    "loss": "squared_error",
+}
+
+
+def test_the_digest_changes_with_every_setting_of_equilibrium_propagation(recipe):
+    """And each is read again as it was written: energies and estimators are text there."""
+    assert EP_CHANGES.keys() == {f.name for f in dataclasses.fields(EquilibriumPropagation)}
+    besides = {"energy": {"relaxation": "auto"}, "step_size": {"relaxation": "blocks"}}
+    rules = [EquilibriumPropagation()]
+    rules += [EquilibriumPropagation(**{**besides.get(name, {}), name: value}) for name, value in EP_CHANGES.items()]
+    assert len({recipe(rule=rule).digest() for rule in rules}) == len(rules)
+    for rule in rules:
+        assert there_and_back(recipe(rule=rule)).rule == rule
 
 
 def test_the_digest_changes_with_every_setting_of_the_optimizer(recipe):

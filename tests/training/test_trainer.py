@@ -202,8 +202,8 @@ def test_a_collapse_of_the_validation_accuracy_stops_the_run(recipe, train, monk
     told = iter([0.1, 0.8, 0.41, 0.39])
     evaluate = trainer.evaluate
 
-    def collapsing(model, examples, *others):
-        score = evaluate(model, examples, *others)
+    def collapsing(model, examples, *others, **settings):
+        score = evaluate(model, examples, *others, **settings)
         is_validation = len(examples) == 144
         return dataclasses.replace(score, accuracy=next(told)) if is_validation else score
 

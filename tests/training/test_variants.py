@@ -18,7 +18,7 @@ from dualprop.losses import CrossEntropy, SquaredError
 from dualprop.models import MLP
 from dualprop.recipes import variants
 from dualprop.recipes.variants import VARIANTS
-from dualprop.rules import Backprop, DualPropagation, Lifted
+from dualprop.rules import Backprop, DualPropagation, EquilibriumPropagation, Lifted
 from dualprop.training import Reporter, execution, step
 from dualprop.training.evaluation import evaluate
 
@@ -76,7 +76,30 @@ def test_a_variant_is_what_the_papers_name_so_whatever_the_recipe_was_and_keeps_
 
 def test_the_expectations_cover_every_variant():
     """A new variant must be written down here, from its paper."""
-    assert set(VARIANTS) == {"bp", "lpom", *EXPECTED}
+    assert set(VARIANTS) == {"bp", "lpom", *EXPECTED, *EXPECTED_OF_EP}
+
+
+# Kerjan et al. 2026: papers.md §3.1 and §3.2.
+EXPECTED_OF_EP = {
+    "ep": {},
+    "ep-random": {"estimator": "random_sign"},
+    "ep-forward": {"estimator": "forward"},
+    "ep-backward": {"estimator": "backward"},
+    "ep-two-pairs": {"pairs": 2},
+    "ep-published": {"relaxation": "blocks"},
+}
+
+
+@pytest.mark.parametrize("name", EXPECTED_OF_EP)
+def test_a_variant_of_equilibrium_propagation_keeps_the_recipes_own_settings(name, recipe):
+    """Of a recipe by another rule its loss alone."""
+    own = EquilibriumPropagation(beta=0.3, schedule="even_odd(7)", loss=SquaredError(), output_nudge="exact")
+    base = dataclasses.replace(odd(recipe), rule=own)
+    changed = {"feedback": "exact", "updates_per_batch": 1, "reset_states": False}
+    wanted = dataclasses.replace(own, **EXPECTED_OF_EP[name])
+    assert VARIANTS[name].apply(base) == dataclasses.replace(base, rule=wanted, **changed)
+    other = EquilibriumPropagation(loss=SquaredError(), **EXPECTED_OF_EP[name])
+    assert VARIANTS[name].apply(odd(recipe)) == dataclasses.replace(base, rule=other, **changed)
 
 
 def test_back_propagation_as_a_variant_keeps_the_loss_and_undoes_what_dp_alone_needs(recipe):

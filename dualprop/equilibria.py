@@ -1,0 +1,148 @@
+"""Energies whose equilibria a network settles at, as the local maps that settling and learning need.
+
+Layer k reads a_k, the drive from the state below, and T_k = Σ J_jᵀ σ_j, what the layers j above send down. An energy says
+where a layer settles between the two, and what it sends down itself, its signal σ_k, which its parameters learn from too:
+
+    hopfield            E = Σ G_k(s_k) - s_k·a_k               s_k = f(a_k + T_k)                       σ_k = s_k
+    predictive coding   E = Σ ½‖s_k - f(a_k)‖²                 s_k = f(a_k + T_k) or P(f(a_k) + T_k)    σ_k = f'(a_k) ⊙ ε_k
+
+with ε_k = s_k - f(a_k) and P the projection onto f's range where f itself is one. In both ∂E/∂θ_k = -σ_kᵀ ∂a_k/∂θ_k.
+(Scellier & Bengio 2017; Kerjan, Høier & Scellier 2026, §3.) The energies as numbers are in `energies`.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from dualprop import kernels
+from dualprop.errors import SettingError, closest
+from dualprop.losses import AbstractLoss
+from dualprop.network import Network
+from dualprop.neurons import AbstractNeuron, Identity, Softmax
+from dualprop.settings import NamedPart
+
+Update = Literal["auto", "mod_pgd", "pgd"]
+
+
+class AbstractEnergy(NamedPart):
+    """An energy as local maps. All tensors of a layer have the shape of its drive, (N, …).
+
+    `free_is_forward`: whether its minimum without a nudge is the forward pass, where ∂E/∂θ = 0. `signal_reads_drive`: whether σ
+    varies with the drive. `updates`: those that it has.
+    """
+
+    name: str
+    free_is_forward: bool
+    signal_reads_drive: bool
+    updates: tuple[Update, ...]
+
+    @abstractmethod
+    def settle(self, neuron: AbstractNeuron, a: Tensor, pull: Tensor | None, update: Update) -> tuple[Tensor, Tensor | None]:
+        """The state that a layer settles at between its drive and the pull T from above, and its signal (None: zero)."""
+
+    @abstractmethod
+    def signal(self, neuron: AbstractNeuron, a: Tensor, state: Tensor) -> Tensor:
+        """σ of a state, wherever it came from."""
+
+    @abstractmethod
+    def nudge(self, loss: AbstractLoss, neuron: AbstractNeuron, a: Tensor, y: Tensor, strength: float) -> Tensor:
+        """The output state that minimises its own energy plus strength · loss."""
+
+    @abstractmethod
+    def check(self, network: Network, update: Update) -> None:
+        """Raise SettingError where the energy is not defined for the network's neurons."""
+
+    def __str__(self) -> str:
+        return self.name
+
+    @classmethod
+    def from_text(cls, text: str) -> AbstractEnergy:
+        return from_name(text)
+
+    @classmethod
+    def choices(cls) -> str:
+        return "|".join(ENERGIES)
+
+
+@dataclass(frozen=True)
+class Hopfield(AbstractEnergy):
+    """The layered continuous Hopfield network: every layer is pulled from both sides, and the prediction is its equilibrium."""
+
+    name = "hopfield"
+    free_is_forward = False
+    signal_reads_drive = False
+    updates = ("auto",)
+
+    def settle(self, neuron: AbstractNeuron, a: Tensor, pull: Tensor | None, update: Update) -> tuple[Tensor, Tensor | None]:
+        state = neuron.f(a if pull is None else a + pull)
+        return state, state
+
+    def signal(self, neuron: AbstractNeuron, a: Tensor, state: Tensor) -> Tensor:
+        return state
+
+    def nudge(self, loss: AbstractLoss, neuron: AbstractNeuron, a: Tensor, y: Tensor, strength: float) -> Tensor:
+        return loss.nudge(neuron, a, y, strength)
+
+    def check(self, network: Network, update: Update) -> None:
+        return
+
+
+@dataclass(frozen=True)
+class PredictiveCoding(AbstractEnergy):
+    """The predictive coding network (PCN): a layer's error is the distance of its state from what the layer below predicts."""
+
+    name = "predictive_coding"
+    free_is_forward = True
+    signal_reads_drive = True
+    updates = ("auto", "mod_pgd", "pgd")
+
+    def settle(self, neuron: AbstractNeuron, a: Tensor, pull: Tensor | None, update: Update) -> tuple[Tensor, Tensor | None]:
+        if pull is None:
+            return neuron.f(a), None
+        if isinstance(neuron, Identity):
+            return a + pull, pull
+        if not neuron.is_projection:
+            return neuron.f(a) + pull, neuron.derivative(a) * pull
+        if update == "pgd":
+            state = (neuron.f(a) + pull).clamp(*neuron.reach)
+            return state, self.signal(neuron, a, state)
+        # In the kernel's own way of subtracting nothing cancels, however small β is.
+        state, error = kernels.dyad(neuron, a, pull, 1.0, 0.0, 1.0)
+        return state, error.mul_(neuron.derivative(a))
+
+    def signal(self, neuron: AbstractNeuron, a: Tensor, state: Tensor) -> Tensor:
+        error = state - neuron.f(a)
+        return error if isinstance(neuron, Identity) else error.mul_(neuron.derivative(a))
+
+    def nudge(self, loss: AbstractLoss, neuron: AbstractNeuron, a: Tensor, y: Tensor, strength: float) -> Tensor:
+        return loss.nudge(Identity(), neuron.f(a), y, strength)
+
+    def check(self, network: Network, update: Update) -> None:
+        for layer in network.layers:
+            kind = type(layer.neuron).__name__
+            if isinstance(layer.neuron, Softmax):
+                raise SettingError(
+                    f"predictive coding needs activations of one unit each, but layer '{layer.name}' has {kind}. Use logits "
+                    "with losses.CrossEntropy(), or energy='hopfield'."
+                )
+            if update == "mod_pgd" and not layer.neuron.is_projection:
+                raise SettingError(
+                    f"update='mod_pgd' needs activations that are projections (ReLU, hard sigmoid, none), but layer "
+                    f"'{layer.name}' has {kind}. Use update='auto'."
+                )
+
+
+ENERGIES: dict[str, type[AbstractEnergy]] = {"predictive_coding": PredictiveCoding, "hopfield": Hopfield}
+
+
+def from_name(name: str | AbstractEnergy) -> AbstractEnergy:
+    """The energy of that name; an energy is returned as it is. Raises SettingError for an unknown name."""
+    if isinstance(name, AbstractEnergy):
+        return name
+    if name not in ENERGIES:
+        raise SettingError(f"unknown energy '{name}'.{closest(name, list(ENERGIES))} Known: {', '.join(ENERGIES)}.")
+    return ENERGIES[name]()

@@ -1,0 +1,120 @@
+"""Estimators of equilibrium propagation: which nudged phases are run, and how their energies' gradients are combined.
+
+The gradient of the loss at the free equilibrium is estimated by Σ_m w_m ∂E/∂θ(h^{β_m}), h^β the equilibrium of E + β ℓ:
+
+    centered       β, -β            1/2β, -1/2β      O(β²)   (Laborieux et al. 2021)
+    forward        β, 0             1/β, -1/β        O(β)    (Scellier & Bengio 2017)
+    backward       -β, 0            -1/β, 1/β        O(β)
+    random_sign    ±β, 0            ±1/β, ∓1/β       O(β), O(β²) on average; the sign drawn for each example
+
+At β_m = 0 an energy whose free state is the forward pass has no gradient: one phase is then all there is to run (Kerjan,
+Høier & Scellier 2026, eq. 7 and 11).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+import torch
+
+from dualprop.errors import SettingError, closest
+from dualprop.settings import NamedPart
+
+
+@dataclass(frozen=True)
+class Term:
+    """One phase: its nudge β_m (0: free) and the weight of its gradient; both times a random sign per example if signed."""
+
+    nudge: float
+    weight: float
+    is_signed: bool = False
+
+
+class AbstractEstimator(NamedPart):
+    """A weighted sum over phases."""
+
+    name: str
+    is_random: bool = False
+
+    @abstractmethod
+    def terms(self, beta: float) -> tuple[Term, ...]:
+        """The phases for a nudging strength β > 0."""
+
+    def __str__(self) -> str:
+        return self.name
+
+    @classmethod
+    def from_text(cls, text: str) -> AbstractEstimator:
+        return from_name(text)
+
+    @classmethod
+    def choices(cls) -> str:
+        return "|".join(ESTIMATORS)
+
+
+@dataclass(frozen=True)
+class Centered(AbstractEstimator):
+    """The central difference of both nudges."""
+
+    name = "centered"
+
+    def terms(self, beta: float) -> tuple[Term, ...]:
+        return Term(beta, 1 / (2 * beta)), Term(-beta, -1 / (2 * beta))
+
+
+@dataclass(frozen=True)
+class Forward(AbstractEstimator):
+    """The forward difference: nudged downhill, against free."""
+
+    name = "forward"
+
+    def terms(self, beta: float) -> tuple[Term, ...]:
+        return Term(beta, 1 / beta), Term(0.0, -1 / beta)
+
+
+@dataclass(frozen=True)
+class Backward(AbstractEstimator):
+    """The backward difference: nudged uphill, against free."""
+
+    name = "backward"
+
+    def terms(self, beta: float) -> tuple[Term, ...]:
+        return Term(-beta, -1 / beta), Term(0.0, 1 / beta)
+
+
+@dataclass(frozen=True)
+class RandomSign(AbstractEstimator):
+    """Forward or backward, drawn for each example."""
+
+    name = "random_sign"
+    is_random = True
+
+    def terms(self, beta: float) -> tuple[Term, ...]:
+        return Term(beta, 1 / beta, is_signed=True), Term(0.0, -1 / beta, is_signed=True)
+
+
+ESTIMATORS: dict[str, type[AbstractEstimator]] = {
+    "centered": Centered,
+    "forward": Forward,
+    "backward": Backward,
+    "random_sign": RandomSign,
+}
+
+
+def from_name(name: str | AbstractEstimator) -> AbstractEstimator:
+    """The estimator of that name; an estimator is returned as it is. Raises SettingError for an unknown name."""
+    if isinstance(name, AbstractEstimator):
+        return name
+    if name not in ESTIMATORS:
+        raise SettingError(f"unknown estimator '{name}'.{closest(name, list(ESTIMATORS))} Known: {', '.join(ESTIMATORS)}.")
+    return ESTIMATORS[name]()
+
+
+def signs(n: int, generator: torch.Generator | None) -> torch.Tensor:
+    """±1 for each of n examples, shape (N, 1). Raises SettingError without a generator."""
+    if generator is None:
+        raise SettingError(
+            "estimator='random_sign' draws a sign per example: pass generator=torch.Generator().manual_seed(0), say."
+        )
+    return torch.randint(2, (n, 1), generator=generator, device=generator.device).mul_(2).sub_(1)

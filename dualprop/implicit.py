@@ -1,0 +1,54 @@
+"""The gradient of the loss at a free equilibrium, by the implicit function theorem: what equilibrium propagation estimates.
+
+At an equilibrium h = Φ(h, θ) of the block updates Φ_k = f(a_k(h_{k-1}) + T_k(h_{k+1})),
+
+    dℓ/dθ = vᵀ ∂Φ/∂θ,      v = ∇ℓ + (∂Φ/∂h)ᵀ v
+
+(Almeida 1987; Pineda 1987). v is found by iterating its own equation on one tape of Φ, which converges where the updates do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from dualprop.losses import AbstractLoss
+from dualprop.network import Network
+
+
+def hopfield_updates(network: Network, states: Sequence[Tensor]) -> list[Tensor]:
+    """Φ_1…Φ_L: where each layer of a Hopfield network would settle between its neighbours' `states` s_0…s_L, in their graph."""
+    drives = [network.into(k).forward(states) for k in range(1, network.depth + 1)]
+    # E without potentials is -Σ s_k·a_k, so that T_k is the rest of its derivative in s_k.
+    coupling = sum(((a * s).sum() for a, s in zip(drives, states[1:], strict=True)), torch.zeros((), device=states[0].device))
+    pulls = torch.autograd.grad(coupling, list(states[1:]), create_graph=True)
+    # Of the derivative in s_k, a_k itself is a part.
+    return [network.into(k).neuron.f(pull) for k, pull in enumerate(pulls, start=1)]
+
+
+def gradients(
+    network: Network, states: Sequence[Tensor], y: Tensor, loss: AbstractLoss, most_steps: int = 500
+) -> dict[str, Tensor]:
+    """dℓ/dθ of the mean loss, for every trainable parameter, at the equilibrium s_0…s_L of a Hopfield network.
+
+    Args:
+        states: settled: what is left of their motion is an error of the result.
+        most_steps: v is iterated until it moves by less than a tenth of √eps of its norm, or so often.
+    """
+    parameters, tolerance = network.parameters, 0.1 * torch.finfo(states[-1].dtype).eps ** 0.5
+    with torch.enable_grad():
+        held = [states[0], *(s.detach().requires_grad_() for s in states[1:])]
+        updated = hopfield_updates(network, held)
+        source = [torch.zeros_like(s) for s in held[1:-1]] + [loss.gradient(held[-1].detach(), y) / len(y)]
+        v = source
+        for _ in range(most_steps):
+            pulled = torch.autograd.grad(updated, held[1:], v, retain_graph=True, allow_unused=True, materialize_grads=True)
+            new = [p + s for p, s in zip(pulled, source, strict=True)]
+            moved = sum(float((a - b).square().sum()) for a, b in zip(new, v, strict=True))
+            v = new
+            if moved <= tolerance**2 * sum(float(a.square().sum()) for a in v):
+                break
+        found = torch.autograd.grad(updated, list(parameters.values()), v, allow_unused=True, materialize_grads=True)
+    return dict(zip(parameters, found, strict=True))

@@ -1,0 +1,56 @@
+"""A model whose layers read several earlier layers, where an `nn.Sequential` says that each reads the one below.
+
+    model = Layered([
+        (nn.ReLU(), {0: nn.Conv2d(3, 8, 3, padding=1)}),                            # layer 1 reads the input, layer 0
+        (nn.ReLU(), {1: nn.Conv2d(8, 8, 3, padding=1)}),
+        (None, {2: nn.Sequential(nn.Flatten(), nn.Linear(8192, 10)), 1: …}),        # the output reads both
+    ])
+
+Layer k's state is its activation of the sum of what its modules make of the states that they read: s_k = f_k(Σ_j map_kj(s_j)).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+
+from dualprop.errors import SettingError
+
+
+class Layered(nn.Module):
+    """Layers 1…L as pairs of an activation (None: linear) and a map {earlier layer, 0 the input: the module that reads it}.
+
+    Parameters are named "5.from_2.weight", by layer and source. Inputs and outputs are those of the modules, (N, …).
+
+    Raises:
+        SettingError: a layer that reads none, itself or a later one.
+    """
+
+    def __init__(self, layers: Sequence[tuple[nn.Module | None, Mapping[int, nn.Module]]]) -> None:
+        super().__init__()
+        self.sources: list[tuple[int, ...]] = []
+        for k, (activation, maps) in enumerate(layers, start=1):
+            if not maps or not all(isinstance(source, int) and 0 <= source < k for source in maps):
+                raise SettingError(f"layer {k} must read earlier layers, got {list(maps)}.")
+            children = {f"from_{source}": module for source, module in maps.items()}
+            self.add_module(str(k), nn.ModuleDict({**children, "activation": activation or nn.Identity()}))
+            self.sources.append(tuple(maps))
+
+    def maps(self, k: int) -> dict[int, nn.Module]:
+        """The modules of layer k, by the layer that each reads."""
+        parts = self.get_submodule(str(k))
+        return {source: parts.get_submodule(f"from_{source}") for source in self.sources[k - 1]}
+
+    def activation(self, k: int) -> nn.Module:
+        return self.get_submodule(f"{k}.activation")
+
+    def forward(self, x: Tensor) -> Tensor:
+        states = [x]
+        for k in range(1, len(self.sources) + 1):
+            drive: Tensor | None = None
+            for source, module in self.maps(k).items():
+                part = module(states[source])
+                drive = part if drive is None else drive + part
+            states.append(self.activation(k)(drive))
+        return states[-1]

@@ -1,0 +1,389 @@
+"""Equilibrium propagation (EP: Scellier & Bengio, 2017), on Hopfield and predictive coding networks (PCN).
+
+States settle at a minimum h⁰ of an energy E(θ, x, h), the free phase, and with the loss pulling at the output at minima h^β of
+E + β ℓ(h_L, y). The difference of the energy's gradients estimates that of the loss at h⁰:
+
+    centered    (1/2β) [ ∂E/∂θ(h^β) - ∂E/∂θ(h^{-β}) ]        error O(β²)
+
+The rule is an energy (`equilibria`) × a relaxation (`relaxation`) × an estimator (`estimators`), each replaceable. On a PCN
+(Kerjan, Høier & Scellier, 2026) the free phase is the forward pass and as β → 0 the gradient is back-propagation's; on a
+Hopfield network it is the implicit gradient of its free equilibrium, which is also what it predicts by.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from dualprop import equilibria, estimators, implicit, losses, schedules
+from dualprop.equilibria import AbstractEnergy, Update
+from dualprop.errors import SettingError
+from dualprop.estimators import AbstractEstimator, Term
+from dualprop.losses import AbstractLoss, CrossEntropy, SquaredError
+from dualprop.network import Network
+from dualprop.relaxation import Nudge, Phase, Settings
+from dualprop.rules.base import AbstractRule, Outcome, check_batch, check_output, check_targets
+from dualprop.schedules import AnySchedule
+from dualprop.settings import check_choices
+from dualprop.states import Activations
+
+_CHOICES = {
+    "relaxation": ("auto", "error_sweeps", "blocks"),
+    "start": ("zeros", "forward"),
+    "update": ("auto", "mod_pgd", "pgd"),
+    "jacobians": ("current", "free"),
+    "output_nudge": ("linearized", "exact", "clamped"),
+}
+
+
+@dataclass(frozen=True)
+class Equilibria:
+    """The states of layers 0…L that inference settled at: free, and by nudge β_m."""
+
+    free: tuple[Tensor, ...]
+    nudged: tuple[tuple[float | Tensor, tuple[Tensor, ...]], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EquilibriumPropagation(AbstractRule):
+    """Equilibrium propagation: energy × relaxation × estimator.
+
+    Attributes:
+        energy: "predictive_coding" or "hopfield".
+        estimator: "centered", "forward", "backward" or "random_sign".
+        beta: the nudging strength, per example, > 0.
+        relaxation: how nudged states settle: "error_sweeps", passes down for the errors and up for the states (predictive
+            coding), or "blocks", layer by layer in the order of `schedule`. "auto" takes the first where the energy has it.
+        pairs: of error sweeps, at least 1.
+        schedule: the order of block updates in a nudged phase, and their number: "even_odd(10)" (papers: K = 10).
+        free_schedule: the same of the free phase, where it is not the forward pass.
+        start: of that free phase: "zeros" or the "forward" pass.
+        tolerance: settle until a pass moves the states by no more than this share of their displacement from where the phase
+            began (waiting for the device each time); schedule or pairs are then the most. None runs them all, and only says
+            so where the last pass still moved the states by half of it.
+        update: of a block in predictive coding: "mod_pgd", f(a + T), or "pgd", f(a) + T projected; "auto" takes the first for
+            activations that are projections (ReLU, hard sigmoid, none) and the second for others.
+        step_size: how far a block moves to where it would settle, in (0, 1].
+        jacobians: "current", or those of the "free" states: activations' masks and pools' switches are then held there, the
+            network is linear in its displacements, nothing flips, and centered EP is back-propagation but for the loss's
+            own curvature (predictive coding; block updates of one Linear or convolution a synapse).
+        output_nudge: "linearized", by ∇ℓ at the present output (papers), the "exact" minimum, or "clamped" to
+            (1-β) h_L⁰ + β y (predictive coding, squared error).
+        loss: `dp.losses.CrossEntropy()`, `SquaredError()`, or a loss's name.
+
+    Raises:
+        SettingError: a value out of its range, or settings that don't go together.
+    """
+
+    energy: AbstractEnergy | str = equilibria.PredictiveCoding()
+    estimator: AbstractEstimator | str = estimators.Centered()
+    beta: float = 0.02
+    relaxation: Literal["auto", "error_sweeps", "blocks"] = "auto"
+    pairs: int = 1
+    schedule: AnySchedule | str = schedules.even_odd(10)
+    free_schedule: AnySchedule | str = schedules.even_odd(60)
+    start: Literal["zeros", "forward"] = "zeros"
+    tolerance: float | None = None
+    update: Update = "auto"
+    step_size: float = 1.0
+    jacobians: Literal["current", "free"] = "current"
+    output_nudge: Literal["linearized", "exact", "clamped"] = "linearized"
+    loss: AbstractLoss = CrossEntropy()
+
+    def __post_init__(self) -> None:
+        check_choices(self, _CHOICES)
+        object.__setattr__(self, "loss", losses.from_name(self.loss))
+        object.__setattr__(self, "energy", equilibria.from_name(self.energy))
+        object.__setattr__(self, "estimator", estimators.from_name(self.estimator))
+        object.__setattr__(self, "schedule", schedules.parse(self.schedule))
+        object.__setattr__(self, "free_schedule", schedules.parse(self.free_schedule))
+        if not (isinstance(self.beta, int | float) and 0 < self.beta < math.inf):
+            raise SettingError(f"beta must be one positive, finite number, got {self.beta}.")
+        if isinstance(self.pairs, bool) or not isinstance(self.pairs, int) or self.pairs < 1:
+            raise SettingError(f"pairs must be a whole number of at least 1, got {self.pairs}.")
+        if not 0 < self.step_size <= 1:
+            raise SettingError(f"step_size must be in (0, 1], got {self.step_size:g}.")
+        if self.tolerance is not None and not 0 < self.tolerance < 1:
+            raise SettingError(f"tolerance must be in (0, 1), got {self.tolerance:g}. Use None to run all passes.")
+        self._check_combination()
+
+    def _check_combination(self) -> None:
+        energy = self._energy
+        if self.update not in energy.updates:
+            raise SettingError(f"update={self.update!r} is of predictive coding. With energy='{energy}' leave it at 'auto'.")
+        if self.relaxation == "error_sweeps" and not energy.free_is_forward:
+            raise SettingError(f"error sweeps are of predictive coding. With energy='{energy}' use relaxation='blocks'.")
+        if self.jacobians == "free" and not energy.free_is_forward:
+            raise SettingError(f"jacobians='free' is of predictive coding. With energy='{energy}' leave it at 'current'.")
+        if self.uses_error_sweeps and self.step_size != 1:
+            raise SettingError("step_size is of block updates. Use relaxation='blocks', or step_size=1.")
+        if self.output_nudge == "clamped" and not (energy.free_is_forward and isinstance(self.loss, SquaredError)):
+            raise SettingError(
+                "output_nudge='clamped' pulls the output of a predictive coding network to its targets. Use "
+                "energy='predictive_coding' and loss='squared_error', or output_nudge='linearized'."
+            )
+        uphill = max((-term.nudge for term in self._terms if not term.is_signed), default=0.0)
+        uphill = max(uphill, *(term.nudge for term in self._terms if term.is_signed), 0.0)
+        if self.output_nudge == "exact" and uphill > 0 and uphill >= self.loss.concave_limit:
+            raise SettingError(
+                f"an exact {self.loss.name} nudge uphill needs beta < {self.loss.concave_limit:g}, got {uphill:g}. "
+                "Lower beta, or use output_nudge='linearized'."
+            )
+
+    @property
+    def _energy(self) -> AbstractEnergy:
+        assert isinstance(self.energy, AbstractEnergy)
+        return self.energy
+
+    @property
+    def _estimator(self) -> AbstractEstimator:
+        assert isinstance(self.estimator, AbstractEstimator)
+        return self.estimator
+
+    @property
+    def _terms(self) -> tuple[Term, ...]:
+        """The phases to run: not the free one where its energy has no gradient."""
+        terms = self._estimator.terms(self.beta)
+        return tuple(term for term in terms if term.nudge != 0 or not self._energy.free_is_forward)
+
+    @property
+    def uses_error_sweeps(self) -> bool:
+        return self.relaxation == "error_sweeps" or (self.relaxation == "auto" and self._energy.free_is_forward)
+
+    @property
+    def needs_generator(self) -> bool:
+        return self._estimator.is_random or any(schedule.is_random for schedule in self._orders)
+
+    @property
+    def _orders(self) -> tuple[schedules.AbstractSchedule, ...]:
+        """The schedules in use."""
+        assert isinstance(self.schedule, schedules.AbstractSchedule)
+        assert isinstance(self.free_schedule, schedules.AbstractSchedule)
+        nudged = () if self.uses_error_sweeps else (self.schedule,)
+        return nudged if self._energy.free_is_forward else (*nudged, self.free_schedule)
+
+    @property
+    def elementwise_kernel(self) -> str:
+        return "auto"
+
+    @property
+    def capture_obstacle(self) -> str:
+        if self.tolerance is not None:
+            return "with a tolerance each batch takes as many passes as it needs"
+        if self.output_nudge == "exact" and not isinstance(self.loss, SquaredError):
+            return f"an exact {self.loss.name} nudge is found by iteration"
+        return "signs or orders are drawn anew for each batch" if self.needs_generator else ""
+
+    def predict(self, network: Network, x: Tensor) -> Tensor:
+        """The output of the free equilibrium, (N, K): of a predictive coding network its forward pass."""
+        if self._energy.free_is_forward:
+            return network.forward(x)
+        with torch.no_grad():
+            return self._free(network, x, None).activations.means[-1]
+
+    def exact_gradients(self, network: Network, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """Of a Hopfield network the implicit gradient at its free equilibrium, see `implicit`."""
+        if self._energy.free_is_forward:
+            return super().exact_gradients(network, x, y)
+        with torch.no_grad():
+            y = self._checked(network, x, y)
+            states = self._free(network, x, None).activations.means
+        return implicit.gradients(network, states, y, self.loss)
+
+    def infer(
+        self,
+        network: Network,
+        x: Tensor,
+        y: Tensor,
+        state: Any = None,
+        generator: torch.Generator | None = None,
+    ) -> Equilibria:
+        """The free and the nudged states. See `gradients` for the arguments and errors."""
+        with torch.no_grad():
+            y = self._checked(network, x, y)
+            free = self._free(network, x, generator)
+            signs = self._signs(x, generator)
+            nudged = []
+            for term in self._terms:
+                if term.nudge:
+                    phase = self._phase(network, free, y, term, signs, generator)
+                    assert phase.nudge is not None
+                    nudged.append((phase.nudge.strength, tuple(phase.activations.means)))
+            return Equilibria(tuple(free.activations.means), tuple(nudged))
+
+    def _signs(self, x: Tensor, generator: torch.Generator | None) -> Tensor | None:
+        return estimators.signs(len(x), generator).to(x.device) if self._estimator.is_random else None
+
+    def gradients(
+        self,
+        network: Network,
+        x: Tensor,
+        y: Tensor,
+        state: Any = None,
+        generator: torch.Generator | None = None,
+    ) -> Outcome:
+        """Settle freely, then under each nudge, and Σ_m w_m ∂E/∂θ(h^{β_m}) averaged over the batch. `state` is not used.
+
+        Args:
+            x: (N, …) in the dtype of the parameters.
+            y: (N,) class indices or (N, K) target vectors.
+            generator: draws signs and orders, where the settings draw any.
+
+        Raises:
+            SettingError: x or y of the wrong shape, or settings that don't fit the network.
+        """
+        with torch.no_grad():
+            y = self._checked(network, x, y)
+            free = self._free(network, x, generator)
+            logits = free.activations.means[-1]
+            check_targets(y, logits)
+            signs = self._signs(x, generator)
+            total: dict[str, Tensor] = {}
+            reports = [Report.of(free)]
+            for term in self._terms:
+                phase = self._phase(network, free, y, term, signs, generator)
+                _add(total, phase.gradients(term.weight / len(y)))
+                reports.append(Report.of(phase))
+                del phase  # its states: the next phase has its own
+        return Outcome(
+            gradients={name: total[name] for name in network.parameters},
+            loss=self.loss.value(logits, y).mean(),
+            logits=logits,
+            diagnostics=_diagnostics(reports),
+            unsettled=self._trouble(reports),
+        )
+
+    def statistics(
+        self,
+        network: Network,
+        x: Tensor,
+        y: Tensor,
+        state: Any = None,
+        generator: torch.Generator | None = None,
+    ) -> dict[str, Any]:
+        """ "residual": how far one more pass of the first nudged phase would move its states; "kink_crossing": see
+        `AbstractRule.statistics`."""
+        with torch.no_grad():
+            y = self._checked(network, x, y)
+            free = self._free(network, x, generator)
+            strength = next(term.nudge for term in self._terms if term.nudge)
+            phase = self._nudged(network, free, y, strength, generator)
+            crossing = phase.kink_crossing()
+            return {
+                "residual": phase.one_more(None if self.uses_error_sweeps else self._order(self.schedule)),
+                "kink_crossing": crossing,
+            }
+
+    def _phase(
+        self,
+        network: Network,
+        free: Phase,
+        y: Tensor,
+        term: Term,
+        signs: Tensor | None,
+        generator: torch.Generator | None,
+    ) -> Phase:
+        """The settled phase of one term, its signals with their signs."""
+        sign = signs if term.is_signed else None
+        strength = term.nudge if sign is None else term.nudge * sign
+        phase = self._nudged(network, free, y, strength, generator) if term.nudge else free.again()
+        if sign is not None:
+            phase.weigh(sign)
+        return phase
+
+    def _checked(self, network: Network, x: Tensor, y: Tensor) -> Tensor:
+        y = check_batch(x, y)
+        check_output(network, self.loss)
+        self._energy.check(network, self.update)
+        narrow = (torch.float16, torch.bfloat16)
+        if x.dtype in narrow or torch.is_autocast_enabled(x.device.type):
+            raise SettingError(
+                "equilibrium propagation loses its displacements in half precision. Give it float32, no autocast."
+            )
+        return y
+
+    def _settings(self) -> Settings:
+        return Settings(
+            energy=self._energy,
+            update=self.update,
+            step_size=self.step_size,
+            tolerance=self.tolerance,
+            output_nudge=self.output_nudge,
+            loss=self.loss,
+        )
+
+    def _free(self, network: Network, x: Tensor, generator: torch.Generator | None) -> Phase:
+        """The settled free phase."""
+        activations = Activations(network, x)
+        activations.forward()
+        if self._energy.free_is_forward:
+            return Phase(self._settings(), network, activations, None)
+        for k in range(1, network.depth + 1):
+            mean = activations.means[k]
+            activations.set(k, *((torch.zeros_like(mean), None) if self.start == "zeros" else (mean, mean)))
+        phase = Phase(self._settings(), network, activations, None)
+        phase.settle_by_blocks(self._order(self.free_schedule), generator, is_measured=_may_wait(x))
+        return phase
+
+    def _nudged(
+        self, network: Network, free: Phase, y: Tensor, strength: float | Tensor, generator: torch.Generator | None
+    ) -> Phase:
+        """A settled nudged phase, from the free states."""
+        frozen = self.jacobians == "free"
+        phase = Phase(self._settings(), network, free.activations.fork(frozen), Nudge(y, strength), frozen)
+        is_measured = _may_wait(free.start[0])
+        if self.uses_error_sweeps:
+            phase.settle_by_error_sweeps(self.pairs, is_measured)
+        else:
+            phase.settle_by_blocks(self._order(self.schedule), generator, is_measured)
+        return phase
+
+    def _order(self, schedule: AnySchedule | str) -> AnySchedule:
+        assert isinstance(schedule, schedules.AbstractSchedule)
+        return schedule
+
+    def _trouble(self, reports: Sequence[Report]) -> str:
+        """What the first phase that did not settle says, and what to do."""
+        told = next((report.trouble for report in reports if report.trouble), "")
+        if not told:
+            return ""
+        if self._energy.free_is_forward and not self.uses_error_sweeps:
+            return f"{told}. Use relaxation='error_sweeps', or schedule 'even_odd(n)' with n ≥ L/2, or update='mod_pgd'."
+        return f"{told}. Raise the number of passes, lower beta, use average pooling, or jacobians='free'."
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is kept of a phase once its gradients are taken."""
+
+    counts: dict[str, int]
+    passes: int
+    residual: float | None
+    trouble: str
+
+    @classmethod
+    def of(cls, phase: Phase) -> Report:
+        return cls(dict(phase.activations.counts), phase.passes, phase.moved[-1] if phase.moved else None, phase.trouble)
+
+
+def _diagnostics(reports: Sequence[Report]) -> dict[str, float]:
+    """Counts over all phases, passes of those that iterated, and the largest residual that was measured."""
+    found: dict[str, float] = {kind: sum(report.counts[kind] for report in reports) for kind in reports[0].counts}
+    found["passes"] = sum(report.passes for report in reports)
+    residuals = [report.residual for report in reports if report.residual is not None]
+    return {**found, "residual": max(residuals)} if residuals else found
+
+
+def _add(total: dict[str, Tensor], found: dict[str, Tensor]) -> None:
+    for name, gradient in found.items():
+        total[name] = total[name].add_(gradient) if name in total else gradient
+
+
+def _may_wait(x: Tensor) -> bool:
+    """Whether the host may wait for the device: not while a CUDA graph is captured, whose replays are not measured."""
+    return not (x.is_cuda and torch.cuda.is_current_stream_capturing())
