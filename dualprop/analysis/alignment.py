@@ -44,6 +44,11 @@ def alignment(
     ]
 
 
+def angle_between(found: list[Tensor], exact: list[Tensor]) -> float:
+    """The angle between two gradients in degrees, each of several tensors as one vector; nan where one is zero."""
+    return _compare("", found, exact).angle
+
+
 def _compare(layer: str, found: list[Tensor], exact: list[Tensor]) -> LayerAlignment:
     # Wide sums: in float32 a cosine of 1 - 1e-7 would already be noise.
     a = torch.cat([t.flatten() for t in found]).double()

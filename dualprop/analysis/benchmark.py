@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -11,7 +12,7 @@ from dualprop.analysis import cost
 from dualprop.analysis.cost import Contender
 from dualprop.errors import SettingError, closest
 from dualprop.kernels import Kernel
-from dualprop.models import MLP, Architecture, ConvNet, vgg5, vgg10, vgg16
+from dualprop.models import MLP, VGG, Architecture, ConvNet, vgg5, vgg10, vgg10_skip, vgg16
 from dualprop.rules import Backprop, DualPropagation
 from dualprop.training.recipe import Optimizer, Recipe
 
@@ -51,6 +52,11 @@ MODELS: dict[str, Subject] = {
     "vgg5-after": Subject(vgg5("after"), _IMAGES, _SGD),
     "vgg10": Subject(vgg10("before"), _IMAGES, _SGD),
     "vgg10-after": Subject(vgg10("after"), _IMAGES, _SGD),
+    "vgg10-skip": Subject(vgg10_skip("before"), _IMAGES, _SGD),
+    # Of Scellier et al. 2023 and, but for the last padding, Laborieux et al. 2021.
+    "hopfield": Subject(
+        VGG((128, 256, 512, 512), (1, 2, 3, 4), (), "hard_sigmoid", "before", init="uniform", gain=0.5), _IMAGES, _SGD
+    ),
 }
 _BY: tuple[Literal["explicit", "fused", "dualized"], ...] = ("explicit", "fused", "dualized")
 _KERNELS: tuple[Kernel, ...] = ("native", "compiled", "eager")
@@ -117,6 +123,17 @@ def parse_alphas(text: str) -> list[float]:
     if not all(0 <= alpha <= 1 for alpha in alphas):
         raise SettingError(f"alphas must be in [0, 1], got '{text}'.")
     return alphas
+
+
+def parse_betas(text: str) -> list[float]:
+    """Positive numbers with commas between. Raises SettingError for anything else."""
+    try:
+        betas = [float(word) for word in text.split(",")]
+    except ValueError:
+        raise SettingError(f"betas must be numbers with commas between, got '{text}'. Try --betas 0.02,0.05.") from None
+    if not all(0 < beta < math.inf for beta in betas):
+        raise SettingError(f"betas must be positive and finite, got '{text}'.")
+    return betas
 
 
 def _parse(text: str, kind: str, known: list[str]) -> list[str]:

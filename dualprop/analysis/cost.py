@@ -65,12 +65,12 @@ def rule_step(model: nn.Module, recipe: Recipe, x: Tensor, y: Tensor) -> Callabl
     would, from the fourth on."""
     how, network = execution.resolve(recipe), Network.from_module(model)
     optimizer = optimization.build(recipe.optimizer, model, capturable=how.captured)
-    generator = torch.Generator().manual_seed(0)
+    draws = generator()
     state: Any = None
 
     def take(x: Tensor, y: Tensor, state: Any) -> tuple[list[Outcome], Any]:
         with how.computing():
-            return step.take(recipe, network, optimizer, x, y, state, generator)
+            return step.take(recipe, network, optimizer, x, y, state, draws)
 
     taken: Take = CapturedStep(take, recipe, CudaGraph(torch.device(recipe.device))) if how.captured else take
 
@@ -80,6 +80,18 @@ def rule_step(model: nn.Module, recipe: Recipe, x: Tensor, y: Tensor) -> Callabl
         return outcomes
 
     return take_next
+
+
+def generator() -> torch.Generator:
+    """What a rule draws from in a benchmark, the same each time."""
+    return torch.Generator().manual_seed(0)
+
+
+def work_of_backprop(recipe: Recipe, input_shape: tuple[int, ...], num_classes: int) -> int:
+    """Drives, feedbacks and gradients of one back-propagation step on the recipe's network, through its own weights."""
+    with torch.device("meta"):
+        network = Network.from_module(recipe.model.build(input_shape, num_classes))
+    return sum(network.counts_of_backprop.values())
 
 
 def counts(outcomes: list[Outcome]) -> dict[str, int]:

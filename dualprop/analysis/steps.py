@@ -73,11 +73,12 @@ def fill(group: dict[str, Any], plan: Plan, keep: Callable[[], None]) -> None:
 @dataclass(frozen=True)
 class Ready:
     """A contender that runs here: its step, of which some were taken, and the counts of the last where it is a rule's (by then
-    a rule that keeps states has some, and a step that is captured is)."""
+    a rule that keeps states has some, and a step that is captured is); and what those of a back-propagation step add up to."""
 
     contender: Contender
     step: Callable[[], object]
     counts: dict[str, int]
+    work_of_backprop: int
 
 
 def ready(entries: Sequence[Contender], shape: tuple[int, ...], num_classes: int) -> tuple[list[Ready], dict[str, str]]:
@@ -96,7 +97,8 @@ def ready(entries: Sequence[Contender], shape: tuple[int, ...], num_classes: int
                 raise
             refused[entry.label] = (str(error).strip().splitlines() or [type(error).__name__])[0]
             continue
-        found.append(Ready(entry, step, cost.counts(outcomes) if isinstance(outcomes, list) else {}))
+        work = cost.work_of_backprop(entry.recipe, shape, num_classes)
+        found.append(Ready(entry, step, cost.counts(outcomes) if isinstance(outcomes, list) else {}, work))
     return found, refused
 
 
@@ -109,7 +111,7 @@ def timed(entries: Sequence[Ready], rounds: int, seconds: float = math.inf) -> l
         row = {"label": own.label, "rule": own.rule, "engine": own.engine, "is_one_sweep": own.is_one_sweep}
         row |= asdict(timings[own.label])
         if entry.counts:
-            row |= {**entry.counts, "count_ratio": sum(entry.counts.values()) / (3 * own.recipe.model.depth - 1)}
+            row |= {**entry.counts, "count_ratio": sum(entry.counts.values()) / entry.work_of_backprop}
         rows.append(row)
     return rows
 

@@ -20,6 +20,7 @@ from dualprop.errors import SettingError, closest
 TABLES: dict[str, str] = {
     "steps": "dualprop.cli.bench_steps",
     "settling": "dualprop.cli.bench_settling",
+    "relaxations": "dualprop.cli.bench_relaxations",
     "loader": "dualprop.cli.bench_loader",
 }
 Keep = Callable[[list[dict[str, Any]]], None]
@@ -35,12 +36,15 @@ class BenchOptions:
 
     Attributes:
         table: "steps": time, memory and speed of every contender; "settling": transposed DP by L bottom-up passes and by one
-            downward sweep, gradients and cost; "loader": how fast batches of images are made.
+            downward sweep, gradients and cost; "relaxations": equilibrium propagation by error sweeps, by even/odd iterations
+            and to a residual, gradients and cost; "loader": how fast batches of images are made.
         models: names with commas between, of: mlp (784-1000-1000-1000-10); conv (3×3 convolutions 32-64-128, max-pool before
             ReLU), conv-after (max-pool after ReLU), conv-stride (no pool, stride 2); vgg16 (max-pool after ReLU),
-            vgg16-before, vgg5 (before), vgg5-after, vgg10 (before), vgg10-after; images are 3×32×32.
+            vgg16-before, vgg5 (before), vgg5-after, vgg10 (before), vgg10-after, vgg10-skip; hopfield (convolutions
+            128-256-512-512, hard sigmoid); images are 3×32×32.
         rules: names with commas between (`dualprop list variants`), or "all"; by default dp and dp-transposed, by every engine.
         alphas: numbers with commas between, for every rule that has an alpha; by default each has its own (settling: 0 and 1).
+        betas: numbers with commas between, of the table of relaxations.
         engines: names with commas between, of: explicit and fused (by the trainer's step), dualized (`dp.dualize` in the plain
             loop), dualized-keeping (which keeps the states that it else computes again), explicit-captured and fused-captured
             (as a CUDA graph), and each of the first three with -native (C), -compiled (inductor, which takes half a minute
@@ -63,6 +67,7 @@ class BenchOptions:
     models: str = "mlp,conv,conv-stride"
     rules: str = ""
     alphas: str = ""
+    betas: str = ""
     engines: str = ""
     precisions: str = "float32"
     channels_last: str = "auto"

@@ -8,6 +8,7 @@ import torch
 from dualprop.analysis import benchmark, ceilings, cost, memory, settling, steps
 from dualprop.cli import main
 from dualprop.cli.bench import BenchOptions
+from dualprop.errors import SettingError
 from dualprop.models import MLP, ConvNet
 from dualprop.recipes.variants import VARIANTS
 
@@ -221,6 +222,37 @@ def test_settling_tells_that_passes_and_one_sweep_agree(capsys, tmp_path):
             assert group["by_passes"] > group["sweep"]
     assert "rounding" in capsys.readouterr().out
     assert not (tmp_path / "bench.png").exists(), "this table has no figure"
+
+
+def test_relaxations_are_measured_by_cost_and_by_gradient(capsys, tmp_path, monkeypatch):
+    """Predictive coding against its most settled state and back-propagation, Hopfield against its implicit gradient."""
+    from dualprop.analysis import relaxations
+    from dualprop.models import VGG
+
+    small = VGG((4, 5), (1, 2), (), "hard_sigmoid", "before", init="uniform", gain=0.5)
+    monkeypatch.setitem(benchmark.MODELS, "hopfield", benchmark.Subject(small, (3, 8, 8)))
+    options = ("--table", "relaxations", "--models", "mlp,hopfield", "--betas", "0.05", *QUICK)
+    groups = {group["model"]: group for group in measured(tmp_path, *options)["groups"]}
+    assert {name: group["beta"] for name, group in groups.items()} == {"mlp": 0.05, "hopfield": 0.05}
+    rows = {row["label"]: row for row in groups["mlp"]["rows"]}
+    assert list(rows) == list(relaxations.PREDICTIVE)
+    # L = 4: drives, feedbacks and gradients 4 + 2·3, 2·3, 2·4 of 11.
+    assert rows["1 pair"]["work"] == pytest.approx(24 / 11)
+    assert rows["1 pair, random sign"]["work"] == pytest.approx((7 + 3 + 4) / 11)
+    assert rows["even/odd × 60"]["angle"] == pytest.approx(0.0, abs=1e-3)
+    assert rows["even/odd × 60"]["timing"] is None
+    assert rows["1 pair"]["timing"]["ratio"] > 0
+    assert 0 < rows["1 pair"]["angle_to_exact"] < 10
+    rows = {row["label"]: row for row in groups["hopfield"]["rows"]}
+    assert rows["to 0.1"]["work"] < rows["to 0.001"]["work"] < rows["250 and 60"]["work"]
+    assert rows["250 and 60"]["angle"] == rows["250 and 60"]["angle_to_exact"] < 5
+    assert "equilibrium" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("betas", ["0.1,x", "0", "inf"])
+def test_betas_that_are_none_are_refused(betas):
+    with pytest.raises(SettingError, match="betas must be"):
+        benchmark.parse_betas(betas)
 
 
 def test_the_loaders_batches_are_set_beside_a_step_of_a_model_that_reads_images(monkeypatch, tmp_path, capsys):
