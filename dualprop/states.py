@@ -65,12 +65,13 @@ class Activations:
 
     Every tensor here is written once and then only replaced, so a tensor's identity is its version: a drive is reused while
     the means that it read are the same tensors, a feedback while its signals are. Nothing compares values, so nothing waits
-    for the device. `counts` holds the drives, feedbacks and gradients that were computed.
+    for the device. `counts` holds the drives, feedbacks and gradients that were computed. `betas` are β_1…β_L where they may
+    differ: what each reader sends down counts by its own.
     """
 
-    def __init__(self, network: Network, x: Tensor) -> None:
+    def __init__(self, network: Network, x: Tensor, betas: tuple[float, ...] | None = None) -> None:
         layers = network.depth + 1
-        self.network = network
+        self.network, self.betas = network, betas
         self.means: list[Tensor] = [x] * layers  # placeholders above 0 until they are set
         self.differences: list[Tensor | None] = [None] * layers
         self.counts = {"drives": 0, "feedbacks": 0, "gradients": 0}
@@ -89,7 +90,7 @@ class Activations:
         `linearized`: drives, feedbacks and gradients are those of the synapses' Jacobians at these states from now on, pool
         switches as they are here, wherever the states then go.
         """
-        other = Activations(self.network, self.means[0])
+        other = Activations(self.network, self.means[0], self.betas)
         other.means, other.differences = list(self.means), list(self.differences)
         other._tapes, other._parts = dict(self._tapes), dict(self._parts)
         other._drives, other._feedbacks = list(self._drives), list(self._feedbacks)
@@ -151,7 +152,10 @@ class Activations:
         return owns_drive and all(self.network.into(j).synapse_from(k).owns_feedback for j in self.network.out_of(k))
 
     def feedback(self, k: int) -> Tensor | None:
-        """Δ_k = Σ Jᵀ δ_j over the layers j that read layer k, linearised at the mean s̄_k; None where exactly zero."""
+        """Δ_k = Σ (β_{k+1}/β_j) Jᵀ δ_j over the layers j that read layer k, linearised at the mean s̄_k; None where it is zero.
+
+        Times β_k/β_{k+1} it is the pull on layer k. In a chain j is k+1, and the ratio here 1.
+        """
         readers = [j for j in self.network.out_of(k) if self.differences[j] is not None]
         signals = tuple(self.differences[j] for j in readers)
         varies = self._held is None and any(self.network.into(j).synapse_from(k).feedback_depends_on_state for j in readers)
@@ -165,6 +169,8 @@ class Activations:
             tape = self._tape((j, k)) if self._held is None else self._held[j, k][0]
             part = self.network.into(j).synapse_from(k).feedback(tape, signal)
             self.counts["feedbacks"] += 1
+            ratio = 1.0 if self.betas is None else self.betas[k] / self.betas[j - 1]
+            part = part if ratio == 1 else part * ratio
             total = part if total is None else total + part
         self._feedbacks[k] = (version, total)
         return total

@@ -37,6 +37,10 @@ FIXED_POINT = "properties/test_fixed_point.py"
 COUNTS = "properties/test_counts.py"
 PURITY = "properties/test_purity.py"
 REFUSALS = "properties/test_refusals.py"
+EP_REFERENCE = "reference/test_equilibrium_propagation.py"
+EP_ORDERS = "autograd/test_equilibrium_orders.py"
+EP_SETTLING = "properties/test_equilibrium_settling.py"
+SOURCES = "properties/test_several_sources.py"
 EVERY_RULE = "contracts/test_every_rule.py"
 FEEDBACK = "autograd/test_feedback_weights.py"
 FEEDBACK_REFUSALS = "properties/test_feedback_refusals.py"
@@ -245,7 +249,7 @@ DEFECTS = [
     Defect(
         "gradient at the forward state, not at the present mean",
         "states.py",
-        "            self._tapes[k] = layer.synapse.linearize(tape, below)\n",
+        "            self._tapes[place] = synapse.linearize(tape, below)\n",
         "            pass\n",
         EXAMPLE,
     ),
@@ -467,8 +471,8 @@ DEFECTS = [
     Defect(
         "a view of a state written over",
         "states.py",
-        "return self.network.into(k).synapse.owns_drive and all(",
-        "return True or all(",
+        "owns_drive = len(layer.sources) > 1 or layer.synapse.owns_drive",
+        "owns_drive = True",
         PIECES,
     ),
     Defect(
@@ -628,7 +632,7 @@ DEFECTS = [
     ),
     # Boundaries
     Defect("alpha not checked", RULE, "if not 0 <= self.alpha <= 1:", "if False:", REFUSALS),
-    Defect("shared modules not refused", "network.py", "if id(shared) in seen:", "if False:", REFUSALS),
+    Defect("shared modules not refused", "network.py", "if id(shared) in self.seen:", "if False:", REFUSALS),
     Defect(
         "infinite loss reported as fine", "rules/base.py", "if not bool(torch.isfinite(self.loss)):", "if False:", EVERY_RULE
     ),
@@ -852,22 +856,22 @@ DEFECTS = [
     Defect(
         "lifted: the constant without the ratio of betas",
         LIFTED,
-        "return squared_norm * self._ratio(k)",
-        "return squared_norm",
+        "squared_norm * (self.betas[k - 1] / self.betas[j - 1])",
+        "squared_norm",
         LIFTED_SWEEPS,
     ),
     Defect(
         "lifted: the constant from the norm, not its square",
         LIFTED,
-        "return squared_norm * self._ratio(k)",
-        "return squared_norm.sqrt() * self._ratio(k)",
+        "squared_norm * (self.betas[k - 1] / self.betas[j - 1])",
+        "squared_norm.sqrt() * (self.betas[k - 1] / self.betas[j - 1])",
         LIFTED_SWEEPS,
     ),
     Defect(
         "lifted: the constant a third of the curvature",
         LIFTED,
-        "return squared_norm * self._ratio(k)",
-        "return squared_norm * self._ratio(k) / 3",
+        "squared_norm * (self.betas[k - 1] / self.betas[j - 1])",
+        "squared_norm * (self.betas[k - 1] / self.betas[j - 1]) / 3",
         LIFTED_SWEEPS,
     ),
     Defect(
@@ -1125,9 +1129,9 @@ DEFECTS = [
     ),
     Defect(
         "feedback twin compared with itself",
-        "analysis/alignment.py",
-        "model = feedback.exact(network.module)",
-        "model = network.module",
+        "rules/base.py",
+        "predict = model = feedback.exact(network.module)",
+        "predict = model = network.module",
         VARIANTS,
     ),
     Defect(
@@ -1462,7 +1466,7 @@ DEFECTS = [
     Defect(
         "the learning rate of the capture replayed for ever",
         "training/optimization.py",
-        '            group["lr"].fill_(rate)\n',
+        '            group["lr"].fill_(own)\n',
         "            pass\n",
         "training/test_capture.py",
     ),
@@ -1518,8 +1522,8 @@ DEFECTS = [
     Defect(
         "the activation before the pool where the pool is before",
         "models.py",
-        'pools + act if self.pool == "before" else act + pools',
-        'act + pools if self.pool == "before" else pools + act',
+        'is_before = self.pool == "before"',
+        'is_before = self.pool == "after"',
         "closed_form/test_models.py",
     ),
     Defect(
@@ -1549,6 +1553,158 @@ DEFECTS = [
         "_STUDENT[min(len(pairs) - 1, len(_STUDENT)) - 1]",
         "2.0",
         "closed_form/test_differences.py",
+    ),
+    # Equilibrium propagation
+    Defect(
+        "EP: the weight of the uphill phase with the sign of the downhill one",
+        "estimators.py",
+        "Term(-beta, -1 / (2 * beta))",
+        "Term(-beta, 1 / (2 * beta))",
+        EP_REFERENCE,
+    ),
+    Defect("EP: centered without the 2", "estimators.py", "Term(beta, 1 / (2 * beta))", "Term(beta, 1 / beta)", EP_REFERENCE),
+    Defect(
+        "EP: a sign drawn for the nudge and not for the gradient",
+        "rules/equilibrium_propagation.py",
+        "            phase.weigh(sign)\n",
+        "            pass\n",
+        EP_ORDERS,
+    ),
+    Defect(
+        "EP: the mask left out of the signal",
+        "equilibria.py",
+        "        return state, error.mul_(neuron.derivative(a))\n",
+        "        return state, error\n",
+        EP_REFERENCE,
+    ),
+    Defect(
+        "EP: the signal of smooth neurons without their slope",
+        "equilibria.py",
+        "return neuron.f(a) + pull, neuron.derivative(a) * pull",
+        "return neuron.f(a) + pull, pull",
+        EP_REFERENCE,
+    ),
+    Defect(
+        "EP: PGD not projected",
+        "equilibria.py",
+        "state = (neuron.f(a) + pull).clamp(*neuron.reach)",
+        "state = neuron.f(a) + pull",
+        EP_REFERENCE,
+    ),
+    Defect(
+        "EP: a stale signal reused when its drive has changed",
+        "relaxation.py",
+        "if known is None or known[0] is not a or known[1] is not state:",
+        "if known is None or known[1] is not state:",
+        EP_REFERENCE,
+    ),
+    Defect(
+        "EP: signals not brought up to date before learning",
+        "relaxation.py",
+        "        for k in range(1, self.network.depth + 1):\n            self._refresh(k)\n",
+        "",
+        EP_REFERENCE,
+    ),
+    Defect(
+        "EP: the clamp on the wrong side",
+        "relaxation.py",
+        "free + _strength(nudge, free) *",
+        "free - _strength(nudge, free) *",
+        EP_REFERENCE,
+    ),
+    Defect(
+        "EP: the nudge uphill where it should go downhill",
+        "relaxation.py",
+        "return self._settle(k, a, -_strength(self.nudge, gradient) * gradient)",
+        "return self._settle(k, a, _strength(self.nudge, gradient) * gradient)",
+        EP_REFERENCE,
+    ),
+    Defect(
+        "EP: the pass up at the old drives",
+        "relaxation.py",
+        "        for k in range(1, depth + 1):\n            a = acts.drive(k)\n",
+        "        drives = [acts.drive(k) for k in range(1, depth + 1)]\n        for k in range(1, depth + 1):\n"
+        "            a = drives[k - 1]\n",
+        EP_REFERENCE,
+    ),
+    Defect(
+        "EP: a phase that continues where the last one ended",
+        "states.py",
+        "        other.means, other.differences = list(self.means), list(self.differences)\n",
+        "        other.means, other.differences = self.means, self.differences\n",
+        EP_REFERENCE,
+    ),
+    Defect(
+        "EP: cycling called settled",
+        "relaxation.py",
+        "if self.moved and not self.moved[-1] <= limit:",
+        "if self.moved and self.moved[-1] > 1e9:",
+        EP_SETTLING,
+    ),
+    Defect(
+        "EP: residual against the states, not their displacement",
+        "relaxation.py",
+        "displacements = [new - old for new, old in zip(now, self.start, strict=True) if new is not old]",
+        "displacements = list(now)",
+        EP_SETTLING,
+    ),
+    Defect(
+        "EP: held Jacobians with live pool switches",
+        "states.py",
+        "            change, self._tapes[place] = synapse.differential(tape, below - start)\n"
+        "            drive = drive_at_start + change\n",
+        "            drive, self._tapes[place] = synapse.drive(below)\n",
+        EP_SETTLING,
+    ),
+    Defect(
+        "Hopfield: angles taken to back-propagation",
+        "rules/equilibrium_propagation.py",
+        "        return implicit.gradients(network, states, y, self.loss)\n",
+        "        return super().exact_gradients(network, x, y)\n",
+        EP_ORDERS,
+    ),
+    Defect(
+        "Hopfield: the prediction of the forward pass",
+        "rules/equilibrium_propagation.py",
+        "            return self._free(network, x, None).activations.means[-1]\n",
+        "            return network.forward(x)\n",
+        EP_ORDERS,
+    ),
+    Defect(
+        "implicit gradient: one step of the adjoint alone",
+        "implicit.py",
+        "        for _ in range(most_steps):\n",
+        "        for _ in range(1):\n",
+        EP_ORDERS,
+    ),
+    # Several sources
+    Defect(
+        "one reader's feedback alone",
+        "states.py",
+        "total = part if total is None else total + part\n        self._feedbacks",
+        "total = part\n        self._feedbacks",
+        SOURCES,
+    ),
+    Defect(
+        "a drive kept when one of its sources has moved",
+        "states.py",
+        "        if known is not None and _same(known[0], parts):\n            return known[1]\n        total = parts[0]",
+        "        if known is not None:\n            return known[1]\n        total = parts[0]",
+        SOURCES,
+    ),
+    Defect(
+        "every reader's feedback at the first one's beta",
+        "states.py",
+        "ratio = 1.0 if self.betas is None else self.betas[k] / self.betas[j - 1]",
+        "ratio = 1.0",
+        SOURCES,
+    ),
+    Defect(
+        "the curvature of one reader alone majorised",
+        "rules/lifted.py",
+        "            total = total + squared_norm",
+        "            total = squared_norm",
+        SOURCES,
     ),
 ]
 

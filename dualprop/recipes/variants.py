@@ -108,7 +108,7 @@ def _ep(**settings: Any) -> Callable[[Recipe], Recipe]:
 
 def _ep_published(recipe: Recipe) -> Recipe:
     own = recipe.rule if isinstance(recipe.rule, EquilibriumPropagation) else None
-    return _ep(relaxation="blocks", schedule=own.schedule if own else "even_odd(10)")(recipe)
+    return _ep(relaxation="blocks", pairs=1, schedule=own.schedule if own else "even_odd(10)")(recipe)
 
 
 VARIANTS: dict[str, Variant] = {

@@ -50,7 +50,7 @@ class Inference:
         self, settings: Settings, network: Network, x: Tensor, y: Tensor, state: Dyads | None, keep_free: bool = False
     ) -> None:
         self.settings, self.network, self.y = settings, network, y
-        self.activations = Activations(network, x)
+        self.activations = Activations(network, x, settings.betas)
         self.activations.forward()
         self.logits = self.activations.means[-1]
         check_targets(y, self.logits)

@@ -122,6 +122,14 @@ class EquilibriumPropagation(AbstractRule):
             raise SettingError(f"jacobians='free' is of predictive coding. With energy='{energy}' leave it at 'current'.")
         if self.uses_error_sweeps and self.step_size != 1:
             raise SettingError("step_size is of block updates. Use relaxation='blocks', or step_size=1.")
+        if self.uses_error_sweeps and self.tolerance is not None and self.pairs == 1:
+            raise SettingError(
+                "a tolerance stops between pairs of error sweeps, and there is one. Raise pairs, or tolerance=None."
+            )
+        if not self.uses_error_sweeps and self.pairs != 1:
+            raise SettingError("pairs are of error sweeps. Use relaxation='error_sweeps', or pairs=1.")
+        if not energy.free_is_forward and self._orders[-1].is_random:
+            raise SettingError(f"a prediction needs a fixed order, got free_schedule={self.free_schedule}. Use 'even_odd(60)'.")
         if self.output_nudge == "clamped" and not (energy.free_is_forward and isinstance(self.loss, SquaredError)):
             raise SettingError(
                 "output_nudge='clamped' pulls the output of a predictive coding network to its targets. Use "

@@ -141,7 +141,7 @@ class _Blocks:
     def __init__(self, rule: Lifted, network: Network, x: Tensor, y: Tensor) -> None:
         self.rule, self.network, self.y = rule, network, y
         self.betas = rule.betas(network.depth)
-        self.activations = Activations(network, x)
+        self.activations = Activations(network, x, self.betas)
         self.activations.forward()
         self.free = tuple(self.activations.means)
         check_targets(y, self.free[-1])
@@ -157,7 +157,7 @@ class _Blocks:
             v = spectra.start_vector(self.activations.core_shape(j, k), self.free[k].dtype, self.free[k].device)
             for _ in range(spectra.COLD_STEPS):
                 v, squared_norm = spectra.power_step(synapse, v)
-            total = total + squared_norm * self._ratio(k)
+            total = total + squared_norm * (self.betas[k - 1] / self.betas[j - 1])
         return total
 
     def _ratio(self, k: int) -> float:

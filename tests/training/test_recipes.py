@@ -174,7 +174,7 @@ EP_CHANGES = {
 def test_the_digest_changes_with_every_setting_of_equilibrium_propagation(recipe):
     """And each is read again as it was written: energies and estimators are text there."""
     assert EP_CHANGES.keys() == {f.name for f in dataclasses.fields(EquilibriumPropagation)}
-    besides = {"energy": {"relaxation": "auto"}, "step_size": {"relaxation": "blocks"}}
+    besides = {"step_size": {"relaxation": "blocks"}, "tolerance": {"relaxation": "blocks"}}
     rules = [EquilibriumPropagation()]
     rules += [EquilibriumPropagation(**{**besides.get(name, {}), name: value}) for name, value in EP_CHANGES.items()]
     assert len({recipe(rule=rule).digest() for rule in rules}) == len(rules)

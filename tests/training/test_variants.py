@@ -86,7 +86,7 @@ EXPECTED_OF_EP = {
     "ep-forward": {"estimator": "forward"},
     "ep-backward": {"estimator": "backward"},
     "ep-two-pairs": {"pairs": 2},
-    "ep-published": {"relaxation": "blocks"},
+    "ep-published": {"relaxation": "blocks", "pairs": 1},
 }
 
 
