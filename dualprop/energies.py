@@ -45,6 +45,8 @@ def layer_energy(network: Network, k: int, s: Tensor, below: Tensor | Sequence[T
         SettingError: no such layer, or a state that does not fit it.
     """
     _check_layer(network, k)
+    if isinstance(below, Tensor) and len(network.into(k).sources) > 1:
+        raise SettingError(f"layer {k} reads layers {network.into(k).sources}: pass all states s_0, s_1, … as below.")
     a = _drive(network, k, s, {network.into(k).sources[0]: below} if isinstance(below, Tensor) else below)
     return _sum(network.into(k).neuron.potential(s) - s * a)
 

@@ -6,20 +6,22 @@ where a layer settles between the two, and what it sends down itself, its signal
     hopfield            E = Σ G_k(s_k) - s_k·a_k               s_k = f(a_k + T_k)                       σ_k = s_k
     predictive coding   E = Σ ½‖s_k - f(a_k)‖²                 s_k = f(a_k + T_k) or P(f(a_k) + T_k)    σ_k = f'(a_k) ⊙ ε_k
 
-with ε_k = s_k - f(a_k) and P the projection onto f's range where f itself is one. In both ∂E/∂θ_k = -σ_kᵀ ∂a_k/∂θ_k.
-(Scellier & Bengio 2017; Kerjan, Høier & Scellier 2026, §3.) The energies as numbers are in `energies`.
+with ε_k = s_k - f(a_k) and P the projection onto f's range where f itself is one (else none). In both
+∂E/∂θ_k = -σ_kᵀ ∂a_k/∂θ_k. (Scellier & Bengio 2017; Kerjan, Høier & Scellier 2026, §3.) `energies` has them as numbers.
 """
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
-from dualprop import kernels
 from dualprop.errors import SettingError, closest
+from dualprop.feedback import AbstractFeedback
 from dualprop.losses import AbstractLoss
 from dualprop.network import Network
 from dualprop.neurons import AbstractNeuron, Identity, Softmax
@@ -88,7 +90,12 @@ class Hopfield(AbstractEnergy):
         return loss.nudge(neuron, a, y, strength)
 
     def check(self, network: Network, update: Update) -> None:
-        return
+        module = network.module
+        if module is not None and any(isinstance(part, AbstractFeedback) for part in module.modules()):
+            raise SettingError(
+                "a Hopfield network with separate feedback weights has no energy. Use feedback='exact', or "
+                "energy='predictive_coding'."
+            )
 
 
 @dataclass(frozen=True)
@@ -107,12 +114,17 @@ class PredictiveCoding(AbstractEnergy):
             return a + pull, pull
         if not neuron.is_projection:
             return neuron.f(a) + pull, neuron.derivative(a) * pull
+        if neuron.is_affine:
+            step = neuron.derivative(a) * pull
+            return neuron.f(a) + step, step
         if update == "pgd":
             state = (neuron.f(a) + pull).clamp(*neuron.reach)
             return state, self.signal(neuron, a, state)
-        # In the kernel's own way of subtracting nothing cancels, however small β is.
-        state, error = kernels.dyad(neuron, a, pull, 1.0, 0.0, 1.0)
-        return state, error.mul_(neuron.derivative(a))
+        # Where f' = 1, clip(a + T) - a is T clipped to what is left on either side: nothing cancels, however small β is.
+        low, high = neuron.reach
+        error = pull if low == -math.inf else torch.maximum(pull, low - a)
+        error = error if high == math.inf else torch.minimum(error, high - a)
+        return neuron.f_(a + pull), error * neuron.derivative(a)
 
     def signal(self, neuron: AbstractNeuron, a: Tensor, state: Tensor) -> Tensor:
         error = state - neuron.f(a)

@@ -4,11 +4,13 @@ At an equilibrium h = Φ(h, θ) of the block updates Φ_k = f(a_k(h_{k-1}) + T_k
 
     dℓ/dθ = vᵀ ∂Φ/∂θ,      v = ∇ℓ + (∂Φ/∂h)ᵀ v
 
-(Almeida 1987; Pineda 1987). v is found by iterating its own equation on one tape of Φ, which converges where the updates do.
+(Almeida 1987; Pineda 1987). v is found layer by layer, as the states are: at a strict minimum of the energy that converges, for
+the Hessian is positive definite.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -29,26 +31,32 @@ def hopfield_updates(network: Network, states: Sequence[Tensor]) -> list[Tensor]
 
 
 def gradients(
-    network: Network, states: Sequence[Tensor], y: Tensor, loss: AbstractLoss, most_steps: int = 500
+    network: Network, states: Sequence[Tensor], y: Tensor, loss: AbstractLoss, most_sweeps: int = 500
 ) -> dict[str, Tensor]:
-    """dℓ/dθ of the mean loss, for every trainable parameter, at the equilibrium s_0…s_L of a Hopfield network.
+    """dℓ/dθ of the mean loss, for every trainable parameter, at the equilibrium s_0…s_L of a Hopfield network; not a number
+    where v does not converge, which it does not where the states are no minimum.
 
     Args:
         states: settled: what is left of their motion is an error of the result.
-        most_steps: v is iterated until it moves by less than a tenth of √eps of its norm, or so often.
+        most_sweeps: v is swept until it moves by less than a tenth of √eps of its norm, or so often.
     """
     parameters, tolerance = network.parameters, 0.1 * torch.finfo(states[-1].dtype).eps ** 0.5
     with torch.enable_grad():
         held = [states[0], *(s.detach().requires_grad_() for s in states[1:])]
         updated = hopfield_updates(network, held)
         source = [torch.zeros_like(s) for s in held[1:-1]] + [loss.gradient(held[-1].detach(), y) / len(y)]
-        v = source
-        for _ in range(most_steps):
-            pulled = torch.autograd.grad(updated, held[1:], v, retain_graph=True, allow_unused=True, materialize_grads=True)
-            new = [p + s for p, s in zip(pulled, source, strict=True)]
-            moved = sum(float((a - b).square().sum()) for a, b in zip(new, v, strict=True))
-            v = new
-            if moved <= tolerance**2 * sum(float(a.square().sum()) for a in v):
+        v, moved, size = list(source), math.inf, 0.0
+        for _ in range(most_sweeps):
+            moved = 0.0
+            for k, s in reversed(list(enumerate(held[1:]))):
+                (pulled,) = torch.autograd.grad(updated, s, v, retain_graph=True, allow_unused=True, materialize_grads=True)
+                new = pulled + source[k]
+                moved += float((new - v[k]).square().sum())
+                v[k] = new
+            size = sum(float(part.square().sum()) for part in v)
+            if not moved > tolerance**2 * size:
                 break
         found = torch.autograd.grad(updated, list(parameters.values()), v, allow_unused=True, materialize_grads=True)
+    if not moved <= tolerance**2 * size:
+        found = tuple(torch.full_like(g, math.nan) for g in found)
     return dict(zip(parameters, found, strict=True))

@@ -48,9 +48,8 @@ class Layered(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         states = [x]
         for k in range(1, len(self.sources) + 1):
-            drive: Tensor | None = None
-            for source, module in self.maps(k).items():
-                part = module(states[source])
-                drive = part if drive is None else drive + part
-            states.append(self.activation(k)(drive))
+            first, *others = [module(states[source]) for source, module in self.maps(k).items()]
+            for part in others:
+                first = first + part
+            states.append(self.activation(k)(first))
         return states[-1]

@@ -8,6 +8,7 @@ seeds it.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf, prod
 
@@ -161,7 +162,9 @@ class VGG:
         for name in ("gain", "output_gain"):
             if not 0 < getattr(self, name) < inf:
                 raise SettingError(f"{name} must be positive and finite, got {getattr(self, name):g}.")
-        if not all(len(pair) == 2 and 1 <= pair[0] < pair[1] - 1 and pair[1] <= len(self.channels) for pair in self.skips):
+        if len(set(self.skips)) != len(self.skips) or not all(
+            len(pair) == 2 and 1 <= pair[0] < pair[1] - 1 and pair[1] <= len(self.channels) for pair in self.skips
+        ):
             raise SettingError(
                 f"skips must be pairs of convolutions from 1 to {len(self.channels)}, (from, to) with one or more between, got "
                 f"{self.skips}."
@@ -205,7 +208,7 @@ class VGG:
             self._draw(layer)
         with torch.no_grad():
             output.weight.mul_(self.output_gain)
-        return self._layered(stages) if self.skips else self._chain(stages)
+        return self._layered(stages, space) if self.skips else self._chain(stages)
 
     def _chain(self, stages: Stages) -> nn.Sequential:
         layers: list[nn.Module] = []
@@ -214,12 +217,15 @@ class VGG:
         entry, output, _ = stages[-1]
         return nn.Sequential(*layers, *entry, output)
 
-    def _layered(self, stages: Stages) -> Layered:
+    def _layered(self, stages: Stages, space: Sequence[int]) -> Layered:
         layers: list[tuple[nn.Module | None, dict[int, nn.Module]]] = []
         for k, (entry, layer, exit_) in enumerate(stages, start=1):
             maps: dict[int, nn.Module] = {k - 1: nn.Sequential(*entry, layer, *exit_)}
             for source in (source for source, target in self.skips if target == k):
                 channels = self.channels[source - 1], self.channels[k - 1]
+                deepest = 2 ** self._halvings(k)
+                if any(side % deepest for side in space):
+                    raise SettingError(f"the skip to layer {k} needs sides that {deepest} divides, got {tuple(space)} pixels.")
                 maps[source] = nn.Conv2d(*channels, 1, stride=2 ** (self._halvings(k) - self._halvings(source)))
                 self._draw(maps[source])
             layers.append((None if k == len(stages) else neurons.module(self.activation), maps))

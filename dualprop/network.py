@@ -73,12 +73,22 @@ class Layer:
     def forward(self, states: Sequence[Tensor] | Mapping[int, Tensor]) -> Tensor:
         """The drive at the states s_0, s_1, …, inside whatever autograd graph they belong to. Raises SettingError where one
         does not fit."""
-        drive: Tensor | None = None
-        for source, synapse in zip(self.sources, self.synapses, strict=True):
-            part = synapse.forward(states[source])
-            drive = part if drive is None else drive + part
-        assert drive is not None
-        return drive
+        parts = [synapse.forward(states[source]) for source, synapse in zip(self.sources, self.synapses, strict=True)]
+        return summed(parts, self.name, self.sources)
+
+
+def summed(parts: Sequence[Tensor], layer: int | str, sources: Sequence[int]) -> Tensor:
+    """The sum of what a layer's synapses give, one for each source. Raises SettingError where their shapes differ."""
+    shapes = [tuple(part.shape) for part in parts]
+    if len(set(shapes)) > 1:
+        raise SettingError(
+            f"layer {layer} reads layers {tuple(sources)} through maps that give shapes {shapes}, which can't be added. "
+            "Make them equal, by strides or pools."
+        )
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
 
 
 class Network:
@@ -153,9 +163,10 @@ class Network:
     @property
     def counts_of_backprop(self) -> dict[str, int]:
         """The synapse evaluations of one back-propagation step: every synapse driven, every one but those from the input pulled
-        back through, a gradient of each."""
+        back through, a gradient of each that has parameters."""
         sources = [source for layer in self.layers for source in layer.sources]
-        return {"drives": len(sources), "feedbacks": len(sources) - sources.count(0), "gradients": len(sources)}
+        learning = sum(bool(synapse.parameters) for layer in self.layers for synapse in layer.synapses)
+        return {"drives": len(sources), "feedbacks": len(sources) - sources.count(0), "gradients": learning}
 
     def forward(self, x: Tensor) -> Tensor:
         """The prediction (N, K): the module's own forward pass, or that of the layers where there is no module. Raises
@@ -202,11 +213,15 @@ class _Reader:
 
     def layered(self, model: Layered) -> list[Layer]:
         """The layers as the model lists them."""
+        if model._forward_hooks or model._forward_pre_hooks:
+            raise UnsupportedModuleError("the Layered model has forward hooks, which inference would skip. Remove them.")
         layers = []
         for k, sources in enumerate(model.sources, start=1):
             synapses = []
             for source, module in model.maps(k).items():
-                leaves = dict(_leaves(module, f"{k}.from_{source}"))
+                # Nothing stands in an identity, as in an empty nn.Sequential: a plain residual.
+                found = _leaves(module, f"{k}.from_{source}")
+                leaves = {name: leaf for name, leaf in found if type(leaf) is not nn.Identity}
                 for name, leaf in leaves.items():
                     self.check(name, leaf, f"layer {k} holds {_brief(leaf)} ('{name}')")
                 synapses.append(Synapse(leaves))

@@ -23,14 +23,15 @@ Scale = float | Tensor
 
 class AbstractNeuron(ABC):
     """An activation with its potential. `kinks` are the drives at which f' jumps; `is_elementwise` says that a unit's state
-    depends on its own drive alone; `is_projection` that f projects onto its range `reach`, so that f' is 0 or 1; `piecewise` is
-    how `dyadic.c` writes a piecewise linear one: its kind and constants."""
+    depends on its own drive alone; `is_projection` that f projects onto its range `reach`, so that f' is 0 or 1; `is_affine`
+    that f' is the same everywhere; `piecewise` is how `dyadic.c` writes a piecewise linear one: its kind and constants."""
 
     kinks: tuple[float, ...] = ()
     piecewise: tuple[int, float, float] | None = None
     reach: tuple[float, float] = (-math.inf, math.inf)
     is_elementwise: bool = True
     is_projection: bool = False
+    is_affine: bool = False
 
     @abstractmethod
     def f(self, a: Tensor) -> Tensor:
@@ -64,7 +65,7 @@ class AbstractNeuron(ABC):
 class Identity(AbstractNeuron):
     """Linear unit: G(s) = s²/2."""
 
-    is_projection = True
+    is_projection = is_affine = True
 
     def f(self, a: Tensor) -> Tensor:
         return a

@@ -13,6 +13,7 @@ A nudged phase starts from the free states and knows all that the free phase com
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,7 +40,6 @@ class Settings:
     energy: AbstractEnergy
     update: Update
     step_size: float
-    tolerance: float | None
     output_nudge: Literal["linearized", "exact", "clamped"]
     loss: AbstractLoss
 
@@ -84,33 +84,40 @@ class Phase:
             free = self.start[-1]
             self._clamped = free + _strength(nudge, free) * (targets(nudge.y, free) - free)
 
-    def settle_by_blocks(self, schedule: AnySchedule, generator: torch.Generator | None, is_measured: bool) -> None:
-        """Update through the schedule; with a tolerance, until a pass moves the states by no more than that."""
-        tolerance, before = self.settings.tolerance, self.start
-        for steps in schedule.passes(self.network.depth, generator):
+    def settle_by_blocks(
+        self,
+        schedule: AnySchedule,
+        generator: torch.Generator | None,
+        is_measured: bool,
+        tolerance: float | None,
+        most: int | None = None,
+    ) -> None:
+        """Update through the schedule, `most` passes of it at most; with a tolerance, until one moves the states no more."""
+        before = self.start
+        for steps in itertools.islice(schedule.passes(self.network.depth, generator), most):
             before = tuple(self.activations.means)
             for step in steps:
                 self.update(step)
             self.passes += 1
             if tolerance is not None and not self._measure(before) > tolerance:
                 break
-        if tolerance is None and is_measured:
+        # What the first pass moves is the displacement itself.
+        if tolerance is None and is_measured and self.passes > 1:
             self._measure(before)
-        self._finish(str(schedule))
+        self._finish(str(schedule), tolerance)
 
-    def settle_by_error_sweeps(self, pairs: int, is_measured: bool) -> None:
+    def settle_by_error_sweeps(self, pairs: int, is_measured: bool, tolerance: float | None) -> None:
         """Pairs of a pass down and a pass up; with a tolerance, until a pair moves the states by no more than that."""
-        tolerance = self.settings.tolerance
+        before = self.start
         for _ in range(pairs):
             before = tuple(self.activations.means)
             self.sweep()
             self.passes += 1
-            # What the first pair moves is the displacement itself.
             if self.passes > 1 and tolerance is not None and not self._measure(before) > tolerance:
                 break
         if self.passes > 1 and tolerance is None and is_measured:
             self._measure(before)
-        self._finish(f"{pairs} pairs of error sweeps")
+        self._finish(f"{pairs} pairs of error sweeps", tolerance)
 
     def update(self, step: Step) -> None:
         """Update the step's layers together, each from the states before the step."""
@@ -140,7 +147,11 @@ class Phase:
         acts, step_size = self.activations, self.settings.step_size
         a = acts.drive(k)
         if k == self.network.depth:
-            return (a, *self._output(a))
+            state, signal = self._output(a)
+            if step_size == 1 or state is self._clamped:
+                return a, state, signal
+            state = torch.lerp(acts.means[k], state, step_size)
+            return a, state, self._signal(k, a, state)
         for j in self.network.out_of(k):
             self._refresh(j)
         pull = acts.feedback(k)
@@ -198,11 +209,11 @@ class Phase:
         self.moved.append(residual(moves, displacements))
         return self.moved[-1]
 
-    def _finish(self, order: str) -> None:
+    def _finish(self, order: str, tolerance: float | None) -> None:
         """Bring every signal up to date, and judge whether the states have settled."""
         for k in range(1, self.network.depth + 1):
             self._refresh(k)
-        limit = MOST_MOVED if self.settings.tolerance is None else self.settings.tolerance
+        limit = MOST_MOVED if tolerance is None else tolerance
         if self.moved and not self.moved[-1] <= limit:
             self.trouble = f"the {'free' if self.nudge is None else 'nudged'} states {self._verdict()} under {order}"
 
@@ -219,13 +230,13 @@ class Phase:
         """The same phase on activations of its own."""
         return Phase(self.settings, self.network, self.activations.fork(), self.nudge)
 
-    def one_more(self, schedule: AnySchedule | None) -> float:
+    def one_more(self, schedule: AnySchedule | None, generator: torch.Generator | None) -> float:
         """How far one more pass of the schedule, or pair of error sweeps, moves the states, by their displacement."""
         before = tuple(self.activations.means)
         if schedule is None:
             self.sweep()
         else:
-            for step in next(iter(schedule.passes(self.network.depth))):
+            for step in next(iter(schedule.passes(self.network.depth, generator))):
                 self.update(step)
         return self._measure(before)
 
@@ -239,25 +250,34 @@ class Phase:
         for k, signal in enumerate(signals):
             signals[k] = None if signal is None else signal * _like(weights, signal)
 
-    def kink_crossing(self) -> list[float]:
-        """Per layer, the share of units whose pull from above reaches from the drive across a kink of the activation."""
+    def kink_crossing(self, free: Phase) -> list[float]:
+        """Per layer, the share of units that the nudge takes across a kink of the activation: a_k + T_k, free and now."""
         crossed = []
         for k in range(1, self.network.depth + 1):
-            a, neuron = self.activations.drive(k), self.neurons[k - 1]
-            if k == self.network.depth:
-                assert self.nudge is not None
-                gradient = self.settings.loss.gradient(self.activations.means[k], self.nudge.y)
-                pull: Tensor | None = -_strength(self.nudge, gradient) * gradient
-            else:
-                pull = self.activations.feedback(k)
-            crossed.append(0.0 if pull is None else float(neuron.crosses_kink(a, a + pull).double().mean()))
+            neuron = self.network.into(k).neuron
+            crossed.append(float(neuron.crosses_kink(free.total(k), self.total(k)).double().mean()))
         return crossed
+
+    def total(self, k: int) -> Tensor:
+        """a_k + T_k, what layer k is pulled by from both sides at the present states; at the output the nudge's pull."""
+        a = self.activations.drive(k)
+        if k < self.network.depth:
+            for j in self.network.out_of(k):
+                self._refresh(j)
+            pull = self.activations.feedback(k)
+        elif self.nudge is None:
+            pull = None
+        else:
+            gradient = self.settings.loss.gradient(self.activations.means[k], self.nudge.y)
+            pull = -_strength(self.nudge, gradient) * gradient
+        return a if pull is None else a + pull
 
 
 class _Tangent(AbstractNeuron):
     """An activation's tangent where a phase began, f(a) = h⁰ + f'(a⁰) (a - a⁰): what is left of it while its mask is held."""
 
     is_elementwise = False
+    is_affine = True
 
     def __init__(self, neuron: AbstractNeuron, drive: Tensor, state: Tensor) -> None:
         self.is_projection, self.reach = neuron.is_projection, neuron.reach

@@ -14,7 +14,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from dualprop.network import Network
+from dualprop.network import Network, summed
 from dualprop.synapses import Tape
 
 
@@ -92,7 +92,9 @@ class Activations:
         """
         other = Activations(self.network, self.means[0], self.betas)
         other.means, other.differences = list(self.means), list(self.differences)
-        other._tapes, other._parts = dict(self._tapes), dict(self._parts)
+        # Tapes of its own: what they keep of the last signal is the other inference's.
+        other._tapes = {place: Tape(tape.below, tape.records) for place, tape in self._tapes.items()}
+        other._parts = dict(self._parts)
         other._drives, other._feedbacks = list(self._drives), list(self._feedbacks)
         if linearized:
             other._held = {place: (tape, *self._parts[place]) for place, tape in self._tapes.items()}
@@ -115,9 +117,7 @@ class Activations:
         known = self._drives[k]
         if known is not None and _same(known[0], parts):
             return known[1]
-        total = parts[0] + parts[1]
-        for part in parts[2:]:
-            total += part
+        total = summed(parts, k, self.network.into(k).sources)
         self._drives[k] = (parts, total)
         return total
 

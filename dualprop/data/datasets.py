@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from dualprop.data import imagenet32, mapped, npz, sources
-from dualprop.data.splits import Arrays, Splits, bordered, divide, draw_stratified
+from dualprop.data.splits import Arrays, Splits, divide, draw_stratified
 from dualprop.errors import DataError, SettingError, closest
 
 # Mean and std of digits' fixed training part, over the largest value, 16.
@@ -80,7 +80,6 @@ def load(
             f"unknown data set '{name}'.{hint} Known are {', '.join(known)} and paths ending in .npz; "
             "`dualprop list datasets` describes them."
         )
-    arrays = bordered(arrays, border, name)
     parts = [x for x in (arrays.x_train, arrays.x_test) if isinstance(x, mapped.MappedImages)]
     if residency == "mapped" and not parts:
         raise SettingError(f"residency 'mapped' is for imagenet32, and {name} is read into memory; leave it out.")
@@ -88,7 +87,13 @@ def load(
         residency == "auto" and bool(parts) and not mapped.fits(sum(x.num_bytes for x in parts), device)
     )
     return divide(
-        arrays, name=name, validation_fraction=validation_fraction, seed=seed, device=device, leave_mapped=is_streamed
+        arrays,
+        name=name,
+        validation_fraction=validation_fraction,
+        seed=seed,
+        device=device,
+        leave_mapped=is_streamed,
+        border=border,
     )
 
 

@@ -5,7 +5,6 @@ validation set is drawn from the training set with the seed, and the statistics 
 none, are those of the rest.
 Shapes: N examples, C channels, H×W space, D features, K classes."""
 
-import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,18 +44,15 @@ class Arrays:
     std: tuple[float, ...] | None = None
 
 
-def bordered(arrays: Arrays, border: int, name: str) -> Arrays:
-    """The same with `border` rows and columns of zeros around every image. Raises SettingError where there are no images in
-    memory to put it around."""
+def bordered(x: np.ndarray | MappedImages, border: int, name: str) -> np.ndarray | MappedImages:
+    """x with `border` rows and columns of zeros around every image. Raises SettingError where x is no images in memory."""
+    if border == 0:
+        return x
     if border < 0:
         raise SettingError(f"border must be at least 0, got {border}.")
-    if border == 0:
-        return arrays
-    images = [x for x in (arrays.x_train, arrays.x_test) if isinstance(x, np.ndarray) and x.ndim == 4]
-    if len(images) < 2:
+    if not isinstance(x, np.ndarray) or x.ndim != 4:
         raise SettingError(f"border is put around images in memory, and those of {name} are none. Use border=0.")
-    x_train, x_test = (np.pad(x, ((0, 0), (0, 0), (border, border), (border, border))) for x in images)
-    return dataclasses.replace(arrays, x_train=x_train, x_test=x_test)
+    return np.pad(x, ((0, 0), (0, 0), (border, border), (border, border)))
 
 
 def draw(num_examples: int, fraction: float, seed: int, where: str) -> tuple[np.ndarray, np.ndarray]:
@@ -139,10 +135,12 @@ def divide(
     seed: int,
     device: torch.device | str,
     leave_mapped: bool = False,
+    border: int = 0,
 ) -> Splits:
     """Splits on `device`, a seeded `validation_fraction` in (0, 1) of the training set set aside for validation.
 
-    With `leave_mapped` images that are in files stay there, and only their batches come onto the device.
+    Images get a `border` of zeros, which the statistics do not see. With `leave_mapped` images that are in
+    files stay there, and only their batches come onto the device.
     """
     num_classes = count_classes(arrays.y_train, arrays.y_test, name)
     train, validation = draw(len(arrays.y_train), validation_fraction, seed, name)
@@ -154,6 +152,7 @@ def divide(
         mean, std = (constants(values, x_train.shape[1]) for values in (arrays.mean, arrays.std))
 
     def examples(x: np.ndarray | MappedImages, y: np.ndarray) -> Examples:
+        x = bordered(x, border, name)
         normal = torch.from_numpy(mean).to(device), torch.from_numpy(std).to(device)
         labels = torch.from_numpy(y.astype(np.int64))
         if isinstance(x, MappedImages) and leave_mapped:
@@ -161,11 +160,12 @@ def divide(
         pixels = x if isinstance(x, MappedImages) else torch.from_numpy(x)
         return Examples(pixels.to(device), labels.to(device), *normal)
 
+    training = examples(x_train, arrays.y_train[train])
     return Splits(
         name=name,
-        train=examples(x_train, arrays.y_train[train]),
+        train=training,
         validation=examples(arrays.x_train[validation], arrays.y_train[validation]),
         test=examples(arrays.x_test, arrays.y_test),
         num_classes=num_classes,
-        input_shape=tuple(x_train.shape[1:]),
+        input_shape=tuple(training.x.shape[1:]),
     )

@@ -127,7 +127,10 @@ VARIANTS: dict[str, Variant] = {
     "ep-random": Variant("EP with the nudge's sign drawn for each example", _ep(estimator="random_sign")),
     "ep-forward": Variant("EP with a downhill nudge alone", _ep(estimator="forward")),
     "ep-backward": Variant("EP with an uphill nudge alone", _ep(estimator="backward")),
-    "ep-two-pairs": Variant("EP by two pairs of error sweeps", _ep(pairs=2)),
+    "ep-two-pairs": Variant(
+        "EP by two pairs of error sweeps on a predictive coding network",
+        _ep(energy="predictive_coding", relaxation="error_sweeps", pairs=2),
+    ),
     "ep-published": Variant("EP as published: K even/odd iterations of block updates, 10 or the recipe's", _ep_published),
     "kp-dp": Variant("DP with Kolen-Pollack feedback: weights of its own that learn alike", _with_feedback("kolen_pollack")),
     "fa-dp": Variant("DP with fixed random feedback weights (feedback alignment)", _with_feedback("random")),

@@ -107,7 +107,7 @@ class Inference:
                 like = self.activations.means[k]
                 pair = spectra.started(synapse, shape, like.dtype, like.device)
             directions[k], squared_norm = spectra.accelerated_step(synapse, pair)
-            ratio = self.settings.betas[k - 1] / self.settings.betas[k]
+            ratio = self.settings.betas[k - 1] / self.settings.betas[above - 1]
             constants.append((squared_norm * ratio - 1).clamp(min=0) * (factor / 2))
         self.directions = tuple(directions)
         return tuple(constants)

@@ -32,6 +32,9 @@ from dualprop.schedules import AnySchedule
 from dualprop.settings import check_choices
 from dualprop.states import Activations
 
+# Examples that a prediction by free equilibrium takes at a time.
+PREDICTED_TOGETHER = 100
+
 _CHOICES = {
     "relaxation": ("auto", "error_sweeps", "blocks"),
     "start": ("zeros", "forward"),
@@ -120,6 +123,14 @@ class EquilibriumPropagation(AbstractRule):
             raise SettingError(f"error sweeps are of predictive coding. With energy='{energy}' use relaxation='blocks'.")
         if self.jacobians == "free" and not energy.free_is_forward:
             raise SettingError(f"jacobians='free' is of predictive coding. With energy='{energy}' leave it at 'current'.")
+        if self.jacobians == "free" and self.update == "pgd":
+            raise SettingError("update='pgd' clamps, so that jacobians='free' would hold less than it says. Use update='auto'.")
+        if self.tolerance is not None:
+            for order in self._orders:
+                if order.is_random or isinstance(order, schedules.ExplicitOrder):
+                    raise SettingError(
+                        f"tolerance needs schedules of passes over all layers, got {order}. Use even_odd(100), say."
+                    )
         if self.uses_error_sweeps and self.step_size != 1:
             raise SettingError("step_size is of block updates. Use relaxation='blocks', or step_size=1.")
         if self.uses_error_sweeps and self.tolerance is not None and self.pairs == 1:
@@ -138,10 +149,11 @@ class EquilibriumPropagation(AbstractRule):
         uphill = max((-term.nudge for term in self._terms if not term.is_signed), default=0.0)
         uphill = max(uphill, *(term.nudge for term in self._terms if term.is_signed), 0.0)
         if self.output_nudge == "exact" and uphill > 0 and uphill >= self.loss.concave_limit:
-            raise SettingError(
-                f"an exact {self.loss.name} nudge uphill needs beta < {self.loss.concave_limit:g}, got {uphill:g}. "
-                "Lower beta, or use output_nudge='linearized'."
+            limit = self.loss.concave_limit
+            remedy = (
+                f"a beta < {limit:g}, got {uphill:g}. Lower beta," if limit > 0 else "no such nudge. Use estimator='forward',"
             )
+            raise SettingError(f"an exact {self.loss.name} nudge uphill needs {remedy} or use output_nudge='linearized'.")
 
     @property
     def _energy(self) -> AbstractEnergy:
@@ -192,16 +204,19 @@ class EquilibriumPropagation(AbstractRule):
         if self._energy.free_is_forward:
             return network.forward(x)
         with torch.no_grad():
-            return self._free(network, x, None).activations.means[-1]
+            # In parts: a phase holds all that it computes of its examples, where a forward pass does not.
+            return torch.cat(
+                [self._free(network, part, None, False).activations.means[-1] for part in x.split(PREDICTED_TOGETHER)]
+            )
 
     def exact_gradients(self, network: Network, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """Of a Hopfield network the implicit gradient at its free equilibrium, see `implicit`."""
+        """Of a Hopfield network the implicit gradient at its free equilibrium, see `implicit`; not a number where that is
+        not found."""
         if self._energy.free_is_forward:
             return super().exact_gradients(network, x, y)
         with torch.no_grad():
-            y = self._checked(network, x, y)
-            states = self._free(network, x, None).activations.means
-        return implicit.gradients(network, states, y, self.loss)
+            y, free = self._settled_freely(network, x, y, None)
+        return implicit.gradients(network, free.activations.means, y, self.loss)
 
     def infer(
         self,
@@ -213,19 +228,17 @@ class EquilibriumPropagation(AbstractRule):
     ) -> Equilibria:
         """The free and the nudged states. See `gradients` for the arguments and errors."""
         with torch.no_grad():
-            y = self._checked(network, x, y)
-            free = self._free(network, x, generator)
-            signs = self._signs(x, generator)
-            nudged = []
+            y, free = self._settled_freely(network, x, y, generator)
+            signs, nudged = self._signs(x, generator), []
             for term in self._terms:
                 if term.nudge:
-                    phase = self._phase(network, free, y, term, signs, generator)
+                    phase = self._phase(network, free, y, term, signs, generator, None)
                     assert phase.nudge is not None
                     nudged.append((phase.nudge.strength, tuple(phase.activations.means)))
             return Equilibria(tuple(free.activations.means), tuple(nudged))
 
     def _signs(self, x: Tensor, generator: torch.Generator | None) -> Tensor | None:
-        return estimators.signs(len(x), generator).to(x.device) if self._estimator.is_random else None
+        return estimators.signs(len(x), generator).to(x.device, x.dtype) if self._estimator.is_random else None
 
     def gradients(
         self,
@@ -246,17 +259,16 @@ class EquilibriumPropagation(AbstractRule):
             SettingError: x or y of the wrong shape, or settings that don't fit the network.
         """
         with torch.no_grad():
-            y = self._checked(network, x, y)
-            free = self._free(network, x, generator)
-            logits = free.activations.means[-1]
-            check_targets(y, logits)
-            signs = self._signs(x, generator)
+            y, free = self._settled_freely(network, x, y, generator)
+            logits, signs = free.activations.means[-1], self._signs(x, generator)
             total: dict[str, Tensor] = {}
             reports = [Report.of(free)]
+            passes = None
             for term in self._terms:
-                phase = self._phase(network, free, y, term, signs, generator)
+                phase = self._phase(network, free, y, term, signs, generator, passes)
                 _add(total, phase.gradients(term.weight / len(y)))
                 reports.append(Report.of(phase))
+                passes = phase.passes
                 del phase  # its states: the next phase has its own
         return Outcome(
             gradients={name: total[name] for name in network.parameters},
@@ -277,15 +289,12 @@ class EquilibriumPropagation(AbstractRule):
         """ "residual": how far one more pass of the first nudged phase would move its states; "kink_crossing": see
         `AbstractRule.statistics`."""
         with torch.no_grad():
-            y = self._checked(network, x, y)
-            free = self._free(network, x, generator)
+            y, free = self._settled_freely(network, x, y, generator)
             strength = next(term.nudge for term in self._terms if term.nudge)
-            phase = self._nudged(network, free, y, strength, generator)
-            crossing = phase.kink_crossing()
-            return {
-                "residual": phase.one_more(None if self.uses_error_sweeps else self._order(self.schedule)),
-                "kink_crossing": crossing,
-            }
+            phase = self._nudged(network, free, Nudge(y, strength), generator, None)
+            crossing = phase.kink_crossing(free)
+            order = None if self.uses_error_sweeps else self._order(self.schedule)
+            return {"residual": phase.one_more(order, generator), "kink_crossing": crossing}
 
     def _phase(
         self,
@@ -295,14 +304,25 @@ class EquilibriumPropagation(AbstractRule):
         term: Term,
         signs: Tensor | None,
         generator: torch.Generator | None,
+        passes: int | None,
     ) -> Phase:
-        """The settled phase of one term, its signals with their signs."""
+        """The settled phase of one term, its signals with their signs. A free term goes on from the free states for as many
+        passes as the phase before it took: what is left of the free states' own motion is then in both, and cancels."""
         sign = signs if term.is_signed else None
-        strength = term.nudge if sign is None else term.nudge * sign
-        phase = self._nudged(network, free, y, strength, generator) if term.nudge else free.again()
+        nudge = Nudge(y, term.nudge if sign is None else term.nudge * sign) if term.nudge else None
+        phase = self._nudged(network, free, nudge, generator, passes)
         if sign is not None:
             phase.weigh(sign)
         return phase
+
+    def _settled_freely(
+        self, network: Network, x: Tensor, y: Tensor, generator: torch.Generator | None
+    ) -> tuple[Tensor, Phase]:
+        """The targets and the free phase, both checked."""
+        y = self._checked(network, x, y)
+        free = self._free(network, x, generator, _may_wait(x))
+        check_targets(y, free.activations.means[-1])
+        return y, free
 
     def _checked(self, network: Network, x: Tensor, y: Tensor) -> Tensor:
         y = check_batch(x, y)
@@ -320,12 +340,11 @@ class EquilibriumPropagation(AbstractRule):
             energy=self._energy,
             update=self.update,
             step_size=self.step_size,
-            tolerance=self.tolerance,
             output_nudge=self.output_nudge,
             loss=self.loss,
         )
 
-    def _free(self, network: Network, x: Tensor, generator: torch.Generator | None) -> Phase:
+    def _free(self, network: Network, x: Tensor, generator: torch.Generator | None, is_measured: bool) -> Phase:
         """The settled free phase."""
         activations = Activations(network, x)
         activations.forward()
@@ -335,20 +354,24 @@ class EquilibriumPropagation(AbstractRule):
             mean = activations.means[k]
             activations.set(k, *((torch.zeros_like(mean), None) if self.start == "zeros" else (mean, mean)))
         phase = Phase(self._settings(), network, activations, None)
-        phase.settle_by_blocks(self._order(self.free_schedule), generator, is_measured=_may_wait(x))
+        # Nudged states are displaced by about β of the free ones' size, and that is what motion must be small against.
+        tolerance = None if self.tolerance is None else self.tolerance * min(1.0, self.beta)
+        phase.settle_by_blocks(self._order(self.free_schedule), generator, is_measured, tolerance)
         return phase
 
     def _nudged(
-        self, network: Network, free: Phase, y: Tensor, strength: float | Tensor, generator: torch.Generator | None
+        self, network: Network, free: Phase, nudge: Nudge | None, generator: torch.Generator | None, passes: int | None
     ) -> Phase:
-        """A settled nudged phase, from the free states."""
+        """A settled phase from the free states. After another of `passes` passes one of a Hopfield network takes as many."""
         frozen = self.jacobians == "free"
-        phase = Phase(self._settings(), network, free.activations.fork(frozen), Nudge(y, strength), frozen)
-        is_measured = _may_wait(free.start[0])
+        phase = Phase(self._settings(), network, free.activations.fork(frozen), nudge, frozen)
+        is_measured = _may_wait(free.start[0]) and nudge is not None
         if self.uses_error_sweeps:
-            phase.settle_by_error_sweeps(self.pairs, is_measured)
+            phase.settle_by_error_sweeps(self.pairs, is_measured, self.tolerance)
+        elif passes is None or self._energy.free_is_forward:
+            phase.settle_by_blocks(self._order(self.schedule), generator, is_measured, self.tolerance)
         else:
-            phase.settle_by_blocks(self._order(self.schedule), generator, is_measured)
+            phase.settle_by_blocks(self._order(self.schedule), generator, is_measured, None, passes)
         return phase
 
     def _order(self, schedule: AnySchedule | str) -> AnySchedule:
@@ -357,12 +380,19 @@ class EquilibriumPropagation(AbstractRule):
 
     def _trouble(self, reports: Sequence[Report]) -> str:
         """What the first phase that did not settle says, and what to do."""
-        told = next((report.trouble for report in reports if report.trouble), "")
+        free, *nudged = reports
+        if free.trouble:
+            return (
+                f"{free.trouble}. Raise the number of free_schedule, or shrink the weights: with ReLU states may grow for ever."
+            )
+        told = next((report.trouble for report in nudged if report.trouble), "")
         if not told:
             return ""
-        if self._energy.free_is_forward and not self.uses_error_sweeps:
-            return f"{told}. Use relaxation='error_sweeps', or schedule 'even_odd(n)' with n ≥ L/2, or update='mod_pgd'."
-        return f"{told}. Raise the number of passes, lower beta, use average pooling, or jacobians='free'."
+        if self.uses_error_sweeps:
+            return f"{told}. Lower beta, use pairs=1, average pooling, or jacobians='free'."
+        if self._energy.free_is_forward:
+            return f"{told}. Use relaxation='error_sweeps', or schedule 'even_odd(n)' with n ≥ L, or average pooling."
+        return f"{told}. Raise the number of schedule, lower beta, or use average pooling."
 
 
 @dataclass(frozen=True)

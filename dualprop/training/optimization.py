@@ -16,7 +16,7 @@ def build(settings: Optimizer, model: nn.Module, capturable: bool = False) -> to
     """The PyTorch optimizer, in its fused form: one kernel for all parameters. One that is `capturable` holds its learning rate
     in a tensor on their device, where a captured step reads it.
 
-    Raises SettingError where the layer factors are not one for each layer.
+    Raises SettingError where the layer factors are not one for each module with parameters of its own.
     """
     device = next(model.parameters()).device
 
@@ -30,7 +30,7 @@ def build(settings: Optimizer, model: nn.Module, capturable: bool = False) -> to
         layers = [own for module in model.modules() if (own := list(module.parameters(recurse=False)))]
         if len(layers) != len(settings.layer_factors):
             raise SettingError(
-                f"layer_factors lists {len(settings.layer_factors)} factors, but the model has {len(layers)} layers with "
+                f"layer_factors lists {len(settings.layer_factors)} factors, but the model has {len(layers)} modules with "
                 "parameters. Give one each."
             )
         parameters = [

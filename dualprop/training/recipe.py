@@ -19,6 +19,13 @@ from dualprop.models import MODELS, Architecture
 from dualprop.rules import AbstractRule
 from dualprop.settings import NamedPart, check_choices
 
+# Settings that recipes of earlier versions lack, by the part that they are in, with the default that changes nothing.
+_LATER: tuple[tuple[str, str, Any], ...] = (
+    ("", "border", 0),
+    ("optimizer", "layer_factors", []),
+    ("model", "gain", 1.0),
+    ("model", "skips", []),
+)
 _CHOICES = {
     "dtype": ("float32", "float64", "bfloat16", "tf32"),
     "channels_last": ("auto", "on", "off"),
@@ -42,7 +49,7 @@ class Optimizer:
         cosine: whether the rate then falls along a half cosine, towards `final_learning_rate` after the last step.
         cosine_epochs: counted from the first, those after which the cosine has ended and the rate stays; 0 for all.
         final_learning_rate: see cosine.
-        layer_factors: what multiplies the rate of each layer with parameters, from the first to the last; empty for 1 each.
+        layer_factors: what multiplies the rate of each module with parameters, from the first to the last; empty for 1 each.
     """
 
     name: Literal["adam", "adamw", "sgd"] = "adam"
@@ -235,9 +242,14 @@ class Recipe:
             raise RunError(f"the recipe does not fit this version of dualprop: {error}") from error
 
     def digest(self) -> str:
-        """SHA-256 of the recipe, by which a checkpoint knows its run; of all but `residency`, which changes no number in it."""
+        """SHA-256 of the recipe, by which a checkpoint knows its run; of all but `residency`, which changes no number, and
+        but for settings that came later where they are at their defaults: older runs go on."""
         plain = self.to_plain()
         del plain["residency"]
+        for part, name, default in _LATER:
+            own = plain[part] if part else plain
+            if own.get(name) == default:
+                del own[name]
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 

@@ -25,7 +25,7 @@ import torch
 from dualprop import data
 from dualprop.errors import DataError, RunError, SettingError
 from dualprop.network import Network
-from dualprop.training import environment, execution, files
+from dualprop.training import environment, execution, files, optimization
 from dualprop.training.recipe import Recipe
 from dualprop.training.trainer import Reporter, train_seed
 
@@ -124,6 +124,7 @@ def check_fit(recipe: Recipe, splits: data.Splits) -> None:
     recipe.augmentation.check(splits.input_shape)
     how = execution.resolve(recipe)
     model = how.place(recipe.build(splits.input_shape, splits.num_classes))
+    optimization.build(recipe.optimizer, model)
     x, y = splits.train.batch(torch.arange(min(2, len(splits.train))), how.inputs, channels_last=how.channels_last)
     with how.computing():
         recipe.rule.gradients(Network.from_module(model), x, y, generator=torch.Generator().manual_seed(0))

@@ -97,6 +97,7 @@ class _SeedRun:
         self.inference = torch.Generator().manual_seed(seed + 2**32)
         self.steps_per_epoch = len(splits.train) // recipe.batch_size
         self.rule_state: Any = None
+        self.rate = recipe.optimizer.learning_rate
         self.progress = Progress()
         self._reset_sums()
 
@@ -137,7 +138,7 @@ class _SeedRun:
                 self._write_checkpoint()
         num_examples = max(1, progress.step * recipe.batch_size)
         trained: dict[str, Any] = {
-            "learning_rate": float(self.optimizer.param_groups[0]["lr"]),
+            "learning_rate": self.rate,
             "train_loss": float(self.loss_sum) / num_examples,
             "train_accuracy": int(self.num_correct) / num_examples,
             **({} if outcome is None else outcome.diagnostics),
@@ -158,6 +159,7 @@ class _SeedRun:
         global_step = progress.epoch * self.steps_per_epoch + progress.step
         rate = optimization.learning_rate(recipe.optimizer, global_step, self.steps_per_epoch, recipe.epochs)
         optimization.set_learning_rate(self.optimizer, rate)
+        self.rate = rate
         outcomes, self.rule_state = self.take(x, y, self.rule_state)
         # What the network said before it learned from this batch.
         outcome = outcomes[0]

@@ -196,6 +196,8 @@ REFUSED = [
     ({"pairs": 0}, "pairs must be a whole number of at least 1, got 0"),
     ({"step_size": 0.0}, r"step_size must be in \(0, 1\], got 0"),
     ({"step_size": 0.5}, "step_size is of block updates"),
+    ({"jacobians": "free", "update": "pgd"}, "update='pgd' clamps"),
+    ({"energy": "hopfield", "loss": "log_loss", "output_nudge": "exact"}, "needs no such nudge. Use estimator='forward'"),
     ({"tolerance": 0.1}, "a tolerance stops between pairs of error sweeps, and there is one"),
     ({"relaxation": "blocks", "pairs": 2}, "pairs are of error sweeps"),
     ({"energy": "hopfield", "free_schedule": "random_order(9)"}, "a prediction needs a fixed order"),
@@ -209,7 +211,7 @@ REFUSED = [
     ({"energy": "hopfield", "output_nudge": "clamped", "loss": "squared_error"}, "pulls the output of a predictive"),
     (
         {"output_nudge": "exact", "loss": "squared_error", "beta": 1.0},
-        "an exact squared_error nudge uphill needs beta < 1, got 1",
+        "an exact squared_error nudge uphill needs a beta < 1, got 1",
     ),
     ({"schedule": "even_odds(3)"}, "unknown schedule 'even_odds'. Did you mean"),
 ]
@@ -243,3 +245,114 @@ def test_half_precision_is_refused():
         pytest.raises(dp.SettingError, match="loses its displacements in half precision"),
     ):
         dp.EquilibriumPropagation().gradients(network, x, y)
+
+
+def heavy():
+    """A tanh network whose free phase of 60 passes still moves by more than a small nudge would."""
+    model = mlp("tanh", (20, 30, 30, 30, 10))
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(1.2)
+    return model, batch((20,), 10, 12)
+
+
+@pytest.mark.parametrize("estimator", ["centered", "forward", "backward", "random_sign"])
+@pytest.mark.parametrize(
+    ("settings", "least"),
+    [
+        ({"schedule": "even_odd(100)"}, 0.9),
+        ({"schedule": "even_odd(300)", "free_schedule": "even_odd(900)", "tolerance": 1e-2}, 0.99),
+        ({"schedule": "even_odd(300)", "free_schedule": "even_odd(900)", "tolerance": 1e-3}, 0.999),
+    ],
+    ids=["60 free passes", "loose", "tight"],
+)
+def test_what_is_left_of_the_free_states_motion_is_no_gradient(estimator, settings, least):
+    """Divided by β it is larger than the gradient, in every one-sided estimate, unless the free term moves on as well."""
+    model, (x, y) = heavy()
+    network = dp.Network.from_module(model)
+    rule = dp.EquilibriumPropagation(energy="hopfield", estimator=estimator, beta=0.02, **settings)
+    exact = dp.EquilibriumPropagation(energy="hopfield", free_schedule="even_odd(2000)").exact_gradients(network, x, y)
+    out = rule.gradients(network, x, y, generator=torch.Generator().manual_seed(0))
+    assert out.status.ok
+    assert min(cosine(out.gradients[n], exact[n]) for n in exact) > least
+
+
+def test_a_schedule_of_a_single_pass_is_not_judged_by_its_own_displacement():
+    network, (x, y) = dp.Network.from_module(mlp("tanh")), batch()
+    for schedule in ("4,3,2,1,2,3,4,3,2,1", "random_order(60)"):
+        rule = dp.EquilibriumPropagation(relaxation="blocks", schedule=schedule)
+        out = rule.gradients(network, x, y, generator=torch.Generator().manual_seed(0))
+        assert out.status.ok, out.status
+        assert rule.statistics(network, x, y, generator=torch.Generator().manual_seed(0))["residual"] >= 0
+        with pytest.raises(dp.SettingError, match="tolerance needs schedules of passes over all layers"):
+            dp.EquilibriumPropagation(relaxation="blocks", schedule=schedule, tolerance=0.1)
+
+
+def test_a_step_is_a_step_of_the_output_too():
+    network, (x, y) = dp.Network.from_module(mlp("relu")), batch()
+
+    def displaced(step_size):
+        rule = dp.EquilibriumPropagation(relaxation="blocks", schedule="even_odd(1)", step_size=step_size, beta=0.1)
+        found = rule.infer(network, x, y)
+        return float((found.nudged[0][1][-1] - found.free[-1]).norm())
+
+    assert displaced(0.25) == pytest.approx(displaced(1.0) / 4, rel=1e-6)
+
+
+def test_the_kinks_that_count_are_those_that_the_nudge_crosses():
+    """A free Hopfield state is pulled from above too, far across kinks, without any nudge."""
+    network, (x, y) = dp.Network.from_module(mlp("hard_sigmoid")), batch(n=32)
+    settings = {"energy": "hopfield", "free_schedule": "even_odd(300)"}
+    small, large = (
+        dp.EquilibriumPropagation(beta=beta, **settings).statistics(network, x, y)["kink_crossing"] for beta in (1e-9, 0.9)
+    )
+    assert small == [0.0] * 4
+    assert sum(large) > 0
+
+
+@pytest.mark.parametrize("jacobians", ["current", "free"])
+def test_no_digit_is_lost_where_no_kernel_helps(jacobians, monkeypatch):
+    """Subtracting two states would leave eps/β: 5e-3 at β = 2e-4."""
+    from dualprop import native
+
+    monkeypatch.setattr(native, "takes", lambda *arguments: False)
+    model, (x, y) = conv_net("relu", "before"), images(16)
+    narrow = conv_net("relu", "before", dtype=F32)
+    rule = dp.EquilibriumPropagation(beta=2e-4, jacobians=jacobians)
+    wide = rule.gradients(dp.Network.from_module(model), x, y).gradients
+    found = rule.gradients(dp.Network.from_module(narrow), x.float(), y).gradients
+    assert max(distance(found[n], wide[n]) for n in wide) < 2e-5
+
+
+def test_targets_are_checked_wherever_they_are_taken():
+    network, (x, _) = dp.Network.from_module(mlp("tanh")), batch()
+    wrong = torch.full((6,), 99)
+    for rule in (dp.EquilibriumPropagation(), dp.EquilibriumPropagation(energy="hopfield")):
+        for ask in (rule.infer, rule.statistics, rule.gradients):
+            with pytest.raises(dp.SettingError, match=r"class indices must be in 0…3, got 99…99"):
+                ask(network, x, wrong)
+
+
+def test_a_phase_leaves_nothing_on_the_free_tapes():
+    """Signals of the size of unpooled images would live until the last phase has ended."""
+    network, (x, y) = dp.Network.from_module(conv_net("relu", "before")), images()
+    rule = dp.EquilibriumPropagation()
+    with torch.no_grad():
+        y, free = rule._settled_freely(network, x, y, None)
+        for term in rule._terms:
+            rule._phase(network, free, y, term, None, None, None)
+    assert all(tape.signal is None and tape.signal_at_core is None for tape in free.activations._tapes.values())
+
+
+def test_a_hopfield_network_with_separate_feedback_weights_is_refused():
+    """It has no energy, and what would be called its gradient is none."""
+    model = dp.feedback.convert(mlp("tanh"), "random", generator=torch.Generator().manual_seed(0))
+    with pytest.raises(dp.SettingError, match="a Hopfield network with separate feedback weights has no energy"):
+        dp.EquilibriumPropagation(energy="hopfield").gradients(dp.Network.from_module(model), *batch())
+
+
+def test_a_prediction_in_parts_is_the_prediction():
+    network = dp.Network.from_module(mlp("tanh"))
+    x, _ = batch(n=230)
+    rule = dp.EquilibriumPropagation(energy="hopfield")
+    torch.testing.assert_close(rule.predict(network, x)[150:160], rule.predict(network, x[150:160]))

@@ -206,3 +206,86 @@ def test_spectral_damping_asks_for_constants_where_a_layer_has_several_readers()
         dp.DualPropagation(alpha=0.0, damping="spectral").gradients(network, x, y)
     out = dp.DualPropagation(alpha=0.0, damping=(1.0, 1.0, 1.0), beta=0.1).gradients(network, x, y)
     assert out.status.ok
+
+
+def test_the_implicit_gradient_is_found_where_skips_close_odd_cycles():
+    """Updated all together, v would diverge where the states settle."""
+    model = dp.Layered(
+        [
+            (nn.Tanh(), {0: nn.Linear(1, 1)}),
+            (nn.Tanh(), {1: nn.Linear(1, 1)}),
+            (None, {2: nn.Linear(1, 1), 1: nn.Linear(1, 1)}),
+        ]
+    ).double()
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            p.fill_(0.1 if name.endswith("bias") else -0.7)
+    network = dp.Network.from_module(model)
+    x, y = torch.full((2, 1), 0.3, dtype=torch.float64), torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
+    settings = {"energy": "hopfield", "loss": "squared_error", "free_schedule": "even_odd(900)", "schedule": "even_odd(900)"}
+    rule = dp.EquilibriumPropagation(beta=1e-3, tolerance=1e-11, **settings)
+    assert_same(rule.gradients(network, x, y).gradients, rule.exact_gradients(network, x, y), 1e-3)
+
+
+def test_spectral_damping_weighs_by_the_beta_of_the_layer_that_reads():
+    """Layers 1 and 2 read the input and layer 3 both: the reader of layer 1 is not layer 2."""
+    model = dp.Layered(
+        [
+            (nn.Tanh(), {0: nn.Linear(5, 4)}),
+            (nn.Tanh(), {0: nn.Linear(5, 4)}),
+            (nn.Tanh(), {1: nn.Linear(4, 4), 2: nn.Linear(4, 4)}),
+            (None, {3: nn.Linear(4, 3)}),
+        ]
+    ).double()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(4)
+    network, (x, y) = dp.Network.from_module(model), batch((5,), 3, 6)
+    betas = (1.0, 0.1, 1.0, 1.0)
+    norms = [float(torch.linalg.matrix_norm(model.maps(j)[k].weight.detach(), 2)) for j, k in ((3, 1), (3, 2), (4, 3))]
+    ratios = [betas[0] / betas[2], betas[1] / betas[2], betas[2] / betas[3]]
+    constants = tuple(max(0.0, r * n**2 - 1) / 2 for r, n in zip(ratios, norms, strict=True))
+    common = {"alpha": 0.0, "beta": betas, "schedule": "up_down(3)"}
+    by_hand = dp.DualPropagation(damping=constants, **common).infer(network, x, y)
+    rule = dp.DualPropagation(damping="spectral", **common)
+    state = None
+    for _ in range(40):
+        state = rule.infer(network, x, y, state=state)
+    for k in range(1, 5):
+        torch.testing.assert_close(state.plus[k], by_hand.plus[k], rtol=1e-4, atol=1e-6)
+
+
+def test_paths_of_different_shapes_are_refused_and_not_broadcast():
+    model = dp.Layered([(nn.ReLU(), {0: nn.Linear(6, 5)}), (None, {1: nn.Linear(5, 4), 0: nn.Linear(6, 1)})])
+    x, y = batch((6,), 4, dtype=torch.float32)
+    fused = dp.DualPropagation(engine="fused")
+    for rule in (dp.DualPropagation(), fused, dp.EquilibriumPropagation(), dp.Lifted()):
+        with pytest.raises(
+            dp.SettingError, match=r"reads layers \(1, 0\) through maps that give shapes .* which can't be added"
+        ):
+            rule.gradients(dp.Network.from_module(model), x, y)
+
+
+def test_a_plain_residual_is_an_identity():
+    model = dp.Layered(
+        [(nn.Tanh(), {0: nn.Linear(5, 4)}), (nn.Tanh(), {1: nn.Linear(4, 4)}), (None, {2: nn.Linear(4, 4), 1: nn.Identity()})]
+    ).double()
+    network, (x, y) = dp.Network.from_module(model), batch()
+    expected = autograd_gradients(model, x, y)
+    out = dp.EquilibriumPropagation(beta=1e-3).gradients(network, x, y)
+    assert_same(out.gradients, expected, 1e-4)
+    assert dp.Backprop().gradients(network, x, y).diagnostics == {"drives": 4, "feedbacks": 3, "gradients": 3}
+
+
+def test_hooks_on_a_layered_model_are_refused():
+    model = skips()
+    model.register_forward_hook(lambda module, inputs, output: 2 * output)
+    with pytest.raises(dp.UnsupportedModuleError, match="the Layered model has forward hooks"):
+        dp.Network.from_module(model)
+
+
+def test_one_state_below_is_not_enough_for_a_layer_that_reads_several():
+    network, (x, _) = dp.Network.from_module(skips()), problem()
+    s = torch.zeros(6, 4, 3, 3, dtype=torch.float64)
+    with pytest.raises(dp.SettingError, match=r"layer 3 reads layers \(2, 1\): pass all states"):
+        dp.energies.layer_energy(network, 3, s, x)

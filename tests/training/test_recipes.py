@@ -1,6 +1,7 @@
 """Recipes: written to disk and read back as the same value, told apart by every field, refused where damaged."""
 
 import dataclasses
+import hashlib
 import json
 
 import pytest
@@ -10,7 +11,7 @@ from dualprop import recipes
 from dualprop.data import Augmentation
 from dualprop.errors import RunError, SettingError
 from dualprop.losses import CrossEntropy, SquaredError
-from dualprop.models import MLP, ConvNet
+from dualprop.models import MLP, VGG, ConvNet
 from dualprop.rules import RULES, Backprop, DualPropagation, EquilibriumPropagation
 from dualprop.training import Optimizer, Recipe
 
@@ -287,3 +288,19 @@ def test_normal_weights_have_the_variance_of_the_reciprocal_fan_in_and_no_biases
         assert float(layer.weight.detach().var()) * layer.in_features == pytest.approx(1, abs=0.1)
         assert not layer.bias.detach().any()
     assert float(torch.linalg.matrix_norm(model[2].weight.detach(), 2)) == pytest.approx(2, abs=0.1)
+
+
+def test_settings_that_came_later_leave_the_digests_of_older_runs_as_they_were(recipe):
+    """Their checkpoints are told from others' by them: a run of an earlier version goes on."""
+    made = recipe(model=VGG((4,), (1,), ()))
+    plain = made.to_plain()
+    del (
+        plain["residency"],
+        plain["border"],
+        plain["optimizer"]["layer_factors"],
+        plain["model"]["gain"],
+        plain["model"]["skips"],
+    )
+    assert made.digest() == hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+    assert recipe(model=VGG((4,), (1,), (), gain=0.5)).digest() != made.digest()
+    assert recipe(model=VGG((4, 4, 4), (1,), (), skips=((1, 3),))).digest() != recipe(model=VGG((4, 4, 4), (1,), ())).digest()

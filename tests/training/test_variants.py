@@ -85,7 +85,7 @@ EXPECTED_OF_EP = {
     "ep-random": {"estimator": "random_sign"},
     "ep-forward": {"estimator": "forward"},
     "ep-backward": {"estimator": "backward"},
-    "ep-two-pairs": {"pairs": 2},
+    "ep-two-pairs": {"relaxation": "error_sweeps", "pairs": 2},
     "ep-published": {"relaxation": "blocks", "pairs": 1},
 }
 
