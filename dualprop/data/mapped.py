@@ -139,11 +139,11 @@ class MappedImages:
 def fits(num_bytes: int, device: torch.device | str) -> bool:
     """Whether this many bytes are at most half of the device's free memory; the rest is the training's."""
     device = torch.device(device)
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _free_memory()
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
     return num_bytes <= free / 2
 
 
-def _free_memory() -> int:
+def free_memory() -> int:
     """Bytes of main memory that are free or can be freed at once, within the limit of the container if there is one."""
     limits = []
     with contextlib.suppress(OSError):

@@ -10,9 +10,11 @@ random sixth is the test set, the same for every seed. Pickle is never read: ope
 import os
 import zipfile
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
+from dualprop.data.mapped import free_memory
 from dualprop.data.splits import Arrays, draw
 from dualprop.errors import DataError
 
@@ -52,6 +54,7 @@ def _entries(path: Path) -> dict[str, np.ndarray]:
         with path.open("rb") as file:
             if not zipfile.is_zipfile(file):
                 raise DataError(f"{path} is truncated or no .npz file. Write it with np.savez, as x_train=… and so on.")
+            _check_memory(path, file, wanted)
             file.seek(0)
             with np.load(file, allow_pickle=False) as archive:
                 entries = {}
@@ -73,6 +76,15 @@ def _entries(path: Path) -> dict[str, np.ndarray]:
         if not isinstance(value, np.ndarray):  # a member of the zip that is no .npy file comes as bytes
             raise DataError(f"{path}: {entry!r} is not an array. Write the file with np.savez.")
     return entries
+
+
+def _check_memory(path: Path, file: IO[bytes], wanted: tuple[str, ...]) -> None:
+    """Raise DataError where the arrays declare more than memory holds: little of a file can inflate to anything."""
+    with zipfile.ZipFile(file) as archive:
+        sizes = [info.file_size for info in archive.infolist() if info.filename.removesuffix(".npy") in wanted]
+    # Floats are copied once, and the split of what is tested too.
+    if 2 * sum(sizes) > free_memory():
+        raise DataError(f"{path} inflates to {sum(sizes) / 1e9:.1f} GB, too much for this machine's memory. Store less.")
 
 
 def _layout(path: Path, entries: dict[str, np.ndarray]) -> str:

@@ -5,6 +5,7 @@ unpickled: a header is a literal, and arrays of objects are refused."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import struct
@@ -108,8 +109,11 @@ def small(path: Path, info: zipfile.ZipInfo, limit: int) -> np.ndarray:
 
 
 def unpacked(path: Path, info: zipfile.ZipInfo, folder: Path) -> Path:
-    """Where the array is, or is to be, as a .npy file of its own in `folder`; named after its content."""
-    return folder / f"{path.stem}-{info.filename.removesuffix('.npy')}-{info.CRC:08x}-{info.file_size}.npy"
+    """Where the array is, or is to be, as a .npy file of its own in `folder`; named after the file that it is of, its place and
+    time and sizes. A name by its CRC alone could be taken by another file made to have the same."""
+    status = path.stat()
+    told = f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\0{info.filename}\0{info.CRC}\0{info.file_size}"
+    return folder / f"{path.stem}-{info.filename.removesuffix('.npy')}-{hashlib.sha256(told.encode()).hexdigest()[:16]}.npy"
 
 
 def unpack(path: Path, info: zipfile.ZipInfo, folder: Path) -> Path:
@@ -123,6 +127,8 @@ def unpack(path: Path, info: zipfile.ZipInfo, folder: Path) -> Path:
         try:
             with os.fdopen(handle, "wb") as out, zipfile.ZipFile(path) as archive, archive.open(info) as file:
                 shutil.copyfileobj(file, out, 1 << 20)
+                if out.tell() != info.file_size:
+                    raise ValueError("the member inflates to another size than it declares")
             os.replace(temporary, target)
         finally:
             Path(temporary).unlink(missing_ok=True)

@@ -208,7 +208,7 @@ class _Machine:
         if len(state) != 5 or type(state[2]) is not _Made or state[2].kind != DTYPE or state[2].value is None:
             raise _Refusal("holds an array without a type")
         shape, dtype, by_columns, elements = state[1], state[2].value, state[3], state[4]
-        is_shape = type(shape) is tuple and 1 <= len(shape) <= 4 and all(type(n) is int and n >= 0 for n in shape)
+        is_shape = type(shape) is tuple and 1 <= len(shape) <= 4 and all(type(n) is int and 0 <= n < 2**48 for n in shape)
         if not is_shape or by_columns not in (False, 0) or type(elements) is not Span:
             raise _Refusal("holds an array that is not stored row by row")
         if math.prod(shape) * dtype.itemsize != elements.stop - elements.start:

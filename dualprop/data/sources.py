@@ -17,6 +17,8 @@ from dualprop.data.catalogue import SOURCES
 from dualprop.errors import DataError
 
 REPLACE = "Replace it, or move it away to have it downloaded."
+# More than any canonical file or archive holds (CIFAR-100's archive has 169 MB): what is larger is not read to be told from it.
+LARGEST = 400 << 20
 
 
 def cache_folder() -> Path:
@@ -98,16 +100,34 @@ def verified(path: Path, name: str, file: str, shown: str, remedy: str) -> bytes
     DataErrors call it `shown` and end in `remedy`.
     """
     try:
+        if path.stat().st_size > LARGEST:
+            raise DataError(f"{shown} is larger than any file of {name}. {remedy}".rstrip())
         content = path.read_bytes()
         # By content, not by suffix: some servers' transport encoding undoes the compression on the way.
         if content.startswith(b"\x1f\x8b") and not _is_archive(name, file):
-            content = gzip.decompress(content)
+            content = _inflated(content)
     except (EOFError, gzip.BadGzipFile, zlib.error):
         raise DataError(f"{shown} is a truncated or damaged gzip file. {remedy}".rstrip()) from None
+    except _TooLarge:
+        raise DataError(f"{shown} inflates to more than any file of {name} holds. {remedy}".rstrip()) from None
     except OSError as error:
         raise DataError(f"{shown} can't be read ({error.strerror or error}). {remedy}".rstrip()) from None
     check(content, name, file, shown, remedy)
     return content
+
+
+class _TooLarge(Exception):
+    """A gzip file that inflates beyond LARGEST."""
+
+
+def _inflated(content: bytes) -> bytes:
+    """The content of a gzip file, which is not believed to be of any size before it is there."""
+    with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
+        inflated = file.read(LARGEST + 1)
+        if len(inflated) > LARGEST:
+            raise _TooLarge
+        file.read(1)  # to the end, where the checksum is compared
+        return inflated
 
 
 def check(content: bytes, name: str, file: str, shown: str, remedy: str) -> None:

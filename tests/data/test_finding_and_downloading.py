@@ -185,3 +185,20 @@ def test_a_cache_that_can_not_be_written_is_one_line(tiny, mirror, tmp_path, mon
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setattr(sources, "cache_folder", lambda: tmp_path / "file")
     assert "can't write to the cache folder" in failure(mirror=mirror.url)
+
+
+@pytest.mark.parametrize("kind", ["bomb", "sparse"])
+def test_what_is_larger_than_any_canonical_file_is_not_read_to_the_end(tiny, tmp_path, monkeypatch, kind):
+    """A few megabytes of gzip inflate to gigabytes, and a sparse file takes none: memory would be full before a digest is."""
+    monkeypatch.setattr(sources, "LARGEST", 1 << 20)
+    folder = tmp_path / "mnist"
+    folder.mkdir()
+    path = folder / ("train-images-idx3-ubyte" + (".gz" if kind == "bomb" else ""))
+    if kind == "bomb":
+        path.write_bytes(gzip.compress(bytes(3 << 20)))
+    else:
+        with path.open("wb") as file:
+            file.truncate(1 << 40)
+    told = failure(root=tmp_path)
+    assert ("inflates to more than any file of" if kind == "bomb" else "is larger than any file of") in told
+    assert "\n" not in told

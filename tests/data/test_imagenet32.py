@@ -1,5 +1,6 @@
 """ImageNet32's files: the same examples from every form and place, streamed or resident, and one line for each thing wrong."""
 
+import io
 import os
 import pickle
 import shutil
@@ -104,20 +105,20 @@ def test_the_order_is_that_of_the_numbers_and_not_of_the_alphabet(tmp_path):
     assert [path.name for path in imagenet32.find(tmp_path)] == [*imagenet32.TRAIN, "val_data"]
 
 
-def test_residency_goes_by_the_free_memory(tmp_path, monkeypatch):
+def test_residency_goes_by_thefree_memory(tmp_path, monkeypatch):
     """More than half of it, and the training itself would have too little."""
     write(tmp_path)
     num_bytes = 3072 * sum(SIZES.values())
     for free, is_resident in ((2 * num_bytes, True), (2 * num_bytes - 1, False)):
-        monkeypatch.setattr("dualprop.data.mapped._free_memory", lambda free=free: free)
+        monkeypatch.setattr("dualprop.data.mapped.free_memory", lambda free=free: free)
         assert isinstance(load("imagenet32", root=tmp_path).test.x, torch.Tensor) == is_resident
 
 
-def test_free_memory_is_a_plausible_number():
+def testfree_memory_is_a_plausible_number():
     """Kibibytes taken for bytes would stream everything, and never fail."""
-    from dualprop.data.mapped import _free_memory
+    from dualprop.data.mapped import free_memory
 
-    assert 2**26 < _free_memory() <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert 2**26 < free_memory() <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def test_impossible_residencies_are_errors(tmp_path):
@@ -352,3 +353,46 @@ def test_a_member_that_goes_on_beyond_the_file_is_refused(tmp_path):
     path.write_bytes(path.read_bytes()[: info.header_offset + info.file_size // 2])
     with pytest.raises(DataError, match=r"is truncated, damaged or no \.npz file at 'data\.npy'"):
         npz_members.locate(path, info)
+
+
+def test_a_member_that_inflates_to_less_than_it_declares_is_one_line(tmp_path, cache):
+    """Its CRC is right, and so is the header: a map of the file would end in the middle of the images."""
+    write(tmp_path, "compressed npz")
+    path = next(tmp_path.rglob("train_data_batch_2.npz"))
+    with np.load(path) as arrays:
+        labels, pixels = arrays["labels"], arrays["data"]
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(pixels))
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("data.npy", header.getvalue() + b"\7" * 6144)
+        content = io.BytesIO()
+        np.save(content, labels)
+        archive.writestr("labels.npy", content.getvalue())
+        archive.getinfo("data.npy").file_size = len(header.getvalue()) + pixels.size
+    assert "is truncated, damaged or no .npz file at 'data.npy'" in failure(tmp_path)
+    assert not list((cache / "imagenet32").glob("train_data_batch_2*"))
+
+
+def test_another_file_of_the_same_checksum_is_not_taken_for_one_unpacked_before(tmp_path, cache, monkeypatch):
+    """CRC32 is made to any value with four bytes: a forged file would stay in the cache when it has been replaced."""
+    monkeypatch.setattr(npz_members, "is_mappable", lambda info: False)
+    write(tmp_path, "compressed npz")
+    path = next(tmp_path.rglob("train_data_batch_2.npz"))
+    (info,) = (i for n, i in npz_members.members(path).items() if n == "data")
+    before = npz_members.unpacked(path, info, cache)
+    os.utime(path, ns=(1, 1))
+    assert npz_members.unpacked(path, info, cache) != before
+
+
+@pytest.mark.parametrize("huge", [2**62, 2**100])
+def test_an_array_of_no_rows_and_huge_ones_is_one_line(tmp_path, huge):
+    """0 × 2⁶² elements are none, as the file has; numpy refuses to count them."""
+    write(tmp_path, "pickle 4")
+    path = next(p for p in tmp_path.rglob("train_data_batch_3") if p.is_file())
+    made = pickle.dumps({"data": np.zeros((4, 3072), np.uint8), "labels": np.zeros((0, 7), np.int64)}, protocol=4)
+    width = (huge.bit_length() + 8) // 8
+    assert made.count(b"K\x00K\x07\x86") == 1
+    path.write_bytes(made.replace(b"K\x00K\x07\x86", b"K\x00\x8a" + bytes([width]) + huge.to_bytes(width, "little") + b"\x86"))
+    told = failure(tmp_path)
+    assert "\n" not in told
+    assert "train_data_batch_3" in told
