@@ -1573,8 +1573,8 @@ DEFECTS = [
     Defect(
         "EP: the mask left out of the signal",
         "equilibria.py",
-        "        return state, error.mul_(neuron.derivative(a))\n",
-        "        return state, error\n",
+        "return neuron.f_(a + pull), error * neuron.derivative(a)",
+        "return neuron.f_(a + pull), error",
         EP_REFERENCE,
     ),
     Defect(
@@ -1659,21 +1659,21 @@ DEFECTS = [
     Defect(
         "Hopfield: angles taken to back-propagation",
         "rules/equilibrium_propagation.py",
-        "        return implicit.gradients(network, states, y, self.loss)\n",
+        "        return implicit.gradients(network, free.activations.means, y, self.loss)\n",
         "        return super().exact_gradients(network, x, y)\n",
         EP_ORDERS,
     ),
     Defect(
         "Hopfield: the prediction of the forward pass",
         "rules/equilibrium_propagation.py",
-        "            return self._free(network, x, None).activations.means[-1]\n",
-        "            return network.forward(x)\n",
+        "self._free(network, part, None, False).activations.means[-1] for part",
+        "network.forward(part) for part",
         EP_ORDERS,
     ),
     Defect(
         "implicit gradient: one step of the adjoint alone",
         "implicit.py",
-        "        for _ in range(most_steps):\n",
+        "        for _ in range(most_sweeps):\n",
         "        for _ in range(1):\n",
         EP_ORDERS,
     ),
@@ -1688,8 +1688,8 @@ DEFECTS = [
     Defect(
         "a drive kept when one of its sources has moved",
         "states.py",
-        "        if known is not None and _same(known[0], parts):\n            return known[1]\n        total = parts[0]",
-        "        if known is not None:\n            return known[1]\n        total = parts[0]",
+        "        if known is not None and _same(known[0], parts):\n            return known[1]\n        total = summed",
+        "        if known is not None:\n            return known[1]\n        total = summed",
         SOURCES,
     ),
     Defect(
