@@ -289,3 +289,22 @@ def test_one_state_below_is_not_enough_for_a_layer_that_reads_several():
     s = torch.zeros(6, 4, 3, 3, dtype=torch.float64)
     with pytest.raises(dp.SettingError, match=r"layer 3 reads layers \(2, 1\): pass all states"):
         dp.energies.layer_energy(network, 3, s, x)
+
+
+def test_the_constant_of_a_majorized_block_is_the_curvature_of_all_that_read_it():
+    """c_k = Σ_j (β_k/β_j) ‖W_jk‖²: of one reader alone the objective may rise, where weights are large."""
+    model = dp.Layered(
+        [
+            (nn.Tanh(), {0: nn.Linear(5, 4)}),
+            (nn.Tanh(), {1: nn.Linear(4, 4)}),
+            (None, {2: nn.Linear(4, 3), 1: nn.Linear(4, 3)}),
+        ]
+    ).double()
+    network, (x, y) = dp.Network.from_module(model), batch((5,), 3, 6)
+    squared = {
+        (j, k): float(torch.linalg.matrix_norm(model.maps(j)[k].weight.detach(), 2)) ** 2 for j, k in ((2, 1), (3, 1), (3, 2))
+    }
+    with torch.no_grad():
+        first, second = dp.Lifted(beta=(0.2, 0.1, 0.4))._settled(network, x, y).constants
+    assert float(first) == pytest.approx(0.2 / 0.1 * squared[2, 1] + 0.2 / 0.4 * squared[3, 1], rel=1e-3)
+    assert float(second) == pytest.approx(0.1 / 0.4 * squared[3, 2], rel=1e-3)
