@@ -70,9 +70,11 @@ def training_curves(runs: Sequence[tuple[str, Run]]) -> Figure:
 
 def angle_maps(runs: Sequence[tuple[str, Run]]) -> Figure:
     """One heat map per run: angle between the rule's and back-propagation's gradient, layers (input below) × epochs."""
-    figure, rows = new_figure(len(runs), 1, (10.5, 1.6 + 1.7 * len(runs)))
-    axes_list = np.atleast_1d(np.asarray(rows, dtype=object))
     found = [(label, run, *_per_layer(run, "alignment", "angle")) for label, run in runs]
+    # Every layer's number and angles need a line's height.
+    deepest = max(len(angles) for *_, angles in found)
+    figure, rows = new_figure(len(runs), 1, (10.5, 1.6 + max(1.7, 0.24 * deepest) * len(runs)))
+    axes_list = np.atleast_1d(np.asarray(rows, dtype=object))
     top = max((float(angle) for *_, angles in found for angle in angles.flat if math.isfinite(angle)), default=1.0)
     image: Any = None
     for axes, (label, run, epochs, angles) in zip(axes_list, found, strict=True):
