@@ -23,7 +23,10 @@ def test_a_reader_that_goes_away_is_no_error():
 def test_an_interrupt_while_pytorch_is_imported_is_told_in_one_line():
     """The first seconds of every command are imports: the likeliest moment to think better of it."""
     with subprocess.Popen([COMMAND, "train"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
-        time.sleep(0.5)
+        maps, deadline = Path(f"/proc/{process.pid}/maps"), time.monotonic() + 30
+        # Not by the clock: on a busy machine Python itself may not have begun after half a second.
+        while maps.parent.parent.is_dir() and "libtorch" not in maps.read_text() and time.monotonic() < deadline:
+            time.sleep(0.02)
         process.send_signal(signal.SIGINT)
         told = process.stderr.read()
     assert process.returncode == 130
