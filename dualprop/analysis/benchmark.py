@@ -40,22 +40,22 @@ class Engine:
 
 _IMAGES = (3, 32, 32)
 # Of the papers (Høier et al. 2023, appendix C), but for the rate: on one batch of noise the weights had better stay.
-_SGD = Optimizer(name="sgd", learning_rate=1e-5, momentum=0.9, weight_decay=5e-4)
+RESTING = Optimizer(name="sgd", learning_rate=1e-5, momentum=0.9, weight_decay=5e-4)
 MODELS: dict[str, Subject] = {
     "mlp": Subject(MLP(widths=(1000, 1000, 1000)), (784,)),
     "conv": Subject(ConvNet(channels=(32, 64, 128), pool="before"), _IMAGES),
     "conv-after": Subject(ConvNet(channels=(32, 64, 128), pool="after"), _IMAGES),
     "conv-stride": Subject(ConvNet(channels=(32, 64, 128), pool="stride"), _IMAGES),
-    "vgg16": Subject(vgg16("after"), _IMAGES, _SGD),
-    "vgg16-before": Subject(vgg16("before"), _IMAGES, _SGD),
-    "vgg5": Subject(vgg5("before"), _IMAGES, _SGD),
-    "vgg5-after": Subject(vgg5("after"), _IMAGES, _SGD),
-    "vgg10": Subject(vgg10("before"), _IMAGES, _SGD),
-    "vgg10-after": Subject(vgg10("after"), _IMAGES, _SGD),
-    "vgg10-skip": Subject(vgg10_skip("before"), _IMAGES, _SGD),
+    "vgg16": Subject(vgg16("after"), _IMAGES, RESTING),
+    "vgg16-before": Subject(vgg16("before"), _IMAGES, RESTING),
+    "vgg5": Subject(vgg5("before"), _IMAGES, RESTING),
+    "vgg5-after": Subject(vgg5("after"), _IMAGES, RESTING),
+    "vgg10": Subject(vgg10("before"), _IMAGES, RESTING),
+    "vgg10-after": Subject(vgg10("after"), _IMAGES, RESTING),
+    "vgg10-skip": Subject(vgg10_skip("before"), _IMAGES, RESTING),
     # Of Scellier et al. 2023 and, but for the last padding, Laborieux et al. 2021.
     "hopfield": Subject(
-        VGG((128, 256, 512, 512), (1, 2, 3, 4), (), "hard_sigmoid", "before", init="uniform", gain=0.5), _IMAGES, _SGD
+        VGG((128, 256, 512, 512), (1, 2, 3, 4), (), "hard_sigmoid", "before", init="uniform", gain=0.5), _IMAGES, RESTING
     ),
 }
 _BY: tuple[Literal["explicit", "fused", "dualized"], ...] = ("explicit", "fused", "dualized")

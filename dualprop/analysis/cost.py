@@ -185,7 +185,10 @@ class Contender:
 
     def step(self, input_shape: tuple[int, ...], num_classes: int, seed: int = 0) -> Callable[[], object]:
         """A step on one random batch, from weights drawn by the seed."""
-        model, x, y = self.problem(input_shape, num_classes, seed)
+        return self.step_on(*self.problem(input_shape, num_classes, seed))
+
+    def step_on(self, model: nn.Module, x: Tensor, y: Tensor) -> Callable[[], object]:
+        """A step of this model on this batch."""
         recipe = self.recipe
         if self.how == "rule":
             return rule_step(model, recipe, x, y)

@@ -45,6 +45,9 @@ class BenchOptions:
         rules: names with commas between (`dualprop list variants`), or "all"; by default dp and dp-transposed, by every engine.
         alphas: numbers with commas between, for every rule that has an alpha; by default each has its own (settling: 0 and 1).
         betas: numbers with commas between, of the table of relaxations.
+        run: a run folder, whose network, best weights so far and training examples the table of relaxations takes instead of
+            --models, initial weights and noise; of its first seed.
+        data: folder of that run's data set; by default $DUALPROP_DATA, then the download cache.
         engines: names with commas between, of: explicit and fused (by the trainer's step), dualized (`dp.dualize` in the plain
             loop), dualized-keeping (which keeps the states that it else computes again), explicit-captured and fused-captured
             (as a CUDA graph), and each of the first three with -native (C), -compiled (inductor, which takes half a minute
@@ -68,6 +71,8 @@ class BenchOptions:
     rules: str = ""
     alphas: str = ""
     betas: str = ""
+    run: Path | None = None
+    data: Path | None = None
     engines: str = ""
     precisions: str = "float32"
     channels_last: str = "auto"
@@ -96,7 +101,7 @@ def main(arguments: Sequence[str]) -> None:
         benchmark.recipe(first, options.batch_size, options.device, options.threads, channels_last=options.channels_last)
     )
     # Where the numbers were written says nothing of them, and much of whose machine it was.
-    plain = {name: value for name, value in asdict(options).items() if name not in ("out", "figure")}
+    plain = {name: value for name, value in asdict(options).items() if name not in ("out", "figure", "run", "data")}
     results: dict[str, Any] = {"environment": environment.describe(options.device), "options": plain, "groups": []}
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     results["environment"]["load_before"] = load
@@ -124,6 +129,10 @@ def _check(options: BenchOptions) -> Any:
     for path, option in ((options.out, "--out"), (options.figure, "--figure")):
         if path is not None and not path.parent.is_dir():
             raise SettingError(f"the folder of {path} does not exist. Make it, or choose another {option}.")
+    if options.run is not None and options.table != "relaxations":
+        raise SettingError(f"--run is of table 'relaxations', got table '{options.table}'. Leave --run out.")
+    if options.data is not None and options.run is None:
+        raise SettingError("--data is of the data set of --run. Leave it out, or give --run.")
     if options.out is not None and options.out.suffix == ".png":
         raise SettingError(f"--out writes JSON, got {options.out}. Use --figure {options.out}, or name it .json.")
     table = import_module(TABLES[options.table])

@@ -37,6 +37,7 @@ def load(
     mirror: str | None = None,
     residency: Literal["auto", "device", "mapped"] = "auto",
     border: int = 0,
+    train_examples: int = 0,
 ) -> Splits:
     """The data set `name` (one of `names()`, or a path that ends in .npz), divided and on `device`.
 
@@ -50,6 +51,8 @@ def load(
     residency: where the images of imagenet32 are kept: all on the `device`, or "mapped", in their files, of which each
         batch is read. "auto" is the device if they take at most half of its free memory. Batches are the same.
     border: rows and columns of zeros around every image, before normalising (MNIST at 32×32: 2); not where images are mapped.
+    train_examples: how many of the training part to keep, drawn with `seed`; 0, or more than there are, keeps all. Validation
+        and test examples are the same for any number.
 
     Normalisation: the field's constants, for each channel; for a .npz the statistics of the training part,
     validation excluded. Raises DataError for a data set that is unknown, missing, damaged or malformed, SettingError
@@ -58,6 +61,8 @@ def load(
     name = os.fspath(name)
     if not 0 < validation_fraction < 1:
         raise SettingError(f"validation_fraction must be in (0, 1), got {validation_fraction}.")
+    if train_examples < 0:
+        raise SettingError(f"train_examples must be at least 0, got {train_examples}. 0 keeps all.")
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError):
@@ -94,6 +99,7 @@ def load(
         device=device,
         leave_mapped=is_streamed,
         border=border,
+        train_examples=train_examples,
     )
 
 

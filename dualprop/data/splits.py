@@ -55,8 +55,9 @@ def bordered(x: np.ndarray | MappedImages, border: int, name: str) -> np.ndarray
     return np.pad(x, ((0, 0), (0, 0), (border, border), (border, border)))
 
 
-def draw(num_examples: int, fraction: float, seed: int, where: str) -> tuple[np.ndarray, np.ndarray]:
-    """(rest, drawn): indices of all other examples and of a random `fraction`; each ascending, neither empty.
+def draw(num_examples: int, fraction: float, seed: int, where: str, most: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """(rest, drawn): indices of all other examples and of a random `fraction`; each ascending, neither empty. Of the rest a
+    random `most`, if that is fewer; 0 is all.
 
     `where` names the source in the DataError for less than two examples.
     """
@@ -64,7 +65,8 @@ def draw(num_examples: int, fraction: float, seed: int, where: str) -> tuple[np.
         raise DataError(f"{where}: {num_examples} training example can't be divided in two; store more.")
     order = torch.randperm(num_examples, generator=torch.Generator().manual_seed(seed)).numpy()
     num_drawn = min(max(round(fraction * num_examples), 1), num_examples - 1)
-    return np.sort(order[num_drawn:]), np.sort(order[:num_drawn])
+    rest = order[num_drawn:]
+    return np.sort(rest[:most] if most else rest), np.sort(order[:num_drawn])
 
 
 def draw_stratified(y: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -136,14 +138,16 @@ def divide(
     device: torch.device | str,
     leave_mapped: bool = False,
     border: int = 0,
+    train_examples: int = 0,
 ) -> Splits:
-    """Splits on `device`, a seeded `validation_fraction` in (0, 1) of the training set set aside for validation.
+    """Splits on `device`, a seeded `validation_fraction` in (0, 1) of the training set set aside for validation, and of the
+    others `train_examples`, if that is fewer and not 0.
 
     Images get a `border` of zeros, which the statistics do not see. With `leave_mapped` images that are in
     files stay there, and only their batches come onto the device.
     """
     num_classes = count_classes(arrays.y_train, arrays.y_test, name)
-    train, validation = draw(len(arrays.y_train), validation_fraction, seed, name)
+    train, validation = draw(len(arrays.y_train), validation_fraction, seed, name, train_examples)
     x_train = arrays.x_train[train]
     if arrays.mean is None or arrays.std is None:
         assert isinstance(x_train, np.ndarray), "a source of mapped images brings its constants"

@@ -22,6 +22,7 @@ from dualprop.settings import NamedPart, check_choices
 # Settings that recipes of earlier versions lack, by the part that they are in, with the default that changes nothing.
 _LATER: tuple[tuple[str, str, Any], ...] = (
     ("", "border", 0),
+    ("", "train_examples", 0),
     ("optimizer", "layer_factors", []),
     ("model", "gain", 1.0),
     ("model", "skips", []),
@@ -96,6 +97,7 @@ class Recipe:
         published: pairs of a variant's name and its published test accuracy, such as ("dp", "98.43 ± 0.03").
         dataset: a data set's name, or the path of an .npz file.
         border: rows and columns of black pixels (zeros, before normalising) around every image, training and test alike.
+        train_examples: how many of the training part are used, drawn with the seed; 0 for all.
         residency: of the images of imagenet32: all on the "device", or "mapped", in their files; "auto" goes by size.
         augmentation: how training images are varied, each time they are shown.
         model: the architecture.
@@ -126,6 +128,7 @@ class Recipe:
     published: tuple[tuple[str, str], ...] = ()
     dataset: str
     border: int = 0
+    train_examples: int = 0
     residency: Literal["auto", "device", "mapped"] = "auto"
     augmentation: Augmentation = Augmentation()
     model: Architecture
@@ -151,7 +154,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         numbers = (("batch_size", 1), ("updates_per_batch", 1), ("epochs", 1), ("budget_epochs", 0), ("checkpoint_every", 0),
-                   ("num_threads", 0))  # fmt: skip
+                   ("num_threads", 0), ("border", 0), ("train_examples", 0))  # fmt: skip
         for name, least in numbers:
             if getattr(self, name) < least:
                 raise SettingError(f"{name} must be at least {least}, got {getattr(self, name)}.")

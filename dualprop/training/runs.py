@@ -107,6 +107,7 @@ def load_data(recipe: Recipe, seed: int, data_root: Path | None = None) -> data.
         device=recipe.device,
         residency=recipe.residency,
         border=recipe.border,
+        train_examples=recipe.train_examples,
     )
     if len(splits.train) < recipe.batch_size:
         raise DataError(

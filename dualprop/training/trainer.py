@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dualprop.analysis import statistics
 from dualprop.data import Examples, Splits, batches
@@ -76,6 +76,21 @@ def train_seed(recipe: Recipe, seed: int, splits: Splits, folder: Path, reporter
     return result
 
 
+def initial_model(recipe: Recipe, seed: int, splits: Splits) -> nn.Module:
+    """The recipe's model with weights drawn by the seed, in its place."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = recipe.build(splits.input_shape, splits.num_classes)
+    return execution.resolve(recipe).place(model)
+
+
+def restore_best(model: nn.Module, recipe: Recipe, seed: int, folder: Path) -> None:
+    """Give the model, on any device, the weights in `folder` that were best on the validation part so far (at the start, the
+    initial ones). Raises CheckpointError where there are none."""
+    path = folder / "best.safetensors"
+    checkpoint.restore_model(model, checkpoint.read(path, _belongs_to(recipe, seed)), path)
+
+
 class _SeedRun:
     def __init__(self, recipe: Recipe, seed: int, splits: Splits, folder: Path, reporter: Reporter) -> None:
         self.recipe, self.seed, self.splits, self.folder, self.reporter = recipe, seed, splits, folder, reporter
@@ -83,10 +98,7 @@ class _SeedRun:
         self.belongs_to = _belongs_to(recipe, seed)
         self.last, self.best = folder / "last.safetensors", folder / "best.safetensors"
         self.metrics = folder / "metrics.jsonl"
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model = recipe.build(splits.input_shape, splits.num_classes)
-        self.model = self.execution.place(model)
+        self.model = initial_model(recipe, seed, splits)
         self.network = Network.from_module(self.model)
         captured = self.execution.captured
         self.optimizer = optimization.build(recipe.optimizer, self.model, capturable=captured)

@@ -249,6 +249,54 @@ def test_relaxations_are_measured_by_cost_and_by_gradient(capsys, tmp_path, monk
     assert "equilibrium" not in capsys.readouterr().err
 
 
+def test_relaxations_are_measured_at_the_weights_and_on_the_examples_of_a_run(tmp_path, capsys):
+    """Initial weights on noise are not what training meets; the run itself is left as it is."""
+    from dualprop.analysis import relaxations
+    from dualprop.training import runs
+
+    words = ("train", "digits-mlp", "--rule", "equilibrium_propagation", "--epochs", "2", "--seeds", "1", "--num-threads", "1")
+    main([*words, "--model.widths", "12", "10", "--out", str(tmp_path / "run")])
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    seen = []
+    compare = relaxations.compare
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(relaxations, "compare", lambda *given: seen.append(given) or compare(*given))
+        words = ("--table", "relaxations", "--run", str(tmp_path / "run"), "--betas", "0.05", *QUICK)
+        (group,) = measured(tmp_path, *words)["groups"]
+    assert (group["model"], group["beta"]) == ("digits-mlp", 0.05)
+    assert {row["label"] for row in group["rows"]} == set(relaxations.PREDICTIVE)
+    ((base, _, problem, _, _),) = seen
+    model, x, y = problem()
+    run = runs.load(tmp_path / "run")
+    splits = runs.load_data(run.recipe, run.seeds[0])
+    assert len(x) == base.batch_size == 4
+    assert {image.numpy().tobytes() for image in x} <= {
+        image.numpy().tobytes() for image in splits.train.batch(torch.arange(len(splits.train)))[0]
+    }
+    with torch.no_grad():
+        x, y = splits.test.batch(torch.arange(len(splits.test)))
+        accuracy = float((model(x).argmax(1) == y).float().mean())
+    assert accuracy == pytest.approx(run.results()[0]["test_accuracy"], abs=1e-6)
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--table", "steps", "--run", "x"), "--run is of table 'relaxations'"),
+        (("--table", "relaxations", "--run", "nowhere"), "holds no recipe.json"),
+        (("--table", "relaxations", "--data", "x"), "--data is of the data set of --run"),
+    ],
+)
+def test_a_run_that_is_not_there_or_not_read_is_told_in_one_line(words, told, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["bench", *words])
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert len(error.splitlines()) == 1
+
+
 @pytest.mark.parametrize("betas", ["0.1,x", "0", "inf"])
 def test_betas_that_are_none_are_refused(betas):
     with pytest.raises(SettingError, match="betas must be"):

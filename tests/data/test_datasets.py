@@ -159,3 +159,23 @@ def test_a_border_around_what_is_no_image_is_refused(tmp_path):
         load(tmp_path / "vectors.npz", border=1)
     with pytest.raises(SettingError, match="border must be at least 0"):
         load("digits", border=-1)
+
+
+def test_fewer_training_examples_leave_validation_test_and_constants_as_they_are():
+    """Learning from less is compared on the same examples; and a larger number holds the smaller one's."""
+    whole, some, more = load("digits"), load("digits", train_examples=100), load("digits", train_examples=300)
+    assert (len(some.train), len(more.train)) == (100, 300)
+    for part in ("validation", "test"):
+        assert torch.equal(getattr(some, part).x, getattr(whole, part).x)
+        assert torch.equal(getattr(some, part).y, getattr(whole, part).y)
+    assert torch.equal(some.train.mean, whole.train.mean)
+    kinds = [{image.numpy().tobytes() for image in splits.train.x} for splits in (some, more, whole)]
+    assert kinds[0] < kinds[1] < kinds[2]
+    assert len(load("digits", train_examples=10**6).train) == len(whole.train)
+    other = load("digits", train_examples=100, seed=1)
+    assert not torch.equal(other.train.x, some.train.x)
+
+
+def test_a_negative_number_of_training_examples_is_refused():
+    with pytest.raises(SettingError, match="train_examples must be at least 0, got -1"):
+        load("digits", train_examples=-1)

@@ -75,6 +75,7 @@ CHANGES = {
     "published": (("dp", "98.43 ± 0.03"),),
     "dataset": "mnist",
     "border": 2,
+    "train_examples": 500,
     "augmentation": Augmentation(flip=True),
     "model": MLP(widths=(9,)),
     "feedback": "random",
@@ -297,6 +298,7 @@ def test_settings_that_came_later_leave_the_digests_of_older_runs_as_they_were(r
     del (
         plain["residency"],
         plain["border"],
+        plain["train_examples"],
         plain["optimizer"]["layer_factors"],
         plain["model"]["gain"],
         plain["model"]["skips"],
