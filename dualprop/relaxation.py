@@ -244,6 +244,10 @@ class Phase:
         """-scale · Σ over the batch of σ_kᵀ ∂a_k/∂parameter, which is scale · ∂E/∂parameter, for every trainable parameter."""
         return self.activations.gradients((-scale,) * self.network.depth)
 
+    def contrast(self, other: Phase, scale: float) -> dict[str, Tensor]:
+        """These `gradients` less those of another phase of the same batch, without the difference of large sums."""
+        return self.activations.contrast(other.activations, -scale)
+
     def weigh(self, weights: Tensor) -> None:
         """Multiply the signals of each example by its weight, (N, 1), before gradients are taken."""
         signals = self.activations.differences

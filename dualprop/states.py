@@ -192,6 +192,22 @@ class Activations:
                 self.counts["gradients"] += 1
         return found
 
+    def contrast(self, other: Activations, scale: float) -> dict[str, Tensor]:
+        """These `gradients` less those of another inference on the same batch whose states and signals are near, see
+        `Synapse.contrast`. One gradient is counted for each."""
+        found: dict[str, Tensor] = {}
+        for k in range(1, self.network.depth + 1):
+            layer, signal, other_signal = self.network.into(k), self.differences[k], other.differences[k]
+            assert signal is not None
+            assert other_signal is not None
+            for source in layer.sources:
+                synapse, place = layer.synapse_from(source), (k, source)
+                if synapse.parameters:
+                    found.update(synapse.contrast(self._tape(place), signal, other._tape(place), other_signal, scale))
+                    for counts in (self.counts, other.counts):
+                        counts["gradients"] += 1
+        return found
+
     def _tape(self, place: Place) -> Tape:
         """The tape of a synapse at the present mean below. It costs a drive only where nothing less will do."""
         k, source = place

@@ -121,12 +121,12 @@ class LinearStretch:
     def pull(self, record: Record, signal: Tensor) -> Tensor:
         return signal @ backward_weight(self.module)
 
-    def gradient(self, record: Record, signal: Tensor, scale: float) -> dict[str, Tensor]:
+    def gradient(self, record: Record, signal: Tensor, scale: float, is_biased: bool = True) -> dict[str, Tensor]:
         signal, s = signal.flatten(0, -2), record.input.flatten(0, -2)
         weight, bias = _learning(self.module)
         # The scale rides on the matrix product for free; beta=0 makes the first argument a placeholder.
         of_weight = torch.addmm(signal.new_zeros(1), signal.T, s, beta=0, alpha=scale) if weight else None
-        of_bias = signal.sum(0, dtype=self.module.weight.dtype).mul_(scale) if bias else None
+        of_bias = signal.sum(0, dtype=self.module.weight.dtype).mul_(scale) if bias and is_biased else None
         # Under autocast the product is of half precision, as in back-propagation; what the optimizer reads is not.
         return _by_name(self.parameters, None if of_weight is None else of_weight.to(self.module.weight.dtype), of_bias)
 
@@ -154,8 +154,9 @@ class ConvolutionStretch:
         assert pulled is not None
         return pulled
 
-    def gradient(self, record: Record, signal: Tensor, scale: float) -> dict[str, Tensor]:
-        mask = [False, *_learning(self.module)]
+    def gradient(self, record: Record, signal: Tensor, scale: float, is_biased: bool = True) -> dict[str, Tensor]:
+        weight, bias = _learning(self.module)
+        mask = [False, weight, bias and is_biased]
         dtype = self.module.weight.dtype
         found = self._backward(record, signal, self.module.weight, mask)[1:]
         return _by_name(self.parameters, *(None if g is None else g.to(dtype).mul_(scale) for g in found))
@@ -295,6 +296,25 @@ class Synapse:
         assert not isinstance(self.core, ReshapeStretch)
         return self.core.gradient(tape.records[1], self._at_core(tape, signal), scale)
 
+    def contrast(self, tape: Tape, signal: Tensor, other: Tape, other_signal: Tensor, scale: float) -> dict[str, Tensor]:
+        """The gradient at one state less that at another, for signals and states that differ little.
+
+        With s̄, σ̄ the means and δs, δσ the differences of what enters the core and of the signals there, it is that of δσ at s̄
+        and of σ̄ at δs: nothing large is subtracted, where the core is one Linear or convolution.
+        """
+        if not self.parameters:
+            return {}
+        assert not isinstance(self.core, ReshapeStretch)
+        if isinstance(self.core, TapedStretch):
+            found, less = self.gradient(tape, signal, scale), self.gradient(other, other_signal, scale)
+            return {name: gradient - less[name] for name, gradient in found.items()}
+        u, v = self._at_core(tape, signal), self._at_core(other, other_signal)
+        s, t = tape.records[1].input.detach(), other.records[1].input.detach()
+        found = self.core.gradient(Record(torch.lerp(s, t, 0.5), None), u - v, scale)
+        # The drive is its bias and a linear map of s, so that a change of s says nothing of the bias.
+        rest = self.core.gradient(Record(s - t, None), torch.lerp(u, v, 0.5), scale, is_biased=False)
+        return {name: gradient.add_(rest[name]) if name in rest else gradient for name, gradient in found.items()}
+
     def _at_core(self, tape: Tape, signal: Tensor) -> Tensor:
         if tape.signal is not signal or tape.signal_at_core is None:
             tape.signal, tape.signal_at_core = signal, self.exit.pull(tape.records[2], signal)
@@ -360,11 +380,12 @@ def _learning(module: nn.Module) -> tuple[bool, bool]:
 
 
 def _by_name(parameters: Iterable[str], of_weight: Tensor | None, of_bias: Tensor | None) -> dict[str, Tensor]:
-    """The gradients by parameter. A feedback weight learns as the weight does, from a tensor of its own."""
+    """The gradients that there are, by parameter. A feedback weight learns as the weight does, from a tensor of its own."""
     found: dict[str, Tensor] = {}
     for name in parameters:
         gradient = of_bias if name.rpartition(".")[2] == "bias" else of_weight
-        assert gradient is not None
+        if gradient is None:
+            continue
         found[name] = gradient.clone() if any(gradient is other for other in found.values()) else gradient
     return found
 

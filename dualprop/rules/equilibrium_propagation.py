@@ -263,13 +263,19 @@ class EquilibriumPropagation(AbstractRule):
             logits, signs = free.activations.means[-1], self._signs(x, generator)
             total: dict[str, Tensor] = {}
             reports = [Report.of(free)]
-            passes = None
-            for term in self._terms:
-                phase = self._phase(network, free, y, term, signs, generator, passes)
-                _add(total, phase.gradients(term.weight / len(y)))
-                reports.append(Report.of(phase))
-                passes = phase.passes
-                del phase  # its states: the next phase has its own
+            if self._energy.free_is_forward:
+                for term in self._terms:
+                    phase = self._phase(network, free, y, term, signs, generator, None)
+                    _add(total, phase.gradients(term.weight / len(y)))
+                    reports.append(Report.of(phase))
+                    del phase  # its states: the next phase has its own
+            else:
+                # ∂E/∂θ is not small here, and its difference is: of weights w and -w, so that it is taken as one.
+                term, other = self._terms
+                first = self._phase(network, free, y, term, signs, generator, None)
+                second = self._phase(network, free, y, other, signs, generator, first.passes)
+                total = first.contrast(second, term.weight / len(y))
+                reports += [Report.of(first), Report.of(second)]
         return Outcome(
             gradients={name: total[name] for name in network.parameters},
             loss=self.loss.value(logits, y).mean(),
