@@ -42,6 +42,7 @@ EP_ORDERS = "autograd/test_equilibrium_orders.py"
 EP_SETTLING = "properties/test_equilibrium_settling.py"
 SOURCES = "properties/test_several_sources.py"
 EVERY_RULE = "contracts/test_every_rule.py"
+CONTRAST = "autograd/test_contrast.py"
 FEEDBACK = "autograd/test_feedback_weights.py"
 FEEDBACK_REFUSALS = "properties/test_feedback_refusals.py"
 
@@ -1705,6 +1706,55 @@ DEFECTS = [
         "            total = total + squared_norm",
         "            total = squared_norm",
         SOURCES,
+    ),
+    Defect(
+        "contrast: the change of the state left out",
+        "synapses.py",
+        "return {name: gradient.add_(rest[name]) if name in rest else gradient for name, gradient in found.items()}",
+        "return found",
+        CONTRAST,
+    ),
+    Defect(
+        "contrast: of the first signal alone",
+        "synapses.py",
+        "torch.lerp(u, v, 0.5), scale, is_biased=False",
+        "u, scale, is_biased=False",
+        CONTRAST,
+    ),
+    Defect(
+        "contrast: at the first state",
+        "synapses.py",
+        "self.core.gradient(Record(torch.lerp(s, t, 0.5), None), u - v, scale)",
+        "self.core.gradient(Record(s, None), u - v, scale)",
+        CONTRAST,
+    ),
+    Defect(
+        "contrast: the bias learns from the mean signal too",
+        "synapses.py",
+        "scale, is_biased=False)",
+        "scale)",
+        CONTRAST,
+    ),
+    Defect(
+        "contrast of Hopfield phases as a difference of sums",
+        "synapses.py",
+        "        if isinstance(self.core, TapedStretch):\n            found, less",
+        "        if True:\n            found, less",
+        CONTRAST,
+    ),
+    Defect(
+        "contrast of phases with its sign turned",
+        "relaxation.py",
+        "self.activations.contrast(other.activations, -scale)",
+        "self.activations.contrast(other.activations, scale)",
+        EP_ORDERS,
+    ),
+    Defect(
+        "fewer training examples are the first of the file",
+        "data/splits.py",
+        "np.sort(rest[:most] if most else rest)",
+        "np.sort(rest)[:most] if most else np.sort(rest)",
+        "data/test_datasets.py",
     ),
 ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,16 @@ from dualprop.cli import arguments as args
 from dualprop.cli.console import OutputConsole
 from dualprop.errors import SettingError, closest
 
-# Name → the module that makes the table. Its `prepare(options)` checks the options and returns run(console, keep), which
-# measures and shows, and gives `keep` what it has so far after every group. A module that draws has `draw(results, path)` too.
+# Name → the module that makes the table. Its `READS` names the options that it reads beside EVERY table's. Its
+# `prepare(options)` checks them and returns run(console, keep), which measures and shows, and gives `keep` what it has so far
+# after every group. A module that draws has `draw(results, path)` too.
 TABLES: dict[str, str] = {
     "steps": "dualprop.cli.bench_steps",
     "settling": "dualprop.cli.bench_settling",
     "relaxations": "dualprop.cli.bench_relaxations",
     "loader": "dualprop.cli.bench_loader",
 }
+EVERY = {"table", "models", "rounds", "batch_size", "threads", "device", "channels_last", "out", "figure"}
 Keep = Callable[[list[dict[str, Any]]], None]
 
 
@@ -129,13 +131,17 @@ def _check(options: BenchOptions) -> Any:
     for path, option in ((options.out, "--out"), (options.figure, "--figure")):
         if path is not None and not path.parent.is_dir():
             raise SettingError(f"the folder of {path} does not exist. Make it, or choose another {option}.")
-    if options.run is not None and options.table != "relaxations":
-        raise SettingError(f"--run is of table 'relaxations', got table '{options.table}'. Leave --run out.")
     if options.data is not None and options.run is None:
         raise SettingError("--data is of the data set of --run. Leave it out, or give --run.")
     if options.out is not None and options.out.suffix == ".png":
         raise SettingError(f"--out writes JSON, got {options.out}. Use --figure {options.out}, or name it .json.")
     table = import_module(TABLES[options.table])
+    for each in fields(BenchOptions):
+        # Leaving out what a table has not is no mistake.
+        if each.name in EVERY | table.READS or getattr(options, each.name) in (each.default, False):
+            continue
+        option = f"--{each.name.replace('_', '-')}"
+        raise SettingError(f"table '{options.table}' does not read {option}. Leave it out, or choose another --table.")
     if options.figure is not None and options.figure.suffix != ".png":
         raise SettingError(f"--figure writes PNG, got {options.figure}. Name it {options.figure.with_suffix('.png')}.")
     if options.figure is not None and not hasattr(table, "draw"):

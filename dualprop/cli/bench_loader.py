@@ -13,6 +13,8 @@ from dualprop.analysis import benchmark, loading
 from dualprop.cli.bench import BenchOptions, Keep
 from dualprop.errors import SettingError
 
+READS: set[str] = set()
+
 
 def prepare(options: BenchOptions) -> Callable[[Console, Keep], None]:
     """Check the options that this table reads: models, of which it takes the first that reads images of the loader's shape,

@@ -23,6 +23,8 @@ from dualprop.rules import Backprop
 from dualprop.training import execution, runs, trainer
 from dualprop.training.recipe import Recipe
 
+READS = {"betas", "run", "data", "seconds"}
+
 LEGEND = (
     "count, time: by those of a back-propagation step (Hopfield: of one through the forward pass). angle: the largest over "
     "layers, in degrees, to the gradient at the most settled state (Hopfield: to the implicit gradient there); to exact: to "

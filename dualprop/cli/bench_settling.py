@@ -20,6 +20,8 @@ LEGEND = (
     "sweep's; noise: the sweep's own, taken again."
 )
 
+READS = {"alphas", "seconds"}
+
 
 def prepare(options: BenchOptions) -> Callable[[Console, Keep], None]:
     """Check the options that this table reads: models, alphas, rounds, seconds, batch size, threads, device."""

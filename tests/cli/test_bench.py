@@ -53,6 +53,10 @@ def measured(folder, *words):
         (["--table", "loader", "--models", "mlp"], "Try --models conv"),
         (["--channels-last", "yes"], "channels_last"),
         (["--device", "nonsense"], "--device cpu"),
+        (["--table", "settling", "--rules", "dp"], "table 'settling' does not read --rules"),
+        (["--table", "relaxations", "--alphas", "0"], "table 'relaxations' does not read --alphas"),
+        (["--table", "loader", "--seconds", "5"], "table 'loader' does not read --seconds"),
+        (["--betas", "0.1"], "table 'steps' does not read --betas"),
     ],
 )
 def test_mistakes_are_told_in_one_line_before_anything_is_measured(words, told, refused):
@@ -283,7 +287,7 @@ def test_relaxations_are_measured_at_the_weights_and_on_the_examples_of_a_run(tm
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("--table", "steps", "--run", "x"), "--run is of table 'relaxations'"),
+        (("--table", "steps", "--run", "x"), "table 'steps' does not read --run"),
         (("--table", "relaxations", "--run", "nowhere"), "holds no recipe.json"),
         (("--table", "relaxations", "--data", "x"), "--data is of the data set of --run"),
     ],
