@@ -277,6 +277,28 @@ class Phase:
         return a if pull is None else a + pull
 
 
+@dataclass(frozen=True)
+class Report:
+    """What is kept of a phase once its gradients are taken."""
+
+    counts: dict[str, int]
+    passes: int
+    residual: float | None
+    trouble: str
+
+    @classmethod
+    def of(cls, phase: Phase) -> Report:
+        return cls(dict(phase.activations.counts), phase.passes, phase.moved[-1] if phase.moved else None, phase.trouble)
+
+
+def diagnostics(reports: Sequence[Report]) -> dict[str, float]:
+    """Counts over all phases, passes of those that iterated, and the largest residual that was measured."""
+    found: dict[str, float] = {kind: sum(report.counts[kind] for report in reports) for kind in reports[0].counts}
+    found["passes"] = sum(report.passes for report in reports)
+    residuals = [report.residual for report in reports if report.residual is not None]
+    return {**found, "residual": max(residuals)} if residuals else found
+
+
 class _Tangent(AbstractNeuron):
     """An activation's tangent where a phase began, f(a) = h⁰ + f'(a⁰) (a - a⁰): what is left of it while its mask is held."""
 

@@ -26,7 +26,7 @@ from dualprop.errors import SettingError
 from dualprop.estimators import AbstractEstimator, Term
 from dualprop.losses import AbstractLoss, CrossEntropy, SquaredError
 from dualprop.network import Network
-from dualprop.relaxation import Nudge, Phase, Settings
+from dualprop.relaxation import Nudge, Phase, Report, Settings, diagnostics
 from dualprop.rules.base import AbstractRule, Outcome, check_batch, check_output, check_targets
 from dualprop.schedules import AnySchedule
 from dualprop.settings import check_choices
@@ -280,7 +280,7 @@ class EquilibriumPropagation(AbstractRule):
             gradients={name: total[name] for name in network.parameters},
             loss=self.loss.value(logits, y).mean(),
             logits=logits,
-            diagnostics=_diagnostics(reports),
+            diagnostics=diagnostics(reports),
             unsettled=self._trouble(reports),
         )
 
@@ -399,28 +399,6 @@ class EquilibriumPropagation(AbstractRule):
         if self._energy.free_is_forward:
             return f"{told}. Use relaxation='error_sweeps', or schedule 'even_odd(n)' with n ≥ L, or average pooling."
         return f"{told}. Raise the number of schedule, lower beta, or use average pooling."
-
-
-@dataclass(frozen=True)
-class Report:
-    """What is kept of a phase once its gradients are taken."""
-
-    counts: dict[str, int]
-    passes: int
-    residual: float | None
-    trouble: str
-
-    @classmethod
-    def of(cls, phase: Phase) -> Report:
-        return cls(dict(phase.activations.counts), phase.passes, phase.moved[-1] if phase.moved else None, phase.trouble)
-
-
-def _diagnostics(reports: Sequence[Report]) -> dict[str, float]:
-    """Counts over all phases, passes of those that iterated, and the largest residual that was measured."""
-    found: dict[str, float] = {kind: sum(report.counts[kind] for report in reports) for kind in reports[0].counts}
-    found["passes"] = sum(report.passes for report in reports)
-    residuals = [report.residual for report in reports if report.residual is not None]
-    return {**found, "residual": max(residuals)} if residuals else found
 
 
 def _add(total: dict[str, Tensor], found: dict[str, Tensor]) -> None:
