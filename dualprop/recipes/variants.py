@@ -14,6 +14,7 @@ from typing import Any
 
 from dualprop import schedules
 from dualprop.errors import SettingError, closest
+from dualprop.losses import SquaredError
 from dualprop.rules import AbstractRule, Backprop, DualPropagation, EquilibriumPropagation, Lifted
 from dualprop.training.recipe import Recipe
 
@@ -127,6 +128,11 @@ VARIANTS: dict[str, Variant] = {
     "ep-random": Variant("EP with the nudge's sign drawn for each example", _ep(estimator="random_sign")),
     "ep-forward": Variant("EP with a downhill nudge alone", _ep(estimator="forward")),
     "ep-backward": Variant("EP with an uphill nudge alone", _ep(estimator="backward")),
+    "ep-clamped": Variant(
+        "EP with the output clamped towards the targets, on a predictive coding network; a pull of squared error, whatever "
+        "the recipe's loss",
+        _ep(energy="predictive_coding", output_nudge="clamped", loss=SquaredError()),
+    ),
     "ep-two-pairs": Variant(
         "EP by two pairs of error sweeps on a predictive coding network",
         _ep(energy="predictive_coding", relaxation="error_sweeps", pairs=2),

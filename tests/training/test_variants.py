@@ -85,6 +85,7 @@ EXPECTED_OF_EP = {
     "ep-random": {"estimator": "random_sign"},
     "ep-forward": {"estimator": "forward"},
     "ep-backward": {"estimator": "backward"},
+    "ep-clamped": {"energy": "predictive_coding", "output_nudge": "clamped", "loss": SquaredError()},
     "ep-two-pairs": {"relaxation": "error_sweeps", "pairs": 2},
     "ep-published": {"relaxation": "blocks", "pairs": 1},
 }
@@ -98,7 +99,7 @@ def test_a_variant_of_equilibrium_propagation_keeps_the_recipes_own_settings(nam
     changed = {"feedback": "exact", "updates_per_batch": 1, "reset_states": False}
     wanted = dataclasses.replace(own, **EXPECTED_OF_EP[name])
     assert VARIANTS[name].apply(base) == dataclasses.replace(base, rule=wanted, **changed)
-    other = EquilibriumPropagation(loss=SquaredError(), **EXPECTED_OF_EP[name])
+    other = EquilibriumPropagation(**{"loss": SquaredError(), **EXPECTED_OF_EP[name]})
     assert VARIANTS[name].apply(odd(recipe)) == dataclasses.replace(base, rule=other, **changed)
 
 
