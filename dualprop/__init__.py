@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         RULES,
         AbstractRule,
         Backprop,
+        ContrastiveHebbian,
         DualPropagation,
         EquilibriumPropagation,
         Lifted,
@@ -27,7 +28,8 @@ __all__ = [  # noqa: RUF022 — grouped by what they are
     # The user's model, read as layers
     "Network", "Layer", "Layered",
     # Learning rules, and what they return
-    "AbstractRule", "Backprop", "DualPropagation", "EquilibriumPropagation", "Lifted", "RULES", "Outcome", "Status", "Dyads",
+    "AbstractRule", "Backprop", "ContrastiveHebbian", "DualPropagation", "EquilibriumPropagation", "Lifted",
+    "RULES", "Outcome", "Status", "Dyads",
     # Any module, any training loop
     "dualize",
     # Parts
@@ -39,8 +41,8 @@ __all__ = [  # noqa: RUF022 — grouped by what they are
 # Where each name lives. They are fetched when first used: importing torch takes a second, and `dualprop --help` should not.
 _HOMES = {
     "Network": "network", "Layer": "network", "Layered": "layered", "AbstractRule": "rules", "Backprop": "rules",
-    "DualPropagation": "rules", "EquilibriumPropagation": "rules", "Lifted": "rules", "RULES": "rules", "Outcome": "rules",
-    "Status": "rules", "Dyads": "states", "dualize": "dyadic",
+    "ContrastiveHebbian": "rules", "DualPropagation": "rules", "EquilibriumPropagation": "rules", "Lifted": "rules",
+    "RULES": "rules", "Outcome": "rules", "Status": "rules", "Dyads": "states", "dualize": "dyadic",
     "DualpropError": "errors", "SettingError": "errors", "UnsupportedModuleError": "errors",
 }  # fmt: skip
 

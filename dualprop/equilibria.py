@@ -99,6 +99,33 @@ class Hopfield(AbstractEnergy):
 
 
 @dataclass(frozen=True)
+class DiscountedHopfield(AbstractEnergy):
+    """A Hopfield network whose layers count γ times as much as the ones below: s_k = f(a_k + γ T_k) (Xie & Seung 2003).
+
+    `pull` is T_k without its γ; for layers further above, each already discounted by its distance beyond the next.
+    """
+
+    gamma: float
+    name = "discounted_hopfield"
+    free_is_forward = False
+    signal_reads_drive = False
+    updates = ("auto",)
+
+    def settle(self, neuron: AbstractNeuron, a: Tensor, pull: Tensor | None, update: Update) -> tuple[Tensor, Tensor | None]:
+        state = neuron.f(a if pull is None else torch.add(a, pull, alpha=self.gamma))
+        return state, state
+
+    def signal(self, neuron: AbstractNeuron, a: Tensor, state: Tensor) -> Tensor:
+        return state
+
+    def nudge(self, loss: AbstractLoss, neuron: AbstractNeuron, a: Tensor, y: Tensor, strength: float) -> Tensor:
+        return loss.nudge(neuron, a, y, strength)
+
+    def check(self, network: Network, update: Update) -> None:
+        Hopfield().check(network, update)
+
+
+@dataclass(frozen=True)
 class PredictiveCoding(AbstractEnergy):
     """The predictive coding network (PCN): a layer's error is the distance of its state from what the layer below predicts."""
 

@@ -20,30 +20,38 @@ from dualprop.losses import AbstractLoss
 from dualprop.network import Network
 
 
-def hopfield_updates(network: Network, states: Sequence[Tensor]) -> list[Tensor]:
-    """Φ_1…Φ_L: where each layer of a Hopfield network would settle between its neighbours' `states` s_0…s_L, in their graph."""
+def hopfield_updates(network: Network, states: Sequence[Tensor], discount: float = 1.0) -> list[Tensor]:
+    """Φ_1…Φ_L: where each layer of a Hopfield network would settle between its neighbours' `states` s_0…s_L, in their graph.
+    Each layer counts `discount` times as much as the one below it."""
     drives = [network.into(k).forward(states) for k in range(1, network.depth + 1)]
-    # E without potentials is -Σ s_k·a_k, so that T_k is the rest of its derivative in s_k.
-    coupling = sum(((a * s).sum() for a, s in zip(drives, states[1:], strict=True)), torch.zeros((), device=states[0].device))
+    # E without potentials is -Σ γ^k s_k·a_k, so that T_k is the rest of its derivative in s_k.
+    terms = (discount**k * (a * s).sum() for k, (a, s) in enumerate(zip(drives, states[1:], strict=True), start=1))
+    coupling = sum(terms, torch.zeros((), device=states[0].device))
     pulls = torch.autograd.grad(coupling, list(states[1:]), create_graph=True)
-    # Of the derivative in s_k, a_k itself is a part.
-    return [network.into(k).neuron.f(pull) for k, pull in enumerate(pulls, start=1)]
+    # Of the derivative in s_k, γ^k a_k itself is a part.
+    return [network.into(k).neuron.f(pull * discount**-k) for k, pull in enumerate(pulls, start=1)]
 
 
 def gradients(
-    network: Network, states: Sequence[Tensor], y: Tensor, loss: AbstractLoss, most_sweeps: int = 500
+    network: Network,
+    states: Sequence[Tensor],
+    y: Tensor,
+    loss: AbstractLoss,
+    most_sweeps: int = 500,
+    discount: float = 1.0,
 ) -> dict[str, Tensor]:
     """dℓ/dθ of the mean loss, for every trainable parameter, at the equilibrium s_0…s_L of a Hopfield network; not a number
     where v does not converge, which it does not where the states are no minimum.
 
     Args:
         states: settled: what is left of their motion is an error of the result.
+        discount: of the layers, see `hopfield_updates`.
         most_sweeps: v is swept until it moves by less than a tenth of √eps of its norm, or so often.
     """
     parameters, tolerance = network.parameters, 0.1 * torch.finfo(states[-1].dtype).eps ** 0.5
     with torch.enable_grad():
         held = [states[0], *(s.detach().requires_grad_() for s in states[1:])]
-        updated = hopfield_updates(network, held)
+        updated = hopfield_updates(network, held, discount)
         source = [torch.zeros_like(s) for s in held[1:-1]] + [loss.gradient(held[-1].detach(), y) / len(y)]
         v, moved, size = list(source), math.inf, 0.0
         for _ in range(most_sweeps):

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from dualprop.equilibria import AbstractEnergy, Update
-from dualprop.losses import AbstractLoss, targets
+from dualprop.losses import AbstractLoss
 from dualprop.network import Network
 from dualprop.neurons import AbstractNeuron, Scale
 from dualprop.schedules import AnySchedule, Step
@@ -51,6 +51,10 @@ class Nudge:
     y: Tensor
     strength: float | Tensor
 
+    def strength_like(self, outputs: Tensor) -> float | Tensor:
+        """What multiplies outputs (N, K): a number stays one, which a captured step needs no copy to the device for."""
+        return self.strength.to(outputs.dtype) if isinstance(self.strength, Tensor) else self.strength
+
 
 class Phase:
     """The states of one batch while they settle, free or under a nudge.
@@ -60,7 +64,13 @@ class Phase:
     """
 
     def __init__(
-        self, settings: Settings, network: Network, activations: Activations, nudge: Nudge | None, frozen: bool = False
+        self,
+        settings: Settings,
+        network: Network,
+        activations: Activations,
+        nudge: Nudge | None,
+        frozen: bool = False,
+        clamped: Tensor | None = None,
     ) -> None:
         self.settings, self.network, self.nudge = settings, network, nudge
         self.activations = activations
@@ -79,10 +89,7 @@ class Phase:
         if frozen:
             drives = [activations.drive(k) for k in layers]
             self.neurons = [_Tangent(*parts) for parts in zip(self.neurons, drives, self.start[1:], strict=True)]
-        self._clamped = None
-        if nudge is not None and settings.output_nudge == "clamped":
-            free = self.start[-1]
-            self._clamped = free + _strength(nudge, free) * (targets(nudge.y, free) - free)
+        self._clamped = clamped
 
     def settle_by_blocks(
         self,
@@ -173,15 +180,15 @@ class Phase:
 
     def _output(self, a: Tensor) -> tuple[Tensor, Tensor | None]:
         settings, k = self.settings, self.network.depth
-        if self.nudge is None:
-            return self._settle(k, a, None)
         if self._clamped is not None:
             return self._clamped, self._signal(k, a, self._clamped)
+        if self.nudge is None:
+            return self._settle(k, a, None)
         if settings.output_nudge == "exact":
             state = self._exactly_nudged(a, self.nudge)
             return state, self._signal(k, a, state)
         gradient = settings.loss.gradient(self.activations.means[k], self.nudge.y)
-        return self._settle(k, a, -_strength(self.nudge, gradient) * gradient)
+        return self._settle(k, a, -self.nudge.strength_like(gradient) * gradient)
 
     def _exactly_nudged(self, a: Tensor, nudge: Nudge) -> Tensor:
         energy, loss, neuron = self.settings.energy, self.settings.loss, self.neurons[-1]
@@ -226,10 +233,6 @@ class Phase:
             return f"cycle: {told}, pass {len(self.moved) // 2 + 1} by {half:.2g},"
         return f"have not settled: {told}"
 
-    def again(self) -> Phase:
-        """The same phase on activations of its own."""
-        return Phase(self.settings, self.network, self.activations.fork(), self.nudge)
-
     def one_more(self, schedule: AnySchedule | None, generator: torch.Generator | None) -> float:
         """How far one more pass of the schedule, or pair of error sweeps, moves the states, by their displacement."""
         before = tuple(self.activations.means)
@@ -244,9 +247,10 @@ class Phase:
         """-scale · Σ over the batch of σ_kᵀ ∂a_k/∂parameter, which is scale · ∂E/∂parameter, for every trainable parameter."""
         return self.activations.gradients((-scale,) * self.network.depth)
 
-    def contrast(self, other: Phase, scale: float) -> dict[str, Tensor]:
-        """These `gradients` less those of another phase of the same batch, without the difference of large sums."""
-        return self.activations.contrast(other.activations, -scale)
+    def contrast(self, other: Phase, scales: tuple[float, ...]) -> dict[str, Tensor]:
+        """These `gradients` less those of another phase of the same batch, without the difference of large sums; each layer's
+        times its own scale."""
+        return self.activations.contrast(other.activations, tuple(-scale for scale in scales))
 
     def weigh(self, weights: Tensor) -> None:
         """Multiply the signals of each example by its weight, (N, 1), before gradients are taken."""
@@ -273,7 +277,7 @@ class Phase:
             pull = None
         else:
             gradient = self.settings.loss.gradient(self.activations.means[k], self.nudge.y)
-            pull = -_strength(self.nudge, gradient) * gradient
+            pull = -self.nudge.strength_like(gradient) * gradient
         return a if pull is None else a + pull
 
 
@@ -297,6 +301,11 @@ def diagnostics(reports: Sequence[Report]) -> dict[str, float]:
     found["passes"] = sum(report.passes for report in reports)
     residuals = [report.residual for report in reports if report.residual is not None]
     return {**found, "residual": max(residuals)} if residuals else found
+
+
+def may_wait(x: Tensor) -> bool:
+    """Whether the host may wait for the device: not while a CUDA graph is captured, whose replays are not measured."""
+    return not (x.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
 class _Tangent(AbstractNeuron):
@@ -323,11 +332,6 @@ class _Tangent(AbstractNeuron):
 
     def prox(self, u: Tensor, scale: Scale) -> Tensor:
         raise NotImplementedError("a tangent is no activation of its own")
-
-
-def _strength(nudge: Nudge, like: Tensor) -> float | Tensor:
-    """What multiplies outputs (N, K): a number stays one, which a captured step needs no copy to the device for."""
-    return nudge.strength.to(like.dtype) if isinstance(nudge.strength, Tensor) else nudge.strength
 
 
 def _like(weights: Tensor, like: Tensor) -> Tensor:

@@ -192,8 +192,8 @@ class Activations:
                 self.counts["gradients"] += 1
         return found
 
-    def contrast(self, other: Activations, scale: float) -> dict[str, Tensor]:
-        """These `gradients` less those of another inference on the same batch whose states and signals are near, see
+    def contrast(self, other: Activations, scales: tuple[float, ...]) -> dict[str, Tensor]:
+        """Each layer's `gradients` less those of another inference on the same batch whose states and signals are near, see
         `Synapse.contrast`. One gradient is counted for each."""
         found: dict[str, Tensor] = {}
         for k in range(1, self.network.depth + 1):
@@ -203,7 +203,7 @@ class Activations:
             for source in layer.sources:
                 synapse, place = layer.synapse_from(source), (k, source)
                 if synapse.parameters:
-                    found.update(synapse.contrast(self._tape(place), signal, other._tape(place), other_signal, scale))
+                    found.update(synapse.contrast(self._tape(place), signal, other._tape(place), other_signal, scales[k - 1]))
                     for counts in (self.counts, other.counts):
                         counts["gradients"] += 1
         return found

@@ -42,6 +42,8 @@ EP_ORDERS = "autograd/test_equilibrium_orders.py"
 EP_SETTLING = "properties/test_equilibrium_settling.py"
 SOURCES = "properties/test_several_sources.py"
 EVERY_RULE = "contracts/test_every_rule.py"
+CHL_TESTS = "autograd/test_contrastive_hebbian.py"
+CHL = "rules/contrastive_hebbian.py"
 CONTRAST = "autograd/test_contrast.py"
 FEEDBACK = "autograd/test_feedback_weights.py"
 FEEDBACK_REFUSALS = "properties/test_feedback_refusals.py"
@@ -1745,8 +1747,8 @@ DEFECTS = [
     Defect(
         "contrast of phases with its sign turned",
         "relaxation.py",
-        "self.activations.contrast(other.activations, -scale)",
-        "self.activations.contrast(other.activations, scale)",
+        "tuple(-scale for scale in scales)",
+        "scales",
         EP_ORDERS,
     ),
     Defect(
@@ -1756,6 +1758,36 @@ DEFECTS = [
         "np.sort(rest)[:most] if most else np.sort(rest)",
         "data/test_datasets.py",
     ),
+    Defect(
+        "CHL: its learning rule without the powers of gamma",
+        CHL,
+        "self.gamma ** (k - depth) / len(y)",
+        "1 / len(y)",
+        CHL_TESTS,
+    ),
+    Defect(
+        "CHL: one power of gamma too many",
+        CHL,
+        "self.gamma ** (k - depth) / len(y)",
+        "self.gamma ** (k - depth - 1) / len(y)",
+        CHL_TESTS,
+    ),
+    Defect(
+        "CHL: not averaged over the batch", CHL, "self.gamma ** (k - depth) / len(y)", "self.gamma ** (k - depth)", CHL_TESTS
+    ),
+    Defect("CHL: clamped from the wrong side", CHL, "clamped=(output + pull)", "clamped=(output - pull)", CHL_TESTS),
+    Defect("CHL: free less clamped", CHL, "found = clamped.contrast(free,", "found = free.contrast(clamped,", CHL_TESTS),
+    Defect(
+        "CHL: feedback not discounted",
+        "equilibria.py",
+        "torch.add(a, pull, alpha=self.gamma)",
+        "torch.add(a, pull)",
+        CHL_TESTS,
+    ),
+    Defect("CHL: skips discounted as the chain is", CHL, "tuple(self.gamma**-k for k", "tuple(1.0 for k", CHL_TESTS),
+    Defect("CHL: the implicit gradient's layers all count alike", "implicit.py", "discount**k * (a * s)", "(a * s)", CHL_TESTS),
+    Defect("CHL: unsettled states are not told", CHL, "report.residual <= MOST_MOVED", "report.residual <= 1e9", CHL_TESTS),
+    Defect("CHL: rounding taken for a difference", CHL, "LEAST_DIGITS = 4", "LEAST_DIGITS = 0", CHL_TESTS),
 ]
 
 

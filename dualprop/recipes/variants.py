@@ -15,7 +15,7 @@ from typing import Any
 from dualprop import schedules
 from dualprop.errors import SettingError, closest
 from dualprop.losses import SquaredError
-from dualprop.rules import AbstractRule, Backprop, DualPropagation, EquilibriumPropagation, Lifted
+from dualprop.rules import AbstractRule, Backprop, ContrastiveHebbian, DualPropagation, EquilibriumPropagation, Lifted
 from dualprop.training.recipe import Recipe
 
 
@@ -90,6 +90,11 @@ def _lifted(recipe: Recipe) -> Recipe:
     return _by(Lifted(loss=recipe.rule.loss), recipe)
 
 
+def _contrastive(recipe: Recipe) -> Recipe:
+    own = recipe.rule if isinstance(recipe.rule, ContrastiveHebbian) else ContrastiveHebbian(loss=recipe.rule.loss)
+    return _by(own, recipe)
+
+
 def _damped(recipe: Recipe) -> Recipe:
     # Twice the passes that the error needs: damped states follow with a lag.
     schedule = schedules.up_down(2 * recipe.model.depth)
@@ -124,6 +129,7 @@ VARIANTS: dict[str, Variant] = {
     "dp-transposed": Variant("DP⊤ at α = 0: the mean is the forward pass; one downward sweep is its fixed point", _transposed),
     "damped-dp": Variant("DP at α = 0, damped by the synapses' spectral norms, 2L sweeps up and down", _damped),
     "lpom": Variant("lifted network: block sweeps down the penalised objective until they settle, at most 20", _lifted),
+    "chl": Variant("contrastive Hebbian learning: free and clamped phase with discounted feedback", _contrastive),
     "ep": Variant("equilibrium propagation: centered, one pair of error sweeps on a predictive coding network", _ep()),
     "ep-random": Variant("EP with the nudge's sign drawn for each example", _ep(estimator="random_sign")),
     "ep-forward": Variant("EP with a downhill nudge alone", _ep(estimator="forward")),

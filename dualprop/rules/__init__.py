@@ -3,12 +3,14 @@
 from dualprop.errors import SettingError, closest
 from dualprop.rules.backprop import Backprop
 from dualprop.rules.base import AbstractRule, Outcome, Status
+from dualprop.rules.contrastive_hebbian import ContrastiveHebbian
 from dualprop.rules.dual_propagation import DualPropagation
 from dualprop.rules.equilibrium_propagation import EquilibriumPropagation
 from dualprop.rules.lifted import Lifted
 
 RULES: dict[str, type[AbstractRule]] = {
     "backprop": Backprop,
+    "contrastive_hebbian": ContrastiveHebbian,
     "dual_propagation": DualPropagation,
     "equilibrium_propagation": EquilibriumPropagation,
     "lifted": Lifted,
@@ -28,6 +30,7 @@ __all__ = [
     "RULES",
     "AbstractRule",
     "Backprop",
+    "ContrastiveHebbian",
     "DualPropagation",
     "EquilibriumPropagation",
     "Lifted",

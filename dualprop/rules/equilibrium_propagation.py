@@ -24,9 +24,9 @@ from dualprop import equilibria, estimators, implicit, losses, schedules
 from dualprop.equilibria import AbstractEnergy, Update
 from dualprop.errors import SettingError
 from dualprop.estimators import AbstractEstimator, Term
-from dualprop.losses import AbstractLoss, CrossEntropy, SquaredError
+from dualprop.losses import AbstractLoss, CrossEntropy, SquaredError, targets
 from dualprop.network import Network
-from dualprop.relaxation import Nudge, Phase, Report, Settings, diagnostics
+from dualprop.relaxation import Nudge, Phase, Report, Settings, diagnostics, may_wait
 from dualprop.rules.base import AbstractRule, Outcome, check_batch, check_output, check_targets
 from dualprop.schedules import AnySchedule
 from dualprop.settings import check_choices
@@ -274,7 +274,7 @@ class EquilibriumPropagation(AbstractRule):
                 term, other = self._terms
                 first = self._phase(network, free, y, term, signs, generator, None)
                 second = self._phase(network, free, y, other, signs, generator, first.passes)
-                total = first.contrast(second, term.weight / len(y))
+                total = first.contrast(second, (term.weight / len(y),) * network.depth)
                 reports += [Report.of(first), Report.of(second)]
         return Outcome(
             gradients={name: total[name] for name in network.parameters},
@@ -326,7 +326,7 @@ class EquilibriumPropagation(AbstractRule):
     ) -> tuple[Tensor, Phase]:
         """The targets and the free phase, both checked."""
         y = self._checked(network, x, y)
-        free = self._free(network, x, generator, _may_wait(x))
+        free = self._free(network, x, generator, may_wait(x))
         check_targets(y, free.activations.means[-1])
         return y, free
 
@@ -370,8 +370,12 @@ class EquilibriumPropagation(AbstractRule):
     ) -> Phase:
         """A settled phase from the free states. After another of `passes` passes one of a Hopfield network takes as many."""
         frozen = self.jacobians == "free"
-        phase = Phase(self._settings(), network, free.activations.fork(frozen), nudge, frozen)
-        is_measured = _may_wait(free.start[0]) and nudge is not None
+        clamped = None
+        if nudge is not None and self.output_nudge == "clamped":
+            output = free.activations.means[-1]
+            clamped = output + nudge.strength_like(output) * (targets(nudge.y, output) - output)
+        phase = Phase(self._settings(), network, free.activations.fork(frozen), nudge, frozen, clamped)
+        is_measured = may_wait(free.start[0]) and nudge is not None
         if self.uses_error_sweeps:
             phase.settle_by_error_sweeps(self.pairs, is_measured, self.tolerance)
         elif passes is None or self._energy.free_is_forward:
@@ -404,8 +408,3 @@ class EquilibriumPropagation(AbstractRule):
 def _add(total: dict[str, Tensor], found: dict[str, Tensor]) -> None:
     for name, gradient in found.items():
         total[name] = total[name].add_(gradient) if name in total else gradient
-
-
-def _may_wait(x: Tensor) -> bool:
-    """Whether the host may wait for the device: not while a CUDA graph is captured, whose replays are not measured."""
-    return not (x.is_cuda and torch.cuda.is_current_stream_capturing())

@@ -18,7 +18,7 @@ from dualprop.losses import CrossEntropy, SquaredError
 from dualprop.models import MLP
 from dualprop.recipes import variants
 from dualprop.recipes.variants import VARIANTS
-from dualprop.rules import Backprop, DualPropagation, EquilibriumPropagation, Lifted
+from dualprop.rules import Backprop, ContrastiveHebbian, DualPropagation, EquilibriumPropagation, Lifted
 from dualprop.training import Reporter, execution, step
 from dualprop.training.evaluation import evaluate
 
@@ -76,7 +76,7 @@ def test_a_variant_is_what_the_papers_name_so_whatever_the_recipe_was_and_keeps_
 
 def test_the_expectations_cover_every_variant():
     """A new variant must be written down here, from its paper."""
-    assert set(VARIANTS) == {"bp", "lpom", *EXPECTED, *EXPECTED_OF_EP}
+    assert set(VARIANTS) == {"bp", "chl", "lpom", *EXPECTED, *EXPECTED_OF_EP}
 
 
 # Kerjan et al. 2026: papers.md §3.1 and §3.2.
@@ -110,6 +110,7 @@ def test_back_propagation_as_a_variant_keeps_the_loss_and_undoes_what_dp_alone_n
         base, rule=Backprop(loss=SquaredError()), feedback="exact", updates_per_batch=1, reset_states=False
     )
     assert VARIANTS["bp"].apply(base) == expected
+    assert VARIANTS["chl"].apply(base) == dataclasses.replace(expected, rule=ContrastiveHebbian(loss=SquaredError()))
     assert VARIANTS["lpom"].apply(base) == dataclasses.replace(expected, rule=Lifted(loss=SquaredError()))
 
 
