@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         EquilibriumPropagation,
         Lifted,
         Outcome,
+        PredictiveCoding,
         Status,
     )
     from dualprop.states import Dyads
@@ -29,7 +30,7 @@ __all__ = [  # noqa: RUF022 — grouped by what they are
     "Network", "Layer", "Layered",
     # Learning rules, and what they return
     "AbstractRule", "Backprop", "ContrastiveHebbian", "DualPropagation", "EquilibriumPropagation", "Lifted",
-    "RULES", "Outcome", "Status", "Dyads",
+    "PredictiveCoding", "RULES", "Outcome", "Status", "Dyads",
     # Any module, any training loop
     "dualize",
     # Parts
@@ -42,7 +43,8 @@ __all__ = [  # noqa: RUF022 — grouped by what they are
 _HOMES = {
     "Network": "network", "Layer": "network", "Layered": "layered", "AbstractRule": "rules", "Backprop": "rules",
     "ContrastiveHebbian": "rules", "DualPropagation": "rules", "EquilibriumPropagation": "rules", "Lifted": "rules",
-    "RULES": "rules", "Outcome": "rules", "Status": "rules", "Dyads": "states", "dualize": "dyadic",
+    "PredictiveCoding": "rules", "RULES": "rules", "Outcome": "rules", "Status": "rules",
+    "Dyads": "states", "dualize": "dyadic",
     "DualpropError": "errors", "SettingError": "errors", "UnsupportedModuleError": "errors",
 }  # fmt: skip
 

@@ -180,16 +180,22 @@ class Activations:
         layer k."""
         found: dict[str, Tensor] = {}
         for k in range(1, self.network.depth + 1):
-            layer, delta = self.network.into(k), self.differences[k]
-            for source in layer.sources:
-                synapse = layer.synapse_from(source)
-                if not synapse.parameters:
-                    continue
-                if delta is None:
-                    found.update({name: torch.zeros_like(p) for name, p in synapse.parameters.items()})
-                    continue
-                found.update(synapse.gradient(self._tape((k, source)), delta, scales[k - 1]))
-                self.counts["gradients"] += 1
+            found.update(self.gradient(k, scales[k - 1]))
+        return found
+
+    def gradient(self, k: int, scale: float) -> dict[str, Tensor]:
+        """scale · Σ over the batch of δ_kᵀ ∂a_k/∂parameter at the means below, for every trainable parameter of layer k."""
+        found: dict[str, Tensor] = {}
+        layer, delta = self.network.into(k), self.differences[k]
+        for source in layer.sources:
+            synapse = layer.synapse_from(source)
+            if not synapse.parameters:
+                continue
+            if delta is None:
+                found.update({name: torch.zeros_like(p) for name, p in synapse.parameters.items()})
+                continue
+            found.update(synapse.gradient(self._tape((k, source)), delta, scale))
+            self.counts["gradients"] += 1
         return found
 
     def contrast(self, other: Activations, scales: tuple[float, ...]) -> dict[str, Tensor]:

@@ -42,6 +42,8 @@ EP_ORDERS = "autograd/test_equilibrium_orders.py"
 EP_SETTLING = "properties/test_equilibrium_settling.py"
 SOURCES = "properties/test_several_sources.py"
 EVERY_RULE = "contracts/test_every_rule.py"
+PC_TESTS = "autograd/test_predictive_coding.py"
+PC = "rules/predictive_coding.py"
 CHL_TESTS = "autograd/test_contrastive_hebbian.py"
 CHL = "rules/contrastive_hebbian.py"
 CONTRAST = "autograd/test_contrast.py"
@@ -1788,6 +1790,34 @@ DEFECTS = [
     Defect("CHL: the implicit gradient's layers all count alike", "implicit.py", "discount**k * (a * s)", "(a * s)", CHL_TESTS),
     Defect("CHL: unsettled states are not told", CHL, "report.residual <= MOST_MOVED", "report.residual <= 1e9", CHL_TESTS),
     Defect("CHL: rounding taken for a difference", CHL, "LEAST_DIGITS = 4", "LEAST_DIGITS = 0", CHL_TESTS),
+    Defect("PC: errors with their sign turned", PC, "error = h - neuron.f(a)", "error = neuron.f(a) - h", PC_TESTS),
+    Defect("PC: errors without the activation's slope", PC, "else error * neuron.derivative(a))", "else error)", PC_TESTS),
+    Defect("PC: momentum left out", PC, "torch.add(push, known, alpha=rule.momentum)", "push", PC_TESTS),
+    Defect(
+        "PC: layers one after another",
+        PC,
+        "in [(k, self._force(k, acts.feedback(k))) for k in self.hidden]:",
+        "in ((k, (self._refresh(), self._force(k, acts.feedback(k)))[1]) for k in self.hidden):",
+        PC_TESTS,
+    ),
+    Defect("PC: the output's precision left out", PC, "error = -self.rule.beta * self", "error = -1.0 * self", PC_TESTS),
+    Defect("PC: the gradient not by beta", PC, "self.scale = -1 / (len(y) * rule.beta)", "self.scale = -1 / len(y)", PC_TESTS),
+    Defect("PC: fixed predictions that move", PC, 'self.rule.predictions == "fixed" or k ==', "k ==", PC_TESTS),
+    Defect(
+        "PC: every layer learns one step late",
+        PC,
+        "activations.gradient(depth - number,",
+        "activations.gradient(depth - number + 1,",
+        PC_TESTS,
+    ),
+    Defect(
+        "PC: velocities forgotten between calls",
+        PC,
+        "self.states[k], self.velocities[k] = h, v",
+        "self.states[k] = h",
+        PC_TESTS,
+    ),
+    Defect("PC: the states' motion not told", PC, "moved <= MOST_MOVED", "moved <= 1e9", PC_TESTS),
 ]
 
 

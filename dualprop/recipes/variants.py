@@ -15,7 +15,15 @@ from typing import Any
 from dualprop import schedules
 from dualprop.errors import SettingError, closest
 from dualprop.losses import SquaredError
-from dualprop.rules import AbstractRule, Backprop, ContrastiveHebbian, DualPropagation, EquilibriumPropagation, Lifted
+from dualprop.rules import (
+    AbstractRule,
+    Backprop,
+    ContrastiveHebbian,
+    DualPropagation,
+    EquilibriumPropagation,
+    Lifted,
+    PredictiveCoding,
+)
 from dualprop.training.recipe import Recipe
 
 
@@ -95,6 +103,37 @@ def _contrastive(recipe: Recipe) -> Recipe:
     return _by(own, recipe)
 
 
+def _predictive_coding(**settings: Any) -> Callable[[Recipe], Recipe]:
+    """Predictive coding with the recipe's own settings where it has any, and these changes."""
+
+    def apply(recipe: Recipe) -> Recipe:
+        is_own = isinstance(recipe.rule, PredictiveCoding)
+        own = recipe.rule if is_own else PredictiveCoding(beta=1.0, loss=recipe.rule.loss)
+        return _by(
+            dataclasses.replace(own, **{"start": "forward", "predictions": "current", "learn": "end", **settings}), recipe
+        )
+
+    return apply
+
+
+def _incremental(recipe: Recipe) -> Recipe:
+    # As many updates as the rule otherwise makes steps, each after one of them.
+    applied = _predictive_coding()(recipe)
+    assert isinstance(applied.rule, PredictiveCoding)
+    rule = dataclasses.replace(applied.rule, steps=1, start="previous")
+    return _by(rule, recipe, updates_per_batch=applied.rule.steps, reset_states=True)
+
+
+def _at_arrival(recipe: Recipe) -> Recipe:
+    steps = max(1, recipe.model.depth - 1)
+    return _predictive_coding(learn="arrival", steps=steps, step_size=1.0, momentum=0.0)(recipe)
+
+
+def _fixed(recipe: Recipe) -> Recipe:
+    steps = max(1, recipe.model.depth - 1)
+    return _predictive_coding(predictions="fixed", steps=steps, step_size=1.0, momentum=0.0)(recipe)
+
+
 def _damped(recipe: Recipe) -> Recipe:
     # Twice the passes that the error needs: damped states follow with a lag.
     schedule = schedules.up_down(2 * recipe.model.depth)
@@ -144,6 +183,12 @@ VARIANTS: dict[str, Variant] = {
         _ep(energy="predictive_coding", relaxation="error_sweeps", pairs=2),
     ),
     "ep-published": Variant("EP as published: K even/odd iterations of block updates, 10 or the recipe's", _ep_published),
+    "pc": Variant(
+        "predictive coding: 20 gradient steps of the states, the output held at the targets (β = 1)", _predictive_coding()
+    ),
+    "ipc": Variant("incremental PC: the weights learn at every step of inference", _incremental),
+    "pc-fixed": Variant("PC with predictions fixed at the forward pass, L-1 steps of 1: numerically BP", _fixed),
+    "pc-arrival": Variant("PC that learns as errors arrive, L-1 steps of 1: numerically BP", _at_arrival),
     "kp-dp": Variant("DP with Kolen-Pollack feedback: weights of its own that learn alike", _with_feedback("kolen_pollack")),
     "fa-dp": Variant("DP with fixed random feedback weights (feedback alignment)", _with_feedback("random")),
     "sign-dp": Variant("DP with sign-symmetric feedback: the signs of the forward weights", _with_feedback("sign_symmetric")),

@@ -7,6 +7,7 @@ from dualprop.rules.contrastive_hebbian import ContrastiveHebbian
 from dualprop.rules.dual_propagation import DualPropagation
 from dualprop.rules.equilibrium_propagation import EquilibriumPropagation
 from dualprop.rules.lifted import Lifted
+from dualprop.rules.predictive_coding import PredictiveCoding
 
 RULES: dict[str, type[AbstractRule]] = {
     "backprop": Backprop,
@@ -14,6 +15,7 @@ RULES: dict[str, type[AbstractRule]] = {
     "dual_propagation": DualPropagation,
     "equilibrium_propagation": EquilibriumPropagation,
     "lifted": Lifted,
+    "predictive_coding": PredictiveCoding,
 }
 
 
@@ -35,6 +37,7 @@ __all__ = [
     "EquilibriumPropagation",
     "Lifted",
     "Outcome",
+    "PredictiveCoding",
     "Status",
     "from_name",
 ]

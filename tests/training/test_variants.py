@@ -18,7 +18,7 @@ from dualprop.losses import CrossEntropy, SquaredError
 from dualprop.models import MLP
 from dualprop.recipes import variants
 from dualprop.recipes.variants import VARIANTS
-from dualprop.rules import Backprop, ContrastiveHebbian, DualPropagation, EquilibriumPropagation, Lifted
+from dualprop.rules import Backprop, ContrastiveHebbian, DualPropagation, EquilibriumPropagation, Lifted, PredictiveCoding
 from dualprop.training import Reporter, execution, step
 from dualprop.training.evaluation import evaluate
 
@@ -76,7 +76,7 @@ def test_a_variant_is_what_the_papers_name_so_whatever_the_recipe_was_and_keeps_
 
 def test_the_expectations_cover_every_variant():
     """A new variant must be written down here, from its paper."""
-    assert set(VARIANTS) == {"bp", "chl", "lpom", *EXPECTED, *EXPECTED_OF_EP}
+    assert set(VARIANTS) == {"bp", "chl", "lpom", *EXPECTED, *EXPECTED_OF_EP, *EXPECTED_OF_PC}
 
 
 # Kerjan et al. 2026: papers.md §3.1 and §3.2.
@@ -101,6 +101,32 @@ def test_a_variant_of_equilibrium_propagation_keeps_the_recipes_own_settings(nam
     assert VARIANTS[name].apply(base) == dataclasses.replace(base, rule=wanted, **changed)
     other = EquilibriumPropagation(**{"loss": SquaredError(), **EXPECTED_OF_EP[name]})
     assert VARIANTS[name].apply(odd(recipe)) == dataclasses.replace(base, rule=other, **changed)
+
+
+# Of a network of four layers and a recipe with 7 steps of inference: the rule's settings, then the recipe's.
+EXACT_PC = {"steps": 3, "step_size": 1.0, "momentum": 0.0}
+EXPECTED_OF_PC = {
+    "pc": ({}, {}),
+    "ipc": ({"steps": 1, "start": "previous"}, {"updates_per_batch": 7, "reset_states": True}),
+    "pc-fixed": ({"predictions": "fixed", **EXACT_PC}, {}),
+    "pc-arrival": ({"learn": "arrival", **EXACT_PC}, {}),
+}
+
+
+@pytest.mark.parametrize("name", EXPECTED_OF_PC)
+def test_a_variant_of_predictive_coding_keeps_the_recipes_own_settings(name, recipe):
+    """Of a recipe by another rule its loss alone, and the standard clamp."""
+    own = PredictiveCoding(beta=0.3, steps=7, step_size=0.2, momentum=0.1, loss=SquaredError())
+    base = dataclasses.replace(odd(recipe), rule=own)
+    rule, changed = EXPECTED_OF_PC[name]
+    plain = {"feedback": "exact", "updates_per_batch": 1, "reset_states": False}
+    assert VARIANTS[name].apply(base) == dataclasses.replace(
+        base, rule=dataclasses.replace(own, **rule), **{**plain, **changed}
+    )
+    other = VARIANTS[name].apply(odd(recipe))
+    assert (other.rule.beta, other.rule.loss) == (1.0, SquaredError())
+    if name == "ipc":
+        assert (other.updates_per_batch, other.rule.steps) == (20, 1)
 
 
 def test_back_propagation_as_a_variant_keeps_the_loss_and_undoes_what_dp_alone_needs(recipe):
