@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         Lifted,
         Outcome,
         Status,
+        TargetPropagation,
     )
     from dualprop.states import Dyads
 
@@ -27,7 +28,8 @@ __all__ = [  # noqa: RUF022 — grouped by what they are
     # The user's model, read as layers
     "Network", "Layer", "Layered",
     # Learning rules, and what they return
-    "AbstractRule", "Backprop", "DualPropagation", "EquilibriumPropagation", "Lifted", "RULES", "Outcome", "Status", "Dyads",
+    "AbstractRule", "Backprop", "DualPropagation", "EquilibriumPropagation", "Lifted", "TargetPropagation",
+    "RULES", "Outcome", "Status", "Dyads",
     # Any module, any training loop
     "dualize",
     # Parts
@@ -40,7 +42,7 @@ __all__ = [  # noqa: RUF022 — grouped by what they are
 _HOMES = {
     "Network": "network", "Layer": "network", "Layered": "layered", "AbstractRule": "rules", "Backprop": "rules",
     "DualPropagation": "rules", "EquilibriumPropagation": "rules", "Lifted": "rules", "RULES": "rules", "Outcome": "rules",
-    "Status": "rules", "Dyads": "states", "dualize": "dyadic",
+    "Status": "rules", "TargetPropagation": "rules", "Dyads": "states", "dualize": "dyadic",
     "DualpropError": "errors", "SettingError": "errors", "UnsupportedModuleError": "errors",
 }  # fmt: skip
 

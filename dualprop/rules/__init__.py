@@ -6,12 +6,14 @@ from dualprop.rules.base import AbstractRule, Outcome, Status
 from dualprop.rules.dual_propagation import DualPropagation
 from dualprop.rules.equilibrium_propagation import EquilibriumPropagation
 from dualprop.rules.lifted import Lifted
+from dualprop.rules.target_propagation import TargetPropagation
 
 RULES: dict[str, type[AbstractRule]] = {
     "backprop": Backprop,
     "dual_propagation": DualPropagation,
     "equilibrium_propagation": EquilibriumPropagation,
     "lifted": Lifted,
+    "target_propagation": TargetPropagation,
 }
 
 
@@ -33,5 +35,6 @@ __all__ = [
     "Lifted",
     "Outcome",
     "Status",
+    "TargetPropagation",
     "from_name",
 ]
