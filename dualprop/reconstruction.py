@@ -1,14 +1,15 @@
 """Learned feedback maps G, and the local difference reconstruction loss (L-DRL: Ernoult et al., 2022) that trains each alone.
 
-Layer k maps the state below to F(s) = f(P(W E s + b)), E and P the reshapes and pools before and behind its weights W. Back goes
+Layer k maps the state below to F(s) = f(P(W E s + b)); E and P are the reshapes and pools before and behind its weights W.
+Back goes
 
     G(t) = Eᵀ Bᵀ Pᵀ h(t),    h'(f(a)) = f'(a)    so that J_G = J_Fᵀ wherever B = W,
 
 with B the feedback weights, in the shape of W (a convolution's come back as a transposed convolution), and pools by their
-switches in the forward pass. With h the feedback activation: t - t³/3 for tanh, t²/2 - t³/3 for the sigmoid, both on f's range
-alone. For activations with kinks h is linear, f'(a) t with f' the mask of the forward pass: relu(t) would let a unit that is off
-send down the pull towards being on, but not the one away from it. G has no bias, as only its differences are used. With noise
-dx, dy ~ σ N(0, I), summed over units, mean over the batch,
+switches in the forward pass. The feedback activation h is t - t³/3 for tanh and t²/2 - t³/3 for the sigmoid, on f's range; for
+activations with kinks it is linear, f'(a) t with the mask of the forward pass: relu(t) would let a unit that is off send
+down a pull towards being on, but not the opposite. G has no bias, as only its differences are used. With noise dx, dy ~
+σ N(0, I), summed over units, mean over the batch,
 
     L-DRL = -2 ⟨dx, G(F(x+dx)) - G(F(x))⟩ + ‖G(F(x)+dy) - G(F(x))‖²  ≈  σ² ‖J_G - J_Fᵀ‖² + constant.
 

@@ -26,8 +26,8 @@ from dualprop.reconstruction import FeedbackMap
 from dualprop.rules.base import AbstractRule, Outcome, check_batch, check_output, check_targets
 from dualprop.settings import as_tuple, check_choices, one_or_more
 
-# The share of the stable rate that feedback weights learn at by themselves: their own noise is then a tenth of their size.
-RATE = 0.05
+# The share of the stable rate that feedback weights learn at by themselves. Their error by noise grows with its root.
+RATE = 0.01
 REMEDY = "Lower the learning rate or beta, or the feedback's learning rate, or check the inputs for extreme values."
 
 Number = TypeVar("Number", int, float)
@@ -51,11 +51,12 @@ class TargetPropagation(AbstractRule):
         beta: how far the output's target lies along -∇ℓ, per example, > 0.
         iterations: steps that the feedback weights take on each batch, at least 0; per layer. 0 leaves them as they started.
         noise: σ of the Gaussian noise that they learn from, > 0; per layer.
-        feedback_rate: their learning rate, > 0, of the loss summed over units; per layer. None: 0.05 (1-momentum) of 1/(σ² (M +
+        feedback_rate: their learning rate, > 0, of the loss summed over units; per layer. None: 0.01 (1-momentum) / (σ² (M +
             D/N)), M places at which a weight is used, D units or channels × kernel that it is summed over, N examples.
         feedback_momentum: of their SGD, in [0, 1).
         feedback_decay: their weight decay, at least 0.
-        start: of the feedback weights: "random", drawn as PyTorch draws the layers' own, or "symmetric", the forward weights.
+        start: of the feedback weights: "symmetric", the forward weights, which they then learn to follow, or "random", drawn as
+            PyTorch draws the layers' own (published): gradients point anywhere until these have learned, some tens of batches.
         loss: `dp.losses.CrossEntropy()`, `SquaredError()`, or a loss's name.
 
     Raises:
@@ -63,16 +64,16 @@ class TargetPropagation(AbstractRule):
     """
 
     beta: float = 0.1
-    iterations: int | tuple[int, ...] = 20
-    noise: float | tuple[float, ...] = 0.1
+    iterations: int | tuple[int, ...] = 10
+    noise: float | tuple[float, ...] = 0.03
     feedback_rate: float | tuple[float, ...] | None = None
     feedback_momentum: float = 0.9
     feedback_decay: float = 0.0
-    start: Literal["random", "symmetric"] = "random"
+    start: Literal["symmetric", "random"] = "symmetric"
     loss: AbstractLoss = CrossEntropy()
 
     def __post_init__(self) -> None:
-        check_choices(self, {"start": ("random", "symmetric")})
+        check_choices(self, {"start": ("symmetric", "random")})
         object.__setattr__(self, "loss", losses.from_name(self.loss))
         if isinstance(self.beta, bool) or not (isinstance(self.beta, int | float) and 0 < self.beta < math.inf):
             raise SettingError(f"beta must be one positive, finite number, got {self.beta}. Use 0.1, say.")
@@ -92,7 +93,7 @@ class TargetPropagation(AbstractRule):
 
     @property
     def needs_generator(self) -> bool:
-        return True
+        return self.start == "random" or any(as_tuple(self.iterations))
 
     @property
     def capture_obstacle(self) -> str:
@@ -153,13 +154,8 @@ class TargetPropagation(AbstractRule):
         """ "feedback_alignment": the cosine of B_k and W_k after learning on this batch, per layer with feedback weights."""
         with torch.no_grad():
             feedback = self._trained(self._forward(network, x, y), self._started(network, state, generator), generator)
-            cosine = torch.nn.functional.cosine_similarity
-            return {
-                "feedback_alignment": [
-                    float(cosine(b.double().flatten(), reconstruction.forward_weight(network.into(k)).double().flatten(), dim=0))
-                    for k, b in feedback.weights.items()
-                ]
-            }
+            forward = {k: reconstruction.forward_weight(network.into(k)) for k in feedback.weights}
+            return {"feedback_alignment": [_cosine(weight, forward[k]) for k, weight in feedback.weights.items()]}
 
     def _forward(self, network: Network, x: Tensor, y: Tensor) -> _ForwardPass:
         y = check_batch(x, y)
@@ -171,16 +167,16 @@ class TargetPropagation(AbstractRule):
 
     def _started(self, network: Network, state: Any, generator: torch.Generator | None) -> FeedbackWeights:
         """The state to learn on from."""
-        if generator is None:
+        if generator is None and self.needs_generator:
             raise SettingError(
                 "target propagation draws noise and feedback weights: pass generator=torch.Generator().manual_seed(0), say."
             )
         learning = {k: network.into(k) for k in range(2, network.depth + 1) if reconstruction.has_weights(network.into(k))}
         if state is None:
             weights = {
-                k: reconstruction.drawn_weight(layer, generator)
-                if self.start == "random"
-                else reconstruction.forward_weight(layer).clone(memory_format=torch.contiguous_format)
+                k: reconstruction.forward_weight(layer).clone(memory_format=torch.contiguous_format)
+                if generator is None or self.start == "symmetric"
+                else reconstruction.drawn_weight(layer, generator)
                 for k, layer in learning.items()
             }
             return FeedbackWeights(weights, {k: torch.zeros_like(weight) for k, weight in weights.items()})
@@ -189,9 +185,7 @@ class TargetPropagation(AbstractRule):
             raise SettingError("the state's feedback weights are of another network. Pass state=None to start new ones.")
         return FeedbackWeights(dict(state.weights), dict(state.momenta))
 
-    def _trained(
-        self, pass_: _ForwardPass, feedback: FeedbackWeights, generator: torch.Generator | None
-    ) -> FeedbackWeights:
+    def _trained(self, pass_: _ForwardPass, feedback: FeedbackWeights, generator: torch.Generator | None) -> FeedbackWeights:
         """The feedback weights after their steps on this batch, layer by layer: momentum SGD on the L-DRL."""
         depth = pass_.network.depth
         iterations, noise = per_layer(self.iterations, "iterations", depth), per_layer(self.noise, "noise", depth)
@@ -272,6 +266,10 @@ def per_layer(values: Number | tuple[Number, ...], name: str, depth: int) -> tup
             f"{name} lists {len(values)} values, but {depth - 1} layers have a feedback map, 2…{depth}. Give one for each."
         )
     return values
+
+
+def _cosine(a: Tensor, b: Tensor) -> float:
+    return float(torch.nn.functional.cosine_similarity(a.double().flatten(), b.double().flatten(), dim=0))
 
 
 def _checked_iterations(values: int | Iterable[int]) -> int | tuple[int, ...]:
