@@ -14,7 +14,7 @@ from typing import Any
 
 from dualprop import schedules
 from dualprop.errors import SettingError, closest
-from dualprop.rules import AbstractRule, Backprop, DualPropagation, EquilibriumPropagation, Lifted
+from dualprop.rules import AbstractRule, Backprop, DualPropagation, EquilibriumPropagation, Lifted, TargetPropagation
 from dualprop.training.recipe import Recipe
 
 
@@ -111,6 +111,11 @@ def _ep_published(recipe: Recipe) -> Recipe:
     return _ep(relaxation="blocks", pairs=1, schedule=own.schedule if own else "even_odd(10)")(recipe)
 
 
+def _target_propagation(recipe: Recipe) -> Recipe:
+    own = recipe.rule if isinstance(recipe.rule, TargetPropagation) else TargetPropagation(loss=recipe.rule.loss)
+    return _by(own, recipe)
+
+
 VARIANTS: dict[str, Variant] = {
     "bp": Variant("back-propagation, the twin", _backprop),
     "dp": Variant("dual propagation: one downward sweep from the forward pass", _dual_propagation),
@@ -132,6 +137,7 @@ VARIANTS: dict[str, Variant] = {
         _ep(energy="predictive_coding", relaxation="error_sweeps", pairs=2),
     ),
     "ep-published": Variant("EP as published: K even/odd iterations of block updates, 10 or the recipe's", _ep_published),
+    "dtp": Variant("difference target propagation: feedback maps of its own, trained on every batch", _target_propagation),
     "kp-dp": Variant("DP with Kolen-Pollack feedback: weights of its own that learn alike", _with_feedback("kolen_pollack")),
     "fa-dp": Variant("DP with fixed random feedback weights (feedback alignment)", _with_feedback("random")),
     "sign-dp": Variant("DP with sign-symmetric feedback: the signs of the forward weights", _with_feedback("sign_symmetric")),

@@ -7,7 +7,7 @@ from killing import kill
 
 from dualprop.data import Augmentation
 from dualprop.models import MLP, VGG
-from dualprop.rules import Backprop, DualPropagation
+from dualprop.rules import Backprop, DualPropagation, TargetPropagation
 
 # Times and the machine may differ; the lock is empty. Everything else must not.
 MAY_DIFFER = ("timing.jsonl", "environment.json", ".lock")
@@ -30,6 +30,11 @@ CASES = {
         "rule": DualPropagation(),
         "model": VGG((3, 4), (1, 2), (5,)),
         "feedback": "kolen_pollack",
+        "optimizer": {"name": "sgd", "learning_rate": 0.05},
+    },
+    "target propagation with feedback weights that learn": {
+        "rule": TargetPropagation(iterations=(2, 1), start="random", feedback_decay=1e-3),
+        "model": VGG((3, 4), (1, 2), ()),
         "optimizer": {"name": "sgd", "learning_rate": 0.05},
     },
     "fused dual propagation in bfloat16": {
