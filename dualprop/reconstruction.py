@@ -125,11 +125,12 @@ class FeedbackMap:
         return found.sub_(synapse.core.weight_gradient(Record(noise, None), synapse.exit.pull(exited, u), scale))
 
     def stable_rate(self, noise: float) -> float:
-        """1/(σ² (M + D/N)): about 1 over the largest curvature that the loss can have for N examples, where f' ≤ 1.
+        """1/(σ² (M + D/N)): B learned at a share r of it is stable, and settles at a relative error of about √(r/2).
 
-        M is the number of places at which each weight is used, D that of units, or channels × kernel, that it is summed over.
+        M is the number of places at which each weight is used, D that of the inputs and outputs that one place connects, N of
+        examples: the noise in ⟨dx, …⟩ grows with the former, the largest curvature of ‖…‖² with the latter.
         """
         weight, state = forward_weight(self.layer), self.state
         places = state[0].numel() / weight.shape[0]
-        summed = weight.numel() / weight.shape[1]
-        return 1 / (noise**2 * (places + summed / len(state)))
+        connected = weight.numel() / weight.shape[0] + weight.numel() / weight.shape[1]
+        return 1 / (noise**2 * (places + connected / len(state)))
