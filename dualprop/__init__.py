@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         Outcome,
         PredictiveCoding,
         Status,
+        TargetPropagation,
     )
     from dualprop.states import Dyads
 
@@ -30,7 +31,7 @@ __all__ = [  # noqa: RUF022 — grouped by what they are
     "Network", "Layer", "Layered",
     # Learning rules, and what they return
     "AbstractRule", "Backprop", "ContrastiveHebbian", "DualPropagation", "EquilibriumPropagation", "Lifted",
-    "PredictiveCoding", "RULES", "Outcome", "Status", "Dyads",
+    "PredictiveCoding", "TargetPropagation", "RULES", "Outcome", "Status", "Dyads",
     # Any module, any training loop
     "dualize",
     # Parts
@@ -44,7 +45,7 @@ _HOMES = {
     "Network": "network", "Layer": "network", "Layered": "layered", "AbstractRule": "rules", "Backprop": "rules",
     "ContrastiveHebbian": "rules", "DualPropagation": "rules", "EquilibriumPropagation": "rules", "Lifted": "rules",
     "PredictiveCoding": "rules", "RULES": "rules", "Outcome": "rules", "Status": "rules",
-    "Dyads": "states", "dualize": "dyadic",
+    "TargetPropagation": "rules", "Dyads": "states", "dualize": "dyadic",
     "DualpropError": "errors", "SettingError": "errors", "UnsupportedModuleError": "errors",
 }  # fmt: skip
 

@@ -100,7 +100,8 @@ class TapedStretch:
 class LinearStretch:
     """One `nn.Linear`: a = s Wᵀ + b, so Jᵀ signal = signal W and the gradient is signalᵀ s, wherever s is.
 
-    Here and in a convolution, the signal comes back through the module's feedback weights where it has them.
+    Here and in a convolution, the signal comes back through the module's feedback weights where it has them, or through a
+    `weight` of that shape that is given.
     """
 
     depends_on_state = False
@@ -118,14 +119,20 @@ class LinearStretch:
     def linear(self, s: Tensor) -> Record:
         return Record(s, nn.functional.linear(s, self.module.weight))
 
-    def pull(self, record: Record, signal: Tensor) -> Tensor:
+    def pull(self, record: Record, signal: Tensor, weight: Tensor | None = None) -> Tensor:
+        if weight is not None:
+            return signal @ weight
         return signal @ backward_weight(self.module)
 
-    def gradient(self, record: Record, signal: Tensor, scale: float, is_biased: bool = True) -> dict[str, Tensor]:
+    def weight_gradient(self, record: Record, signal: Tensor, scale: float) -> Tensor:
         signal, s = signal.flatten(0, -2), record.input.flatten(0, -2)
-        weight, bias = _learning(self.module)
         # The scale rides on the matrix product for free; beta=0 makes the first argument a placeholder.
-        of_weight = torch.addmm(signal.new_zeros(1), signal.T, s, beta=0, alpha=scale) if weight else None
+        return torch.addmm(signal.new_zeros(1), signal.T, s, beta=0, alpha=scale)
+
+    def gradient(self, record: Record, signal: Tensor, scale: float, is_biased: bool = True) -> dict[str, Tensor]:
+        weight, bias = _learning(self.module)
+        of_weight = self.weight_gradient(record, signal, scale) if weight else None
+        signal = signal.flatten(0, -2)
         of_bias = signal.sum(0, dtype=self.module.weight.dtype).mul_(scale) if bias and is_biased else None
         # Under autocast the product is of half precision, as in back-propagation; what the optimizer reads is not.
         return _by_name(self.parameters, None if of_weight is None else of_weight.to(self.module.weight.dtype), of_bias)
@@ -149,10 +156,16 @@ class ConvolutionStretch:
     def linear(self, s: Tensor) -> Record:
         return Record(s, self.module._conv_forward(s, self.module.weight, None))
 
-    def pull(self, record: Record, signal: Tensor) -> Tensor:
-        pulled = self._backward(record, signal, backward_weight(self.module), [True, False, False])[0]
+    def pull(self, record: Record, signal: Tensor, weight: Tensor | None = None) -> Tensor:
+        weight = backward_weight(self.module) if weight is None else weight
+        pulled = self._backward(record, signal, weight, [True, False, False])[0]
         assert pulled is not None
         return pulled
+
+    def weight_gradient(self, record: Record, signal: Tensor, scale: float) -> Tensor:
+        found = self._backward(record, signal, self.module.weight, [False, True, False])[1]
+        assert found is not None
+        return found.mul_(scale)
 
     def gradient(self, record: Record, signal: Tensor, scale: float, is_biased: bool = True) -> dict[str, Tensor]:
         weight, bias = _learning(self.module)

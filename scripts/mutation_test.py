@@ -59,6 +59,10 @@ SPECTRA = "autograd/test_spectra.py"
 LIFTED_OBJECTIVE = "autograd/test_lifted_gradients.py"
 LIFTED_SWEEPS = "properties/test_lifted.py"
 LIFTED = "rules/lifted.py"
+TARGETS = "autograd/test_difference_targets.py"
+TARGET_STEPS = "properties/test_target_propagation.py"
+TARGET_RULE = "rules/target_propagation.py"
+RECONSTRUCTION = "reconstruction.py"
 DAMPING = "properties/test_spectral_damping.py"
 SETTLING = "properties/test_settling.py"
 VARIANTS = "training/test_variants.py"
@@ -1818,6 +1822,98 @@ DEFECTS = [
         PC_TESTS,
     ),
     Defect("PC: the states' motion not told", PC, "moved <= MOST_MOVED", "moved <= 1e9", PC_TESTS),
+    # Target propagation
+    Defect(
+        "target propagation: the output's target lies uphill",
+        TARGET_RULE,
+        ".to(output.dtype) * -self.beta",
+        ".to(output.dtype) * self.beta",
+        TARGETS,
+    ),
+    Defect(
+        "target propagation: the gradient is not divided by beta",
+        TARGET_RULE,
+        "-1 / (self.beta * len(pass_.y))",
+        "-1 / len(pass_.y)",
+        TARGETS,
+    ),
+    Defect(
+        "target propagation: weights learn from the targets without the activation's slope",
+        TARGET_RULE,
+        "delta = back.layer.neuron.derivative(back.drive) * change",
+        "delta = change",
+        TARGETS,
+    ),
+    Defect(
+        "target propagation: targets go back through the forward weights",
+        TARGET_RULE,
+        "back.target_difference(change, feedback.weights.get(k))",
+        "back.target_difference(change, None)",
+        TARGETS,
+    ),
+    Defect(
+        "target propagation: no feedback activation",
+        RECONSTRUCTION,
+        "return self.back(self.activation_difference(change), weight)",
+        "return self.back(change, weight)",
+        TARGETS,
+    ),
+    Defect(
+        "target propagation: the feedback activation's tangent in place of its difference",
+        RECONSTRUCTION,
+        "return d * (1 - s.square() - d * s - d.square() / 3)",
+        "return d * (1 - s.square())",
+        TARGETS,
+    ),
+    Defect(
+        "target propagation: the feedback loss rewards in place of punishing what it reconstructs",
+        RECONSTRUCTION,
+        "return found.sub_(synapse.core",
+        "return found.neg_().sub_(synapse.core",
+        TARGETS,
+    ),
+    Defect(
+        "target propagation: the noise of the state above in place of what F makes of that below",
+        RECONSTRUCTION,
+        "self.activation_difference(moved), self.activation_difference(dy)",
+        "self.activation_difference(dy), self.activation_difference(dy)",
+        TARGETS,
+    ),
+    Defect(
+        "target propagation: the feedback learns without momentum",
+        TARGET_RULE,
+        "momenta[k].mul_(self.feedback_momentum)",
+        "momenta[k].mul_(0)",
+        TARGETS,
+    ),
+    Defect(
+        "target propagation: the state that was passed in is learned into",
+        TARGET_RULE,
+        "weights[k], momenta[k] = weights[k].clone(), momenta[k].clone()",
+        "pass",
+        TARGET_STEPS,
+    ),
+    Defect(
+        "target propagation: the feedback's learning is not counted",
+        TARGET_RULE,
+        "pass_.count(drives=iterations[k - 2], feedbacks=iterations[k - 2], gradients=2 * iterations[k - 2])",
+        "pass",
+        TARGET_STEPS,
+    ),
+    Defect(
+        "target propagation: feedback weights are lost with the batch",
+        TARGET_RULE,
+        'no batch\'s own."""\n        return state',
+        'no batch\'s own."""\n        return None',
+        TARGET_STEPS,
+    ),
+    Defect(
+        "target propagation: momenta are not in the checkpoint",
+        TARGET_RULE,
+        'return named | {f"momentum.{k}": momentum for k, momentum in state.momenta.items()}',
+        'return named | {f"momentum.{k}": 0 * momentum for k, momentum in state.momenta.items()}',
+        TARGET_STEPS,
+    ),
 ]
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from dualprop.errors import SettingError, closest
-from dualprop.recipes import cifar, equilibrium
+from dualprop.recipes import cifar, equilibrium, target_propagation
 from dualprop.recipes.digits import digits_mlp
 from dualprop.recipes.mnist import mnist_feedback, mnist_mlp, mnist_nudging
 from dualprop.training.recipe import Recipe
@@ -24,6 +24,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "imagenet32-vgg16-kp": cifar.imagenet32_vgg16_kp,
     "imagenet32-vgg16-transposed": cifar.imagenet32_vgg16_transposed,
     **equilibrium.RECIPES,
+    **target_propagation.RECIPES,
 }
 
 

@@ -23,6 +23,7 @@ from dualprop.rules import (
     EquilibriumPropagation,
     Lifted,
     PredictiveCoding,
+    TargetPropagation,
 )
 from dualprop.training.recipe import Recipe
 
@@ -156,6 +157,11 @@ def _ep_published(recipe: Recipe) -> Recipe:
     return _ep(relaxation="blocks", pairs=1, schedule=own.schedule if own else "even_odd(10)")(recipe)
 
 
+def _target_propagation(recipe: Recipe) -> Recipe:
+    own = recipe.rule if isinstance(recipe.rule, TargetPropagation) else TargetPropagation(loss=recipe.rule.loss)
+    return _by(own, recipe)
+
+
 VARIANTS: dict[str, Variant] = {
     "bp": Variant("back-propagation, the twin", _backprop),
     "dp": Variant("dual propagation: one downward sweep from the forward pass", _dual_propagation),
@@ -189,6 +195,7 @@ VARIANTS: dict[str, Variant] = {
     "ipc": Variant("incremental PC: the weights learn at every step of inference", _incremental),
     "pc-fixed": Variant("PC with predictions fixed at the forward pass, L-1 steps of 1: numerically BP", _fixed),
     "pc-arrival": Variant("PC that learns as errors arrive, L-1 steps of 1: numerically BP", _at_arrival),
+    "dtp": Variant("difference target propagation: feedback maps of its own, trained on every batch", _target_propagation),
     "kp-dp": Variant("DP with Kolen-Pollack feedback: weights of its own that learn alike", _with_feedback("kolen_pollack")),
     "fa-dp": Variant("DP with fixed random feedback weights (feedback alignment)", _with_feedback("random")),
     "sign-dp": Variant("DP with sign-symmetric feedback: the signs of the forward weights", _with_feedback("sign_symmetric")),

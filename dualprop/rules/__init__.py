@@ -8,6 +8,7 @@ from dualprop.rules.dual_propagation import DualPropagation
 from dualprop.rules.equilibrium_propagation import EquilibriumPropagation
 from dualprop.rules.lifted import Lifted
 from dualprop.rules.predictive_coding import PredictiveCoding
+from dualprop.rules.target_propagation import TargetPropagation
 
 RULES: dict[str, type[AbstractRule]] = {
     "backprop": Backprop,
@@ -16,6 +17,7 @@ RULES: dict[str, type[AbstractRule]] = {
     "equilibrium_propagation": EquilibriumPropagation,
     "lifted": Lifted,
     "predictive_coding": PredictiveCoding,
+    "target_propagation": TargetPropagation,
 }
 
 
@@ -39,5 +41,6 @@ __all__ = [
     "Outcome",
     "PredictiveCoding",
     "Status",
+    "TargetPropagation",
     "from_name",
 ]

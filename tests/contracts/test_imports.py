@@ -35,6 +35,7 @@ FLOORS = [
         "feedback",
         "feedback_maps",
         "maps",
+        "reconstruction",
         "spectra",
     },
     {"rules"},

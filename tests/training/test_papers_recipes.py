@@ -115,3 +115,19 @@ def test_the_rate_stays_where_the_cosine_has_ended():
     ends = [optimization.learning_rate(made.optimizer, epoch * 450, 450, 130) for epoch in (119, 120, 125, 129)]
     assert ends[0] > 2e-6
     assert ends[1:] == [pytest.approx(2e-6)] * 3
+
+
+def test_the_recipe_of_target_propagation_has_the_settings_of_the_authors_code():
+    """papers.md §4.4. Their forward weights learn from β times what ours do: the same steps by β times the rate, and a decay
+    divided by β."""
+    made = recipes.from_name("cifar10-vgg-dtp")
+    rule, sgd = made.rule, made.optimizer
+    assert (made.epochs, made.batch_size, made.model.channels) == (90, 128, (128, 128, 256, 256, 512))
+    assert (made.model.pooled, made.model.dense, made.model.depth) == ((1, 2, 3, 4, 5), (), 6)
+    assert (rule.beta, rule.iterations, rule.noise) == (0.7, (20, 30, 35, 55, 20), (0.4, 0.4, 0.2, 0.2, 0.08))
+    assert rule.feedback_rate == (1e-4, 3.5e-4, 8e-3, 8e-3, 0.18)
+    assert (rule.feedback_momentum, rule.feedback_decay, rule.start) == (0.9, 0, "random")
+    assert (sgd.name, sgd.momentum, sgd.nesterov, sgd.cosine, sgd.cosine_epochs) == ("sgd", 0.9, False, True, 85)
+    assert sgd.learning_rate / rule.beta == pytest.approx(0.05)
+    assert sgd.weight_decay * rule.beta == pytest.approx(1e-4)
+    assert sgd.final_learning_rate / rule.beta == pytest.approx(1e-5)

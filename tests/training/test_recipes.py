@@ -12,7 +12,7 @@ from dualprop.data import Augmentation
 from dualprop.errors import RunError, SettingError
 from dualprop.losses import CrossEntropy, SquaredError
 from dualprop.models import MLP, VGG, ConvNet
-from dualprop.rules import RULES, Backprop, DualPropagation, EquilibriumPropagation
+from dualprop.rules import RULES, Backprop, DualPropagation, EquilibriumPropagation, TargetPropagation
 from dualprop.training import Optimizer, Recipe
 
 ODD_RULES = {
@@ -179,6 +179,27 @@ def test_the_digest_changes_with_every_setting_of_equilibrium_propagation(recipe
     besides = {"step_size": {"relaxation": "blocks"}, "tolerance": {"relaxation": "blocks"}}
     rules = [EquilibriumPropagation()]
     rules += [EquilibriumPropagation(**{**besides.get(name, {}), name: value}) for name, value in EP_CHANGES.items()]
+    assert len({recipe(rule=rule).digest() for rule in rules}) == len(rules)
+    for rule in rules:
+        assert there_and_back(recipe(rule=rule)).rule == rule
+
+
+DTP_CHANGES = {
+    "beta": 0.5,
+    "iterations": (3, 2),
+    "noise": (0.1, 0.2),
+    "feedback_rate": (1e-3, 2e-3),
+    "feedback_momentum": 0.5,
+    "feedback_decay": 1e-4,
+    "start": "random",
+    "loss": "squared_error",
+}
+
+
+def test_the_digest_changes_with_every_setting_of_target_propagation(recipe):
+    """And each is read again as it was written: one for each layer is a list there."""
+    assert DTP_CHANGES.keys() == {f.name for f in dataclasses.fields(TargetPropagation)}
+    rules = [TargetPropagation(), *(TargetPropagation(**{name: value}) for name, value in DTP_CHANGES.items())]
     assert len({recipe(rule=rule).digest() for rule in rules}) == len(rules)
     for rule in rules:
         assert there_and_back(recipe(rule=rule)).rule == rule

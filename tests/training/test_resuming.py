@@ -7,7 +7,7 @@ from killing import kill
 
 from dualprop.data import Augmentation
 from dualprop.models import MLP, VGG
-from dualprop.rules import Backprop, DualPropagation, PredictiveCoding
+from dualprop.rules import Backprop, DualPropagation, PredictiveCoding, TargetPropagation
 
 # Times and the machine may differ; the lock is empty. Everything else must not.
 MAY_DIFFER = ("timing.jsonl", "environment.json", ".lock")
@@ -35,6 +35,11 @@ CASES = {
     "predictive coding from previous states": {
         "rule": PredictiveCoding(steps=2, start="previous"),
         "updates_per_batch": 2,
+        "optimizer": {"name": "sgd", "learning_rate": 0.05},
+    },
+    "target propagation with feedback weights that learn": {
+        "rule": TargetPropagation(iterations=(2, 1), start="random", feedback_decay=1e-3),
+        "model": VGG((3, 4), (1, 2), ()),
         "optimizer": {"name": "sgd", "learning_rate": 0.05},
     },
     "fused dual propagation in bfloat16": {

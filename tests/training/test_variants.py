@@ -18,7 +18,15 @@ from dualprop.losses import CrossEntropy, SquaredError
 from dualprop.models import MLP
 from dualprop.recipes import variants
 from dualprop.recipes.variants import VARIANTS
-from dualprop.rules import Backprop, ContrastiveHebbian, DualPropagation, EquilibriumPropagation, Lifted, PredictiveCoding
+from dualprop.rules import (
+    Backprop,
+    ContrastiveHebbian,
+    DualPropagation,
+    EquilibriumPropagation,
+    Lifted,
+    PredictiveCoding,
+    TargetPropagation,
+)
 from dualprop.training import Reporter, execution, step
 from dualprop.training.evaluation import evaluate
 
@@ -76,7 +84,7 @@ def test_a_variant_is_what_the_papers_name_so_whatever_the_recipe_was_and_keeps_
 
 def test_the_expectations_cover_every_variant():
     """A new variant must be written down here, from its paper."""
-    assert set(VARIANTS) == {"bp", "chl", "lpom", *EXPECTED, *EXPECTED_OF_EP, *EXPECTED_OF_PC}
+    assert set(VARIANTS) == {"bp", "chl", "dtp", "lpom", *EXPECTED, *EXPECTED_OF_EP, *EXPECTED_OF_PC}
 
 
 # Kerjan et al. 2026: papers.md §3.1 and §3.2.
@@ -138,6 +146,15 @@ def test_back_propagation_as_a_variant_keeps_the_loss_and_undoes_what_dp_alone_n
     assert VARIANTS["bp"].apply(base) == expected
     assert VARIANTS["chl"].apply(base) == dataclasses.replace(expected, rule=ContrastiveHebbian(loss=SquaredError()))
     assert VARIANTS["lpom"].apply(base) == dataclasses.replace(expected, rule=Lifted(loss=SquaredError()))
+    assert VARIANTS["dtp"].apply(base) == dataclasses.replace(expected, rule=TargetPropagation(loss=SquaredError()))
+
+
+def test_target_propagation_as_a_variant_keeps_the_recipes_own_settings(recipe):
+    """A recipe's published rates per layer must not fall back to the defaults in its comparison."""
+    own = TargetPropagation(beta=0.7, iterations=(3, 0, 2), start="random", loss=SquaredError())
+    base = dataclasses.replace(odd(recipe), rule=own)
+    plain = {"feedback": "exact", "updates_per_batch": 1, "reset_states": False}
+    assert VARIANTS["dtp"].apply(base) == dataclasses.replace(base, **plain)
 
 
 def test_the_variants_of_a_recipe_by_back_propagation_take_dp_at_its_defaults(recipe):
