@@ -180,9 +180,9 @@ VARIANTS: dict[str, Variant] = {
     "ep-forward": Variant("EP with a downhill nudge alone", _ep(estimator="forward")),
     "ep-backward": Variant("EP with an uphill nudge alone", _ep(estimator="backward")),
     "ep-clamped": Variant(
-        "EP with the output clamped towards the targets, on a predictive coding network; a pull of squared error, whatever "
-        "the recipe's loss",
-        _ep(energy="predictive_coding", output_nudge="clamped", loss=SquaredError()),
+        "EP with the output clamped towards the targets, on a predictive coding network, by block updates; a pull of squared "
+        "error, whatever the recipe's loss",
+        _ep(energy="predictive_coding", relaxation="blocks", pairs=1, output_nudge="clamped", loss=SquaredError()),
     ),
     "ep-two-pairs": Variant(
         "EP by two pairs of error sweeps on a predictive coding network",

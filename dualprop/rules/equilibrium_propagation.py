@@ -61,7 +61,8 @@ class EquilibriumPropagation(AbstractRule):
         estimator: "centered", "forward", "backward" or "random_sign".
         beta: the nudging strength, per example, > 0.
         relaxation: how nudged states settle: "error_sweeps", passes down for the errors and up for the states (predictive
-            coding), or "blocks", layer by layer in the order of `schedule`. "auto" takes the first where the energy has it.
+            coding), or "blocks", layer by layer in the order of `schedule`. "auto" takes the first where the energy has it and
+            the output is not clamped.
         pairs: of error sweeps, at least 1.
         schedule: the order of block updates in a nudged phase, and their number: "even_odd(10)" (papers: K = 10).
         free_schedule: the same of the free phase, where it is not the forward pass.
@@ -76,7 +77,8 @@ class EquilibriumPropagation(AbstractRule):
             network is linear in its displacements, nothing flips, and centered EP is back-propagation but for the loss's
             own curvature (predictive coding; block updates of one Linear or convolution a synapse).
         output_nudge: "linearized", by ∇ℓ at the present output (papers), the "exact" minimum, or "clamped" to
-            (1-β) h_L⁰ + β y (predictive coding, squared error).
+            (1-β) h_L⁰ + β y (predictive coding, squared error, block updates). A clamped output does not follow what moves
+            below it, so that this is no gradient of the loss as β → 0, but one through (I + J Jᵀ)⁻¹ at the output.
         loss: `dp.losses.CrossEntropy()`, `SquaredError()`, or a loss's name.
 
     Raises:
@@ -121,6 +123,11 @@ class EquilibriumPropagation(AbstractRule):
             raise SettingError(f"update={self.update!r} is of predictive coding. With energy='{energy}' leave it at 'auto'.")
         if self.relaxation == "error_sweeps" and not energy.free_is_forward:
             raise SettingError(f"error sweeps are of predictive coding. With energy='{energy}' use relaxation='blocks'.")
+        if self.relaxation == "error_sweeps" and self.output_nudge == "clamped":
+            raise SettingError(
+                "error sweeps don't settle behind a clamped output, which does not follow what moves below it. Use "
+                "relaxation='blocks', or output_nudge='linearized'."
+            )
         if self.jacobians == "free" and not energy.free_is_forward:
             raise SettingError(f"jacobians='free' is of predictive coding. With energy='{energy}' leave it at 'current'.")
         if self.jacobians == "free" and self.update == "pgd":
@@ -173,7 +180,9 @@ class EquilibriumPropagation(AbstractRule):
 
     @property
     def uses_error_sweeps(self) -> bool:
-        return self.relaxation == "error_sweeps" or (self.relaxation == "auto" and self._energy.free_is_forward)
+        if self.relaxation == "auto":
+            return self._energy.free_is_forward and self.output_nudge != "clamped"
+        return self.relaxation == "error_sweeps"
 
     @property
     def needs_generator(self) -> bool:

@@ -181,3 +181,26 @@ def test_random_signs_average_out_to_the_centered_estimate():
     mean = {n: torch.stack([draw[n] for draw in draws]).mean(0) for n in expected}
     single = max(distance(draws[0][n], expected[n]) for n in expected)
     assert max(distance(mean[n], expected[n]) for n in expected) < single / 5
+
+
+def test_a_clamped_output_sends_down_what_the_layers_below_do_not_take_up():
+    """On a linear chain the settled gradient is back-propagation's with (I + J Jᵀ)⁻¹ (y - h_L⁰) for its error, J the whole
+    Jacobian of the output by all states below it, at any β: not the loss's own, and to be told so."""
+    model, (x, y) = mlp("identity", widths=(5, 6, 4)), batch(n=6)
+    network = dp.Network.from_module(model)
+    rule = dp.EquilibriumPropagation(
+        output_nudge="clamped", loss="squared_error", beta=0.1, schedule="even_odd(400)", tolerance=1e-13
+    )
+    out = rule.gradients(network, x, y)
+    assert out.status.ok, out.status.message
+    w1, b1, w2, b2 = (p.detach() for p in model.parameters())
+    h1 = x @ w1.T + b1
+    error = (F.one_hot(y, 4) - (h1 @ w2.T + b2)) @ torch.linalg.inv(torch.eye(4).double() + w2 @ w2.T)
+    below = error @ w2
+    expected = {
+        "0.weight": -below.T @ x / 6, "0.bias": -below.sum(0) / 6,
+        "2.weight": -error.T @ h1 / 6, "2.bias": -error.sum(0) / 6,
+    }  # fmt: skip
+    assert_same(out.gradients, expected, 1e-9)
+    plain = autograd_gradients(model, x, y, "squared_error")
+    assert min(cosine(expected[n], plain[n]) for n in plain) < 0.99

@@ -208,6 +208,10 @@ REFUSED = [
     ({"energy": "hopfield", "update": "pgd"}, "update='pgd' is of predictive coding"),
     ({"energy": "hopfield", "jacobians": "free"}, "jacobians='free' is of predictive coding"),
     ({"output_nudge": "clamped"}, "pulls the output of a predictive coding network to its targets"),
+    (
+        {"relaxation": "error_sweeps", "output_nudge": "clamped", "loss": "squared_error"},
+        "error sweeps don't settle behind a clamped output",
+    ),
     ({"energy": "hopfield", "output_nudge": "clamped", "loss": "squared_error"}, "pulls the output of a predictive"),
     (
         {"output_nudge": "exact", "loss": "squared_error", "beta": 1.0},

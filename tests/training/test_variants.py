@@ -93,7 +93,13 @@ EXPECTED_OF_EP = {
     "ep-random": {"estimator": "random_sign"},
     "ep-forward": {"estimator": "forward"},
     "ep-backward": {"estimator": "backward"},
-    "ep-clamped": {"energy": "predictive_coding", "output_nudge": "clamped", "loss": SquaredError()},
+    "ep-clamped": {
+        "energy": "predictive_coding",
+        "relaxation": "blocks",
+        "pairs": 1,
+        "output_nudge": "clamped",
+        "loss": SquaredError(),
+    },
     "ep-two-pairs": {"relaxation": "error_sweeps", "pairs": 2},
     "ep-published": {"relaxation": "blocks", "pairs": 1},
 }
