@@ -14,6 +14,7 @@ A tape never reaches beyond its synapse, so nothing here can carry an error thro
 from __future__ import annotations
 
 import contextlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
@@ -36,7 +37,44 @@ class Record(NamedTuple):
     output: Tensor | None
 
 
-class ReshapeStretch:
+class AbstractStretch(ABC):
+    """Modules in a row as local maps. `depends_on_state`: whether the pull-back varies with the point."""
+
+    depends_on_state: bool
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """The trainable parameters, by their name in the model."""
+        return {}
+
+    @abstractmethod
+    def run(self, s: Tensor) -> Record:
+        """The output at s."""
+
+    @abstractmethod
+    def pull(self, record: Record, signal: Tensor) -> Tensor:
+        """Jᵀ signal, J = ∂output/∂s at the record."""
+
+    def linear(self, s: Tensor) -> Record:
+        """The linear part of an affine stretch at s."""
+        raise NotImplementedError
+
+    def push(self, record: Record, change: Tensor) -> Tensor:
+        """J change at the record."""
+        raise NotImplementedError
+
+    def gradient(self, record: Record, signal: Tensor, scale: float) -> dict[str, Tensor]:
+        """scale · Σ over the batch of signalᵀ ∂output/∂parameter at the record, for every trainable parameter."""
+        raise NotImplementedError
+
+    def contrast(
+        self, record: Record, signal: Tensor, other: Record, other_signal: Tensor, scale: complex
+    ) -> dict[str, Tensor]:
+        """`gradient` less that of another signal at another record, see `Synapse.contrast`."""
+        raise NotImplementedError
+
+
+class ReshapeStretch(AbstractStretch):
     """Reshapes alone: the pull-back is a reshape, at any point."""
 
     depends_on_state = False
@@ -57,7 +95,7 @@ class ReshapeStretch:
         return _through(self.modules, change)
 
 
-class TapedStretch:
+class TapedStretch(AbstractStretch):
     """Any differentiable modules: pull-back and gradient by autograd on a tape of these modules alone."""
 
     depends_on_state = True
@@ -96,8 +134,14 @@ class TapedStretch:
         found = torch.autograd.grad(output, list(parameters.values()), (signal * scale).to(output.dtype), retain_graph=True)
         return dict(zip(parameters, found, strict=True))
 
+    def contrast(
+        self, record: Record, signal: Tensor, other: Record, other_signal: Tensor, scale: complex
+    ) -> dict[str, Tensor]:
+        found, less = self.gradient(record, signal, _real(scale)), self.gradient(other, other_signal, _real(scale))
+        return {name: gradient - less[name] for name, gradient in found.items()}
 
-class LinearStretch:
+
+class LinearStretch(AbstractStretch):
     """One `nn.Linear`: a = s Wᵀ + b, so Jᵀ signal = signal W and the gradient is signalᵀ s, wherever s is.
 
     Here and in a convolution, the signal comes back through the module's feedback weights where it has them.
@@ -130,8 +174,13 @@ class LinearStretch:
         # Under autocast the product is of half precision, as in back-propagation; what the optimizer reads is not.
         return _by_name(self.parameters, None if of_weight is None else of_weight.to(self.module.weight.dtype), of_bias)
 
+    def contrast(
+        self, record: Record, signal: Tensor, other: Record, other_signal: Tensor, scale: complex
+    ) -> dict[str, Tensor]:
+        return _contrast(self, record, signal, other, other_signal, scale)
 
-class ConvolutionStretch:
+
+class ConvolutionStretch(AbstractStretch):
     """One zero-padded convolution: Jᵀ signal is its transposed convolution, and the gradient a correlation with s."""
 
     depends_on_state = False
@@ -160,6 +209,11 @@ class ConvolutionStretch:
         dtype = self.module.weight.dtype
         found = self._backward(record, signal, self.module.weight, mask)[1:]
         return _by_name(self.parameters, *(None if g is None else g.to(dtype).mul_(scale) for g in found))
+
+    def contrast(
+        self, record: Record, signal: Tensor, other: Record, other_signal: Tensor, scale: complex
+    ) -> dict[str, Tensor]:
+        return _contrast(self, record, signal, other, other_signal, scale)
 
     def _backward(self, record: Record, signal: Tensor, weight: Tensor, mask: list[bool]) -> list[Tensor | None]:
         conv = self.module
@@ -198,14 +252,14 @@ class Synapse:
         entry, core, exit_ = names[:first], names[first:last], names[last:]
         self.modules = modules
         self.name = core[-1] if core else names[-1] if names else "(empty)"
-        self.entry = _stretch({name: modules[name] for name in entry})
-        self.core = _core_stretch({name: modules[name] for name in core})
-        self.exit = _stretch({name: modules[name] for name in exit_})
+        self.entry: AbstractStretch = _stretch({name: modules[name] for name in entry})
+        self.core: AbstractStretch = _core_stretch({name: modules[name] for name in core})
+        self.exit: AbstractStretch = _stretch({name: modules[name] for name in exit_})
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
         """The parameters that are trainable now, by their name in the model."""
-        return {} if isinstance(self.core, ReshapeStretch) else self.core.parameters
+        return self.core.parameters
 
     @property
     def feedback_depends_on_state(self) -> bool:
@@ -291,12 +345,9 @@ class Synapse:
 
     def gradient(self, tape: Tape, signal: Tensor, scale: float) -> dict[str, Tensor]:
         """scale · Σ over the batch of signalᵀ ∂a/∂parameter, for every trainable parameter, at the tape's state."""
-        if not self.parameters:
-            return {}
-        assert not isinstance(self.core, ReshapeStretch)
-        return self.core.gradient(tape.records[1], self._at_core(tape, signal), scale)
+        return self.core.gradient(tape.records[1], self._at_core(tape, signal), scale) if self.parameters else {}
 
-    def contrast(self, tape: Tape, signal: Tensor, other: Tape, other_signal: Tensor, scale: float) -> dict[str, Tensor]:
+    def contrast(self, tape: Tape, signal: Tensor, other: Tape, other_signal: Tensor, scale: complex) -> dict[str, Tensor]:
         """The gradient at one state less that at another, for signals and states that differ little.
 
         With s̄, σ̄ the means and δs, δσ the differences of what enters the core and of the signals there, it is that of δσ at s̄
@@ -304,16 +355,8 @@ class Synapse:
         """
         if not self.parameters:
             return {}
-        assert not isinstance(self.core, ReshapeStretch)
-        if isinstance(self.core, TapedStretch):
-            found, less = self.gradient(tape, signal, scale), self.gradient(other, other_signal, scale)
-            return {name: gradient - less[name] for name, gradient in found.items()}
         u, v = self._at_core(tape, signal), self._at_core(other, other_signal)
-        s, t = tape.records[1].input.detach(), other.records[1].input.detach()
-        found = self.core.gradient(Record(torch.lerp(s, t, 0.5), None), u - v, scale)
-        # The drive is its bias and a linear map of s, so that a change of s says nothing of the bias.
-        rest = self.core.gradient(Record(s - t, None), torch.lerp(u, v, 0.5), scale, is_biased=False)
-        return {name: gradient.add_(rest[name]) if name in rest else gradient for name, gradient in found.items()}
+        return self.core.contrast(tape.records[1], u, other.records[1], v, scale)
 
     def _at_core(self, tape: Tape, signal: Tensor) -> Tensor:
         if tape.signal is not signal or tape.signal_at_core is None:
@@ -388,6 +431,21 @@ def _by_name(parameters: Iterable[str], of_weight: Tensor | None, of_bias: Tenso
             continue
         found[name] = gradient.clone() if any(gradient is other for other in found.values()) else gradient
     return found
+
+
+def _contrast(
+    core: LinearStretch | ConvolutionStretch, one: Record, u: Tensor, other: Record, v: Tensor, scale: complex
+) -> dict[str, Tensor]:
+    s, t, scale = one.input.detach(), other.input.detach(), _real(scale)
+    found = core.gradient(Record(torch.lerp(s, t, 0.5), None), u - v, scale)
+    # The drive is its bias and a linear map of s, so that a change of s says nothing of the bias.
+    rest = core.gradient(Record(s - t, None), torch.lerp(u, v, 0.5), scale, is_biased=False)
+    return {name: gradient.add_(rest[name]) if name in rest else gradient for name, gradient in found.items()}
+
+
+def _real(scale: complex) -> float:
+    assert not isinstance(scale, complex), "complex scales are of complex states, see `holomorphic`"
+    return scale
 
 
 def _stretch(modules: Modules) -> ReshapeStretch | TapedStretch:
