@@ -400,20 +400,19 @@ class EquilibriumPropagation(AbstractRule):
     def _nudged(
         self, network: Network, free: Phase, nudge: Nudge | None, generator: torch.Generator | None, passes: int | None
     ) -> Phase:
-        """A settled phase from the free states. After another of `passes` passes one of a Hopfield network takes as many, or a
-        complex one no fewer."""
-        if nudge is not None and nudge.is_complex:
-            phase = Phase(self._settings(), free.network, holomorphic.counterpart(free.activations), nudge)
-            order, is_measured = self._order(self.schedule), _may_wait(free.start[0])
-            phase.settle_by_blocks(order, generator, is_measured, self.tolerance, least=passes or 0)
-            return phase
+        """A settled phase from the free states. After another of `passes` passes one of a Hopfield network takes as many; in a
+        holomorphic estimate no fewer, and goes on until it has settled: what else is wrong with that is of a high order."""
         frozen = self.jacobians == "free"
-        phase = Phase(self._settings(), network, free.activations.fork(frozen), nudge, frozen)
+        is_complex = nudge is not None and nudge.is_complex
+        activations = holomorphic.counterpart(free.activations) if is_complex else free.activations.fork(frozen)
+        phase = Phase(self._settings(), network, activations, nudge, frozen)
         is_measured = _may_wait(free.start[0]) and nudge is not None
         if self.uses_error_sweeps:
             phase.settle_by_error_sweeps(self.pairs, is_measured, self.tolerance)
         elif passes is None or self._energy.free_is_forward:
             phase.settle_by_blocks(self._order(self.schedule), generator, is_measured, self.tolerance)
+        elif self._is_complex:
+            phase.settle_by_blocks(self._order(self.schedule), generator, is_measured, self.tolerance, least=passes)
         else:
             phase.settle_by_blocks(self._order(self.schedule), generator, is_measured, None, passes)
         return phase
