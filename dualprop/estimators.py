@@ -39,10 +39,8 @@ class Term:
 
     @property
     def uphill(self) -> float:
-        """How far the nudge goes uphill; of a complex one the radius of its circle, inside which all must be defined."""
-        if isinstance(self.nudge, complex):
-            return abs(self.nudge)
-        return self.nudge if self.is_signed else -self.nudge
+        """How far the nudge may go uphill."""
+        return self.nudge.real if self.is_signed else -self.nudge.real
 
 
 class AbstractEstimator(NamedPart):

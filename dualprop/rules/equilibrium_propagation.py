@@ -158,7 +158,8 @@ class EquilibriumPropagation(AbstractRule):
                 f"an exact {self.loss.name} nudge is found by real iteration. With estimator='{self.estimator}' use "
                 "output_nudge='linearized'."
             )
-        uphill = max(0.0, *(term.uphill for term in self._terms))
+        # On a circle of nudges whatever is inside counts: there the states must be a function of β.
+        uphill = self.beta if self._is_complex else max(0.0, *(term.uphill for term in self._terms))
         if self.output_nudge == "exact" and uphill > 0 and uphill >= self.loss.concave_limit:
             limit = self.loss.concave_limit
             remedy = (
