@@ -43,6 +43,8 @@ EP_SETTLING = "properties/test_equilibrium_settling.py"
 SOURCES = "properties/test_several_sources.py"
 EVERY_RULE = "contracts/test_every_rule.py"
 CONTRAST = "autograd/test_contrast.py"
+HOLOMORPHIC = "autograd/test_holomorphic_orders.py"
+HOLOMORPHIC_SETTLING = "properties/test_holomorphic_settling.py"
 FEEDBACK = "autograd/test_feedback_weights.py"
 FEEDBACK_REFUSALS = "properties/test_feedback_refusals.py"
 
@@ -336,7 +338,7 @@ DEFECTS = [
     Defect(
         "bias gradient of a Linear dropped",
         "synapses.py",
-        "of_bias = signal.sum(0, dtype=self.module.weight.dtype).mul_(scale) if bias else None",
+        "of_bias = signal.sum(0, dtype=self.module.weight.dtype).mul_(scale) if bias and is_biased else None",
         "of_bias = signal.new_zeros(signal.shape[1]) if bias else None",
         SYNAPSES,
     ),
@@ -1724,8 +1726,8 @@ DEFECTS = [
     Defect(
         "contrast: at the first state",
         "synapses.py",
-        "self.core.gradient(Record(torch.lerp(s, t, 0.5), None), u - v, scale)",
-        "self.core.gradient(Record(s, None), u - v, scale)",
+        "core.gradient(Record(torch.lerp(s, t, 0.5), None), u - v, scale)",
+        "core.gradient(Record(s, None), u - v, scale)",
         CONTRAST,
     ),
     Defect(
@@ -1738,8 +1740,9 @@ DEFECTS = [
     Defect(
         "contrast of Hopfield phases as a difference of sums",
         "synapses.py",
-        "        if isinstance(self.core, TapedStretch):\n            found, less",
-        "        if True:\n            found, less",
+        "    found = core.gradient(Record(torch.lerp(s, t, 0.5), None), u - v, scale)\n",
+        "    found, less = core.gradient(one, u, scale), core.gradient(other, v, scale)\n"
+        "    return {name: gradient - less[name] for name, gradient in found.items()}\n",
         CONTRAST,
     ),
     Defect(
@@ -1755,6 +1758,116 @@ DEFECTS = [
         "np.sort(rest[:most] if most else rest)",
         "np.sort(rest)[:most] if most else np.sort(rest)",
         "data/test_datasets.py",
+    ),
+    # Holomorphic EP
+    Defect(
+        "holomorphic: the conjugate of the transposed Jacobian on tapes",
+        "holomorphic.py",
+        "record.input, signal.conj(), retain_graph=True)",
+        "record.input, signal, retain_graph=True)",
+        HOLOMORPHIC,
+    ),
+    Defect(
+        "holomorphic: the gradient of conjugate states",
+        "holomorphic.py",
+        "[change.real, -change.imag, other_signal]",
+        "[change.real, change.imag, other_signal]",
+        HOLOMORPHIC,
+    ),
+    Defect(
+        "holomorphic: the change of the states left out of the gradient",
+        "holomorphic.py",
+        "[s.real, s.imag, moved]",
+        "[s.real, s.imag, 0 * moved]",
+        HOLOMORPHIC,
+    ),
+    Defect(
+        "holomorphic: a drive without its bias",
+        "holomorphic.py",
+        "            re = re + (bias if",
+        "            re = re + 0 * (bias if",
+        HOLOMORPHIC,
+    ),
+    Defect(
+        "holomorphic: a bias that learns from imaginary parts",
+        "holomorphic.py",
+        "features = change.real.movedim",
+        "features = (change.real - change.imag).movedim",
+        HOLOMORPHIC,
+    ),
+    Defect(
+        "holomorphic: the bias of a tape in imaginary parts too",
+        "holomorphic.py",
+        "        im = im - module(torch.zeros_like(z.real[:1]))\n",
+        "        pass\n",
+        HOLOMORPHIC,
+    ),
+    Defect(
+        "holomorphic: a contrast as a difference of sums",
+        "holomorphic.py",
+        "        found = self.real.gradient(Record(torch.cat(states), None), torch.cat(signals), 1.0, is_biased=False)\n",
+        "        weighted = scale * signal\n"
+        "        both = Record(_stacked(s), None), torch.cat([weighted.real, -weighted.imag])\n"
+        "        found = self.real.gradient(*both, 1.0, is_biased=False)\n"
+        "        less = self.real.gradient(other, other_signal, scale.real, is_biased=False)\n"
+        "        found = {name: gradient - less[name] for name, gradient in found.items()}\n",
+        HOLOMORPHIC,
+    ),
+    Defect(
+        "holomorphic: conjugate phases not counted",
+        "estimators.py",
+        "found.append(Term(nudge, 2 / (number * nudge)))",
+        "found.append(Term(nudge, 1 / (number * nudge)))",
+        HOLOMORPHIC,
+    ),
+    Defect(
+        "holomorphic: nudges on half of the circle",
+        "estimators.py",
+        "beta * cmath.exp(2j * math.pi * m / number)",
+        "beta * cmath.exp(1j * math.pi * m / number)",
+        HOLOMORPHIC,
+    ),
+    Defect(
+        "holomorphic: the exact nudge of a real strength",
+        "relaxation.py",
+        "/ (1 + nudge.strength)",
+        "/ (1 + nudge.strength.real)",
+        HOLOMORPHIC,
+    ),
+    Defect(
+        "holomorphic: residuals of real parts alone",
+        "states.py",
+        "(torch.view_as_real(t) if t.is_complex() else t).double()",
+        "(t.real if t.is_complex() else t).double()",
+        HOLOMORPHIC_SETTLING,
+    ),
+    Defect(
+        "holomorphic: a complex evaluation counted as one",
+        "relaxation.py",
+        "each = 2 if phase.nudge is not None",
+        "each = 1 if phase.nudge is not None",
+        HOLOMORPHIC_SETTLING,
+    ),
+    Defect(
+        "holomorphic: PyTorch's sigmoid, which overflows",
+        "neurons.py",
+        "return _complex_sigmoid(a) if a.is_complex() else a.sigmoid()\n",
+        "return a.sigmoid()\n",
+        HOLOMORPHIC_SETTLING,
+    ),
+    Defect(
+        "holomorphic: a network that is not let through",
+        "rules/equilibrium_propagation.py",
+        "            holomorphic.check(network, self.loss, self.output_nudge)\n",
+        "            pass\n",
+        HOLOMORPHIC_SETTLING,
+    ),
+    Defect(
+        "holomorphic: softmax pools of one temperature",
+        "pooling.py",
+        "simplex.softmax(windows / self.temperature, -1)",
+        "simplex.softmax(windows, -1)",
+        HOLOMORPHIC,
     ),
 ]
 

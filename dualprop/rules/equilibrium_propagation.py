@@ -150,8 +150,8 @@ class EquilibriumPropagation(AbstractRule):
             )
         if self._estimator.is_holomorphic and energy.free_is_forward:
             raise SettingError(
-                f"estimator='{self.estimator}' is of Hopfield networks: the errors of '{energy}' are not holomorphic. Use "
-                "energy='hopfield', or estimator='centered'."
+                f"estimator='{self.estimator}' is of Hopfield networks, not of '{energy}'. Use energy='hopfield', or "
+                "estimator='centered'."
             )
         if self._is_complex and self.output_nudge == "exact" and not isinstance(self.loss, SquaredError):
             raise SettingError(

@@ -207,7 +207,7 @@ def test_an_exact_nudge_of_other_outputs_than_linear_ones_is_refused():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"energy": "predictive_coding"}, r"is of Hopfield networks: .*Use energy='hopfield', or estimator='centered'"),
+        ({"energy": "predictive_coding"}, r"is of Hopfield networks, not .*Use energy='hopfield', or estimator='centered'"),
         ({"estimator": "holomorphic(1)"}, r"holomorphic\(N\) needs N ≥ 2 points, got 1"),
         ({"estimator": "holomorphic(-3)"}, r"holomorphic\(N\) needs N ≥ 2 points, got -3"),
         ({"estimator": "holomorhpic"}, r"unknown estimator 'holomorhpic'\. Did you mean 'holomorphic\(N\)'\?"),
