@@ -27,6 +27,7 @@ from dualprop.estimators import AbstractEstimator, Term
 from dualprop.losses import AbstractLoss, CrossEntropy, SquaredError
 from dualprop.network import Network
 from dualprop.relaxation import Nudge, Phase, Report, Settings, diagnostics, largest
+from dualprop.rules import equilibrium_settings
 from dualprop.rules.base import AbstractRule, Outcome, check_batch, check_output, check_targets
 from dualprop.schedules import AnySchedule
 from dualprop.settings import check_choices
@@ -115,57 +116,7 @@ class EquilibriumPropagation(AbstractRule):
             raise SettingError(f"step_size must be in (0, 1], got {self.step_size:g}.")
         if self.tolerance is not None and not 0 < self.tolerance < 1:
             raise SettingError(f"tolerance must be in (0, 1), got {self.tolerance:g}. Use None to run all passes.")
-        self._check_combination()
-
-    def _check_combination(self) -> None:
-        energy = self._energy
-        if self.update not in energy.updates:
-            raise SettingError(f"update={self.update!r} is of predictive coding. With energy='{energy}' leave it at 'auto'.")
-        if self.relaxation == "error_sweeps" and not energy.free_is_forward:
-            raise SettingError(f"error sweeps are of predictive coding. With energy='{energy}' use relaxation='blocks'.")
-        if self.jacobians == "free" and not energy.free_is_forward:
-            raise SettingError(f"jacobians='free' is of predictive coding. With energy='{energy}' leave it at 'current'.")
-        if self.jacobians == "free" and self.update == "pgd":
-            raise SettingError("update='pgd' clamps, so that jacobians='free' would hold less than it says. Use update='auto'.")
-        if self.tolerance is not None:
-            for order in self._orders:
-                if order.is_random or isinstance(order, schedules.ExplicitOrder):
-                    raise SettingError(
-                        f"tolerance needs schedules of passes over all layers, got {order}. Use even_odd(100), say."
-                    )
-        if self.uses_error_sweeps and self.step_size != 1:
-            raise SettingError("step_size is of block updates. Use relaxation='blocks', or step_size=1.")
-        if self.uses_error_sweeps and self.tolerance is not None and self.pairs == 1:
-            raise SettingError(
-                "a tolerance stops between pairs of error sweeps, and there is one. Raise pairs, or tolerance=None."
-            )
-        if not self.uses_error_sweeps and self.pairs != 1:
-            raise SettingError("pairs are of error sweeps. Use relaxation='error_sweeps', or pairs=1.")
-        if not energy.free_is_forward and self._orders[-1].is_random:
-            raise SettingError(f"a prediction needs a fixed order, got free_schedule={self.free_schedule}. Use 'even_odd(60)'.")
-        if self.output_nudge == "clamped" and not (energy.free_is_forward and isinstance(self.loss, SquaredError)):
-            raise SettingError(
-                "output_nudge='clamped' pulls the output of a predictive coding network to its targets. Use "
-                "energy='predictive_coding' and loss='squared_error', or output_nudge='linearized'."
-            )
-        if self._estimator.is_holomorphic and energy.free_is_forward:
-            raise SettingError(
-                f"estimator='{self.estimator}' is of Hopfield networks, not of '{energy}'. Use energy='hopfield', or "
-                "estimator='centered'."
-            )
-        if self._is_complex and self.output_nudge == "exact" and not isinstance(self.loss, SquaredError):
-            raise SettingError(
-                f"an exact {self.loss.name} nudge is found by real iteration. With estimator='{self.estimator}' use "
-                "output_nudge='linearized'."
-            )
-        # On a circle of nudges whatever is inside counts: there the states must be a function of β.
-        uphill = self.beta if self._is_complex else max(0.0, *(term.uphill for term in self._terms))
-        if self.output_nudge == "exact" and uphill > 0 and uphill >= self.loss.concave_limit:
-            limit = self.loss.concave_limit
-            remedy = (
-                f"a beta < {limit:g}, got {uphill:g}. Lower beta," if limit > 0 else "no such nudge. Use estimator='forward',"
-            )
-            raise SettingError(f"an exact {self.loss.name} nudge uphill needs {remedy} or use output_nudge='linearized'.")
+        equilibrium_settings.check_combination(self)
 
     @property
     def _energy(self) -> AbstractEnergy:
