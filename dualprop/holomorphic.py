@@ -23,17 +23,16 @@ from dualprop.maps import AFFINE
 from dualprop.network import Layer, Network
 from dualprop.neurons import Identity
 from dualprop.states import Activations
-from dualprop.synapses import (
+from dualprop.stretches import (
     AbstractStretch,
     ConvolutionStretch,
     LinearStretch,
     Modules,
     Record,
     ReshapeStretch,
-    Synapse,
     TapedStretch,
-    kind,
 )
+from dualprop.synapses import Synapse, kind
 
 
 def check(network: Network, loss: AbstractLoss, output_nudge: str) -> None:

@@ -20,6 +20,7 @@ FLOORS = [
         "synapses",
         "network",
         "states",
+        "stretches",
         "kernels",
         "native",
         "recompute",
