@@ -44,6 +44,7 @@ SOURCES = "properties/test_several_sources.py"
 EVERY_RULE = "contracts/test_every_rule.py"
 CONTRAST = "autograd/test_contrast.py"
 HOLOMORPHIC = "autograd/test_holomorphic_orders.py"
+HOLOMORPHIC_REFERENCE = "reference/test_holomorphic_transcription.py"
 HOLOMORPHIC_SETTLING = "properties/test_holomorphic_settling.py"
 FEEDBACK = "autograd/test_feedback_weights.py"
 FEEDBACK_REFUSALS = "properties/test_feedback_refusals.py"
@@ -1772,28 +1773,28 @@ DEFECTS = [
         "holomorphic.py",
         "[change.real, -change.imag, other_signal]",
         "[change.real, change.imag, other_signal]",
-        HOLOMORPHIC,
+        HOLOMORPHIC_REFERENCE,
     ),
     Defect(
         "holomorphic: the change of the states left out of the gradient",
         "holomorphic.py",
         "[s.real, s.imag, moved]",
         "[s.real, s.imag, 0 * moved]",
-        HOLOMORPHIC,
+        HOLOMORPHIC_REFERENCE,
     ),
     Defect(
         "holomorphic: a drive without its bias",
         "holomorphic.py",
         "            re = re + (bias if",
         "            re = re + 0 * (bias if",
-        HOLOMORPHIC,
+        HOLOMORPHIC_REFERENCE,
     ),
     Defect(
         "holomorphic: a bias that learns from imaginary parts",
         "holomorphic.py",
         "features = change.real.movedim",
         "features = (change.real - change.imag).movedim",
-        HOLOMORPHIC,
+        HOLOMORPHIC_REFERENCE,
     ),
     Defect(
         "holomorphic: the bias of a tape in imaginary parts too",
@@ -1818,14 +1819,14 @@ DEFECTS = [
         "estimators.py",
         "found.append(Term(nudge, 2 / (number * nudge)))",
         "found.append(Term(nudge, 1 / (number * nudge)))",
-        HOLOMORPHIC,
+        HOLOMORPHIC_REFERENCE,
     ),
     Defect(
         "holomorphic: nudges on half of the circle",
         "estimators.py",
         "beta * cmath.exp(2j * math.pi * m / number)",
         "beta * cmath.exp(1j * math.pi * m / number)",
-        HOLOMORPHIC,
+        HOLOMORPHIC_REFERENCE,
     ),
     Defect(
         "holomorphic: the exact nudge of a real strength",
