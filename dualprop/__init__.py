@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dualprop import energies, feedback, losses, neurons, schedules
+    from dualprop import energies, feedback, losses, neurons, pooling, schedules
     from dualprop.dyadic import dualize
     from dualprop.errors import DualpropError, SettingError, UnsupportedModuleError
     from dualprop.layered import Layered
@@ -35,7 +35,7 @@ __all__ = [  # noqa: RUF022 — grouped by what they are
     # Any module, any training loop
     "dualize",
     # Parts
-    "energies", "feedback", "losses", "neurons", "schedules",
+    "energies", "feedback", "losses", "neurons", "pooling", "schedules",
     # Errors
     "DualpropError", "SettingError", "UnsupportedModuleError",
 ]  # fmt: skip
@@ -51,7 +51,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    if name in ("energies", "feedback", "losses", "neurons", "schedules"):
+    if name in ("energies", "feedback", "losses", "neurons", "pooling", "schedules"):
         return import_module(f"dualprop.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'dualprop' has no attribute '{name}'")

@@ -6,13 +6,17 @@ The gradient of the loss at the free equilibrium is estimated by Σ_m w_m ∂E/�
     forward        β, 0             1/β, -1/β        O(β)    (Scellier & Bengio 2017)
     backward       -β, 0            -1/β, 1/β        O(β)
     random_sign    ±β, 0            ±1/β, ∓1/β       O(β), O(β²) on average; the sign drawn for each example
+    holomorphic(N) β e^{2πi m/N}    1/(N β_m)        O(β^N): Cauchy's integral over a circle (Laborieux & Zenke 2022)
 
 At β_m = 0 an energy whose free state is the forward pass has no gradient: one phase is then all there is to run (Kerjan,
-Høier & Scellier 2026, eq. 7 and 11).
+Høier & Scellier 2026, eq. 7 and 11). Complex nudges are of energies that have complex states: see `holomorphic`.
 """
 
 from __future__ import annotations
 
+import cmath
+import math
+import re
 from abc import abstractmethod
 from dataclasses import dataclass
 
@@ -24,11 +28,19 @@ from dualprop.settings import NamedPart
 
 @dataclass(frozen=True)
 class Term:
-    """One phase: its nudge β_m (0: free) and the weight of its gradient; both times a random sign per example if signed."""
+    """One phase: its nudge β_m (0: free) and the weight of its gradient; both times a random sign per example if signed.
 
-    nudge: float
-    weight: float
+    A complex nudge stands for its conjugate too, and of the weighted gradient the real part counts.
+    """
+
+    nudge: float | complex
+    weight: float | complex
     is_signed: bool = False
+
+    @property
+    def uphill(self) -> float:
+        """How far the nudge may go uphill."""
+        return self.nudge.real if self.is_signed else -self.nudge.real
 
 
 class AbstractEstimator(NamedPart):
@@ -36,6 +48,7 @@ class AbstractEstimator(NamedPart):
 
     name: str
     is_random: bool = False
+    is_holomorphic: bool = False
 
     @abstractmethod
     def terms(self, beta: float) -> tuple[Term, ...]:
@@ -50,7 +63,7 @@ class AbstractEstimator(NamedPart):
 
     @classmethod
     def choices(cls) -> str:
-        return "|".join(ESTIMATORS)
+        return "|".join([*ESTIMATORS, "holomorphic(N)"])
 
 
 @dataclass(frozen=True)
@@ -94,6 +107,34 @@ class RandomSign(AbstractEstimator):
         return Term(beta, 1 / beta, is_signed=True), Term(0.0, -1 / beta, is_signed=True)
 
 
+@dataclass(frozen=True)
+class Holomorphic(AbstractEstimator):
+    """The mean of ∂E/∂θ / β_m over N `points` β_m on a circle: its derivative at the centre, but for terms of order β^N.
+
+    Real weights and inputs make h at the conjugate nudge the conjugate of h, so that m = 0…⌊N/2⌋ are run; `holomorphic(2)` is
+    centered.
+    """
+
+    points: int = 4
+    name = "holomorphic"
+    is_holomorphic = True
+
+    def __post_init__(self) -> None:
+        if isinstance(self.points, bool) or not isinstance(self.points, int) or self.points < 2:
+            raise SettingError(f"holomorphic(N) needs N ≥ 2 points, got {self.points}. With one nudge use 'forward'.")
+
+    def terms(self, beta: float) -> tuple[Term, ...]:
+        number = self.points
+        found = [Term(beta, 1 / (number * beta))]
+        for m in range(1, (number + 1) // 2):
+            nudge = beta * cmath.exp(2j * math.pi * m / number)
+            found.append(Term(nudge, 2 / (number * nudge)))
+        return (*found, Term(-beta, -1 / (number * beta))) if number % 2 == 0 else tuple(found)
+
+    def __str__(self) -> str:
+        return f"{self.name}({self.points})"
+
+
 ESTIMATORS: dict[str, type[AbstractEstimator]] = {
     "centered": Centered,
     "forward": Forward,
@@ -103,11 +144,15 @@ ESTIMATORS: dict[str, type[AbstractEstimator]] = {
 
 
 def from_name(name: str | AbstractEstimator) -> AbstractEstimator:
-    """The estimator of that name; an estimator is returned as it is. Raises SettingError for an unknown name."""
+    """The estimator of that name, "holomorphic(6)" say; an estimator is returned as it is. Raises SettingError."""
     if isinstance(name, AbstractEstimator):
         return name
+    counted = re.fullmatch(r"holomorphic(?:\((-?\d+)\))?", name)
+    if counted:
+        return Holomorphic(int(counted[1])) if counted[1] else Holomorphic()
+    known = [*ESTIMATORS, "holomorphic(N)"]
     if name not in ESTIMATORS:
-        raise SettingError(f"unknown estimator '{name}'.{closest(name, list(ESTIMATORS))} Known: {', '.join(ESTIMATORS)}.")
+        raise SettingError(f"unknown estimator '{name}'.{closest(name, known)} Known: {', '.join(known)}.")
     return ESTIMATORS[name]()
 
 

@@ -17,16 +17,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dualprop import simplex
 from dualprop.errors import SettingError, closest
 from dualprop.neurons import AbstractNeuron, Identity, Softmax
 from dualprop.settings import NamedPart
 
 
 class AbstractLoss(NamedPart):
-    """A loss on outputs (N, K) and targets: class indices (N,) or target vectors (N, K)."""
+    """A loss on outputs (N, K) and targets: class indices (N,) or target vectors (N, K). `is_holomorphic`: whether
+    its gradient is that of complex outputs too."""
 
     name: str
     concave_limit: float
+    is_holomorphic: bool = False
 
     @abstractmethod
     def value(self, s: Tensor, y: Tensor) -> Tensor:
@@ -62,6 +65,7 @@ class SquaredError(AbstractLoss):
 
     name = "squared_error"
     concave_limit = 1.0
+    is_holomorphic = True
 
     def value(self, s: Tensor, y: Tensor) -> Tensor:
         s = wide(s)
@@ -82,6 +86,7 @@ class CrossEntropy(AbstractLoss):
 
     name = "cross_entropy"
     concave_limit = 2.0
+    is_holomorphic = True
 
     def value(self, s: Tensor, y: Tensor) -> Tensor:
         s = wide(s)
@@ -90,7 +95,7 @@ class CrossEntropy(AbstractLoss):
     def gradient(self, s: Tensor, y: Tensor) -> Tensor:
         s = wide(s)
         target = targets(y, s)
-        p = s.softmax(1)
+        p = simplex.softmax(s, 1)
         return p * target.sum(1, keepdim=True) - target if y.dtype.is_floating_point else p - target
 
     def check_output(self, neuron: AbstractNeuron) -> None:

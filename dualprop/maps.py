@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from dualprop.feedback import FEEDBACK_MODULES
+from dualprop.pooling import SoftmaxPool2d
 
 RESHAPES = (nn.Flatten, nn.Unflatten)
 # Affine maps of one example, which have a linear part: f(s) - f(0).
@@ -44,6 +45,7 @@ MAPS: tuple[type[nn.Module], ...] = (
     nn.AdaptiveMaxPool1d,
     nn.AdaptiveMaxPool2d,
     nn.AdaptiveMaxPool3d,
+    SoftmaxPool2d,
     nn.LayerNorm,
     nn.GroupNorm,
     nn.RMSNorm,

@@ -8,7 +8,7 @@ seeds it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf, prod
 
@@ -18,6 +18,14 @@ from torch import nn
 from dualprop import neurons
 from dualprop.errors import SettingError
 from dualprop.layered import Layered
+from dualprop.pooling import SoftmaxPool2d
+
+# Kinds of 2×2 pools; the last two are differentiable everywhere.
+POOLS: dict[str, Callable[[], nn.Module]] = {
+    "max": lambda: nn.MaxPool2d(2),
+    "average": lambda: nn.AvgPool2d(2),
+    "softmax": lambda: SoftmaxPool2d(2),
+}
 
 
 @dataclass(frozen=True)
@@ -73,18 +81,21 @@ class ConvNet:
     Attributes:
         channels: per convolution.
         activation: a neuron's name, see `dualprop list neurons`.
-        pool: how the space is halved: "after" or "before" the activation by 2×2 max-pooling, or by "stride" 2.
+        pool: how the space is halved: "after" or "before" the activation by 2×2 pooling, or by "stride" 2.
+        pooling: "max", "average" or "softmax", see `pooling`.
     """
 
     channels: tuple[int, ...] = (32, 64, 128)
     activation: str = "relu"
     pool: str = "before"
+    pooling: str = "max"
 
     def __post_init__(self) -> None:
         _check(self.channels, "channels")
         neurons.from_name(self.activation)
         if self.pool not in ("before", "after", "stride"):
             raise SettingError(f"pool must be 'before', 'after' or 'stride', got {self.pool!r}.")
+        _check_pooling(self.pooling)
 
     is_convolutional = True
 
@@ -102,7 +113,7 @@ class ConvNet:
         for new_channels in self.channels:
             stride = 2 if self.pool == "stride" else 1
             conv = nn.Conv2d(channels, new_channels, 3, stride=stride, padding=1)
-            act, pool = neurons.module(self.activation), nn.MaxPool2d(2)
+            act, pool = neurons.module(self.activation), POOLS[self.pooling]()
             layers += {"before": [conv, pool, act], "after": [conv, act, pool], "stride": [conv, act]}[self.pool]
             channels = new_channels
             height, width = ((height + 1) // 2, (width + 1) // 2) if stride == 2 else (height // 2, width // 2)
@@ -116,7 +127,7 @@ Stages = list[tuple[list[nn.Module], nn.Module, list[nn.Module]]]
 
 @dataclass(frozen=True)
 class VGG:
-    """3×3 convolutions in runs, 2×2 max-pooling behind some of them, then fully connected layers; no batch norm.
+    """3×3 convolutions in runs, 2×2 pooling behind some of them, then fully connected layers; no batch norm.
 
     As it stands it is VGG16, the network of Høier et al. (2023), appendix C, and Høier & Zach (2024), §6.2; `vgg5` and `vgg10`
     give the others. The weights' distribution of VGG16 is not recorded; "he" trains it without batch norm, where PyTorch's own
@@ -124,7 +135,7 @@ class VGG:
 
     Attributes:
         channels: per convolution.
-        pooled: the numbers (from 1) of the convolutions that a max-pool follows.
+        pooled: the numbers (from 1) of the convolutions that a pool follows.
         dense: units per hidden fully connected layer.
         activation: a neuron's name, see `dualprop list neurons`.
         pool: "after" the activation (the 2023 code) or "before" it (the 2024 code and the PCN's). The prediction is the same.
@@ -134,6 +145,7 @@ class VGG:
         output_gain: what the output layer's weights are multiplied by too (0.2 with squared error on ImageNet32, ibid.).
         skips: pairs of convolutions (from, to): the state of the first is added to the drive of the second through a 1×1
             convolution of the stride that fits (ibid., VGG10Skip: 2 to 5 and 5 to 8).
+        pooling: "max", "average" or "softmax", see `pooling`.
     """
 
     channels: tuple[int, ...] = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
@@ -145,6 +157,7 @@ class VGG:
     gain: float = 1.0
     output_gain: float = 1.0
     skips: tuple[tuple[int, int], ...] = ()
+    pooling: str = "max"
 
     def __post_init__(self) -> None:
         _check(self.channels, "channels")
@@ -157,6 +170,7 @@ class VGG:
             )
         if self.pool not in ("before", "after"):
             raise SettingError(f"pool must be 'before' or 'after', got {self.pool!r}.")
+        _check_pooling(self.pooling)
         if self.init not in ("he", "uniform", "uniform_fan_out"):
             raise SettingError(f"init must be 'he', 'uniform' or 'uniform_fan_out', got {self.init!r}.")
         for name in ("gain", "output_gain"):
@@ -194,7 +208,7 @@ class VGG:
         stages: list[tuple[list[nn.Module], nn.Module, list[nn.Module]]] = []
         entry: list[nn.Module] = []
         for number, channels in enumerate(self.channels, start=1):
-            pools: list[nn.Module] = [nn.MaxPool2d(2)] if number in self.pooled else []
+            pools: list[nn.Module] = [POOLS[self.pooling]()] if number in self.pooled else []
             is_before = self.pool == "before"
             stages.append((entry, nn.Conv2d(width, channels, 3, padding=1), pools if is_before else []))
             entry, width = ([] if is_before else pools), channels
@@ -279,6 +293,11 @@ def vgg10(pool: str = "before") -> VGG:
 Architecture = MLP | ConvNet | VGG
 
 MODELS: dict[str, type[MLP] | type[ConvNet] | type[VGG]] = {"mlp": MLP, "conv_net": ConvNet, "vgg": VGG}
+
+
+def _check_pooling(pooling: str) -> None:
+    if pooling not in POOLS:
+        raise SettingError(f"pooling must be 'max', 'average' or 'softmax', got {pooling!r}.")
 
 
 def _check(sizes: tuple[int, ...], name: str) -> None:

@@ -24,7 +24,8 @@ Scale = float | Tensor
 class AbstractNeuron(ABC):
     """An activation with its potential. `kinks` are the drives at which f' jumps; `is_elementwise` says that a unit's state
     depends on its own drive alone; `is_projection` that f projects onto its range `reach`, so that f' is 0 or 1; `is_affine`
-    that f' is the same everywhere; `piecewise` is how `dyadic.c` writes a piecewise linear one: its kind and constants."""
+    that f' is the same everywhere; `is_holomorphic` that f is that of complex drives too, and has a complex derivative there;
+    `piecewise` is how `dyadic.c` writes a piecewise linear one: its kind and constants."""
 
     kinks: tuple[float, ...] = ()
     piecewise: tuple[int, float, float] | None = None
@@ -32,6 +33,7 @@ class AbstractNeuron(ABC):
     is_elementwise: bool = True
     is_projection: bool = False
     is_affine: bool = False
+    is_holomorphic: bool = False
 
     @abstractmethod
     def f(self, a: Tensor) -> Tensor:
@@ -65,7 +67,7 @@ class AbstractNeuron(ABC):
 class Identity(AbstractNeuron):
     """Linear unit: G(s) = s²/2."""
 
-    is_projection = is_affine = True
+    is_projection = is_affine = is_holomorphic = True
 
     def f(self, a: Tensor) -> Tensor:
         return a
@@ -180,12 +182,13 @@ class Sigmoid(AbstractNeuron):
     """G(s) = s log s + (1-s) log(1-s), the negative entropy of a coin."""
 
     reach = (0.0, 1.0)
+    is_holomorphic = True
 
     def f(self, a: Tensor) -> Tensor:
-        return a.sigmoid()
+        return _complex_sigmoid(a) if a.is_complex() else a.sigmoid()
 
     def f_(self, a: Tensor) -> Tensor:
-        return a.sigmoid_()
+        return _complex_sigmoid(a) if a.is_complex() else a.sigmoid_()
 
     def potential(self, s: Tensor) -> Tensor:
         inside = torch.xlogy(s, s) + torch.xlogy(1 - s, 1 - s)
@@ -203,6 +206,7 @@ class Tanh(AbstractNeuron):
     """G(s) = s artanh s + log(1-s²)/2."""
 
     reach = (-1.0, 1.0)
+    is_holomorphic = True
 
     def f(self, a: Tensor) -> Tensor:
         return a.tanh()
@@ -232,13 +236,14 @@ class Softmax(AbstractNeuron):
     dim: int = 1
     is_elementwise = False
     reach = (0.0, 1.0)
+    is_holomorphic = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.dim, int) or self.dim == 0:
             raise SettingError(f"the dim of a Softmax must be 1 or higher, or negative, got {self.dim}. Use nn.Softmax(dim=1).")
 
     def f(self, a: Tensor) -> Tensor:
-        return a.softmax(self._checked(a))
+        return simplex.softmax(a, self._checked(a))
 
     def f_(self, a: Tensor) -> Tensor:
         # Not over a: PyTorch does not promise that softmax may write over what it reads.
@@ -269,6 +274,13 @@ class Softmax(AbstractNeuron):
                 "Use nn.Softmax(dim=1)."
             )
         return self.dim
+
+
+def _complex_sigmoid(a: Tensor) -> Tensor:
+    """1/(1 + e^-a), which is not a number by PyTorch's own where e^-a has no room in the dtype."""
+    is_right = a.real >= 0
+    small = torch.where(is_right, -a, a).exp()
+    return torch.where(is_right, 1, small) / (1 + small)
 
 
 def _settle(u: Tensor, scale: Scale, neuron: AbstractNeuron) -> Tensor:

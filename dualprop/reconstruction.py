@@ -27,7 +27,8 @@ from dualprop.errors import SettingError, UnsupportedModuleError
 from dualprop.feedback import AbstractFeedback
 from dualprop.network import Layer, Network
 from dualprop.neurons import Identity, Sigmoid, Softmax, Tanh
-from dualprop.synapses import ConvolutionStretch, LinearStretch, Record, ReshapeStretch, Tape
+from dualprop.stretches import ConvolutionStretch, LinearStretch, Record, ReshapeStretch
+from dualprop.synapses import Tape
 
 
 def check_network(network: Network) -> None:

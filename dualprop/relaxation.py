@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from dualprop.equilibria import AbstractEnergy, Update
-from dualprop.losses import AbstractLoss
+from dualprop.losses import AbstractLoss, targets
 from dualprop.network import Network
 from dualprop.neurons import AbstractNeuron, Scale
 from dualprop.schedules import AnySchedule, Step
@@ -46,12 +46,17 @@ class Settings:
 
 @dataclass(frozen=True)
 class Nudge:
-    """The pull at the output towards targets y: `strength` · loss, > 0 downhill, one number or one per example, (N, 1)."""
+    """The pull at the output towards targets y: `strength` · loss, > 0 downhill, one number or one per example, (N, 1). States
+    under a complex strength are complex, see `holomorphic`."""
 
     y: Tensor
-    strength: float | Tensor
+    strength: complex | Tensor
 
-    def strength_like(self, outputs: Tensor) -> float | Tensor:
+    @property
+    def is_complex(self) -> bool:
+        return isinstance(self.strength, complex)
+
+    def strength_like(self, outputs: Tensor) -> complex | Tensor:
         """What multiplies outputs (N, K): a number stays one, which a captured step needs no copy to the device for."""
         return self.strength.to(outputs.dtype) if isinstance(self.strength, Tensor) else self.strength
 
@@ -98,15 +103,17 @@ class Phase:
         is_measured: bool,
         tolerance: float | None,
         most: int | None = None,
+        least: int = 0,
     ) -> None:
-        """Update through the schedule, `most` passes of it at most; with a tolerance, until one moves the states no more."""
+        """Update through the schedule, `most` passes of it at most; with a tolerance, until one moves the states no more, after
+        `least` passes or later."""
         before = self.start
         for steps in itertools.islice(schedule.passes(self.network.depth, generator), most):
             before = tuple(self.activations.means)
             for step in steps:
                 self.update(step)
             self.passes += 1
-            if tolerance is not None and not self._measure(before) > tolerance:
+            if tolerance is not None and not self._measure(before) > tolerance and self.passes >= least:
                 break
         # What the first pass moves is the displacement itself.
         if tolerance is None and is_measured and self.passes > 1:
@@ -192,6 +199,9 @@ class Phase:
 
     def _exactly_nudged(self, a: Tensor, nudge: Nudge) -> Tensor:
         energy, loss, neuron = self.settings.energy, self.settings.loss, self.neurons[-1]
+        if isinstance(nudge.strength, complex):
+            # Of squared error on linear outputs, see `holomorphic.check`.
+            return (a + nudge.strength * targets(nudge.y, a)) / (1 + nudge.strength)
         if not isinstance(nudge.strength, Tensor):
             return energy.nudge(loss, neuron, a, nudge.y, nudge.strength)
         beta = float(nudge.strength.abs().max())
@@ -222,7 +232,8 @@ class Phase:
             self._refresh(k)
         limit = MOST_MOVED if tolerance is None else tolerance
         if self.moved and not self.moved[-1] <= limit:
-            self.trouble = f"the {'free' if self.nudge is None else 'nudged'} states {self._verdict()} under {order}"
+            kind = "free" if self.nudge is None else "complex nudged" if self.nudge.is_complex else "nudged"
+            self.trouble = f"the {kind} states {self._verdict()} under {order}"
 
     def _verdict(self) -> str:
         last, half = self.moved[-1], self.moved[len(self.moved) // 2]
@@ -247,9 +258,9 @@ class Phase:
         """-scale · Σ over the batch of σ_kᵀ ∂a_k/∂parameter, which is scale · ∂E/∂parameter, for every trainable parameter."""
         return self.activations.gradients((-scale,) * self.network.depth)
 
-    def contrast(self, other: Phase, scales: tuple[float, ...]) -> dict[str, Tensor]:
+    def contrast(self, other: Phase, scales: tuple[complex, ...]) -> dict[str, Tensor]:
         """These `gradients` less those of another phase of the same batch, without the difference of large sums; each layer's
-        times its own scale."""
+        times its own scale, or the real part of that where these states are complex."""
         return self.activations.contrast(other.activations, tuple(-scale for scale in scales))
 
     def weigh(self, weights: Tensor) -> None:
@@ -283,7 +294,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Report:
-    """What is kept of a phase once its gradients are taken."""
+    """What is kept of a phase once its gradients are taken. A complex evaluation counts as the two real ones that it is."""
 
     counts: dict[str, int]
     passes: int
@@ -292,7 +303,9 @@ class Report:
 
     @classmethod
     def of(cls, phase: Phase) -> Report:
-        return cls(dict(phase.activations.counts), phase.passes, phase.moved[-1] if phase.moved else None, phase.trouble)
+        each = 2 if phase.nudge is not None and phase.nudge.is_complex else 1
+        counts = {name: each * count for name, count in phase.activations.counts.items()}
+        return cls(counts, phase.passes, phase.moved[-1] if phase.moved else None, phase.trouble)
 
 
 def diagnostics(reports: Sequence[Report]) -> dict[str, float]:
@@ -300,7 +313,12 @@ def diagnostics(reports: Sequence[Report]) -> dict[str, float]:
     found: dict[str, float] = {kind: sum(report.counts[kind] for report in reports) for kind in reports[0].counts}
     found["passes"] = sum(report.passes for report in reports)
     residuals = [report.residual for report in reports if report.residual is not None]
-    return {**found, "residual": max(residuals)} if residuals else found
+    return {**found, "residual": largest(residuals)} if residuals else found
+
+
+def largest(residuals: Sequence[float]) -> float:
+    """The largest residual; what is not a number is larger than any."""
+    return max(residuals, key=lambda residual: math.inf if math.isnan(residual) else residual)
 
 
 def may_wait(x: Tensor) -> bool:

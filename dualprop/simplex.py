@@ -17,6 +17,15 @@ from torch import Tensor
 _MOST_STEPS = 200  # bisection alone would need fewer
 
 
+def softmax(a: Tensor, dim: int) -> Tensor:
+    """e^a / Σ e^a along `dim`, of complex numbers too, which PyTorch's own does not take."""
+    if not a.is_complex():
+        return a.softmax(dim)
+    # Any shift that is the same along `dim` changes nothing; this one keeps e^a in range.
+    weights = (a - a.real.detach().amax(dim, keepdim=True)).exp()
+    return weights / weights.sum(dim, keepdim=True)
+
+
 def settle(u: Tensor, scale: float | Tensor, pull: float | Tensor, dim: int) -> Tensor:
     """The minimiser above with c = `scale` and w = `pull`, along `dim`; shape and dtype of u. Exact to rounding."""
     scale, pull = (torch.as_tensor(value, dtype=u.dtype, device=u.device) for value in (scale, pull))

@@ -198,9 +198,9 @@ class Activations:
             self.counts["gradients"] += 1
         return found
 
-    def contrast(self, other: Activations, scales: tuple[float, ...]) -> dict[str, Tensor]:
+    def contrast(self, other: Activations, scales: tuple[complex, ...]) -> dict[str, Tensor]:
         """Each layer's `gradients` less those of another inference on the same batch whose states and signals are near, see
-        `Synapse.contrast`. One gradient is counted for each."""
+        `Synapse.contrast`. One gradient is counted for each. The scales are real where both inferences are."""
         found: dict[str, Tensor] = {}
         for k in range(1, self.network.depth + 1):
             layer, signal, other_signal = self.network.into(k), self.differences[k], other.differences[k]
@@ -234,8 +234,12 @@ class Activations:
 def residual(moves: Sequence[Tensor], displacements: Sequence[Tensor]) -> float:
     """‖moves‖ / ‖displacements‖ over all layers, examples and units: how far one more update of every layer would move the
     states, relative to how far inference has moved them from the free state. 0 where nothing moves; waits for the device."""
-    moved, displaced = (math.sqrt(sum(float(t.double().square().sum()) for t in tensors)) for tensors in (moves, displacements))
+    moved, displaced = (math.sqrt(sum(_squared_norm(t) for t in tensors)) for tensors in (moves, displacements))
     return 0.0 if moved == 0 else moved / displaced if displaced else math.inf
+
+
+def _squared_norm(t: Tensor) -> float:
+    return float((torch.view_as_real(t) if t.is_complex() else t).double().square().sum())
 
 
 def _same(known: object, version: tuple[object, ...]) -> bool:

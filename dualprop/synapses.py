@@ -14,174 +14,24 @@ A tape never reaches beyond its synapse, so nothing here can carry an error thro
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from dualprop.errors import SettingError
-from dualprop.feedback import backward_weight
-from dualprop.maps import AFFINE, MAPS, RESHAPES
-
-Modules = dict[str, nn.Module]
-Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
-
-
-class Record(NamedTuple):
-    """One stretch of modules at one point: what it read and, where it was run, what it gave."""
-
-    input: Tensor
-    output: Tensor | None
-
-
-class ReshapeStretch:
-    """Reshapes alone: the pull-back is a reshape, at any point."""
-
-    depends_on_state = False
-
-    def __init__(self, modules: Modules) -> None:
-        self.modules = modules
-
-    def run(self, s: Tensor) -> Record:
-        return Record(s, _through(self.modules, s))
-
-    def linear(self, s: Tensor) -> Record:
-        return self.run(s)
-
-    def pull(self, record: Record, signal: Tensor) -> Tensor:
-        return signal.reshape(record.input.shape)
-
-    def push(self, record: Record, change: Tensor) -> Tensor:
-        return _through(self.modules, change)
-
-
-class TapedStretch:
-    """Any differentiable modules: pull-back and gradient by autograd on a tape of these modules alone."""
-
-    depends_on_state = True
-
-    def __init__(self, modules: Modules) -> None:
-        self.modules = modules
-
-    @property
-    def parameters(self) -> dict[str, nn.Parameter]:
-        return _trainable(self.modules)
-
-    def run(self, s: Tensor) -> Record:
-        with torch.enable_grad():
-            leaf = s.detach().requires_grad_()
-            return Record(leaf, _through(self.modules, leaf))
-
-    def linear(self, s: Tensor) -> Record:
-        record = self.run(s)
-        with torch.enable_grad():
-            return Record(record.input, _output(record) - _output(self.run(torch.zeros_like(s))).detach())
-
-    def pull(self, record: Record, signal: Tensor) -> Tensor:
-        output = _output(record)
-        return torch.autograd.grad(output, record.input, signal.to(output.dtype), retain_graph=True)[0]
-
-    def push(self, record: Record, change: Tensor) -> Tensor:
-        # J change is the derivative along it of u ↦ Jᵀ u, which is linear in u.
-        with torch.enable_grad():
-            output = _output(record)
-            u = torch.zeros_like(output).requires_grad_()
-            (pulled,) = torch.autograd.grad(output, record.input, u, create_graph=True)
-        return torch.autograd.grad(pulled, u, change)[0]
-
-    def gradient(self, record: Record, signal: Tensor, scale: float) -> dict[str, Tensor]:
-        parameters, output = self.parameters, _output(record)
-        found = torch.autograd.grad(output, list(parameters.values()), (signal * scale).to(output.dtype), retain_graph=True)
-        return dict(zip(parameters, found, strict=True))
-
-
-class LinearStretch:
-    """One `nn.Linear`: a = s Wᵀ + b, so Jᵀ signal = signal W and the gradient is signalᵀ s, wherever s is.
-
-    Here and in a convolution, the signal comes back through the module's feedback weights where it has them, or through a
-    `weight` of that shape that is given.
-    """
-
-    depends_on_state = False
-
-    def __init__(self, name: str, module: nn.Linear) -> None:
-        self.name, self.module = name, module
-
-    @property
-    def parameters(self) -> dict[str, nn.Parameter]:
-        return _trainable({self.name: self.module})
-
-    def run(self, s: Tensor) -> Record:
-        return Record(s, self.module(s))
-
-    def linear(self, s: Tensor) -> Record:
-        return Record(s, nn.functional.linear(s, self.module.weight))
-
-    def pull(self, record: Record, signal: Tensor, weight: Tensor | None = None) -> Tensor:
-        if weight is not None:
-            return signal @ weight
-        return signal @ backward_weight(self.module)
-
-    def weight_gradient(self, record: Record, signal: Tensor, scale: float) -> Tensor:
-        signal, s = signal.flatten(0, -2), record.input.flatten(0, -2)
-        # The scale rides on the matrix product for free; beta=0 makes the first argument a placeholder.
-        return torch.addmm(signal.new_zeros(1), signal.T, s, beta=0, alpha=scale)
-
-    def gradient(self, record: Record, signal: Tensor, scale: float, is_biased: bool = True) -> dict[str, Tensor]:
-        weight, bias = _learning(self.module)
-        of_weight = self.weight_gradient(record, signal, scale) if weight else None
-        signal = signal.flatten(0, -2)
-        of_bias = signal.sum(0, dtype=self.module.weight.dtype).mul_(scale) if bias and is_biased else None
-        # Under autocast the product is of half precision, as in back-propagation; what the optimizer reads is not.
-        return _by_name(self.parameters, None if of_weight is None else of_weight.to(self.module.weight.dtype), of_bias)
-
-
-class ConvolutionStretch:
-    """One zero-padded convolution: Jᵀ signal is its transposed convolution, and the gradient a correlation with s."""
-
-    depends_on_state = False
-
-    def __init__(self, name: str, module: Convolution, padding: list[int]) -> None:
-        self.name, self.module, self.padding = name, module, padding
-
-    @property
-    def parameters(self) -> dict[str, nn.Parameter]:
-        return _trainable({self.name: self.module})
-
-    def run(self, s: Tensor) -> Record:
-        return Record(s, self.module(s))
-
-    def linear(self, s: Tensor) -> Record:
-        return Record(s, self.module._conv_forward(s, self.module.weight, None))
-
-    def pull(self, record: Record, signal: Tensor, weight: Tensor | None = None) -> Tensor:
-        weight = backward_weight(self.module) if weight is None else weight
-        pulled = self._backward(record, signal, weight, [True, False, False])[0]
-        assert pulled is not None
-        return pulled
-
-    def weight_gradient(self, record: Record, signal: Tensor, scale: float) -> Tensor:
-        found = self._backward(record, signal, self.module.weight, [False, True, False])[1]
-        assert found is not None
-        return found.mul_(scale)
-
-    def gradient(self, record: Record, signal: Tensor, scale: float, is_biased: bool = True) -> dict[str, Tensor]:
-        weight, bias = _learning(self.module)
-        mask = [False, weight, bias and is_biased]
-        dtype = self.module.weight.dtype
-        found = self._backward(record, signal, self.module.weight, mask)[1:]
-        return _by_name(self.parameters, *(None if g is None else g.to(dtype).mul_(scale) for g in found))
-
-    def _backward(self, record: Record, signal: Tensor, weight: Tensor, mask: list[bool]) -> list[Tensor | None]:
-        conv = self.module
-        bias_sizes = None if conv.bias is None else [conv.out_channels]
-        signal, s, weight = in_autocast(signal, record.input, weight)
-        return torch.ops.aten.convolution_backward(
-            signal, s, weight, bias_sizes, conv.stride, self.padding, conv.dilation,
-            False, [0] * len(self.padding), conv.groups, mask,
-        )  # fmt: skip
+from dualprop.maps import AFFINE
+from dualprop.stretches import (
+    Modules,
+    Record,
+    ReshapeStretch,
+    TapedStretch,
+    core_stretch,
+    output_of,
+    stretch,
+    through,
+)
 
 
 class Tape:
@@ -211,14 +61,14 @@ class Synapse:
         entry, core, exit_ = names[:first], names[first:last], names[last:]
         self.modules = modules
         self.name = core[-1] if core else names[-1] if names else "(empty)"
-        self.entry = _stretch({name: modules[name] for name in entry})
-        self.core = _core_stretch({name: modules[name] for name in core})
-        self.exit = _stretch({name: modules[name] for name in exit_})
+        self.entry = stretch({name: modules[name] for name in entry})
+        self.core = core_stretch({name: modules[name] for name in core})
+        self.exit = stretch({name: modules[name] for name in exit_})
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
         """The parameters that are trainable now, by their name in the model."""
-        return {} if isinstance(self.core, ReshapeStretch) else self.core.parameters
+        return self.core.parameters
 
     @property
     def feedback_depends_on_state(self) -> bool:
@@ -243,21 +93,21 @@ class Synapse:
     def forward(self, s: Tensor) -> Tensor:
         """The drive a at the state s, inside whatever autograd graph s belongs to. Raises SettingError, as `drive`."""
         with reading(f"synapse '{self.name}'", s):
-            return _through(self.modules, s)
+            return through(self.modules, s)
 
     def drive(self, s: Tensor) -> tuple[Tensor, Tape]:
         """The drive a at the state s, and its tape. Raises SettingError where s does not fit the modules."""
         with reading(f"synapse '{self.name}'", s):
             entered = self.entry.run(s)
-            left = self.core.run(_output(entered).detach())
-            drive = self.exit.run(_output(left).detach())
-        return _output(drive).detach(), Tape(s, (entered, left, drive))
+            left = self.core.run(output_of(entered).detach())
+            drive = self.exit.run(output_of(left).detach())
+        return output_of(drive).detach(), Tape(s, (entered, left, drive))
 
     def linearize(self, tape: Tape, at: Tensor) -> Tape:
         """The tape at another state without a drive; only where not `needs_drive_to_linearize`."""
         entered = self.entry.run(at)
         # A linear core needs its input alone, and reshapes behind it their shapes alone, which are the old tape's.
-        return Tape(at, (entered, Record(_output(entered).detach(), None), tape.records[2]))
+        return Tape(at, (entered, Record(output_of(entered).detach(), None), tape.records[2]))
 
     def differential(self, tape: Tape, change: Tensor) -> tuple[Tensor, Tape]:
         """J change, with J = ∂a/∂s at the tape's state: the drive's own change where pool switches stay as they are there. And
@@ -273,7 +123,7 @@ class Synapse:
             )
         entered, left, exited = tape.records
         entry_change = self.entry.push(entered, change)
-        drive_change = self.exit.push(exited, _output(self.core.linear(entry_change)))
+        drive_change = self.exit.push(exited, output_of(self.core.linear(entry_change)))
         moved = Record((left.input + entry_change).detach(), None)
         return drive_change.detach(), Tape(tape.below, (entered, moved, exited))
 
@@ -295,7 +145,7 @@ class Synapse:
                 )
         with reading(f"synapse '{self.name}'", s):
             record = self.core.linear(s)
-        return _output(record).detach(), lambda signal: self.core.pull(record, signal)
+        return output_of(record).detach(), lambda signal: self.core.pull(record, signal)
 
     def feedback(self, tape: Tape, signal: Tensor) -> Tensor:
         """Jᵀ signal at the tape's state."""
@@ -304,12 +154,9 @@ class Synapse:
 
     def gradient(self, tape: Tape, signal: Tensor, scale: float) -> dict[str, Tensor]:
         """scale · Σ over the batch of signalᵀ ∂a/∂parameter, for every trainable parameter, at the tape's state."""
-        if not self.parameters:
-            return {}
-        assert not isinstance(self.core, ReshapeStretch)
-        return self.core.gradient(tape.records[1], self._at_core(tape, signal), scale)
+        return self.core.gradient(tape.records[1], self._at_core(tape, signal), scale) if self.parameters else {}
 
-    def contrast(self, tape: Tape, signal: Tensor, other: Tape, other_signal: Tensor, scale: float) -> dict[str, Tensor]:
+    def contrast(self, tape: Tape, signal: Tensor, other: Tape, other_signal: Tensor, scale: complex) -> dict[str, Tensor]:
         """The gradient at one state less that at another, for signals and states that differ little.
 
         With s̄, σ̄ the means and δs, δσ the differences of what enters the core and of the signals there, it is that of δσ at s̄
@@ -317,16 +164,8 @@ class Synapse:
         """
         if not self.parameters:
             return {}
-        assert not isinstance(self.core, ReshapeStretch)
-        if isinstance(self.core, TapedStretch):
-            found, less = self.gradient(tape, signal, scale), self.gradient(other, other_signal, scale)
-            return {name: gradient - less[name] for name, gradient in found.items()}
         u, v = self._at_core(tape, signal), self._at_core(other, other_signal)
-        s, t = tape.records[1].input.detach(), other.records[1].input.detach()
-        found = self.core.gradient(Record(torch.lerp(s, t, 0.5), None), u - v, scale)
-        # The drive is its bias and a linear map of s, so that a change of s says nothing of the bias.
-        rest = self.core.gradient(Record(s - t, None), torch.lerp(u, v, 0.5), scale, is_biased=False)
-        return {name: gradient.add_(rest[name]) if name in rest else gradient for name, gradient in found.items()}
+        return self.core.contrast(tape.records[1], u, other.records[1], v, scale)
 
     def _at_core(self, tape: Tape, signal: Tensor) -> Tensor:
         if tape.signal is not signal or tape.signal_at_core is None:
@@ -348,89 +187,6 @@ def reading(reader: str, state: Tensor) -> Iterator[None]:
         ) from error
 
 
-def in_autocast(*tensors: Tensor) -> Iterator[Tensor]:
-    """The tensors in autocast's dtype where it is on: PyTorch's own maps do that, its bare backward functions don't."""
-    device = tensors[0].device.type
-    if not torch.is_autocast_enabled(device):
-        return iter(tensors)
-    return (t.to(torch.get_autocast_dtype(device)) for t in tensors)
-
-
 def kind(module: nn.Module) -> type[nn.Module]:
     """The module's type, under its parametrizations if it has any."""
     return type(module).__bases__[0] if parametrize.is_parametrized(module) else type(module)
-
-
-def _through(modules: Modules, s: Tensor) -> Tensor:
-    for module in modules.values():
-        s = module(s)
-    return s
-
-
-def _dotted(name: str, leaf: str) -> str:
-    """The parameter's name in the model; a model that is one module has no name of its own."""
-    return f"{name}.{leaf}" if name else leaf
-
-
-def _output(record: Record) -> Tensor:
-    assert record.output is not None
-    return record.output
-
-
-def _trainable(modules: Modules) -> dict[str, nn.Parameter]:
-    return {
-        _dotted(name, leaf): parameter
-        for name, module in modules.items()
-        for leaf, parameter in module.named_parameters()
-        if parameter.requires_grad
-    }
-
-
-def _learning(module: nn.Module) -> tuple[bool, bool]:
-    """Whether the weight's gradient is needed, for the weight or for its feedback weight, and whether the bias's is."""
-    trainable = {leaf for leaf, parameter in module.named_parameters() if parameter.requires_grad}
-    return bool(trainable - {"bias"}), "bias" in trainable
-
-
-def _by_name(parameters: Iterable[str], of_weight: Tensor | None, of_bias: Tensor | None) -> dict[str, Tensor]:
-    """The gradients that there are, by parameter. A feedback weight learns as the weight does, from a tensor of its own."""
-    found: dict[str, Tensor] = {}
-    for name in parameters:
-        gradient = of_bias if name.rpartition(".")[2] == "bias" else of_weight
-        if gradient is None:
-            continue
-        found[name] = gradient.clone() if any(gradient is other for other in found.values()) else gradient
-    return found
-
-
-def _stretch(modules: Modules) -> ReshapeStretch | TapedStretch:
-    return (ReshapeStretch if all(type(module) in RESHAPES for module in modules.values()) else TapedStretch)(modules)
-
-
-def _core_stretch(modules: Modules) -> ReshapeStretch | TapedStretch | LinearStretch | ConvolutionStretch:
-    """The direct formula for one plain Linear or convolution; a tape for anything else (hooks and parametrizations too)."""
-    if not modules:
-        return ReshapeStretch(modules)
-    name, module = next(iter(modules.items()))
-    plain = len(modules) == 1 and not any(
-        (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    )
-    if plain and isinstance(module, nn.Linear) and type(module) in MAPS:
-        return LinearStretch(name, module)
-    if plain and isinstance(module, Convolution) and type(module) in MAPS:
-        padding = _symmetric_padding(module)
-        if padding is not None:
-            return ConvolutionStretch(name, module, padding)
-    return TapedStretch(modules)
-
-
-def _symmetric_padding(conv: Convolution) -> list[int] | None:
-    """The zeros on either side of each axis; None for other paddings, which are left to a tape."""
-    if conv.padding_mode != "zeros":
-        return None
-    if isinstance(conv.padding, str):
-        spans = [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
-        if conv.padding == "valid":
-            return [0] * len(spans)
-        return [span // 2 for span in spans] if all(span % 2 == 0 for span in spans) else None
-    return list(conv.padding)

@@ -47,6 +47,9 @@ PC = "rules/predictive_coding.py"
 CHL_TESTS = "autograd/test_contrastive_hebbian.py"
 CHL = "rules/contrastive_hebbian.py"
 CONTRAST = "autograd/test_contrast.py"
+HOLOMORPHIC = "autograd/test_holomorphic_orders.py"
+HOLOMORPHIC_REFERENCE = "reference/test_holomorphic_transcription.py"
+HOLOMORPHIC_SETTLING = "properties/test_holomorphic_settling.py"
 FEEDBACK = "autograd/test_feedback_weights.py"
 FEEDBACK_REFUSALS = "properties/test_feedback_refusals.py"
 
@@ -247,10 +250,16 @@ DEFECTS = [
     ),
     Defect("sum for mean over the batch", INFERENCE, "-1 / (beta * len(self.y)) for beta", "-1 / beta for beta", FUSED),
     Defect("gradient negated", INFERENCE, "-1 / (beta * len(self.y)) for beta", "1 / (beta * len(self.y)) for beta", EXAMPLE),
-    Defect("every layer divided by the first beta", "states.py", "scales[k - 1]))", "scales[0]))", EXAMPLE),
+    Defect(
+        "every layer divided by the first beta",
+        "states.py",
+        "self.gradient(k, scales[k - 1])",
+        "self.gradient(k, scales[0])",
+        EXAMPLE,
+    ),
     Defect(
         "bias gradient dropped from the scale",
-        "synapses.py",
+        "stretches.py",
         "weight.dtype).mul_(scale) if bias",
         "weight.dtype) if bias",
         EXAMPLE,
@@ -322,42 +331,42 @@ DEFECTS = [
     # Synapses
     Defect(
         "padding ignored in the convolution's feedback",
-        "synapses.py",
+        "stretches.py",
         "return list(conv.padding)\n",
         "return [0] * len(conv.padding)\n",
         SYNAPSES,
     ),
     Defect(
         "groups ignored in the convolution's gradient",
-        "synapses.py",
+        "stretches.py",
         "False, [0] * len(self.padding), conv.groups, mask,",
         "False, [0] * len(self.padding), 1, mask,",
         SYNAPSES,
     ),
     Defect(
         "frozen weight gets a gradient",
-        "synapses.py",
+        "stretches.py",
         "        if parameter.requires_grad\n",
         "        if True\n",
         SYNAPSES,
     ),
     Defect(
         "bias gradient of a Linear dropped",
-        "synapses.py",
-        "of_bias = signal.sum(0, dtype=self.module.weight.dtype).mul_(scale) if bias else None",
+        "stretches.py",
+        "of_bias = signal.sum(0, dtype=self.module.weight.dtype).mul_(scale) if bias and is_biased else None",
         "of_bias = signal.new_zeros(signal.shape[1]) if bias else None",
         SYNAPSES,
     ),
     Defect(
         "hooks of the user skipped",
-        "synapses.py",
+        "stretches.py",
         "plain = len(modules) == 1 and not any(",
         "plain = len(modules) == 1 and not all(",
         SYNAPSES,
     ),
     Defect(
         "signs of the weights lost in the feedback",
-        "synapses.py",
+        "stretches.py",
         "return signal @ backward_weight(self.module)\n",
         "return signal @ backward_weight(self.module).abs()\n",
         LINEAR,
@@ -536,7 +545,7 @@ DEFECTS = [
     ),
     Defect(
         "the explicit gradient of the feedback weights is the very tensor of the weight's",
-        "synapses.py",
+        "stretches.py",
         "gradient.clone() if any(gradient is other for other in found.values()) else gradient",
         "gradient",
         FEEDBACK,
@@ -613,14 +622,14 @@ DEFECTS = [
     ),
     Defect(
         "a frozen weight stops its feedback weight from learning in the explicit engine",
-        "synapses.py",
+        "stretches.py",
         'return bool(trainable - {"bias"}), "bias" in trainable',
         'return "weight" in trainable, "bias" in trainable',
         FEEDBACK,
     ),
     Defect(
         "feedback modules off the short formula",
-        "synapses.py",
+        "stretches.py",
         "if plain and isinstance(module, nn.Linear) and type(module) in MAPS:",
         "if plain and isinstance(module, nn.Linear) and type(module) is nn.Linear:",
         FEEDBACK,
@@ -808,23 +817,23 @@ DEFECTS = [
     # Spectra and lifted networks
     Defect(
         "spectra: the bias of a Linear taken for weights",
-        "synapses.py",
+        "stretches.py",
         "nn.functional.linear(s, self.module.weight))",
         "nn.functional.linear(s, self.module.weight, self.module.bias))",
         SPECTRA,
     ),
     Defect(
         "spectra: the bias of a convolution taken for weights",
-        "synapses.py",
+        "stretches.py",
         "self.module._conv_forward(s, self.module.weight, None)",
         "self.module._conv_forward(s, self.module.weight, self.module.bias)",
         SPECTRA,
     ),
     Defect(
         "spectra: f(0) not subtracted in a taped core",
-        "synapses.py",
-        "_output(record) - _output(self.run(torch.zeros_like(s))).detach())",
-        "_output(record))",
+        "stretches.py",
+        "output_of(record) - output_of(self.run(torch.zeros_like(s))).detach())",
+        "output_of(record))",
         SPECTRA,
     ),
     Defect(
@@ -1544,7 +1553,7 @@ DEFECTS = [
     ),
     Defect(
         "gradients left in bfloat16 by explicit convolutions",
-        "synapses.py",
+        "stretches.py",
         "g.to(dtype).mul_(scale)",
         "g.mul_(scale)",
         "training/test_capture.py",
@@ -1616,16 +1625,16 @@ DEFECTS = [
     ),
     Defect(
         "EP: the clamp on the wrong side",
-        "relaxation.py",
-        "free + _strength(nudge, free) *",
-        "free - _strength(nudge, free) *",
+        "rules/equilibrium_propagation.py",
+        "output + nudge.strength_like(output) *",
+        "output - nudge.strength_like(output) *",
         EP_REFERENCE,
     ),
     Defect(
         "EP: the nudge uphill where it should go downhill",
         "relaxation.py",
-        "return self._settle(k, a, -_strength(self.nudge, gradient) * gradient)",
-        "return self._settle(k, a, _strength(self.nudge, gradient) * gradient)",
+        "return self._settle(k, a, -self.nudge.strength_like(gradient) * gradient)",
+        "return self._settle(k, a, self.nudge.strength_like(gradient) * gradient)",
         EP_REFERENCE,
     ),
     Defect(
@@ -1717,37 +1726,38 @@ DEFECTS = [
     ),
     Defect(
         "contrast: the change of the state left out",
-        "synapses.py",
+        "stretches.py",
         "return {name: gradient.add_(rest[name]) if name in rest else gradient for name, gradient in found.items()}",
         "return found",
         CONTRAST,
     ),
     Defect(
         "contrast: of the first signal alone",
-        "synapses.py",
+        "stretches.py",
         "torch.lerp(u, v, 0.5), scale, is_biased=False",
         "u, scale, is_biased=False",
         CONTRAST,
     ),
     Defect(
         "contrast: at the first state",
-        "synapses.py",
-        "self.core.gradient(Record(torch.lerp(s, t, 0.5), None), u - v, scale)",
-        "self.core.gradient(Record(s, None), u - v, scale)",
+        "stretches.py",
+        "core.gradient(Record(torch.lerp(s, t, 0.5), None), u - v, scale)",
+        "core.gradient(Record(s, None), u - v, scale)",
         CONTRAST,
     ),
     Defect(
         "contrast: the bias learns from the mean signal too",
-        "synapses.py",
+        "stretches.py",
         "scale, is_biased=False)",
         "scale)",
         CONTRAST,
     ),
     Defect(
         "contrast of Hopfield phases as a difference of sums",
-        "synapses.py",
-        "        if isinstance(self.core, TapedStretch):\n            found, less",
-        "        if True:\n            found, less",
+        "stretches.py",
+        "    found = core.gradient(Record(torch.lerp(s, t, 0.5), None), u - v, scale)\n",
+        "    found, less = core.gradient(one, u, scale), core.gradient(other, v, scale)\n"
+        "    return {name: gradient - less[name] for name, gradient in found.items()}\n",
         CONTRAST,
     ),
     Defect(
@@ -1913,6 +1923,116 @@ DEFECTS = [
         'return named | {f"momentum.{k}": momentum for k, momentum in state.momenta.items()}',
         'return named | {f"momentum.{k}": 0 * momentum for k, momentum in state.momenta.items()}',
         TARGET_STEPS,
+    ),
+    # Holomorphic EP
+    Defect(
+        "holomorphic: the conjugate of the transposed Jacobian on tapes",
+        "holomorphic.py",
+        "record.input, signal.conj(), retain_graph=True)",
+        "record.input, signal, retain_graph=True)",
+        HOLOMORPHIC,
+    ),
+    Defect(
+        "holomorphic: the gradient of conjugate states",
+        "holomorphic.py",
+        "[change.real, -change.imag, other_signal]",
+        "[change.real, change.imag, other_signal]",
+        HOLOMORPHIC_REFERENCE,
+    ),
+    Defect(
+        "holomorphic: the change of the states left out of the gradient",
+        "holomorphic.py",
+        "[s.real, s.imag, moved]",
+        "[s.real, s.imag, 0 * moved]",
+        HOLOMORPHIC_REFERENCE,
+    ),
+    Defect(
+        "holomorphic: a drive without its bias",
+        "holomorphic.py",
+        "            re = re + (bias if",
+        "            re = re + 0 * (bias if",
+        HOLOMORPHIC_REFERENCE,
+    ),
+    Defect(
+        "holomorphic: a bias that learns from imaginary parts",
+        "holomorphic.py",
+        "features = change.real.movedim",
+        "features = (change.real - change.imag).movedim",
+        HOLOMORPHIC_REFERENCE,
+    ),
+    Defect(
+        "holomorphic: the bias of a tape in imaginary parts too",
+        "holomorphic.py",
+        "        im = im - module(torch.zeros_like(z.real[:1]))\n",
+        "        pass\n",
+        HOLOMORPHIC,
+    ),
+    Defect(
+        "holomorphic: a contrast as a difference of sums",
+        "holomorphic.py",
+        "        found = self.real.gradient(Record(torch.cat(states), None), torch.cat(signals), 1.0, is_biased=False)\n",
+        "        weighted = scale * signal\n"
+        "        both = Record(_stacked(s), None), torch.cat([weighted.real, -weighted.imag])\n"
+        "        found = self.real.gradient(*both, 1.0, is_biased=False)\n"
+        "        less = self.real.gradient(other, other_signal, scale.real, is_biased=False)\n"
+        "        found = {name: gradient - less[name] for name, gradient in found.items()}\n",
+        HOLOMORPHIC,
+    ),
+    Defect(
+        "holomorphic: conjugate phases not counted",
+        "estimators.py",
+        "found.append(Term(nudge, 2 / (number * nudge)))",
+        "found.append(Term(nudge, 1 / (number * nudge)))",
+        HOLOMORPHIC_REFERENCE,
+    ),
+    Defect(
+        "holomorphic: nudges on half of the circle",
+        "estimators.py",
+        "beta * cmath.exp(2j * math.pi * m / number)",
+        "beta * cmath.exp(1j * math.pi * m / number)",
+        HOLOMORPHIC_REFERENCE,
+    ),
+    Defect(
+        "holomorphic: the exact nudge of a real strength",
+        "relaxation.py",
+        "/ (1 + nudge.strength)",
+        "/ (1 + nudge.strength.real)",
+        HOLOMORPHIC,
+    ),
+    Defect(
+        "holomorphic: residuals of real parts alone",
+        "states.py",
+        "(torch.view_as_real(t) if t.is_complex() else t).double()",
+        "(t.real if t.is_complex() else t).double()",
+        HOLOMORPHIC_SETTLING,
+    ),
+    Defect(
+        "holomorphic: a complex evaluation counted as one",
+        "relaxation.py",
+        "each = 2 if phase.nudge is not None",
+        "each = 1 if phase.nudge is not None",
+        HOLOMORPHIC_SETTLING,
+    ),
+    Defect(
+        "holomorphic: PyTorch's sigmoid, which overflows",
+        "neurons.py",
+        "return _complex_sigmoid(a) if a.is_complex() else a.sigmoid()\n",
+        "return a.sigmoid()\n",
+        HOLOMORPHIC_SETTLING,
+    ),
+    Defect(
+        "holomorphic: a network that is not let through",
+        "rules/equilibrium_propagation.py",
+        "            holomorphic.check(network, self.loss, self.output_nudge)\n",
+        "            pass\n",
+        HOLOMORPHIC_SETTLING,
+    ),
+    Defect(
+        "holomorphic: softmax pools of one temperature",
+        "pooling.py",
+        "simplex.softmax(windows / self.temperature, -1)",
+        "simplex.softmax(windows, -1)",
+        HOLOMORPHIC,
     ),
 ]
 

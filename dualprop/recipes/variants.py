@@ -12,9 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from dualprop import schedules
+from dualprop import neurons, schedules
 from dualprop.errors import SettingError, closest
+from dualprop.estimators import Holomorphic
 from dualprop.losses import SquaredError
+from dualprop.models import MLP
 from dualprop.rules import (
     AbstractRule,
     Backprop,
@@ -142,12 +144,15 @@ def _damped(recipe: Recipe) -> Recipe:
 
 
 def _ep(**settings: Any) -> Callable[[Recipe], Recipe]:
-    """Equilibrium propagation with the recipe's own settings where it has any, and these changes."""
+    """Equilibrium propagation with the recipe's own settings where it has any, and these changes; centered where neither says
+    otherwise."""
 
     def apply(recipe: Recipe) -> Recipe:
         has_own = isinstance(recipe.rule, EquilibriumPropagation)
         own = recipe.rule if has_own else EquilibriumPropagation(loss=recipe.rule.loss)
-        return _by(dataclasses.replace(own, **settings), recipe)
+        # Of holomorphic EP there is a variant of its own.
+        plain = {"estimator": "centered"} if _points(own) else {}
+        return _by(dataclasses.replace(own, **{**plain, **settings}), recipe)
 
     return apply
 
@@ -160,6 +165,25 @@ def _ep_published(recipe: Recipe) -> Recipe:
 def _target_propagation(recipe: Recipe) -> Recipe:
     own = recipe.rule if isinstance(recipe.rule, TargetPropagation) else TargetPropagation(loss=recipe.rule.loss)
     return _by(own, recipe)
+
+
+def _points(rule: AbstractRule) -> int:
+    """N of a rule whose estimator is holomorphic(N); 0 of any other."""
+    estimator = rule.estimator if isinstance(rule, EquilibriumPropagation) else None
+    return estimator.points if isinstance(estimator, Holomorphic) else 0
+
+
+def _hep(recipe: Recipe) -> Recipe:
+    """Holomorphic EP. Rectifiers and max-pools have no complex states: sigmoids and softmax pools take their places."""
+    model = recipe.model
+    if not neurons.from_name(model.activation).is_holomorphic:
+        model = dataclasses.replace(model, activation="sigmoid")
+    if not isinstance(model, MLP) and model.pooling == "max":
+        model = dataclasses.replace(model, pooling="softmax")
+    # What may be of other networks and estimators goes back to its default.
+    made = _ep(energy="hopfield", estimator=Holomorphic(_points(recipe.rule) or 4), relaxation="blocks", pairs=1, update="auto",
+               jacobians="current", output_nudge="linearized")(recipe)  # fmt: skip
+    return dataclasses.replace(made, model=model)
 
 
 VARIANTS: dict[str, Variant] = {
@@ -189,6 +213,11 @@ VARIANTS: dict[str, Variant] = {
         _ep(energy="predictive_coding", relaxation="error_sweeps", pairs=2),
     ),
     "ep-published": Variant("EP as published: K even/odd iterations of block updates, 10 or the recipe's", _ep_published),
+    "hep": Variant(
+        "holomorphic EP on a Hopfield network: four nudges on a circle, or as many as the recipe's; sigmoids and softmax pools "
+        "where the network is not holomorphic",
+        _hep,
+    ),
     "pc": Variant(
         "predictive coding: 20 gradient steps of the states, the output held at the targets (β = 1)", _predictive_coding()
     ),

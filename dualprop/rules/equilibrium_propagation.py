@@ -20,13 +20,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from dualprop import equilibria, estimators, implicit, losses, schedules
+from dualprop import equilibria, estimators, holomorphic, implicit, losses, schedules
 from dualprop.equilibria import AbstractEnergy, Update
 from dualprop.errors import SettingError
 from dualprop.estimators import AbstractEstimator, Term
 from dualprop.losses import AbstractLoss, CrossEntropy, SquaredError, targets
 from dualprop.network import Network
-from dualprop.relaxation import Nudge, Phase, Report, Settings, diagnostics, may_wait
+from dualprop.relaxation import Nudge, Phase, Report, Settings, diagnostics, largest, may_wait
+from dualprop.rules import equilibrium_settings
 from dualprop.rules.base import AbstractRule, Outcome, check_batch, check_output, check_targets
 from dualprop.schedules import AnySchedule
 from dualprop.settings import check_choices
@@ -46,10 +47,11 @@ _CHOICES = {
 
 @dataclass(frozen=True)
 class Equilibria:
-    """The states of layers 0…L that inference settled at: free, and by nudge β_m."""
+    """The states of layers 0…L that inference settled at: free, and by nudge β_m. At the conjugate of a complex nudge they are
+    the conjugates, and not listed."""
 
     free: tuple[Tensor, ...]
-    nudged: tuple[tuple[float | Tensor, tuple[Tensor, ...]], ...]
+    nudged: tuple[tuple[complex | Tensor, tuple[Tensor, ...]], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +60,8 @@ class EquilibriumPropagation(AbstractRule):
 
     Attributes:
         energy: "predictive_coding" or "hopfield".
-        estimator: "centered", "forward", "backward" or "random_sign".
+        estimator: "centered", "forward", "backward", "random_sign", or "holomorphic(N)": N points on a circle of nudges
+            (Hopfield networks of holomorphic activations and average or softmax pools; N = 2 is centered, on any).
         beta: the nudging strength, per example, > 0.
         relaxation: how nudged states settle: "error_sweeps", passes down for the errors and up for the states (predictive
             coding), or "blocks", layer by layer in the order of `schedule`. "auto" takes the first where the energy has it and
@@ -115,52 +118,7 @@ class EquilibriumPropagation(AbstractRule):
             raise SettingError(f"step_size must be in (0, 1], got {self.step_size:g}.")
         if self.tolerance is not None and not 0 < self.tolerance < 1:
             raise SettingError(f"tolerance must be in (0, 1), got {self.tolerance:g}. Use None to run all passes.")
-        self._check_combination()
-
-    def _check_combination(self) -> None:
-        energy = self._energy
-        if self.update not in energy.updates:
-            raise SettingError(f"update={self.update!r} is of predictive coding. With energy='{energy}' leave it at 'auto'.")
-        if self.relaxation == "error_sweeps" and not energy.free_is_forward:
-            raise SettingError(f"error sweeps are of predictive coding. With energy='{energy}' use relaxation='blocks'.")
-        if self.relaxation == "error_sweeps" and self.output_nudge == "clamped":
-            raise SettingError(
-                "error sweeps don't settle behind a clamped output, which does not follow what moves below it. Use "
-                "relaxation='blocks', or output_nudge='linearized'."
-            )
-        if self.jacobians == "free" and not energy.free_is_forward:
-            raise SettingError(f"jacobians='free' is of predictive coding. With energy='{energy}' leave it at 'current'.")
-        if self.jacobians == "free" and self.update == "pgd":
-            raise SettingError("update='pgd' clamps, so that jacobians='free' would hold less than it says. Use update='auto'.")
-        if self.tolerance is not None:
-            for order in self._orders:
-                if order.is_random or isinstance(order, schedules.ExplicitOrder):
-                    raise SettingError(
-                        f"tolerance needs schedules of passes over all layers, got {order}. Use even_odd(100), say."
-                    )
-        if self.uses_error_sweeps and self.step_size != 1:
-            raise SettingError("step_size is of block updates. Use relaxation='blocks', or step_size=1.")
-        if self.uses_error_sweeps and self.tolerance is not None and self.pairs == 1:
-            raise SettingError(
-                "a tolerance stops between pairs of error sweeps, and there is one. Raise pairs, or tolerance=None."
-            )
-        if not self.uses_error_sweeps and self.pairs != 1:
-            raise SettingError("pairs are of error sweeps. Use relaxation='error_sweeps', or pairs=1.")
-        if not energy.free_is_forward and self._orders[-1].is_random:
-            raise SettingError(f"a prediction needs a fixed order, got free_schedule={self.free_schedule}. Use 'even_odd(60)'.")
-        if self.output_nudge == "clamped" and not (energy.free_is_forward and isinstance(self.loss, SquaredError)):
-            raise SettingError(
-                "output_nudge='clamped' pulls the output of a predictive coding network to its targets. Use "
-                "energy='predictive_coding' and loss='squared_error', or output_nudge='linearized'."
-            )
-        uphill = max((-term.nudge for term in self._terms if not term.is_signed), default=0.0)
-        uphill = max(uphill, *(term.nudge for term in self._terms if term.is_signed), 0.0)
-        if self.output_nudge == "exact" and uphill > 0 and uphill >= self.loss.concave_limit:
-            limit = self.loss.concave_limit
-            remedy = (
-                f"a beta < {limit:g}, got {uphill:g}. Lower beta," if limit > 0 else "no such nudge. Use estimator='forward',"
-            )
-            raise SettingError(f"an exact {self.loss.name} nudge uphill needs {remedy} or use output_nudge='linearized'.")
+        equilibrium_settings.check_combination(self)
 
     @property
     def _energy(self) -> AbstractEnergy:
@@ -177,6 +135,11 @@ class EquilibriumPropagation(AbstractRule):
         """The phases to run: not the free one where its energy has no gradient."""
         terms = self._estimator.terms(self.beta)
         return tuple(term for term in terms if term.nudge != 0 or not self._energy.free_is_forward)
+
+    @property
+    def _is_complex(self) -> bool:
+        """Whether some states are complex."""
+        return any(isinstance(term.nudge, complex) for term in self._terms)
 
     @property
     def uses_error_sweeps(self) -> bool:
@@ -274,23 +237,33 @@ class EquilibriumPropagation(AbstractRule):
             reports = [Report.of(free)]
             if self._energy.free_is_forward:
                 for term in self._terms:
+                    assert not isinstance(term.weight, complex)
                     phase = self._phase(network, free, y, term, signs, generator, None)
                     _add(total, phase.gradients(term.weight / len(y)))
                     reports.append(Report.of(phase))
                     del phase  # its states: the next phase has its own
             else:
-                # ∂E/∂θ is not small here, and its difference is: of weights w and -w, so that it is taken as one.
-                term, other = self._terms
+                # ∂E/∂θ is not small here, and its differences are. The weights' real parts sum to zero, so that it is taken
+                # relative to the first phase, which is real.
+                term, *others = self._terms
                 first = self._phase(network, free, y, term, signs, generator, None)
-                second = self._phase(network, free, y, other, signs, generator, first.passes)
-                total = first.contrast(second, (term.weight / len(y),) * network.depth)
-                reports += [Report.of(first), Report.of(second)]
+                for other in others:
+                    phase = self._phase(network, free, y, other, signs, generator, first.passes)
+                    if isinstance(other.weight, complex):
+                        _add(total, phase.contrast(first, (other.weight / len(y),) * network.depth))
+                    else:
+                        _add(total, first.contrast(phase, (-other.weight / len(y),) * network.depth))
+                    reports.append(Report.of(phase))
+                    del phase
+                reports.insert(1, Report.of(first))
+        trouble = self._trouble(reports)
         return Outcome(
             gradients={name: total[name] for name in network.parameters},
             loss=self.loss.value(logits, y).mean(),
             logits=logits,
             diagnostics=diagnostics(reports),
-            unsettled=self._trouble(reports),
+            unsettled=trouble,
+            **({"remedy": trouble[0].upper() + trouble[1:]} if trouble else {}),
         )
 
     def statistics(
@@ -301,15 +274,19 @@ class EquilibriumPropagation(AbstractRule):
         state: Any = None,
         generator: torch.Generator | None = None,
     ) -> dict[str, Any]:
-        """ "residual": how far one more pass of the first nudged phase would move its states; "kink_crossing": see
-        `AbstractRule.statistics`."""
+        """ "residual": how far one more pass of the first nudged phase would move its states, or of the complex one that it
+        moves most; "kink_crossing": see `AbstractRule.statistics`."""
         with torch.no_grad():
             y, free = self._settled_freely(network, x, y, generator)
-            strength = next(term.nudge for term in self._terms if term.nudge)
-            phase = self._nudged(network, free, Nudge(y, strength), generator, None)
+            first, *others = (term.nudge for term in self._terms if term.nudge)
+            phase = self._nudged(network, free, Nudge(y, first), generator, None)
             crossing = phase.kink_crossing(free)
             order = None if self.uses_error_sweeps else self._order(self.schedule)
-            return {"residual": phase.one_more(order, generator), "kink_crossing": crossing}
+            passes, residuals = phase.passes, [phase.one_more(order, generator)]
+            for strength in (nudge for nudge in others if isinstance(nudge, complex)):
+                phase = self._nudged(network, free, Nudge(y, strength), generator, passes)
+                residuals.append(phase.one_more(order, generator))
+            return {"residual": largest(residuals), "kink_crossing": crossing}
 
     def _phase(
         self,
@@ -343,6 +320,8 @@ class EquilibriumPropagation(AbstractRule):
         y = check_batch(x, y)
         check_output(network, self.loss)
         self._energy.check(network, self.update)
+        if self._is_complex:
+            holomorphic.check(network, self.loss, self.output_nudge)
         narrow = (torch.float16, torch.bfloat16)
         if x.dtype in narrow or torch.is_autocast_enabled(x.device.type):
             raise SettingError(
@@ -377,18 +356,23 @@ class EquilibriumPropagation(AbstractRule):
     def _nudged(
         self, network: Network, free: Phase, nudge: Nudge | None, generator: torch.Generator | None, passes: int | None
     ) -> Phase:
-        """A settled phase from the free states. After another of `passes` passes one of a Hopfield network takes as many."""
+        """A settled phase from the free states. After another of `passes` passes one of a Hopfield network takes as many; in a
+        holomorphic estimate no fewer, and goes on until it has settled: what else is wrong with that is of a high order."""
         frozen = self.jacobians == "free"
         clamped = None
         if nudge is not None and self.output_nudge == "clamped":
             output = free.activations.means[-1]
             clamped = output + nudge.strength_like(output) * (targets(nudge.y, output) - output)
-        phase = Phase(self._settings(), network, free.activations.fork(frozen), nudge, frozen, clamped)
+        is_complex = nudge is not None and nudge.is_complex
+        activations = holomorphic.counterpart(free.activations) if is_complex else free.activations.fork(frozen)
+        phase = Phase(self._settings(), network, activations, nudge, frozen, clamped)
         is_measured = may_wait(free.start[0]) and nudge is not None
         if self.uses_error_sweeps:
             phase.settle_by_error_sweeps(self.pairs, is_measured, self.tolerance)
         elif passes is None or self._energy.free_is_forward:
             phase.settle_by_blocks(self._order(self.schedule), generator, is_measured, self.tolerance)
+        elif self._is_complex:
+            phase.settle_by_blocks(self._order(self.schedule), generator, is_measured, self.tolerance, least=passes)
         else:
             phase.settle_by_blocks(self._order(self.schedule), generator, is_measured, None, passes)
         return phase
@@ -411,6 +395,8 @@ class EquilibriumPropagation(AbstractRule):
             return f"{told}. Lower beta, use pairs=1, average pooling, or jacobians='free'."
         if self._energy.free_is_forward:
             return f"{told}. Use relaxation='error_sweeps', or schedule 'even_odd(n)' with n ≥ L, or average pooling."
+        if self._is_complex:
+            return f"{told}. Lower beta, raise the number of schedule, or use estimator='centered'."
         return f"{told}. Raise the number of schedule, lower beta, or use average pooling."
 
 

@@ -26,6 +26,7 @@ _LATER: tuple[tuple[str, str, Any], ...] = (
     ("optimizer", "layer_factors", []),
     ("model", "gain", 1.0),
     ("model", "skips", []),
+    ("model", "pooling", "max"),
 )
 _CHOICES = {
     "dtype": ("float32", "float64", "bfloat16", "tf32"),

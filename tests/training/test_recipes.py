@@ -323,7 +323,9 @@ def test_settings_that_came_later_leave_the_digests_of_older_runs_as_they_were(r
         plain["optimizer"]["layer_factors"],
         plain["model"]["gain"],
         plain["model"]["skips"],
+        plain["model"]["pooling"],
     )
     assert made.digest() == hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
     assert recipe(model=VGG((4,), (1,), (), gain=0.5)).digest() != made.digest()
+    assert recipe(model=VGG((4,), (1,), (), pooling="softmax")).digest() != made.digest()
     assert recipe(model=VGG((4, 4, 4), (1,), (), skips=((1, 3),))).digest() != recipe(model=VGG((4, 4, 4), (1,), ())).digest()

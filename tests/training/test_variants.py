@@ -15,7 +15,7 @@ from dualprop.data import load
 from dualprop.data.examples import Examples
 from dualprop.errors import SettingError
 from dualprop.losses import CrossEntropy, SquaredError
-from dualprop.models import MLP
+from dualprop.models import MLP, VGG, ConvNet
 from dualprop.recipes import variants
 from dualprop.recipes.variants import VARIANTS
 from dualprop.rules import (
@@ -84,7 +84,7 @@ def test_a_variant_is_what_the_papers_name_so_whatever_the_recipe_was_and_keeps_
 
 def test_the_expectations_cover_every_variant():
     """A new variant must be written down here, from its paper."""
-    assert set(VARIANTS) == {"bp", "chl", "dtp", "lpom", *EXPECTED, *EXPECTED_OF_EP, *EXPECTED_OF_PC}
+    assert set(VARIANTS) == {"bp", "chl", "dtp", "hep", "lpom", *EXPECTED, *EXPECTED_OF_EP, *EXPECTED_OF_PC}
 
 
 # Kerjan et al. 2026: papers.md §3.1 and §3.2.
@@ -141,6 +141,22 @@ def test_a_variant_of_predictive_coding_keeps_the_recipes_own_settings(name, rec
     assert (other.rule.beta, other.rule.loss) == (1.0, SquaredError())
     if name == "ipc":
         assert (other.updates_per_batch, other.rule.steps) == (20, 1)
+
+
+def test_holomorphic_ep_is_of_a_hopfield_network_that_is_holomorphic(recipe):
+    """Sigmoids and softmax pools where the recipe has none such, whatever its energy and order were; the rest is kept."""
+    own = EquilibriumPropagation(beta=0.3, schedule="even_odd(7)", pairs=2, jacobians="free", output_nudge="exact")
+    base = dataclasses.replace(odd(recipe), rule=own, model=ConvNet((4,), "relu"))
+    made = VARIANTS["hep"].apply(base)
+    assert made.model == ConvNet((4,), "sigmoid", pooling="softmax")
+    settings = {"energy": "hopfield", "estimator": "holomorphic(4)", "relaxation": "blocks"}
+    assert made.rule == EquilibriumPropagation(beta=0.3, schedule="even_odd(7)", **settings)
+    assert (made.feedback, made.updates_per_batch, made.reset_states) == ("exact", 1, False)
+    again = dataclasses.replace(base, rule=dataclasses.replace(made.rule, estimator="holomorphic(6)"))
+    assert str(VARIANTS["hep"].apply(again).rule.estimator) == "holomorphic(6)"
+    assert {str(VARIANTS[name].apply(again).rule.estimator) for name in ("ep", "ep-two-pairs", "ep-published")} == {"centered"}
+    for model in (MLP((4,), "tanh"), VGG((4,), (1,), (), "tanh", pooling="average")):
+        assert VARIANTS["hep"].apply(dataclasses.replace(base, model=model)).model == model
 
 
 def test_back_propagation_as_a_variant_keeps_the_loss_and_undoes_what_dp_alone_needs(recipe):
