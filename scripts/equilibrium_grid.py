@@ -27,7 +27,10 @@ from dualprop.training import environment, files, runs
 from dualprop.training.recipe import Recipe
 
 PAIR = "pair"
-QUANTITIES = (("accuracy", "test accuracy (%)"), ("angle", "largest angle to back-propagation (°)"))
+QUANTITIES = (
+    ("accuracy", "test accuracy (%)"),
+    ("angle", "largest angle to back-propagation (°; – where a layer gets no gradient)"),
+)
 
 
 def name(row: str, beta: float) -> str:
@@ -51,7 +54,7 @@ def trained(folder: Path, recipe: Recipe, seeds: tuple[int, ...], data: Path | N
 
 
 def measured(run: runs.Run) -> dict[str, Any]:
-    """Means over the seeds; the angle is of the last epoch that has one, the largest over layers, None where not finite."""
+    """Means over the seeds; the angle is of the last epoch that has one, the largest over layers, None where a layer has none."""
     results = run.results()
     angles = []
     for seed in run.seeds:
@@ -84,7 +87,7 @@ def draw(
             for column, value in enumerate(of_row):
                 depth = 0.0 if value is None else float(norm(value))
                 is_dark = (1 - depth if is_accuracy else depth) > 0.55
-                text = "not finite" if value is None else f"{value:.1f}"
+                text = "–" if value is None else f"{value:.1f}"
                 axes.text(
                     column, row, text, ha="center", va="center", fontsize=8, color="white" if is_dark else "#333333"
                 )  # fmt: skip
