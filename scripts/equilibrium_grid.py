@@ -54,7 +54,7 @@ def trained(folder: Path, recipe: Recipe, seeds: tuple[int, ...], data: Path | N
 
 
 def measured(run: runs.Run) -> dict[str, Any]:
-    """Means over the seeds; the angle is of the last epoch that has one, the largest over layers, None where a layer has none."""
+    """Means over the seeds; the angle is of the last epoch measured, the largest over layers, None where a layer has none."""
     results = run.results()
     angles = []
     for seed in run.seeds:
