@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from dualprop.errors import SettingError
 from dualprop.losses import AbstractLoss
-from dualprop.maps import AFFINE
+from dualprop.maps import AFFINE, kind
 from dualprop.network import Layer, Network
 from dualprop.neurons import Identity
 from dualprop.states import Activations
@@ -32,7 +32,7 @@ from dualprop.stretches import (
     ReshapeStretch,
     TapedStretch,
 )
-from dualprop.synapses import Synapse, kind
+from dualprop.synapses import Synapse
 
 
 def check(network: Network, loss: AbstractLoss, output_nudge: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import nn
+from torch.nn.utils import parametrize
 
 from dualprop.feedback import FEEDBACK_MODULES
 from dualprop.pooling import SoftmaxPool2d
@@ -50,3 +51,8 @@ MAPS: tuple[type[nn.Module], ...] = (
     nn.GroupNorm,
     nn.RMSNorm,
 )
+
+
+def kind(module: nn.Module) -> type[nn.Module]:
+    """The module's type, under its parametrizations if it has any."""
+    return type(module).__bases__[0] if parametrize.is_parametrized(module) else type(module)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dualprop.feedback import backward_weight
-from dualprop.maps import MAPS, RESHAPES
+from dualprop.maps import AFFINE, MAPS, RESHAPES, kind
 
 Modules = dict[str, nn.Module]
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
@@ -127,8 +127,14 @@ class TapedStretch(AbstractStretch):
     def contrast(
         self, record: Record, signal: Tensor, other: Record, other_signal: Tensor, scale: complex
     ) -> dict[str, Tensor]:
-        found, less = self.gradient(record, signal, _real(scale)), self.gradient(other, other_signal, _real(scale))
-        return {name: gradient - less[name] for name, gradient in found.items()}
+        if not all(kind(module) in AFFINE for module in self.modules.values()):
+            found, less = self.gradient(record, signal, _real(scale)), self.gradient(other, other_signal, _real(scale))
+            return {name: gradient - less[name] for name, gradient in found.items()}
+        # Where the modules are affine in s so is the gradient of a held signal: g(s) - g(t) = g(s - t) - g(0).
+        found = self.gradient(record, signal - other_signal, _real(scale))
+        change = record.input.detach() - other.input.detach()
+        moved, still = (self.gradient(self.run(s), other_signal, _real(scale)) for s in (change, torch.zeros_like(change)))
+        return {name: gradient.add_(moved[name] - still[name]) for name, gradient in found.items()}
 
 
 class LinearStretch(AbstractStretch):

@@ -18,10 +18,9 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from dualprop.errors import SettingError
-from dualprop.maps import AFFINE
+from dualprop.maps import AFFINE, kind
 from dualprop.stretches import (
     Modules,
     Record,
@@ -185,8 +184,3 @@ def reading(reader: str, state: Tensor) -> Iterator[None]:
             f"{reader} can't read a state of shape {tuple(state.shape)} and {state.dtype}: {str(error).splitlines()[0]}. "
             "Check the shape and dtype of x against the model."
         ) from error
-
-
-def kind(module: nn.Module) -> type[nn.Module]:
-    """The module's type, under its parametrizations if it has any."""
-    return type(module).__bases__[0] if parametrize.is_parametrized(module) else type(module)

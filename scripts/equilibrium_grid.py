@@ -49,6 +49,8 @@ def cell_recipe(base: Recipe, row: str, beta: float) -> Recipe:
 def trained(folder: Path, recipe: Recipe, seeds: tuple[int, ...], data: Path | None) -> runs.Run:
     """The finished run in that folder, trained or continued if it is not."""
     run = runs.load(folder) if (folder / "recipe.json").is_file() else runs.create(folder, recipe, seeds)
+    if (run.recipe.digest(), run.seeds) != (recipe.digest(), seeds):
+        raise SystemExit(f"{folder} is of other settings. Choose another OUT, or remove it.")
     runs.train(run, data)
     return run
 

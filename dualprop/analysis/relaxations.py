@@ -71,20 +71,23 @@ class Row:
 
 
 def compare(
-    base: Recipe, beta: float, problem: Callable[[], tuple[nn.Module, Tensor, Tensor]], rounds: int, seconds: float
+    base: Recipe,
+    beta: float,
+    is_hopfield: bool,
+    problem: Callable[[], tuple[nn.Module, Tensor, Tensor]],
+    rounds: int,
+    seconds: float,
 ) -> tuple[list[Row], Timing]:
     """A row for each relaxation, timed in turns with a plain loop; and the plain loop, taken again.
 
     `problem` makes the model, inputs (N, …) and targets (N,) anew at each call, the same each time: every contender trains its
-    own. Networks of hard sigmoids are taken for Hopfield networks.
+    own. A Hopfield network's nudge is exact where the loss has an exact one at any strength, squared error.
     """
-    is_hopfield = getattr(base.model, "activation", "") == "hard_sigmoid"
-    loss = SquaredError() if is_hopfield else base.rule.loss
+    loss = base.rule.loss
     common: dict[str, Any] = {"beta": beta, "loss": loss}
     if is_hopfield:
-        common |= {"energy": "hopfield", "output_nudge": "exact"}
+        common |= {"energy": "hopfield", "output_nudge": "exact" if isinstance(loss, SquaredError) else "linearized"}
     settings = HOPFIELD if is_hopfield else PREDICTIVE
-    base = dataclasses.replace(base, rule=dataclasses.replace(base.rule, loss=loss))
     contenders = {
         label: Contender(label, dataclasses.replace(base, rule=EquilibriumPropagation(**common, **own)))
         for label, own in settings.items()

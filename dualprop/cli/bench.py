@@ -104,6 +104,8 @@ def main(arguments: Sequence[str]) -> None:
     )
     # Where the numbers were written says nothing of them, and much of whose machine it was.
     plain = {name: value for name, value in asdict(options).items() if name not in ("out", "figure", "run", "data")}
+    if options.run is not None:
+        plain["models"] = f"run {options.run.name}"
     results: dict[str, Any] = {"environment": environment.describe(options.device), "options": plain, "groups": []}
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     results["environment"]["load_before"] = load
@@ -131,6 +133,8 @@ def _check(options: BenchOptions) -> Any:
     for path, option in ((options.out, "--out"), (options.figure, "--figure")):
         if path is not None and not path.parent.is_dir():
             raise SettingError(f"the folder of {path} does not exist. Make it, or choose another {option}.")
+    if options.run is not None and options.models != BenchOptions.models:
+        raise SettingError(f"--run brings its own network, and --models names '{options.models}'. Leave one out.")
     if options.data is not None and options.run is None:
         raise SettingError("--data is of the data set of --run. Leave it out, or give --run.")
     if options.out is not None and options.out.suffix == ".png":

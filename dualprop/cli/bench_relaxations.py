@@ -19,7 +19,8 @@ from dualprop.analysis.cost import Contender
 from dualprop.analysis.relaxations import Row
 from dualprop.cli.bench import BenchOptions, Keep
 from dualprop.errors import SettingError
-from dualprop.rules import Backprop
+from dualprop.losses import SquaredError
+from dualprop.rules import Backprop, EquilibriumPropagation
 from dualprop.training import execution, runs, trainer
 from dualprop.training.recipe import Recipe
 
@@ -40,6 +41,7 @@ class _Subject:
     name: str
     base: Recipe
     problem: Callable[[], tuple[nn.Module, Tensor, Tensor]]
+    is_hopfield: bool
 
 
 def prepare(options: BenchOptions) -> Callable[[Console, Keep], None]:
@@ -55,7 +57,7 @@ def prepare(options: BenchOptions) -> Callable[[Console, Keep], None]:
         for subject in subjects:
             for beta in betas:
                 rows, again = relaxations.compare(
-                    subject.base, beta, subject.problem, options.rounds, options.seconds / len(betas)
+                    subject.base, beta, subject.is_hopfield, subject.problem, options.rounds, options.seconds / len(betas)
                 )
                 groups.append(
                     {"model": subject.name, "beta": beta, "rows": [asdict(row) for row in rows], "noise": asdict(again)}
@@ -69,8 +71,11 @@ def prepare(options: BenchOptions) -> Callable[[Console, Keep], None]:
 
 def _of_model(options: BenchOptions, name: str) -> _Subject:
     base = benchmark.recipe(name, options.batch_size, options.device, options.threads, channels_last=options.channels_last)
+    # The one model of a Hopfield network's activations, with the papers' loss.
+    is_hopfield = getattr(base.model, "activation", "") == "hard_sigmoid"
+    base = dataclasses.replace(base, rule=Backprop(loss=SquaredError())) if is_hopfield else base
     contender, shape = Contender(name, base), benchmark.MODELS[name].input_shape
-    return _Subject(name, base, lambda: contender.problem(shape, benchmark.NUM_CLASSES, seed=0))
+    return _Subject(name, base, lambda: contender.problem(shape, benchmark.NUM_CLASSES, seed=0), is_hopfield)
 
 
 def _of_run(options: BenchOptions, folder: Path) -> _Subject:
@@ -95,7 +100,8 @@ def _of_run(options: BenchOptions, folder: Path) -> _Subject:
         return model, x, y
 
     problem()  # a damaged checkpoint is told before anything is measured
-    return _Subject(recipe.name, base, problem)
+    is_hopfield = isinstance(recipe.rule, EquilibriumPropagation) and str(recipe.rule.energy) == "hopfield"
+    return _Subject(recipe.name, base, problem, is_hopfield)
 
 
 def _table(name: str, beta: float, batch_size: int, rows: list[Row], noise: float) -> Table:

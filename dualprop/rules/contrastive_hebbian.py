@@ -70,7 +70,7 @@ class ContrastiveHebbian(AbstractRule):
     def __post_init__(self) -> None:
         object.__setattr__(self, "loss", losses.from_name(self.loss))
         object.__setattr__(self, "schedule", schedules.parse(self.schedule))
-        if not (isinstance(self.gamma, int | float) and 0 < self.gamma <= 1):
+        if not (isinstance(self.gamma, int | float) and not isinstance(self.gamma, bool) and 0 < self.gamma <= 1):
             raise SettingError(f"gamma must be in (0, 1], got {self.gamma}.")
         if self.tolerance is not None and not 0 < self.tolerance < 1:
             raise SettingError(f"tolerance must be in (0, 1), got {self.tolerance:g}. Use None to run all passes.")

@@ -393,6 +393,8 @@ class EquilibriumPropagation(AbstractRule):
             return ""
         if self.uses_error_sweeps:
             return f"{told}. Lower beta, use pairs=1, average pooling, or jacobians='free'."
+        if self.output_nudge == "clamped":
+            return f"{told}. Raise the number of schedule to L or more, lower beta, or use average pooling."
         if self._energy.free_is_forward:
             return f"{told}. Use relaxation='error_sweeps', or schedule 'even_odd(n)' with n ≥ L, or average pooling."
         if self._is_complex:

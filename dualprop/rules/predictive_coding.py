@@ -10,7 +10,7 @@ hidden layers step together, with momentum m and step size γ; then the weights 
     v_k ← m v_k + γ ( J_{k+1}ᵀ ε_{k+1} - ε_k ),   h_k ← h_k + v_k          gradient of layer k: -(1/β) ε_kᵀ ∂f(a_k)/∂θ
 
 averaged over the batch; J_{k+1} is the Jacobian of f ∘ a_{k+1}. Settled, the gradient is back-propagation's as β → 0, at order
-β. It is back-propagation's to rounding at any β, and to be called so, in two published cases: with predictions and Jacobians
+β. It is back-propagation's to rounding (eps/β), and to be called so, in two published cases: with predictions and Jacobians
 fixed at the forward pass (Millidge et al., 2020), and where each layer learns when the error first reaches it, by steps of size
 1 (Song et al., 2020).
 """

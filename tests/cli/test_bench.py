@@ -269,7 +269,8 @@ def test_relaxations_are_measured_at_the_weights_and_on_the_examples_of_a_run(tm
         (group,) = measured(tmp_path, *words)["groups"]
     assert (group["model"], group["beta"]) == ("digits-mlp", 0.05)
     assert {row["label"] for row in group["rows"]} == set(relaxations.PREDICTIVE)
-    ((base, _, problem, _, _),) = seen
+    ((base, _, is_hopfield, problem, _, _),) = seen
+    assert not is_hopfield
     model, x, y = problem()
     run = runs.load(tmp_path / "run")
     splits = runs.load_data(run.recipe, run.seeds[0])
@@ -289,6 +290,7 @@ def test_relaxations_are_measured_at_the_weights_and_on_the_examples_of_a_run(tm
     [
         (("--table", "steps", "--run", "x"), "table 'steps' does not read --run"),
         (("--table", "relaxations", "--run", "nowhere"), "holds no recipe.json"),
+        (("--table", "relaxations", "--run", "x", "--models", "mlp"), "--run brings its own network"),
         (("--table", "relaxations", "--data", "x"), "--data is of the data set of --run"),
     ],
 )

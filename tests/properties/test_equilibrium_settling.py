@@ -360,3 +360,16 @@ def test_a_prediction_in_parts_is_the_prediction():
     x, _ = batch(n=230)
     rule = dp.EquilibriumPropagation(energy="hopfield")
     torch.testing.assert_close(rule.predict(network, x)[150:160], rule.predict(network, x[150:160]))
+
+
+def test_the_remedy_for_an_unsettled_clamped_phase_is_one_that_is_let_through():
+    """Error sweeps are refused behind a clamped output."""
+    model, (x, y) = mlp("relu"), batch(n=6)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(3)
+    rule = dp.EquilibriumPropagation(loss="squared_error", output_nudge="clamped", schedule="even_odd(3)", beta=5.0)
+    out = rule.gradients(dp.Network.from_module(model), x, y)
+    assert not out.status.ok
+    assert "error_sweeps" not in out.status.message
+    assert "Raise the number of schedule" in out.status.message

@@ -99,7 +99,7 @@ def test_captured_steps_are_those_taken_as_they_are(name):
 
 def test_only_what_iterates_or_draws_is_not_captured():
     """Silently leaving out a rule would cost it its speed."""
-    assert set(VARIANTS) - set(CAPTURABLE) == {"r-dp-100", "lpom", "ep-random"}
+    assert set(VARIANTS) - set(CAPTURABLE) == {"r-dp-100", "lpom", "ep-random", "dtp"}
     assert "drawn anew" in VARIANTS["r-dp-100"].apply(recipe()).rule.capture_obstacle
     assert "drawn anew" in VARIANTS["ep-random"].apply(recipe()).rule.capture_obstacle
     assert "tolerance" in EquilibriumPropagation(tolerance=0.1, pairs=2).capture_obstacle
@@ -171,10 +171,12 @@ def test_no_step_waits_for_the_device(name, architecture, monkeypatch):
     network, optimizer = Network.from_module(built), optimization.build(made.optimizer, built)
     x, y = torch.randn(6, *shape), torch.zeros(6).long()
     # On the CPU the range of labels is checked, which is free there.
-    for module in ("backprop", "dual_propagation", "dyadic_inference", "equilibrium_propagation"):
+    measuring = ("contrastive_hebbian", "equilibrium_propagation", "predictive_coding")
+    for module in ("backprop", "dual_propagation", "dyadic_inference", *measuring):
         monkeypatch.setattr(f"dualprop.rules.{module}.check_targets", lambda y, logits: None)
     # While a graph is captured nothing is measured.
-    monkeypatch.setattr("dualprop.rules.equilibrium_propagation._may_wait", lambda x: False)
+    for module in measuring:
+        monkeypatch.setattr(f"dualprop.rules.{module}.may_wait", lambda x: False)
     _, state = step.take(made, network, optimizer, x, y, None, None)
     with Watch() as watch:
         step.take(made, network, optimizer, x, y, state, None)
