@@ -230,6 +230,9 @@ class Phase:
         """Bring every signal up to date, and judge whether the states have settled."""
         for k in range(1, self.network.depth + 1):
             self._refresh(k)
+        unreached = [k for k, signal in enumerate(self.activations.differences) if k and signal is None]
+        if self.nudge is not None and unreached and self.settings.energy.free_is_forward:
+            self.trouble = f"the nudge has not reached layer {unreached[-1]} under {order}"
         limit = MOST_MOVED if tolerance is None else tolerance
         if self.moved and not self.moved[-1] <= limit:
             kind = "free" if self.nudge is None else "complex nudged" if self.nudge.is_complex else "nudged"

@@ -158,10 +158,14 @@ class PredictiveCoding(AbstractRule):
             logits=inference.logits,
             state=inference.values() if self.keeps_state else None,
             diagnostics=diagnostics if moved is None else {**diagnostics, "residual": moved},
-            unsettled=self._trouble(moved),
+            unsettled=self._trouble(activations, moved),
         )
 
-    def _trouble(self, moved: float | None) -> str:
+    def _trouble(self, activations: Activations, moved: float | None) -> str:
+        unreached = [k for k, signal in enumerate(activations.differences) if k and signal is None]
+        # In incremental PC it is on its way.
+        if unreached and self.start == "forward":
+            return f"the error has not reached layer {unreached[-1]} in {self.steps} steps. Raise steps to L-1 or more."
         if moved is None or moved <= MOST_MOVED or self.learn == "arrival":
             return ""
         return (

@@ -199,3 +199,14 @@ def test_networks_that_it_is_not_defined_for_are_refused():
         dp.PredictiveCoding().gradients(network, x, y)
     with pytest.raises(dp.SettingError, match="needs a step for each of the 3 layers below the output, got steps=2"):
         dp.PredictiveCoding(learn="arrival", steps=2, **EXACT).gradients(dp.Network.from_module(mlp()), x, y)
+
+
+def test_layers_that_the_error_has_not_reached_are_told():
+    """They would not learn at all, and the loss would fall all the same; in incremental PC it comes with the next calls."""
+    model, (x, y) = mlp("tanh"), batch()
+    network = dp.Network.from_module(model)
+    out = dp.PredictiveCoding(steps=2).gradients(network, x, y)
+    assert not bool(out.gradients["0.weight"].any())
+    assert out.status.message == "the error has not reached layer 1 in 2 steps. Raise steps to L-1 or more."
+    assert dp.PredictiveCoding(steps=3).gradients(network, x, y).gradients["0.weight"].any()
+    assert dp.PredictiveCoding(steps=1, start="previous").gradients(network, x, y).status.ok

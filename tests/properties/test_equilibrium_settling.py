@@ -373,3 +373,16 @@ def test_the_remedy_for_an_unsettled_clamped_phase_is_one_that_is_let_through():
     assert not out.status.ok
     assert "error_sweeps" not in out.status.message
     assert "Raise the number of schedule" in out.status.message
+
+
+@pytest.mark.parametrize("schedule", ["even_odd(1)", "even_odd(2)"])
+def test_layers_that_the_nudge_has_not_reached_are_told(schedule):
+    """They would not learn at all, and the loss would fall all the same."""
+    model, (x, y) = mlp("relu", widths=(5, 8, 8, 8, 8, 4)), batch(n=6)
+    network = dp.Network.from_module(model)
+    out = dp.EquilibriumPropagation(relaxation="blocks", schedule=schedule).gradients(network, x, y)
+    assert not bool(out.gradients["0.weight"].any())
+    assert not out.status.ok
+    assert "has not reached layer" in out.status.message
+    assert f"under {schedule}" in out.status.message
+    assert dp.EquilibriumPropagation(relaxation="blocks", schedule="even_odd(9)").gradients(network, x, y).status.ok
