@@ -46,15 +46,6 @@ def cell_recipe(base: Recipe, row: str, beta: float) -> Recipe:
     return dataclasses.replace(base, rule=dataclasses.replace(base.rule, **settings))
 
 
-def trained(folder: Path, recipe: Recipe, seeds: tuple[int, ...], data: Path | None) -> runs.Run:
-    """The finished run in that folder, trained or continued if it is not."""
-    run = runs.load(folder) if (folder / "recipe.json").is_file() else runs.create(folder, recipe, seeds)
-    if (run.recipe.digest(), run.seeds) != (recipe.digest(), seeds):
-        raise SystemExit(f"{folder} is of other settings. Choose another OUT, or remove it.")
-    runs.train(run, data)
-    return run
-
-
 def measured(run: runs.Run) -> dict[str, Any]:
     """Means over the seeds; the angle is of the last epoch measured, the largest over layers, None where a layer has none."""
     results = run.results()
@@ -125,14 +116,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     seeds, betas = base.seeds(options.seeds), [float(beta) for beta in options.betas.split(",")]
     rows = [*options.iterations.split(","), PAIR]
     options.out.mkdir(parents=True, exist_ok=True)
-    twin = trained(options.out / "bp", dataclasses.replace(base, rule=Backprop(loss=base.rule.loss)), seeds, options.data)
+    twin = runs.finished(options.out / "bp", dataclasses.replace(base, rule=Backprop(loss=base.rule.loss)), seeds, options.data)
     backprop = 100 * mean(result["test_accuracy"] for result in twin.results())
     print(f"back-propagation: {backprop:.2f} %", flush=True)
     cells: dict[str, dict[str, Any]] = {}
     for row in reversed(rows):
         for beta in betas:
             label = name(row, beta)
-            cells[label] = measured(trained(options.out / label, cell_recipe(base, row, beta), seeds, options.data))
+            cells[label] = measured(runs.finished(options.out / label, cell_recipe(base, row, beta), seeds, options.data))
             print(label, cells[label], flush=True)
     about = {
         "environment": environment.describe("cpu"),

@@ -44,13 +44,6 @@ def cell_recipe(base: Recipe, method: str, alpha: float, beta: float) -> Recipe:
     return dataclasses.replace(base, rule=DualPropagation(alpha=alpha, beta=beta, loss=base.rule.loss, **settings))
 
 
-def trained(folder: Path, recipe: Recipe, seeds: tuple[int, ...], data: Path | None) -> runs.Run:
-    """The finished run in that folder, trained or continued if it is not."""
-    run = runs.load(folder) if (folder / "recipe.json").is_file() else runs.create(folder, recipe, seeds)
-    runs.train(run, data)
-    return run
-
-
 def measured(run: runs.Run) -> dict[str, Any]:
     """Means over the seeds, after the last epoch that was measured; an angle or a residual that is not finite is None."""
     results = run.results()
@@ -125,7 +118,9 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     base = dataclasses.replace(recipes.from_name("mnist-nudging"), epochs=arguments.epochs, num_threads=arguments.threads)
     seeds = base.seeds(arguments.seeds)
-    twin = trained(arguments.out / "bp", dataclasses.replace(base, rule=Backprop(loss=base.rule.loss)), seeds, arguments.data)
+    twin = runs.finished(
+        arguments.out / "bp", dataclasses.replace(base, rule=Backprop(loss=base.rule.loss)), seeds, arguments.data
+    )
     backprop = 100 * mean(result["test_accuracy"] for result in twin.results())
     cells: dict[str, dict[str, Any]] = {}
     for method in METHODS:
@@ -133,7 +128,7 @@ def main() -> None:
             for beta in BETAS:
                 label = name(method, alpha, beta)
                 recipe = cell_recipe(base, method, alpha, beta)
-                cells[label] = measured(trained(arguments.out / label, recipe, seeds, arguments.data))
+                cells[label] = measured(runs.finished(arguments.out / label, recipe, seeds, arguments.data))
                 print(
                     label,
                     {k: v if isinstance(v, list) or v is None else round(v, 6) for k, v in cells[label].items()},

@@ -209,6 +209,12 @@ def check_precision(network: Network, x: Tensor) -> None:
         )
 
 
+def check_wide(x: Tensor, lost: str) -> None:
+    """Raise SettingError in half precision, of inputs or by autocast; `lost` says what the rule would lose."""
+    if x.dtype in (torch.float16, torch.bfloat16) or torch.is_autocast_enabled(x.device.type):
+        raise SettingError(f"{lost} in half precision. Give it float32, outside autocast.")
+
+
 def check_output(network: Network, loss: AbstractLoss) -> None:
     """Raise SettingError where the loss does not read what the network's output neuron gives: logits or probabilities."""
     loss.check_output(network.into(network.depth).neuron)

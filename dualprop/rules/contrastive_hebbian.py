@@ -27,7 +27,7 @@ from dualprop.losses import AbstractLoss, CrossEntropy, SquaredError, targets
 from dualprop.network import Network
 from dualprop.neurons import Identity
 from dualprop.relaxation import Nudge, Phase, Report, Settings, diagnostics, may_wait
-from dualprop.rules.base import AbstractRule, Outcome, check_batch, check_output, check_targets
+from dualprop.rules.base import AbstractRule, Outcome, check_batch, check_output, check_targets, check_wide
 from dualprop.schedules import AnySchedule
 from dualprop.states import Activations
 
@@ -172,8 +172,7 @@ class ContrastiveHebbian(AbstractRule):
     def _free(self, network: Network, x: Tensor, is_measured: bool) -> Phase:
         """The settled free phase, from the forward pass."""
         DiscountedHopfield(self.gamma).check(network, "auto")
-        if x.dtype in (torch.float16, torch.bfloat16) or torch.is_autocast_enabled(x.device.type):
-            raise SettingError("contrastive Hebbian learning loses its differences in half precision. Use float32.")
+        check_wide(x, "contrastive Hebbian learning loses its differences")
         # Of what layer k sends down, a layer further below than the next counts γ less for each.
         activations = Activations(network, x, tuple(self.gamma**-k for k in range(1, network.depth + 1)))
         activations.forward()

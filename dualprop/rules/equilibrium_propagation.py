@@ -28,7 +28,7 @@ from dualprop.losses import AbstractLoss, CrossEntropy, SquaredError, targets
 from dualprop.network import Network
 from dualprop.relaxation import Nudge, Phase, Report, Settings, diagnostics, largest, may_wait
 from dualprop.rules import equilibrium_settings
-from dualprop.rules.base import AbstractRule, Outcome, check_batch, check_output, check_targets
+from dualprop.rules.base import AbstractRule, Outcome, check_batch, check_output, check_targets, check_wide
 from dualprop.schedules import AnySchedule
 from dualprop.settings import check_choices
 from dualprop.states import Activations
@@ -322,11 +322,7 @@ class EquilibriumPropagation(AbstractRule):
         self._energy.check(network, self.update)
         if self._is_complex:
             holomorphic.check(network, self.loss, self.output_nudge)
-        narrow = (torch.float16, torch.bfloat16)
-        if x.dtype in narrow or torch.is_autocast_enabled(x.device.type):
-            raise SettingError(
-                "equilibrium propagation loses its displacements in half precision. Give it float32, no autocast."
-            )
+        check_wide(x, "equilibrium propagation loses its displacements")
         return y
 
     def _settings(self) -> Settings:
@@ -389,17 +385,7 @@ class EquilibriumPropagation(AbstractRule):
                 f"{free.trouble}. Raise the number of free_schedule, or shrink the weights: with ReLU states may grow for ever."
             )
         told = next((report.trouble for report in nudged if report.trouble), "")
-        if not told:
-            return ""
-        if self.uses_error_sweeps:
-            return f"{told}. Lower beta, use pairs=1, average pooling, or jacobians='free'."
-        if self.output_nudge == "clamped":
-            return f"{told}. Raise the number of schedule to L or more, lower beta, or use average pooling."
-        if self._energy.free_is_forward:
-            return f"{told}. Use relaxation='error_sweeps', or schedule 'even_odd(n)' with n ≥ L, or average pooling."
-        if self._is_complex:
-            return f"{told}. Lower beta, raise the number of schedule, or use estimator='centered'."
-        return f"{told}. Raise the number of schedule, lower beta, or use average pooling."
+        return f"{told}. {equilibrium_settings.remedy(self)}" if told else ""
 
 
 def _add(total: dict[str, Tensor], found: dict[str, Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""Which settings of equilibrium propagation go together: what is of one energy, one relaxation or one loss alone."""
+"""Which settings of equilibrium propagation go together, and which to change where nudged states have not settled."""
 
 from __future__ import annotations
 
@@ -61,3 +61,16 @@ def check_combination(rule: EquilibriumPropagation) -> None:
         limit = rule.loss.concave_limit
         remedy = f"a beta < {limit:g}, got {uphill:g}. Lower beta," if limit > 0 else "no such nudge. Use estimator='forward',"
         raise SettingError(f"an exact {rule.loss.name} nudge uphill needs {remedy} or use output_nudge='linearized'.")
+
+
+def remedy(rule: EquilibriumPropagation) -> str:
+    """What to do where a nudged phase has not settled; settings that `check_combination` lets through."""
+    if rule.uses_error_sweeps:
+        return "Lower beta, use pairs=1, average pooling, or jacobians='free'."
+    if rule.output_nudge == "clamped":
+        return "Raise the number of schedule to L or more, lower beta, or use average pooling."
+    if rule._energy.free_is_forward:
+        return "Use relaxation='error_sweeps', or schedule 'even_odd(n)' with n ≥ L, or average pooling."
+    if rule._is_complex:
+        return "Lower beta, raise the number of schedule, or use estimator='centered'."
+    return "Raise the number of schedule, lower beta, or use average pooling."

@@ -32,7 +32,7 @@ from dualprop import losses, spectra
 from dualprop.errors import SettingError
 from dualprop.losses import AbstractLoss, CrossEntropy
 from dualprop.network import Network
-from dualprop.rules.base import AbstractRule, Outcome, check_batch, check_output, check_targets
+from dualprop.rules.base import AbstractRule, Outcome, check_batch, check_output, check_targets, check_wide
 from dualprop.settings import beta_per_layer, check_choices, checked_beta
 from dualprop.states import Activations, Dyads, residual
 
@@ -124,8 +124,7 @@ class Lifted(AbstractRule):
     def _settled(self, network: Network, x: Tensor, y: Tensor) -> _Blocks:
         y = check_batch(x, y)
         check_output(network, self.loss)
-        if x.dtype in (torch.float16, torch.bfloat16) or torch.is_autocast_enabled(x.device.type):
-            raise SettingError("lifted inference loses ε in half precision. Give it float32, outside autocast.")
+        check_wide(x, "lifted inference loses ε")
         blocks = _Blocks(self, network, x, y)
         blocks.settle()
         return blocks

@@ -23,7 +23,7 @@ from dualprop.errors import SettingError
 from dualprop.losses import AbstractLoss, CrossEntropy
 from dualprop.network import Network
 from dualprop.reconstruction import FeedbackMap
-from dualprop.rules.base import AbstractRule, Outcome, check_batch, check_output, check_targets
+from dualprop.rules.base import AbstractRule, Outcome, check_batch, check_output, check_targets, check_wide
 from dualprop.settings import as_tuple, check_choices, one_or_more
 
 # The share of the stable rate that feedback weights learn at by themselves: their error is then some 7 %.
@@ -161,8 +161,7 @@ class TargetPropagation(AbstractRule):
         y = check_batch(x, y)
         check_output(network, self.loss)
         reconstruction.check_network(network)
-        if x.dtype in (torch.float16, torch.bfloat16) or torch.is_autocast_enabled(x.device.type):
-            raise SettingError("the feedback's noise would be lost in half precision. Give it float32, outside autocast.")
+        check_wide(x, "the feedback's noise would be lost")
         return _ForwardPass(network, x, y)
 
     def _started(self, network: Network, state: Any, generator: torch.Generator | None) -> FeedbackWeights:

@@ -97,6 +97,16 @@ def train(run: Run, data_root: Path | None = None, reporter: Reporter | None = N
     return results
 
 
+def finished(folder: Path, recipe: Recipe, seeds: tuple[int, ...], data_root: Path | None = None) -> Run:
+    """The finished run of this recipe in that folder: trained, or continued, if it is not there. Raises RunError where another
+    recipe's is, and what `train` raises."""
+    run = load(folder) if (folder / "recipe.json").is_file() else create(folder, recipe, seeds)
+    if (run.recipe.digest(), run.seeds) != (recipe.digest(), seeds):
+        raise RunError(f"{folder} holds a run of other settings or seeds. Choose another folder, or remove it.")
+    train(run, data_root)
+    return run
+
+
 def load_data(recipe: Recipe, seed: int, data_root: Path | None = None) -> data.Splits:
     """The recipe's data on its device, divided by the seed. Raises DataError where a batch does not fit into it."""
     splits = data.load(

@@ -144,3 +144,16 @@ def test_what_does_not_fit_the_network_is_found_before_a_folder_is_made(recipe):
     made = recipe(rule=DualPropagation(beta=(0.1, 0.2, 0.3)))
     with pytest.raises(SettingError, match="beta lists 3 values, but the network has 2 layers"):
         runs.check_fit(made, runs.load_data(made, 0))
+
+
+def test_a_finished_run_is_taken_as_it_is_and_another_recipes_is_refused(recipe, tmp_path):
+    """A grid's cells are named by what varies: the rest would be another run's, under the new one's name."""
+    made = recipe(epochs=1)
+    first = runs.finished(tmp_path / "run", made, (0,))
+    before = {path: path.read_bytes() for path in first.folder.rglob("*") if path.is_file() and path.name != ".lock"}
+    again = runs.finished(tmp_path / "run", made, (0,))
+    assert again.results() == first.results()
+    assert all(path.read_bytes() == content for path, content in before.items())
+    for other, seeds in ((recipe(epochs=2), (0,)), (made, (0, 1))):
+        with pytest.raises(RunError, match="holds a run of other settings or seeds"):
+            runs.finished(tmp_path / "run", other, seeds)
