@@ -143,7 +143,7 @@ class LeakyReLU(AbstractNeuron):
 
 @dataclass(frozen=True)
 class HardSigmoid(AbstractNeuron):
-    """f(a) = clip(a, low, high), `nn.Hardtanh(low, high)`; the papers' hard sigmoid is clip(a, 0, 1). G(s) = s²/2 within."""
+    """f(a) = clip(a, low, high), `nn.Hardtanh(low, high)`: hard_sigmoid on [0, 1], hard_tanh on [-1, 1]. G(s) = s²/2 within."""
 
     low: float = 0.0
     high: float = 1.0
@@ -326,6 +326,7 @@ _BY_NAME: dict[str, Callable[[], AbstractNeuron]] = {
     "relu": ReLU,
     "leaky_relu": LeakyReLU,
     "hard_sigmoid": HardSigmoid,
+    "hard_tanh": lambda: HardSigmoid(-1.0, 1.0),
     "sigmoid": Sigmoid,
     "tanh": Tanh,
     "softmax": Softmax,

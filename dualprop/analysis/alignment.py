@@ -28,17 +28,30 @@ class LayerAlignment:
 
 
 def alignment(
-    network: Network, rule: AbstractRule, x: Tensor, y: Tensor, state: Any = None, generator: torch.Generator | None = None
+    network: Network,
+    rule: AbstractRule,
+    x: Tensor,
+    y: Tensor,
+    state: Any = None,
+    generator: torch.Generator | None = None,
+    updates: int = 1,
 ) -> list[LayerAlignment]:
     """One entry per layer with parameters, from input to output. A zero gradient has cosine and norm ratio nan.
+
+    Of a rule that makes several `updates` on a batch it is the mean of their gradients, each from the states of the one before
+    and all at the present weights: the first of incremental predictive coding has not reached the lower layers.
 
     Back-propagation means the true gradient, `rule.exact_gradients`: through the forward weights, also where the network has
     feedback weights; of a rule that predicts by an equilibrium, that equilibrium's.
     """
-    found = rule.gradients(network, x, y, state=state, generator=generator).gradients
+    found = rule.gradients(network, x, y, state=state, generator=generator)
+    total = dict(found.gradients)
+    for _ in range(updates - 1):
+        found = rule.gradients(network, x, y, state=found.state if rule.keeps_state else None, generator=generator)
+        total = {name: total[name] + gradient for name, gradient in found.gradients.items()}
     exact = rule.exact_gradients(network, x, y)
     return [
-        _compare(layer.name, [found[n] for n in names], [exact[n] for n in names])
+        _compare(layer.name, [total[n] / updates for n in names], [exact[n] for n in names])
         for layer in network.layers
         if (names := [name for name in layer.parameters if name in exact])
     ]

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 
 from dualprop.errors import SettingError, closest
-from dualprop.recipes import cifar, equilibrium, target_propagation
+from dualprop.recipes import cifar, contrastive_hebbian, equilibrium, predictive_coding, target_propagation
 from dualprop.recipes.digits import digits_mlp
-from dualprop.recipes.mnist import mnist_feedback, mnist_mlp, mnist_nudging
+from dualprop.recipes.mnist import mnist_feedback, mnist_mlp, mnist_nudging, mnist_rules
 from dualprop.training.recipe import Recipe
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
@@ -13,6 +13,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "mnist-mlp": mnist_mlp,
     "mnist-feedback": mnist_feedback,
     "mnist-nudging": mnist_nudging,
+    "mnist-rules": mnist_rules,
     "cifar10-cnn": cifar.cifar10_cnn,
     "cifar10-vgg16": cifar.cifar10_vgg16,
     "cifar10-vgg16-kp": cifar.cifar10_vgg16_kp,
@@ -25,6 +26,8 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "imagenet32-vgg16-transposed": cifar.imagenet32_vgg16_transposed,
     **equilibrium.RECIPES,
     **target_propagation.RECIPES,
+    **contrastive_hebbian.RECIPES,
+    **predictive_coding.RECIPES,
 }
 
 
@@ -38,4 +41,4 @@ def from_name(name: str) -> Recipe:
     return RECIPES[name]()
 
 
-__all__ = ["RECIPES", "digits_mlp", "from_name", "mnist_feedback", "mnist_mlp", "mnist_nudging"]
+__all__ = ["RECIPES", "digits_mlp", "from_name", "mnist_feedback", "mnist_mlp", "mnist_nudging", "mnist_rules"]

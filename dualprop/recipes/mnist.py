@@ -68,3 +68,22 @@ def mnist_nudging() -> Recipe:
         batch_size=50,
         epochs=20,
     )
+
+
+def mnist_rules() -> Recipe:
+    """MLP 784-256-256-10 of sigmoids, the one network that every rule trains as it is: `--variants all` compares them all.
+
+    Sigmoids because holomorphic equilibrium propagation needs them; cross-entropy, Adam 1e-3, batch 100. Every rule has the
+    settings of its own defaults; no published figure.
+    """
+    return Recipe(
+        name="mnist-rules",
+        dataset="mnist",
+        model=MLP(widths=(256, 256), activation="sigmoid"),
+        rule=DualPropagation(),
+        optimizer=Optimizer(name="adam", learning_rate=1e-3),
+        batch_size=100,
+        epochs=10,
+        budget_epochs=3,
+        seed_list=(0, 1, 2),
+    )

@@ -110,11 +110,11 @@ def _predictive_coding(**settings: Any) -> Callable[[Recipe], Recipe]:
     """Predictive coding with the recipe's own settings where it has any, and these changes."""
 
     def apply(recipe: Recipe) -> Recipe:
-        is_own = isinstance(recipe.rule, PredictiveCoding)
-        own = recipe.rule if is_own else PredictiveCoding(beta=1.0, loss=recipe.rule.loss)
-        return _by(
-            dataclasses.replace(own, **{"start": "forward", "predictions": "current", "learn": "end", **settings}), recipe
-        )
+        own = recipe.rule if isinstance(recipe.rule, PredictiveCoding) else PredictiveCoding(beta=1.0, loss=recipe.rule.loss)
+        # Incremental PC makes its steps one update each.
+        steps = own.steps * recipe.updates_per_batch if own.start == "previous" else own.steps
+        plain = {"start": "forward", "predictions": "current", "learn": "end", "steps": steps}
+        return _by(dataclasses.replace(own, **{**plain, **settings}), recipe)
 
     return apply
 
@@ -160,6 +160,14 @@ def _ep(**settings: Any) -> Callable[[Recipe], Recipe]:
 def _ep_published(recipe: Recipe) -> Recipe:
     own = recipe.rule if isinstance(recipe.rule, EquilibriumPropagation) else None
     return _ep(relaxation="blocks", pairs=1, schedule=own.schedule if own else "even_odd(10)")(recipe)
+
+
+def _ep_hopfield(recipe: Recipe) -> Recipe:
+    own = recipe.rule
+    is_own = isinstance(own, EquilibriumPropagation) and str(own.energy) == "hopfield"
+    # What is of predictive coding networks goes back to its default.
+    plain = {"relaxation": "blocks", "pairs": 1, "update": "auto", "jacobians": "current", "output_nudge": "linearized"}
+    return _ep(energy="hopfield", **({} if is_own else plain))(recipe)
 
 
 def _target_propagation(recipe: Recipe) -> Recipe:
@@ -213,6 +221,7 @@ VARIANTS: dict[str, Variant] = {
         _ep(energy="predictive_coding", relaxation="error_sweeps", pairs=2),
     ),
     "ep-published": Variant("EP as published: K even/odd iterations of block updates, 10 or the recipe's", _ep_published),
+    "ep-hopfield": Variant("EP on a Hopfield network: a free phase, and two nudged from it, by block updates", _ep_hopfield),
     "hep": Variant(
         "holomorphic EP on a Hopfield network: four nudges on a circle, or as many as the recipe's; sigmoids and softmax pools "
         "where the network is not holomorphic",

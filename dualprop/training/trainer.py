@@ -235,7 +235,9 @@ class _SeedRun:
         examples = validation if len(validation) >= size else self.splits.train
         x, y = examples.batch(torch.arange(size), self.execution.inputs, channels_last=self.execution.channels_last)
         with self.execution.computing():
-            return statistics.of_rule(self.network, self.recipe.rule, x, y, self.rule_state, self.seed)
+            return statistics.of_rule(
+                self.network, self.recipe.rule, x, y, self.rule_state, self.seed, self.recipe.updates_per_batch
+            )
 
     def _write_checkpoint(self) -> None:
         rule_state = self.recipe.rule.pack_state(self.rule_state)

@@ -6,6 +6,7 @@ import pytest
 
 from dualprop import recipes
 from dualprop.errors import SettingError
+from dualprop.losses import SquaredError
 from dualprop.recipes import variants
 from dualprop.training import optimization
 
@@ -131,3 +132,42 @@ def test_the_recipe_of_target_propagation_has_the_settings_of_the_authors_code()
     assert sgd.learning_rate / rule.beta == pytest.approx(0.05)
     assert sgd.weight_decay * rule.beta == pytest.approx(1e-4)
     assert sgd.final_learning_rate / rule.beta == pytest.approx(1e-5)
+
+
+# Settings of pcx's configurations: steps, step size, momentum, rate, decay, epochs, activation, updates a batch.
+SETTINGS_OF_PCX = {
+    "mnist-mlp-pc": (8, 0.0105, 0.65, 2.97e-4, 3.55e-4, 25, "relu", 1),
+    "mnist-mlp-ipc": (1, 0.85, 0.35, 2.53e-4, 0.0325, 25, "leaky_relu", 8),
+    "cifar10-vgg5-pc": (8, 0.0147, 0.05, 2.64e-4, 1.21e-5, 50, "relu", 1),
+    "cifar10-vgg5-ipc": (1, 0.744, 0.65, 1.75e-4, 2.57e-5, 50, "hard_tanh", 8),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS_OF_PCX)
+def test_the_recipes_of_predictive_coding_have_the_settings_of_pcx(name):
+    """AdamW, batch 128, the rate up by a tenth over a tenth of the run, then along a cosine to a tenth."""
+    made = recipes.from_name(name)
+    steps, step_size, momentum, rate, decay, epochs, activation, updates = SETTINGS_OF_PCX[name]
+    rule, adamw = made.rule, made.optimizer
+    assert (rule.beta, rule.steps, rule.step_size, rule.momentum) == (1.0, steps, step_size, momentum)
+    assert (rule.start, made.updates_per_batch, made.reset_states) == (
+        ("previous", updates, True) if "ipc" in name else ("forward", 1, False)
+    )
+    assert (made.batch_size, made.epochs, made.model.activation) == (128, epochs, activation)
+    assert (adamw.name, adamw.weight_decay) == ("adamw", decay)
+    rates = [optimization.learning_rate(adamw, round(part * 1000 * epochs), 1000, epochs) for part in (0, 0.1, 1)]
+    assert rates == [pytest.approx(rate), pytest.approx(1.1 * rate), pytest.approx(0.1 * rate)]
+    if "cifar10" in name:
+        assert (made.model.channels, made.model.pooled, made.model.depth) == ((128, 256, 512, 512), (1, 2, 3, 4), 5)
+    else:
+        assert (made.model.widths, made.rule.loss) == ((128, 128, 128), SquaredError())
+
+
+def test_pc_of_a_recipe_of_incremental_pc_makes_as_many_steps_as_that_has_updates():
+    """With the one step that incremental PC makes for an update, no error would reach the layers below the last but one."""
+    made = recipes.from_name("mnist-mlp-ipc")
+    plain = variants.named("pc").apply(made)
+    assert (plain.rule.steps, plain.rule.start, plain.updates_per_batch, plain.reset_states) == (8, "forward", 1, False)
+    again = variants.named("ipc").apply(plain)
+    assert (again.rule, again.updates_per_batch, again.reset_states) == (made.rule, 8, True)
+    assert variants.named("ipc").apply(made) == made

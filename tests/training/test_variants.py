@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import pytest
 import safetensors.torch
@@ -84,7 +85,7 @@ def test_a_variant_is_what_the_papers_name_so_whatever_the_recipe_was_and_keeps_
 
 def test_the_expectations_cover_every_variant():
     """A new variant must be written down here, from its paper."""
-    assert set(VARIANTS) == {"bp", "chl", "dtp", "hep", "lpom", *EXPECTED, *EXPECTED_OF_EP, *EXPECTED_OF_PC}
+    assert set(VARIANTS) == {"bp", "chl", "dtp", "ep-hopfield", "hep", "lpom", *EXPECTED, *EXPECTED_OF_EP, *EXPECTED_OF_PC}
 
 
 # Kerjan et al. 2026: papers.md §3.1 and §3.2.
@@ -157,6 +158,18 @@ def test_holomorphic_ep_is_of_a_hopfield_network_that_is_holomorphic(recipe):
     assert {str(VARIANTS[name].apply(again).rule.estimator) for name in ("ep", "ep-two-pairs", "ep-published")} == {"centered"}
     for model in (MLP((4,), "tanh"), VGG((4,), (1,), (), "tanh", pooling="average")):
         assert VARIANTS["hep"].apply(dataclasses.replace(base, model=model)).model == model
+
+
+def test_ep_on_a_hopfield_network_keeps_what_is_of_one_and_no_more(recipe):
+    """Error sweeps and free Jacobians are refused by a Hopfield network; its own nudge and order are kept."""
+    of_coding = EquilibriumPropagation(beta=0.3, pairs=2, relaxation="error_sweeps", jacobians="free", output_nudge="exact")
+    made = VARIANTS["ep-hopfield"].apply(dataclasses.replace(odd(recipe), rule=of_coding))
+    assert made.rule == EquilibriumPropagation(beta=0.3, energy="hopfield", relaxation="blocks")
+    own = EquilibriumPropagation(energy="hopfield", output_nudge="exact", schedule="odd_even(3)", loss=SquaredError())
+    assert VARIANTS["ep-hopfield"].apply(dataclasses.replace(odd(recipe), rule=own)).rule == own
+    holomorphic = dataclasses.replace(own, estimator="holomorphic(4)", output_nudge="linearized", loss=CrossEntropy())
+    made = VARIANTS["ep-hopfield"].apply(dataclasses.replace(odd(recipe), rule=holomorphic))
+    assert made.rule == dataclasses.replace(holomorphic, estimator="centered")
 
 
 def test_back_propagation_as_a_variant_keeps_the_loss_and_undoes_what_dp_alone_needs(recipe):
@@ -449,6 +462,26 @@ def test_alignment_is_with_the_true_gradient_where_feedback_has_weights_of_its_o
             assert entry.cosine < 0.98
         elif isinstance(rule, Backprop):
             assert entry.cosine == pytest.approx(1, abs=1e-12)
+
+
+def test_alignment_of_several_updates_is_of_their_mean():
+    """The first update of incremental predictive coding has not reached the lower layers: no angle of it says anything."""
+    torch.manual_seed(3)
+    model = nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 7), nn.Tanh(), nn.Linear(7, 4)).double()
+    network, rule = Network.from_module(model), PredictiveCoding(beta=1.0, steps=1, start="previous")
+    x, y = torch.randn(6, 5, dtype=torch.float64), torch.randint(4, (6,))
+    first, *_ = alignment(network, rule, x, y)
+    assert math.isnan(first.cosine)
+    state, outcomes = None, []
+    for _ in range(4):
+        outcomes.append(rule.gradients(network, x, y, state=state))
+        state = outcomes[-1].state
+    of_all = [sum(outcome.gradients[f"0.{name}"] for outcome in outcomes) / 4 for name in ("weight", "bias")]
+    exact = true_gradients(model, x, y)
+    found, wanted = (torch.cat([g.flatten() for g in each]) for each in (of_all, [exact["0.weight"], exact["0.bias"]]))
+    entry = alignment(network, rule, x, y, updates=4)[0]
+    assert 0 < entry.cosine == pytest.approx(float(found @ wanted / (found.norm() * wanted.norm())), abs=1e-9)
+    assert entry.norm_ratio == pytest.approx(float(found.norm() / wanted.norm()), rel=1e-9)
 
 
 @pytest.mark.parametrize("kind", KINDS)
