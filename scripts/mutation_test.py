@@ -50,6 +50,7 @@ CONTRAST = "autograd/test_contrast.py"
 HOLOMORPHIC = "autograd/test_holomorphic_orders.py"
 HOLOMORPHIC_REFERENCE = "reference/test_holomorphic_transcription.py"
 HOLOMORPHIC_SETTLING = "properties/test_holomorphic_settling.py"
+RUNTIME = "cli/test_bench_runtime.py"
 FEEDBACK = "autograd/test_feedback_weights.py"
 FEEDBACK_REFUSALS = "properties/test_feedback_refusals.py"
 
@@ -2033,6 +2034,41 @@ DEFECTS = [
         "simplex.softmax(windows / self.temperature, -1)",
         "simplex.softmax(windows, -1)",
         HOLOMORPHIC,
+    ),
+    Defect(
+        "runtime table: an epoch's seconds by the batches of another size",
+        "analysis/runtime.py",
+        "/ 1e3 * EXAMPLES / entry.contender.recipe.batch_size",
+        "/ 1e3 * EXAMPLES / 100",
+        RUNTIME,
+    ),
+    Defect(
+        "runtime table: angles with states that have learned nothing",
+        "analysis/runtime.py",
+        "state = outcomes[-1].state if rule.keeps_state else None",
+        "state = None",
+        RUNTIME,
+    ),
+    Defect(
+        "runtime table: the own gradient in place of back-propagation's",
+        "analysis/runtime.py",
+        '"angle_to_backprop": Backprop(loss=rule.loss).exact_gradients',
+        '"angle_to_backprop": rule.exact_gradients',
+        RUNTIME,
+    ),
+    Defect(
+        "alignment of several updates that all start anew",
+        "analysis/alignment.py",
+        "state=found.state if rule.keeps_state else None",
+        "state=state",
+        VARIANTS,
+    ),
+    Defect(
+        "PC made of incremental PC with one step",
+        "recipes/variants.py",
+        "steps = own.steps * recipe.updates_per_batch if",
+        "steps = own.steps if",
+        "training/test_papers_recipes.py",
     ),
 ]
 

@@ -130,13 +130,15 @@ def add_speeds(group: dict[str, Any], base: Recipe, shape: tuple[int, ...], num_
         row |= {"of_model_ceiling": row["gflops"] / found.model, "of_matmul": row["gflops"] / found.matmul}
 
 
-def add_memory(rows: list[dict[str, Any]], entries: Sequence[Contender], shape: tuple[int, ...], num_classes: int) -> None:
+def add_memory(
+    rows: list[dict[str, Any]], entries: Sequence[Contender], shape: tuple[int, ...], num_classes: int, num_steps: int = 5
+) -> None:
     """Peak memory into the rows of these contenders, the plain loop first, with its ratios to that one's (None where it is too
     little to measure): of the steps' tensors, and of what the process grew by."""
     by_label = {row["label"]: row for row in rows}
     for entry in entries:
         row = by_label[entry.label]
-        row["memory"] = asdict(memory.measure(entry, shape, num_classes))
+        row["memory"] = asdict(memory.measure(entry, shape, num_classes, num_steps))
         for ratio, kind in (("memory_ratio", "tensors"), ("resident_ratio", "by_steps")):
             plain = rows[0]["memory"][kind]
             row[ratio] = row["memory"][kind] / plain if plain else None

@@ -23,8 +23,9 @@ TABLES: dict[str, str] = {
     "settling": "dualprop.cli.bench_settling",
     "relaxations": "dualprop.cli.bench_relaxations",
     "loader": "dualprop.cli.bench_loader",
+    "runtime": "dualprop.cli.bench_runtime",
 }
-EVERY = {"table", "models", "rounds", "batch_size", "threads", "device", "channels_last", "out", "figure"}
+EVERY = {"table", "rounds", "batch_size", "threads", "device", "channels_last", "out", "figure"}
 Keep = Callable[[list[dict[str, Any]]], None]
 
 
@@ -39,12 +40,14 @@ class BenchOptions:
     Attributes:
         table: "steps": time, memory and speed of every contender; "settling": transposed DP by L bottom-up passes and by one
             downward sweep, gradients and cost; "relaxations": equilibrium propagation by error sweeps, by even/odd iterations
-            and to a residual, gradients and cost; "loader": how fast batches of images are made.
+            and to a residual, gradients and cost; "loader": how fast batches of images are made; "runtime": seconds per epoch
+            of CIFAR-10 by each method on the network of its own recipe, beside back-propagation there.
         models: names with commas between, of: mlp (784-1000-1000-1000-10); conv (3×3 convolutions 32-64-128, max-pool before
             ReLU), conv-after (max-pool after ReLU), conv-stride (no pool, stride 2); vgg16 (max-pool after ReLU),
             vgg16-before, vgg5 (before), vgg5-after, vgg10 (before), vgg10-after, vgg10-skip; hopfield (convolutions
             128-256-512-512, hard sigmoid); images are 3×32×32.
-        rules: names with commas between (`dualprop list variants`), or "all"; by default dp and dp-transposed, by every engine.
+        rules: names with commas between (`dualprop list variants`), or "all"; by default dp and dp-transposed, by every engine
+            (runtime: those that have a recipe there, by default all).
         alphas: numbers with commas between, for every rule that has an alpha; by default each has its own (settling: 0 and 1).
         betas: numbers with commas between, of the table of relaxations.
         run: a run folder, whose network, best weights so far and training examples the table of relaxations takes instead of
@@ -103,7 +106,8 @@ def main(arguments: Sequence[str]) -> None:
         benchmark.recipe(first, options.batch_size, options.device, options.threads, channels_last=options.channels_last)
     )
     # Where the numbers were written says nothing of them, and much of whose machine it was.
-    plain = {name: value for name, value in asdict(options).items() if name not in ("out", "figure", "run", "data")}
+    told = (EVERY | table.READS) - {"out", "figure", "run", "data"}
+    plain = {name: value for name, value in asdict(options).items() if name in told}
     if options.run is not None:
         plain["models"] = f"run {options.run.name}"
     results: dict[str, Any] = {"environment": environment.describe(options.device), "options": plain, "groups": []}

@@ -13,7 +13,7 @@ from dualprop.analysis import benchmark, loading
 from dualprop.cli.bench import BenchOptions, Keep
 from dualprop.errors import SettingError
 
-READS: set[str] = set()
+READS = {"models"}
 
 
 def prepare(options: BenchOptions) -> Callable[[Console, Keep], None]:

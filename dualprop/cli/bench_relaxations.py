@@ -24,7 +24,7 @@ from dualprop.rules import Backprop, EquilibriumPropagation
 from dualprop.training import execution, runs, trainer
 from dualprop.training.recipe import Recipe
 
-READS = {"betas", "run", "data", "seconds"}
+READS = {"models", "betas", "run", "data", "seconds"}
 
 LEGEND = (
     "count, time: by those of a back-propagation step (Hopfield: of one through the forward pass). angle: the largest over "

@@ -20,7 +20,7 @@ LEGEND = (
     "sweep's; noise: the sweep's own, taken again."
 )
 
-READS = {"alphas", "seconds"}
+READS = {"models", "alphas", "seconds"}
 
 
 def prepare(options: BenchOptions) -> Callable[[Console, Keep], None]:

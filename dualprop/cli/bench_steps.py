@@ -20,7 +20,7 @@ MARKS = {"met": "✓", "within the noise": "≈", "missed": "✗", "undecided": 
 # On narrower consoles some columns are left to the file.
 WIDE, LEFT_OUT = 108, ("quartiles", "of matmul", "MB", "resident")
 
-READS = {"rules", "alphas", "engines", "precisions", "seconds", "memory", "ceilings"}
+READS = {"models", "rules", "alphas", "engines", "precisions", "seconds", "memory", "ceilings"}
 
 
 def prepare(options: BenchOptions) -> Callable[[Console, Keep], None]:
