@@ -19,6 +19,8 @@ from dualprop import simplex
 from dualprop.errors import SettingError, UnsupportedModuleError, closest
 
 Scale = float | Tensor
+# Of Newton's method: far out f is an exponential, along which a step moves by one, log(scale) times.
+MOST_STEPS = 200
 
 
 class AbstractNeuron(ABC):
@@ -284,28 +286,20 @@ def _complex_sigmoid(a: Tensor) -> Tensor:
 
 
 def _settle(u: Tensor, scale: Scale, neuron: AbstractNeuron) -> Tensor:
-    """The drive t with t + scale·f(t) = u, by Newton's method inside a shrinking bracket.
+    """The drive t with t + scale·f(t) = u, by Newton's method from t = 0, the point of inflection of f.
 
-    Solving for the drive and not for the state keeps full precision where f saturates.
+    Beyond it f is concave, before it convex, so that no step passes the solution: there is nothing to safeguard. Solving for
+    the drive and not for the state keeps full precision where f saturates.
     """
     scale = torch.as_tensor(scale, dtype=u.dtype, device=u.device)
-    ends = torch.stack([u - scale * neuron.reach[0], u - scale * neuron.reach[1]])
-    low, high = ends.amin(0), ends.amax(0)
-    t = u - scale * neuron.f(u)
-    t = torch.minimum(torch.maximum(t, low), high)
     tolerance = 4 * torch.finfo(u.dtype).eps * (1 + u.abs() + scale.abs())
-    previous = torch.full_like(u, torch.inf)
-    for _ in range(200):
+    t = torch.zeros_like(u)
+    for _ in range(MOST_STEPS):
         excess = t + scale * neuron.f(t) - u
         done = excess.abs() <= tolerance
         if bool(done.all()):
             break
-        low, high = torch.where(excess < 0, t, low), torch.where(excess > 0, t, high)
-        newton = t - excess / (1 + scale * neuron.derivative(t))
-        # From one saturated end Newton's step lands on the other and back: where it does not halve the excess, bisect.
-        trusted = (newton > low) & (newton < high) & (excess.abs() <= previous / 2)
-        previous = excess.abs()
-        t = torch.where(done, t, torch.where(trusted, newton, (low + high) / 2))
+        t = torch.where(done, t, t - excess / (1 + scale * neuron.derivative(t)))
     return t
 
 

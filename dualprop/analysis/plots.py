@@ -1,4 +1,5 @@
-"""Figures of runs: training curves with their spread over seeds, and the angle to back-propagation per layer and epoch.
+"""Figures of runs: training curves with their spread over seeds, and the angle to back-propagation per layer and epoch. Of more
+rules than there are colours, an overview of what each reached, what its step costs and where its angles ended.
 
 Colours: one fixed colour per rule (blue, orange, …, safe for colour-blind readers), and a single-hue scale for angles.
 """
@@ -24,8 +25,9 @@ DASHES = ("-", (0, (4, 2)), (0, (1, 1.5)), "-.")  # so that curves which coincid
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
 
 
-def draw(runs: Sequence[tuple[str, Run]], folder: Path) -> list[Path]:
-    """Draw all figures of the labelled runs into `folder`, each replaced as a whole; returns their paths."""
+def draw(runs: Sequence[tuple[str, Run]], folder: Path, costs: dict[str, Any] | None = None) -> list[Path]:
+    """Draw all figures of the labelled runs into `folder`, each replaced as a whole; returns their paths. `costs` has what is
+    known of each label's step, as `cli.tables.measure_costs` does."""
     folder.mkdir(exist_ok=True)
     files.remove_leftovers(folder)
     paths = [save(training_curves(runs), folder / "training_curves.png")]
@@ -34,7 +36,9 @@ def draw(runs: Sequence[tuple[str, Run]], folder: Path) -> list[Path]:
         for label, run in runs
         if run.recipe.rule_name != "backprop" and _per_layer(run, "alignment", "angle")[1].size
     ]
-    if aligned:
+    if len(runs) > len(COLOURS):
+        paths.append(save(overview(runs, costs), folder / "overview.png"))
+    elif aligned:
         paths.append(save(angle_maps(aligned), folder / "angle_to_backprop.png"))
     with_feedback = [(label, run) for label, run in runs if _per_layer(run, "weight_alignment", "cosine")[1].size]
     if with_feedback:
@@ -54,7 +58,9 @@ def training_curves(runs: Sequence[tuple[str, Run]]) -> Figure:
             if not epochs.size:
                 continue
             shown = to_shown(values)
-            axes.plot(epochs, _mean(shown), color=colour, ls=dash, lw=2, label=_with_result(label, run))
+            # One point alone makes no line.
+            marker = "o" if epochs.size == 1 else None
+            axes.plot(epochs, _mean(shown), color=colour, ls=dash, lw=2, marker=marker, label=_with_result(label, run))
             if len(shown) > 1:
                 axes.fill_between(epochs, np.fmin.reduce(shown), np.fmax.reduce(shown), color=colour, alpha=0.18, lw=0)
     recipe = runs[0][1].recipe
@@ -63,9 +69,88 @@ def training_curves(runs: Sequence[tuple[str, Run]]) -> Figure:
     num_seeds = max(len(run.seeds) for _, run in runs)
     band = f", mean and range over {num_seeds} seeds" if num_seeds > 1 else ""
     figure.suptitle(f"{recipe.name}{band}", fontsize=12)
-    if error_axes.lines:
+    if error_axes.lines and len(runs) > len(COLOURS):
+        height = figure.get_figheight() + 0.24 * math.ceil(len(runs) / 3)
+        figure.set_figheight(height)
+        figure.legend(*error_axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    elif error_axes.lines:
         error_axes.legend(frameon=False, fontsize=9)
     return figure
+
+
+def overview(runs: Sequence[tuple[str, Run]], costs: dict[str, Any] | None) -> Figure:
+    """A line per run: test accuracy, each seed and their mean; a step's time by the plain loop's, where `costs` knows it; and
+    the angle to the true gradient after the last epoch by layer, the mean over seeds."""
+    figure, panels = new_figure(1, 3 if costs else 2, (12.5 if costs else 9.0, 1.4 + 0.27 * len(runs)))
+    axes_list = list(np.atleast_1d(np.asarray(panels, dtype=object)))
+    _accuracies(axes_list[0], runs)
+    if costs:
+        _times(axes_list[1], runs, costs)
+    _last_angles(figure, axes_list[-1], runs)
+    for axes in axes_list:
+        axes.set_ylim(len(runs) - 0.5, -0.5)
+        axes.set_yticks(range(len(runs)))
+        axes.set_yticklabels([label for label, _ in runs] if axes is axes_list[0] else [])
+        axes.tick_params(axis="y", length=0, labelsize=9)
+        for side in ("top", "right", "left"):
+            axes.spines[side].set_visible(False)
+    num_seeds = max(len(run.seeds) for _, run in runs)
+    figure.suptitle(f"{runs[0][1].recipe.name}, {num_seeds} seed{'s' if num_seeds > 1 else ''}", fontsize=12)
+    return figure
+
+
+def _accuracies(axes: Axes, runs: Sequence[tuple[str, Run]]) -> None:
+    for height, (_, run) in enumerate(runs):
+        found = [100 * result["test_accuracy"] for result in run.results()]
+        if not found:
+            continue
+        axes.plot(found, [height] * len(found), color=COLOURS[4], marker="o", ms=5, ls="none", alpha=0.6)
+        axes.plot(np.mean(found), height, color=COLOURS[0], marker="|", ms=11, mew=2.4, ls="none")
+        if run.recipe.rule_name == "backprop":
+            axes.axvline(float(np.mean(found)), color="#333333", lw=0.8, ls=(0, (1, 2)))
+    axes.set_xlabel("test accuracy (%): seeds, and bars at their means")
+    axes.grid(alpha=0.25, lw=0.6)
+
+
+def _times(axes: Axes, runs: Sequence[tuple[str, Run]], costs: dict[str, Any]) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    for height, (label, _) in enumerate(runs):
+        if label not in costs:
+            continue
+        ratio = costs[label]["ratio"]
+        axes.plot([1, ratio], [height, height], color="#b8b8b8", lw=2, zorder=1)
+        axes.plot(ratio, height, color=COLOURS[1], marker="o", ms=6, ls="none", zorder=2)
+        axes.annotate(
+            f"{ratio:.3g}", (max(1, ratio), height), xytext=(7, 0), textcoords="offset points", va="center", fontsize=8
+        )
+    axes.set_xscale("log")
+    axes.set_xlim(right=2 * max([1.0, *(costs[label]["ratio"] for label, _ in runs if label in costs)]))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("time of a step, by the plain loop's")
+    axes.grid(axis="x", alpha=0.25, lw=0.6)
+
+
+def _last_angles(figure: Figure, axes: Axes, runs: Sequence[tuple[str, Run]]) -> None:
+    found = [_per_layer(run, "alignment", "angle")[1] for _, run in runs]
+    deepest = max((len(angles) for angles in found), default=0) or 1
+    shown = np.full((len(runs), deepest), np.nan)
+    for row, angles in zip(shown, found, strict=True):
+        if angles.size:
+            row[: len(angles)] = angles[:, -1]
+    top = float(np.nanmax(shown)) if np.isfinite(shown).any() else 1.0
+    image = axes.imshow(
+        shown, aspect="auto", cmap="Blues", vmin=0, vmax=max(top, 1e-3), interpolation="nearest",
+        extent=(0.5, deepest + 0.5, len(runs) - 0.5, -0.5),
+    )  # fmt: skip
+    for height, (row, angles) in enumerate(zip(shown, found, strict=True)):
+        depth = len(angles)
+        _annotate_row(axes, np.arange(1, depth + 1), height, row[:depth], top)
+    axes.set_xticks(range(1, deepest + 1))
+    axes.set_xlabel("layer: angle to the true gradient, degrees")
+    figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02)
 
 
 def angle_maps(runs: Sequence[tuple[str, Run]]) -> Figure:
@@ -111,17 +196,14 @@ def weight_alignment_curves(runs: Sequence[tuple[str, Run]]) -> Figure:
 
 def _annotate(axes: Axes, epochs: np.ndarray, angles: np.ndarray, top: float) -> None:
     for row, values in enumerate(angles, start=1):
-        for epoch, value in zip(epochs, values, strict=True):
-            shade = "white" if value > 0.6 * top else "#333333"
-            axes.text(
-                epoch,
-                row,
-                f"{value:.1f}" if math.isfinite(value) else "0 gradient",
-                ha="center",
-                va="center",
-                fontsize=7,
-                color=shade,
-            )
+        _annotate_row(axes, epochs, row, values, top)
+
+
+def _annotate_row(axes: Axes, places: np.ndarray, height: float, values: np.ndarray, top: float) -> None:
+    for place, value in zip(places, values, strict=True):
+        shade = "white" if value > 0.6 * top else "#333333"
+        told = f"{value:.1f}" if math.isfinite(value) else "0 gradient"
+        axes.text(place, height, told, ha="center", va="center", fontsize=7, color=shade)
 
 
 def _series(run: Run, key: str) -> tuple[np.ndarray, np.ndarray]:

@@ -38,9 +38,9 @@ def measure(
     """A row for the plain loop of `twin`, one for the same again, and one for each method's recipe of the same network; and of
     the methods that can't run here, why not.
 
-    A row is that of `steps.timed` with "seconds_per_epoch", with "angle" and "angle_to_backprop" of a method (degrees, the
+    A row is that of `steps.timed` with "seconds_per_epoch"; with "angle" and "angle_to_backprop" of a method (degrees, the
     largest over layers: to the gradient of what the rule predicts by, and to back-propagation's through the forward pass) and
-    with memory as `steps.add_memory` has it.
+    "by_equilibrium", whether those are two; and with memory as `steps.add_memory` has it.
     """
     entries = [Contender(label, recipe, rule=label) for label, recipe in methods.items()]
     able, refused = steps.ready([*benchmark.yardsticks(twin), *entries], shape, num_classes)
@@ -48,6 +48,7 @@ def measure(
     for row, entry in zip(rows, able, strict=True):
         row["seconds_per_epoch"] = row["milliseconds"] / 1e3 * EXAMPLES / entry.contender.recipe.batch_size
         if entry.contender.how == "rule":
+            row["by_equilibrium"] = entry.contender.recipe.rule.predicts_by_equilibrium
             row |= _angles(entry, shape, num_classes)
     entries = [entry.contender for entry in able]
     del able  # weights and states of all

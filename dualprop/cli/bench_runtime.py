@@ -53,8 +53,6 @@ LEGEND = (
     "noise). D/F/G: drives, feedbacks and gradients a step. angle: the largest over layers, in degrees, to back-propagation "
     "through the forward pass; own: to the gradient of what the rule predicts by, where that is an equilibrium."
 )
-# Angles that differ by less are one gradient's, in another order of sums.
-SAME_ANGLE = 1e-3
 
 
 def prepare(options: BenchOptions) -> Callable[[Console, Keep], None]:
@@ -127,13 +125,11 @@ def _cells(group: dict[str, Any]) -> list[list[str]]:
     first = [f"BP, {group['model']}", layers, f"{plain['seconds_per_epoch']:,.0f}", "", f"{again['ratio']:.2f}", "1", ""]
     found = [[*first, _memory(plain), "1" if plain.get("memory") else "", "", ""]]
     for label, row in rows.items():
-        angles = row["angle"], row["angle_to_backprop"]
-        own = None not in angles and abs(angles[0] - angles[1]) > SAME_ANGLE
         found.append([
             f"  {label}", layers, f"{row['seconds_per_epoch']:,.0f}", _number(row, "published", ",g"), f"{row['ratio']:.2f}",
             f"{row['count_ratio']:.2f}", f"{row['drives']}/{row['feedbacks']}/{row['gradients']}", _memory(row),
             _number(row, "memory_ratio", ".2f"), _number(row, "angle_to_backprop", ".2f"),
-            _number(row, "angle", ".2f") if own else "",
+            _number(row, "angle", ".2f") if row["by_equilibrium"] else "",
         ])  # fmt: skip
     return found
 

@@ -34,5 +34,5 @@ def main(arguments: Sequence[str]) -> None:
         if not any(run.metrics(seed) for _, run in labelled for seed in run.seeds):
             raise RunError(f"{folder} holds nothing that was trained yet. Train it with --resume {folder}.")
         tables.show_runs(labelled, console, costs)
-        for path in plots.draw(labelled, folder / "figures"):
+        for path in plots.draw(labelled, folder / "figures", costs):
             console.print(f"picture: {path}", highlight=False, soft_wrap=True)

@@ -120,7 +120,7 @@ def _train_comparison(folder: Path, data_root: Path | None, console: Console) ->
     }
     files.write_json(folder / "results.json", results)
     tables.show_runs(labelled, console, costs)
-    _say_figures(plots.draw(labelled, folder / "figures"), console)
+    _say_figures(plots.draw(labelled, folder / "figures", costs), console)
 
 
 def _with_progress(run: Run, data_root: Path | None, console: Console, label: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from statistics import mean, stdev
 from typing import Any
 
@@ -52,11 +53,8 @@ def show_runs(labelled: list[tuple[str, Run]], console: Console, costs: dict[str
             cells += [f"{own['count_ratio']:.2f}", f"{own['ratio']:.3f}", f"{own['memory']['peak']:.0f}"]
         table.add_row(name, *cells, _worst_cosine(run))
     console.print(table)
-    console.print(
-        "cosine: to back-propagation, of the gradients after the last epoch, in the layer where it is least.",
-        highlight=False,
-        soft_wrap=True,
-    )
+    for line in _explanations(labelled):
+        console.print(line, highlight=False, soft_wrap=True)
     for name, found in differences.to_twin({name: run.results() for name, run in labelled}).items():
         console.print(f"{name}: {found}.", highlight=False, soft_wrap=True)
     if is_published:
@@ -73,6 +71,16 @@ def show_runs(labelled: list[tuple[str, Run]], console: Console, costs: dict[str
             f"{floor['upper_quartile']:.3f}): the noise.",
             highlight=False, soft_wrap=True,
         )  # fmt: skip
+
+
+def _explanations(labelled: list[tuple[str, Run]]) -> Iterator[str]:
+    """What the columns mean, and of which rules something else is to be known."""
+    yield "cosine: to back-propagation, of the gradients after the last epoch, in the layer where it is least."
+    if settling := [name for name, run in labelled if run.recipe.rule.predicts_by_equilibrium]:
+        yield f"{', '.join(settling)}: predictions are an equilibrium's, and the cosine is to the implicit gradient there."
+    for updates in sorted({run.recipe.updates_per_batch for _, run in labelled} - {1}):
+        names = ", ".join(name for name, run in labelled if run.recipe.updates_per_batch == updates)
+        yield f"{names}: {updates} updates of the weights a batch, and the cosine of what they add up to."
 
 
 def _say_published(recipe: Recipe, results: list[dict[str, Any]]) -> str:

@@ -98,6 +98,11 @@ class AbstractRule(ABC):
         """Why a step by this rule can't be captured and replayed as it is; empty where it can."""
         return "the order of updates is drawn anew for each batch" if self.needs_generator else ""
 
+    @property
+    def predicts_by_equilibrium(self) -> bool:
+        """Whether `predict` settles states, and `exact_gradients` are the implicit gradient there, not back-propagation's."""
+        return False
+
     def predict(self, network: Network, x: Tensor) -> Tensor:
         """The network's output for x, (N, K), which accuracies are taken of: of the forward pass, for most rules."""
         return network.forward(x)

@@ -90,6 +90,8 @@ class ContrastiveHebbian(AbstractRule):
     def capture_obstacle(self) -> str:
         return "with a tolerance each batch takes as many passes as it needs" if self.tolerance is not None else ""
 
+    predicts_by_equilibrium = True
+
     def predict(self, network: Network, x: Tensor) -> Tensor:
         """The output of the free equilibrium, (N, K)."""
         with torch.no_grad():

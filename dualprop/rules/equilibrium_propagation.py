@@ -171,6 +171,10 @@ class EquilibriumPropagation(AbstractRule):
             return f"an exact {self.loss.name} nudge is found by iteration"
         return "signs or orders are drawn anew for each batch" if self.needs_generator else ""
 
+    @property
+    def predicts_by_equilibrium(self) -> bool:
+        return not self._energy.free_is_forward
+
     def predict(self, network: Network, x: Tensor) -> Tensor:
         """The output of the free equilibrium, (N, K): of a predictive coding network its forward pass."""
         if self._energy.free_is_forward:

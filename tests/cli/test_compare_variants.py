@@ -94,6 +94,23 @@ def test_a_table_without_published_figures_has_no_column_for_them(tmp_path):
         assert ("98.42 ± 0.07" in text) == is_shown
 
 
+def test_what_a_cosine_is_of_is_told_where_it_is_not_of_one_gradient_to_back_propagation(tmp_path):
+    """A Hopfield network's cosine of 1 is no agreement with back-propagation, nor an accuracy after twice the updates a gain."""
+    names = ("bp", "dp", "ms-dp", "ipc", "chl", "hep")
+    recipe = recipes.digits_mlp()
+    runs = [(name, training.create(tmp_path / name, VARIANTS[name].apply(recipe), (0,))) for name in names]
+    told = io.StringIO()
+    tables.show_runs(runs, Console(width=120, file=told))
+    lines = told.getvalue().splitlines()
+    assert "chl, hep: predictions are an equilibrium's, and the cosine is to the implicit gradient there." in lines
+    assert "ms-dp: 2 updates of the weights a batch, and the cosine of what they add up to." in lines
+    assert "ipc: 20 updates of the weights a batch, and the cosine of what they add up to." in lines
+    told = io.StringIO()
+    tables.show_runs(runs[:2], Console(width=120, file=told))
+    assert "equilibrium" not in told.getvalue()
+    assert "updates" not in told.getvalue()
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [

@@ -110,6 +110,16 @@ def test_the_activation_is_the_prox_without_a_quadratic(neuron):
     torch.testing.assert_close(neuron.prox(u, 0.0), neuron.f(u), rtol=8 * EPS, atol=8 * EPS)
 
 
+@pytest.mark.parametrize("neuron", [neurons.Sigmoid(), neurons.Tanh()], ids=["sigmoid", "tanh"])
+def test_prox_of_a_saturating_neuron_takes_few_steps(neuron, monkeypatch):
+    """Damped inference calls it for every layer, state and pass; a solver that bisects takes five times as long."""
+    monkeypatch.setattr(neurons, "MOST_STEPS", 16)
+    u = torch.linspace(-300, 300, 6001, dtype=torch.float64)
+    for scale in (0.01, 1.0, 30.0, 200.0):
+        s = neuron.prox(u, scale)
+        torch.testing.assert_close(s, neuron.f(u - scale * s), rtol=0, atol=1e-12)
+
+
 @every_neuron
 def test_prox_takes_one_scale_per_unit(neuron):
     """A scale that broadcasts wrongly would damp the wrong units."""

@@ -12,8 +12,9 @@ from dualprop import training
 from dualprop.analysis import plots
 from dualprop.analysis.alignment import LayerAlignment, alignment
 from dualprop.losses import CrossEntropy
+from dualprop.models import MLP
 from dualprop.network import Network
-from dualprop.rules import Backprop, DualPropagation
+from dualprop.rules import Backprop, DualPropagation, PredictiveCoding
 
 
 def size(path: Path) -> tuple[int, int]:
@@ -74,6 +75,37 @@ def test_a_comparison_is_drawn_in_one_figure_and_again_over_the_old_one(recipe, 
     first = draw(labelled, tmp_path / "figures")
     (tmp_path / "figures" / "training_curves.png.1.writing").write_bytes(b"left by a killed process")
     assert draw(labelled, tmp_path / "figures") == first
+
+
+def test_more_rules_than_colours_are_drawn_in_an_overview(recipe, train, tmp_path):
+    """Curves of one colour can't be told apart, and a map for each would be a poster: a line each, with its own numbers."""
+    rules = {"bp": Backprop(), **{f"dp-{number}": DualPropagation(beta=number) for number in (1.0, 2.0, 3.0, 4.0, 5.0)}}
+    labelled = [(name, train(recipe(rule=rule), name=name, seeds=(0, 1))) for name, rule in rules.items()]
+    assert "overview.png" not in draw(labelled, tmp_path / "few")
+    labelled.append(("pc", train(recipe(rule=PredictiveCoding(steps=1), model=MLP(widths=(8, 8))), name="pc", seeds=(0, 1))))
+    assert draw(labelled, tmp_path / "figures").keys() == {"training_curves.png", "overview.png"}
+    costs = {name: {"ratio": 1.0 + number} for number, (name, _) in enumerate(labelled)}
+    draw_with_costs = plots.draw(labelled, tmp_path / "costs", costs)
+    assert [path.name for path in draw_with_costs] == ["training_curves.png", "overview.png"]
+    accuracies, times, angles, _ = plots.overview(labelled, costs).axes
+    assert [tick.get_text() for tick in accuracies.get_yticklabels()] == [name for name, _ in labelled]
+    assert [text.get_text() for text in times.texts] == ["1", "2", "3", "4", "5", "6", "7"]
+    for height, (_, run) in enumerate(labelled):
+        shown = [line for line in accuracies.lines if list(line.get_ydata())[:1] == [height] and line.get_marker() == "o"]
+        assert list(shown[0].get_xdata()) == [100 * result["test_accuracy"] for result in run.results()]
+        last = [run.metrics(seed)[-1]["alignment"] for seed in run.seeds]
+        means = [[seed[k]["angle"] for seed in last] for k in range(len(last[0]))]
+        told = [text.get_text() for text in angles.texts if text.get_position()[1] == height]
+        assert told == ["0 gradient" if None in each else f"{sum(each) / 2:.1f}" for each in means]
+    assert "0 gradient" in [text.get_text() for text in angles.texts], "one step of PC has not reached the first layer"
+
+
+def test_a_run_of_one_epoch_has_a_point_where_others_have_a_curve(recipe, train):
+    """A line through one point is nothing: the loss would look as if it had not been recorded."""
+    figure = plots.training_curves([("dp", train(recipe(rule=DualPropagation(), epochs=1)))])
+    error, loss = figure.axes
+    assert [line.get_marker() for line in loss.lines] == ["o"]
+    assert [line.get_marker() for line in error.lines] == ["None"]
 
 
 def test_a_diverged_run_is_drawn(recipe, train, tmp_path):
