@@ -182,6 +182,6 @@ def from_name(name: str | AbstractEnergy) -> AbstractEnergy:
     """The energy of that name; an energy is returned as it is. Raises SettingError for an unknown name."""
     if isinstance(name, AbstractEnergy):
         return name
-    if name not in ENERGIES:
+    if not isinstance(name, str) or name not in ENERGIES:
         raise SettingError(f"unknown energy '{name}'.{closest(name, list(ENERGIES))} Known: {', '.join(ENERGIES)}.")
     return ENERGIES[name]()

@@ -25,9 +25,9 @@ class RunError(DualpropError):
     """A run folder that can't be used as asked."""
 
 
-def closest(name: str, known: list[str]) -> str:
+def closest(name: object, known: list[str]) -> str:
     """ " Did you mean 'x'?" where a known name is close to `name`, else an empty string."""
     import difflib
 
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.6)
     return f" Did you mean '{near[0]}'?" if near else ""

@@ -147,11 +147,11 @@ def from_name(name: str | AbstractEstimator) -> AbstractEstimator:
     """The estimator of that name, "holomorphic(6)" say; an estimator is returned as it is. Raises SettingError."""
     if isinstance(name, AbstractEstimator):
         return name
-    counted = re.fullmatch(r"holomorphic(?:\((-?\d+)\))?", name)
+    counted = re.fullmatch(r"holomorphic(?:\((-?\d+)\))?", name) if isinstance(name, str) else None
     if counted:
         return Holomorphic(int(counted[1])) if counted[1] else Holomorphic()
     known = [*ESTIMATORS, "holomorphic(N)"]
-    if name not in ESTIMATORS:
+    if not isinstance(name, str) or name not in ESTIMATORS:
         raise SettingError(f"unknown estimator '{name}'.{closest(name, known)} Known: {', '.join(known)}.")
     return ESTIMATORS[name]()
 

@@ -232,6 +232,6 @@ def from_name(name: str | AbstractLoss) -> AbstractLoss:
     """The loss of that name; a loss is returned as it is. Raises SettingError for an unknown name."""
     if isinstance(name, AbstractLoss):
         return name
-    if name not in LOSSES:
+    if not isinstance(name, str) or name not in LOSSES:
         raise SettingError(f"unknown loss '{name}'.{closest(name, list(LOSSES))} Known: {', '.join(LOSSES)}.")
     return LOSSES[name]()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import numbers
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -56,6 +58,17 @@ def beta_per_layer(beta: float | tuple[float, ...], depth: int) -> tuple[float, 
     if len(beta) != depth:
         raise SettingError(f"beta lists {len(beta)} values, but the network has {depth} layers. Give one per layer.")
     return beta
+
+
+def check_numbers(settings: Any) -> None:
+    """Raise SettingError where a field of this dataclass that is annotated as one number, or none, is something else."""
+    for each in dataclasses.fields(settings):
+        value, (wanted, *others) = getattr(settings, each.name), str(each.type).split(" | ")
+        if wanted not in ("float", "int") or others not in ([], ["None"]) or (others and value is None):
+            continue
+        kind, told = (numbers.Integral, "one whole number") if wanted == "int" else (numbers.Real, "one number")
+        if isinstance(value, bool) or not isinstance(value, kind):
+            raise SettingError(f"{each.name} must be {told}, got {value!r}.")
 
 
 def check_choices(settings: object, choices: Mapping[str, Sequence[object]]) -> None:

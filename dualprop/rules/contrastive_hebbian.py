@@ -29,6 +29,7 @@ from dualprop.neurons import Identity
 from dualprop.relaxation import Nudge, Phase, Report, Settings, diagnostics, may_wait
 from dualprop.rules.base import AbstractRule, Outcome, check_batch, check_output, check_targets, check_wide
 from dualprop.schedules import AnySchedule
+from dualprop.settings import check_numbers
 from dualprop.states import Activations
 
 # Where the clamp moves a layer by less than so many units in the last place of its states, what is seen of it is rounding.
@@ -68,10 +69,11 @@ class ContrastiveHebbian(AbstractRule):
     loss: AbstractLoss = CrossEntropy()
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         object.__setattr__(self, "loss", losses.from_name(self.loss))
         object.__setattr__(self, "schedule", schedules.parse(self.schedule))
-        if not (isinstance(self.gamma, int | float) and not isinstance(self.gamma, bool) and 0 < self.gamma <= 1):
-            raise SettingError(f"gamma must be in (0, 1], got {self.gamma}.")
+        if not 0 < self.gamma <= 1:
+            raise SettingError(f"gamma must be in (0, 1], got {self.gamma:g}.")
         if self.tolerance is not None and not 0 < self.tolerance < 1:
             raise SettingError(f"tolerance must be in (0, 1), got {self.tolerance:g}. Use None to run all passes.")
         if self._order.is_random:

@@ -31,7 +31,7 @@ from dualprop.neurons import Identity
 from dualprop.rules.base import AbstractRule, Outcome, check_batch, check_output, check_precision, check_targets
 from dualprop.rules.dyadic_inference import Inference, Settings
 from dualprop.schedules import AnySchedule
-from dualprop.settings import as_tuple, beta_per_layer, check_choices, checked_beta, one_or_more
+from dualprop.settings import as_tuple, beta_per_layer, check_choices, check_numbers, checked_beta, one_or_more
 from dualprop.states import Dyads
 
 _CHOICES = {
@@ -89,6 +89,7 @@ class DualPropagation(AbstractRule):
 
     def __post_init__(self) -> None:
         check_choices(self, _CHOICES)
+        check_numbers(self)
         kernels.check(self.kernel)
         object.__setattr__(self, "loss", losses.from_name(self.loss))
         object.__setattr__(self, "schedule", schedules.parse(self.schedule))

@@ -30,7 +30,7 @@ from dualprop.relaxation import Nudge, Phase, Report, Settings, diagnostics, lar
 from dualprop.rules import equilibrium_settings
 from dualprop.rules.base import AbstractRule, Outcome, check_batch, check_output, check_targets, check_wide
 from dualprop.schedules import AnySchedule
-from dualprop.settings import check_choices
+from dualprop.settings import check_choices, check_numbers
 from dualprop.states import Activations
 
 # Examples that a prediction by free equilibrium takes at a time.
@@ -105,15 +105,16 @@ class EquilibriumPropagation(AbstractRule):
 
     def __post_init__(self) -> None:
         check_choices(self, _CHOICES)
+        check_numbers(self)
         object.__setattr__(self, "loss", losses.from_name(self.loss))
         object.__setattr__(self, "energy", equilibria.from_name(self.energy))
         object.__setattr__(self, "estimator", estimators.from_name(self.estimator))
         object.__setattr__(self, "schedule", schedules.parse(self.schedule))
         object.__setattr__(self, "free_schedule", schedules.parse(self.free_schedule))
-        if not (isinstance(self.beta, int | float) and 0 < self.beta < math.inf):
-            raise SettingError(f"beta must be one positive, finite number, got {self.beta}.")
-        if isinstance(self.pairs, bool) or not isinstance(self.pairs, int) or self.pairs < 1:
-            raise SettingError(f"pairs must be a whole number of at least 1, got {self.pairs}.")
+        if not 0 < self.beta < math.inf:
+            raise SettingError(f"beta must be one positive, finite number, got {self.beta:g}.")
+        if self.pairs < 1:
+            raise SettingError(f"pairs must be at least 1, got {self.pairs}.")
         if not 0 < self.step_size <= 1:
             raise SettingError(f"step_size must be in (0, 1], got {self.step_size:g}.")
         if self.tolerance is not None and not 0 < self.tolerance < 1:

@@ -33,7 +33,7 @@ from dualprop.errors import SettingError
 from dualprop.losses import AbstractLoss, CrossEntropy
 from dualprop.network import Network
 from dualprop.rules.base import AbstractRule, Outcome, check_batch, check_output, check_targets, check_wide
-from dualprop.settings import beta_per_layer, check_choices, checked_beta
+from dualprop.settings import beta_per_layer, check_choices, check_numbers, checked_beta
 from dualprop.states import Activations, Dyads, residual
 
 _CHOICES = {"update": ("majorized", "fixed_point"), "output_nudge": ("exact", "linearized")}
@@ -67,10 +67,11 @@ class Lifted(AbstractRule):
 
     def __post_init__(self) -> None:
         check_choices(self, _CHOICES)
+        check_numbers(self)
         object.__setattr__(self, "loss", losses.from_name(self.loss))
         object.__setattr__(self, "beta", checked_beta(self.beta))
-        if isinstance(self.max_sweeps, bool) or not isinstance(self.max_sweeps, int) or self.max_sweeps < 1:
-            raise SettingError(f"max_sweeps must be a whole number of at least 1, got {self.max_sweeps}.")
+        if self.max_sweeps < 1:
+            raise SettingError(f"max_sweeps must be at least 1, got {self.max_sweeps}.")
         if not 0 <= self.tolerance < 1:
             raise SettingError(f"tolerance must be in [0, 1), got {self.tolerance:g}. 0 makes all sweeps, unchecked.")
 

@@ -30,7 +30,7 @@ from dualprop.network import Network
 from dualprop.neurons import Identity
 from dualprop.relaxation import may_wait
 from dualprop.rules.base import AbstractRule, Outcome, check_batch, check_output, check_precision, check_targets
-from dualprop.settings import check_choices
+from dualprop.settings import check_choices, check_numbers
 from dualprop.states import Activations, residual
 
 _CHOICES = {"predictions": ("current", "fixed"), "learn": ("end", "arrival"), "start": ("forward", "previous")}
@@ -79,9 +79,10 @@ class PredictiveCoding(AbstractRule):
 
     def __post_init__(self) -> None:
         check_choices(self, _CHOICES)
+        check_numbers(self)
         object.__setattr__(self, "loss", losses.from_name(self.loss))
-        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
-            raise SettingError(f"steps must be a whole number of at least 1, got {self.steps}.")
+        if self.steps < 1:
+            raise SettingError(f"steps must be at least 1, got {self.steps}.")
         if not 0 < self.beta < float("inf"):
             raise SettingError(f"beta must be positive and finite, got {self.beta:g}.")
         if not 0 < self.step_size < float("inf"):

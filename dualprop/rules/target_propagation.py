@@ -24,7 +24,7 @@ from dualprop.losses import AbstractLoss, CrossEntropy
 from dualprop.network import Network
 from dualprop.reconstruction import FeedbackMap
 from dualprop.rules.base import AbstractRule, Outcome, check_batch, check_output, check_targets, check_wide
-from dualprop.settings import as_tuple, check_choices, one_or_more
+from dualprop.settings import as_tuple, check_choices, check_numbers, one_or_more
 
 # The share of the stable rate that feedback weights learn at by themselves: their error is then some 7 %.
 RATE = 0.01
@@ -74,9 +74,10 @@ class TargetPropagation(AbstractRule):
 
     def __post_init__(self) -> None:
         check_choices(self, {"start": ("symmetric", "random")})
+        check_numbers(self)
         object.__setattr__(self, "loss", losses.from_name(self.loss))
-        if isinstance(self.beta, bool) or not (isinstance(self.beta, int | float) and 0 < self.beta < math.inf):
-            raise SettingError(f"beta must be one positive, finite number, got {self.beta}. Use 0.1, say.")
+        if not 0 < self.beta < math.inf:
+            raise SettingError(f"beta must be one positive, finite number, got {self.beta:g}. Use 0.1, say.")
         object.__setattr__(self, "iterations", _checked_iterations(self.iterations))
         object.__setattr__(self, "noise", _checked_positive(self.noise, "noise", "For no feedback learning use iterations=0."))
         if self.feedback_rate is not None:

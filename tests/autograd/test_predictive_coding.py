@@ -178,7 +178,7 @@ def test_states_that_have_not_settled_are_a_status_with_the_remedy():
     ("settings", "told"),
     [
         ({"beta": 0}, "beta must be positive"),
-        ({"steps": 0}, "steps must be a whole number of at least 1"),
+        ({"steps": 0}, "steps must be at least 1"),
         ({"steps": True}, "steps must be a whole number"),
         ({"step_size": 0}, "step_size must be positive"),
         ({"momentum": 1}, r"momentum must be in \[0, 1\)"),

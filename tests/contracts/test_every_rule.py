@@ -1,6 +1,7 @@
 """What every registered rule must do on any network that it reads, whatever its algorithm."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -171,3 +172,22 @@ def test_a_loss_that_does_not_read_what_the_output_gives_is_refused(name, loss, 
     with pytest.raises(dp.SettingError, match=message) as refusal:
         dp.RULES[name](loss=loss).gradients(network, x, y, generator=torch.Generator().manual_seed(0))
     assert "\n" not in str(refusal.value)
+
+
+FIELDS = [(name, field.name, str(field.type)) for name, kind in dp.RULES.items() for field in dataclasses.fields(kind)]
+
+
+@pytest.mark.parametrize(("name", "field", "annotated"), FIELDS, ids=[f"{name}-{field}" for name, field, _ in FIELDS])
+def test_a_setting_of_a_wrong_type_is_refused_in_one_line_that_names_it(name, field, annotated):
+    """Compared with a number, text raises a TypeError that names neither the setting nor the remedy; True passes for 1."""
+    wrong = [object(), {"a": 1}]
+    if annotated in ("float", "int", "float | None"):
+        wrong += ["a", True, (1.0,), torch.tensor(0.5), *([None] if "None" not in annotated else [])]
+    if annotated == "int":
+        wrong += [1.5]
+    for value in wrong:
+        with pytest.raises(dp.SettingError, match=field.removeprefix("free_")) as error:
+            dp.RULES[name](**{field: value})
+        assert "\n" not in str(error.value)
+    kept = getattr(dp.RULES[name](), field)
+    assert getattr(dp.RULES[name](**{field: kept}), field) == kept

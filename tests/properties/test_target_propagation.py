@@ -147,8 +147,8 @@ def test_feedback_that_diverges_is_a_status_that_says_what_to_lower():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"beta": 0.0}, r"beta must be one positive, finite number, got 0\.0\. Use 0\.1"),
-        ({"beta": True}, "beta must be one positive"),
+        ({"beta": 0.0}, r"beta must be one positive, finite number, got 0\. Use 0\.1"),
+        ({"beta": True}, "beta must be one number"),
         ({"iterations": -1}, r"iterations must be whole numbers of at least 0, got -1\. Use 20"),
         ({"iterations": 2.5}, "iterations must be whole numbers"),
         ({"iterations": ()}, "iterations must be whole numbers"),
