@@ -64,7 +64,9 @@ def load(folder: Path) -> Run:
     """An existing run folder. Raises RunError where it is none."""
     path = folder / "recipe.json"
     if not path.is_file():
-        raise RunError(f"{folder} holds no recipe.json, so it is no run folder. Give the folder that `dualprop train` named.")
+        within = sorted(str(found.parent) for found in folder.glob("*/recipe.json"))
+        remedy = f"Give one of its runs: {', '.join(within)}" if within else "Give the folder that `dualprop train` named"
+        raise RunError(f"{folder} holds no recipe.json, so it is no run folder. {remedy}.")
     try:
         plain = json.loads(path.read_text())
         return Run(folder, Recipe.from_plain(plain["recipe"]), seeds_from(plain["seeds"]))

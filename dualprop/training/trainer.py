@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from dualprop.analysis import statistics
 from dualprop.data import Examples, Splits, batches
-from dualprop.errors import RunError
+from dualprop.errors import CheckpointError, RunError
 from dualprop.network import Network
 from dualprop.rules import Outcome
 from dualprop.training import checkpoint, execution, files, optimization, step
@@ -88,6 +88,10 @@ def restore_best(model: nn.Module, recipe: Recipe, seed: int, folder: Path) -> N
     """Give the model, on any device, the weights in `folder` that were best on the validation part so far (at the start, the
     initial ones). Raises CheckpointError where there are none."""
     path = folder / "best.safetensors"
+    if not path.exists():
+        raise CheckpointError(
+            f"{folder} holds no weights: there is no {path.name}, which published results leave out. Give a run that has one."
+        )
     checkpoint.restore_model(model, checkpoint.read(path, _belongs_to(recipe, seed)), path)
 
 

@@ -303,6 +303,38 @@ def test_a_run_that_is_not_there_or_not_read_is_told_in_one_line(words, told, ca
     assert len(error.splitlines()) == 1
 
 
+def test_a_run_that_was_published_without_its_weights_and_a_comparison_are_told_for_what_they_are(tmp_path, capsys):
+    """To be told to remove a folder of results would be bad advice, and a comparison holds runs that can be named."""
+    words = (
+        "compare",
+        "digits-mlp",
+        "--epochs",
+        "1",
+        "--seeds",
+        "1",
+        "--num-threads",
+        "1",
+        "--no-costs",
+        "--model.widths",
+        "4",
+    )
+    main([*words, "--out", str(tmp_path / "both")])
+    run = tmp_path / "both" / "backprop"
+    for path in run.rglob("*.safetensors"):
+        path.unlink()
+    for folder, told in (
+        (tmp_path / "both", f"Give one of its runs: {run}, {tmp_path / 'both' / 'dual_propagation'}."),
+        (run, "there is no best.safetensors, which published results leave out. Give a run that has one."),
+    ):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            main(["bench", "--table", "relaxations", "--run", str(folder)])
+        assert stopped.value.code == 2
+        error = capsys.readouterr().err
+        assert told in error
+        assert len(error.splitlines()) == 1
+
+
 @pytest.mark.parametrize("betas", ["0.1,x", "0", "inf"])
 def test_betas_that_are_none_are_refused(betas):
     with pytest.raises(SettingError, match="betas must be"):
