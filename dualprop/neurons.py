@@ -288,18 +288,21 @@ def _complex_sigmoid(a: Tensor) -> Tensor:
 def _settle(u: Tensor, scale: Scale, neuron: AbstractNeuron) -> Tensor:
     """The drive t with t + scale·f(t) = u, by Newton's method from t = 0, the point of inflection of f.
 
-    Beyond it f is concave, before it convex, so that no step passes the solution: there is nothing to safeguard. Solving for
-    the drive and not for the state keeps full precision where f saturates.
+    Beyond it f is concave and before it convex, so that the steps come from one side (for scale < 0, after the first): there is
+    nothing to safeguard. Solving for the drive and not for the state keeps full precision where f saturates.
     """
     scale = torch.as_tensor(scale, dtype=u.dtype, device=u.device)
-    tolerance = 4 * torch.finfo(u.dtype).eps * (1 + u.abs() + scale.abs())
-    t = torch.zeros_like(u)
+    middle = torch.zeros((), dtype=u.dtype, device=u.device)
+    t = (u - scale * neuron.f(middle)) / (1 + scale * neuron.derivative(middle))
+    # Of an infinite drive, whose excess is no number, the state is the activation's end.
     for _ in range(MOST_STEPS):
-        excess = t + scale * neuron.f(t) - u
-        done = excess.abs() <= tolerance
-        if bool(done.all()):
+        pull = scale * neuron.f(t)
+        excess = t + pull - u
+        # What the three round to: near t = 0 relative, where an absolute measure would lose the digits of small drives.
+        left = excess.abs() > 4 * torch.finfo(u.dtype).eps * (t.abs() + pull.abs() + u.abs())
+        if not bool(left.any()):
             break
-        t = torch.where(done, t, t - excess / (1 + scale * neuron.derivative(t)))
+        t = torch.where(left, t - excess / (1 + scale * neuron.derivative(t)), t)
     return t
 
 

@@ -33,9 +33,24 @@ class NamedPart(ABC):
 def one_or_more(values: float | Iterable[float], name: str) -> float | tuple[float, ...]:
     """One number as a float, several as a tuple. Raises SettingError naming the setting where they are no numbers."""
     try:
-        return tuple(float(v) for v in values) if isinstance(values, Iterable) else float(values)
-    except (TypeError, ValueError):
-        raise SettingError(f"{name} must be a number, or one number per layer, got {values!r}.") from None
+        given: tuple[object, ...] | None = None if isinstance(values, str) else tuple(values)  # type: ignore[arg-type]
+    except TypeError:
+        given = None
+    found = tuple(_as_float(value) for value in ((values,) if given is None else given))
+    known = tuple(value for value in found if value is not None)
+    if len(known) < len(found):
+        raise SettingError(f"{name} must be a number, or one number per layer, got {values!r}.")
+    return known[0] if given is None else known
+
+
+def _as_float(value: object) -> float | None:
+    """None of what is no real number, or beyond any float."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return None
 
 
 def as_tuple(values: float | tuple[float, ...]) -> tuple[float, ...]:
@@ -61,14 +76,20 @@ def beta_per_layer(beta: float | tuple[float, ...], depth: int) -> tuple[float, 
 
 
 def check_numbers(settings: Any) -> None:
-    """Raise SettingError where a field of this dataclass that is annotated as one number, or none, is something else."""
+    """Make Python's own numbers of the fields of this frozen dataclass that are annotated as one number, or none: NumPy's would
+    not be written into a recipe. Raises SettingError where one is something else."""
     for each in dataclasses.fields(settings):
         value, (wanted, *others) = getattr(settings, each.name), str(each.type).split(" | ")
         if wanted not in ("float", "int") or others not in ([], ["None"]) or (others and value is None):
             continue
-        kind, told = (numbers.Integral, "one whole number") if wanted == "int" else (numbers.Real, "one number")
-        if isinstance(value, bool) or not isinstance(value, kind):
-            raise SettingError(f"{each.name} must be {told}, got {value!r}.")
+        if wanted == "int" and isinstance(value, numbers.Integral) and not isinstance(value, bool):
+            object.__setattr__(settings, each.name, int(value))
+        elif wanted == "int":
+            raise SettingError(f"{each.name} must be one whole number, got {value!r}.")
+        elif (found := _as_float(value)) is None:
+            raise SettingError(f"{each.name} must be one number, got {value!r}.")
+        elif not isinstance(value, int):
+            object.__setattr__(settings, each.name, found)
 
 
 def check_choices(settings: object, choices: Mapping[str, Sequence[object]]) -> None:

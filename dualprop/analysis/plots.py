@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DASHES = ("-", (0, (4, 2)), (0, (1, 1.5)), "-.")  # so that curves which coincide can all be seen
+# Degrees: a scale that ends below would colour rounding.
+LEAST_SCALE = 1.0
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
 
 
@@ -49,23 +51,28 @@ def draw(runs: Sequence[tuple[str, Run]], folder: Path, costs: dict[str, Any] | 
 def training_curves(runs: Sequence[tuple[str, Run]]) -> Figure:
     """Validation error and training loss against epochs, logarithmic; the mean over seeds and the range from least to most."""
     figure, (error_axes, loss_axes) = new_figure(1, 2, (10.5, 4.2))
-    for colour, dash, (label, run) in zip(COLOURS * len(runs), DASHES * len(runs), runs, strict=False):
+    loss = runs[0][1].recipe.rule.loss
+    for number, (label, run) in enumerate(runs):
+        colour, dash, marker = _style(number)
         for axes, key, to_shown in (
             (error_axes, "validation_accuracy", lambda v: 100 * (1 - v)),
             (loss_axes, "train_loss", lambda v: v),
         ):
             epochs, values = _series(run, key)
-            if not epochs.size:
+            # Of another loss the numbers don't compare.
+            if not epochs.size or (axes is loss_axes and run.recipe.rule.loss != loss):
                 continue
             shown = to_shown(values)
             # One point alone makes no line.
-            marker = "o" if epochs.size == 1 else None
-            axes.plot(epochs, _mean(shown), color=colour, ls=dash, lw=2, marker=marker, label=_with_result(label, run))
+            point = "o" if epochs.size == 1 else marker
+            axes.plot(epochs, _mean(shown), color=colour, ls=dash, lw=2, marker=point, label=_with_result(label, run))
             if len(shown) > 1:
                 axes.fill_between(epochs, np.fmin.reduce(shown), np.fmax.reduce(shown), color=colour, alpha=0.18, lw=0)
+    others = [label for label, run in runs if run.recipe.rule.loss != loss]
+    left_out = f"; not of another loss: {', '.join(others)}" if others else ""
     recipe = runs[0][1].recipe
     _finish(error_axes, "validation error (%)", "Error on the validation part")
-    _finish(loss_axes, f"training loss ({recipe.rule.loss.name.replace('_', ' ')})", "Loss while training")
+    _finish(loss_axes, f"training loss ({loss.name.replace('_', ' ')})", f"Loss while training{left_out}")
     num_seeds = max(len(run.seeds) for _, run in runs)
     band = f", mean and range over {num_seeds} seeds" if num_seeds > 1 else ""
     figure.suptitle(f"{recipe.name}{band}", fontsize=12)
@@ -76,6 +83,12 @@ def training_curves(runs: Sequence[tuple[str, Run]]) -> Figure:
     elif error_axes.lines:
         error_axes.legend(frameon=False, fontsize=9)
     return figure
+
+
+def _style(number: int) -> tuple[str, Any, str | None]:
+    """Colour, dash and marker of a run, no two alike: both differ from run to run, so that curves which coincide are seen."""
+    turn = number // (2 * len(COLOURS))
+    return COLOURS[number % len(COLOURS)], DASHES[(number + turn) % len(DASHES)], (None, "o", "s", "v")[turn // 2 % 4]
 
 
 def overview(runs: Sequence[tuple[str, Run]], costs: dict[str, Any] | None) -> Figure:
@@ -125,7 +138,8 @@ def _times(axes: Axes, runs: Sequence[tuple[str, Run]], costs: dict[str, Any]) -
             f"{ratio:.3g}", (max(1, ratio), height), xytext=(7, 0), textcoords="offset points", va="center", fontsize=8
         )
     axes.set_xscale("log")
-    axes.set_xlim(right=2 * max([1.0, *(costs[label]["ratio"] for label, _ in runs if label in costs)]))
+    ratios = [1.0, *(costs[label]["ratio"] for label, _ in runs if label in costs)]
+    axes.set_xlim(0.8 * min(ratios), 2 * max(ratios))
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
@@ -142,12 +156,12 @@ def _last_angles(figure: Figure, axes: Axes, runs: Sequence[tuple[str, Run]]) ->
             row[: len(angles)] = angles[:, -1]
     top = float(np.nanmax(shown)) if np.isfinite(shown).any() else 1.0
     image = axes.imshow(
-        shown, aspect="auto", cmap="Blues", vmin=0, vmax=max(top, 1e-3), interpolation="nearest",
+        shown, aspect="auto", cmap="Blues", vmin=0, vmax=max(top, LEAST_SCALE), interpolation="nearest",
         extent=(0.5, deepest + 0.5, len(runs) - 0.5, -0.5),
     )  # fmt: skip
     for height, (row, angles) in enumerate(zip(shown, found, strict=True)):
         depth = len(angles)
-        _annotate_row(axes, np.arange(1, depth + 1), height, row[:depth], top)
+        _annotate_row(axes, np.arange(1, depth + 1), height, row[:depth], max(top, LEAST_SCALE))
     axes.set_xticks(range(1, deepest + 1))
     axes.set_xlabel("layer: angle to the true gradient, degrees")
     figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02)
@@ -202,7 +216,7 @@ def _annotate(axes: Axes, epochs: np.ndarray, angles: np.ndarray, top: float) ->
 def _annotate_row(axes: Axes, places: np.ndarray, height: float, values: np.ndarray, top: float) -> None:
     for place, value in zip(places, values, strict=True):
         shade = "white" if value > 0.6 * top else "#333333"
-        told = f"{value:.1f}" if math.isfinite(value) else "0 gradient"
+        told = f"{value:.1f}" if math.isfinite(value) else "no angle"
         axes.text(place, height, told, ha="center", va="center", fontsize=7, color=shade)
 
 

@@ -73,3 +73,8 @@ def _angles(entry: steps.Ready, shape: tuple[int, ...], num_classes: int) -> dic
     }
     angles = {name: largest_angle(network, found, exact) for name, exact in wanted.items()}
     return {name: None if math.isnan(angle) else angle for name, angle in angles.items()}
+
+
+def told_seconds(seconds: float) -> str:
+    """Three digits of it at least, "3.51" and "1,204"."""
+    return f"{seconds:,.0f}" if seconds >= 100 else f"{seconds:.3g}"

@@ -7,6 +7,7 @@ from typing import Any
 
 from dualprop.analysis import plots
 from dualprop.analysis.cost import PLAIN, PLAIN_AGAIN
+from dualprop.analysis.runtime import told_seconds
 
 INK, GREY = "#333333", "#b8b8b8"
 
@@ -33,7 +34,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
                 label="the method in the seeds' table, on other machines",
             )  # fmt: skip
         axes.annotate(
-            f"{seconds:,.0f} s, {row['ratio']:.3g} × BP", (max(seconds, twin), height), xytext=(9, 0),
+            f"{told_seconds(seconds)} s, {row['ratio']:.3g} × BP", (max(seconds, twin), height), xytext=(9, 0),
             textcoords="offset points", va="center", fontsize=9, color=INK,
         )  # fmt: skip
     axes.set_yticks(range(len(found)))
@@ -50,7 +51,8 @@ def draw(results: dict[str, Any], path: Path) -> None:
     by_label = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     figure.legend(by_label.values(), by_label.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     environment = results["environment"]
-    where = environment.get("accelerator") or f"{environment['processor']}, {environment['threads']} threads"
+    threads = environment["threads"]
+    where = environment.get("accelerator") or f"{environment['processor']}, {threads} thread{'s' if threads > 1 else ''}"
     batch = results["options"]["batch_size"]
     figure.suptitle(f"An epoch of CIFAR-10 by each method, batch {batch}: {where}, torch {environment['torch']}", fontsize=11)
     plots.save(figure, path)

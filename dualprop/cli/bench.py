@@ -146,7 +146,8 @@ def _check(options: BenchOptions) -> Any:
     table = import_module(TABLES[options.table])
     for each in fields(BenchOptions):
         # Leaving out what a table has not is no mistake.
-        if each.name in EVERY | table.READS or getattr(options, each.name) in (each.default, False):
+        value = getattr(options, each.name)
+        if each.name in EVERY | table.READS or value == each.default or value is False:
             continue
         option = f"--{each.name.replace('_', '-')}"
         raise SettingError(f"table '{options.table}' does not read {option}. Leave it out, or choose another --table.")

@@ -15,13 +15,15 @@ from rich.table import Table
 from dualprop import recipes
 from dualprop.analysis import benchmark, runtime
 from dualprop.analysis.cost import PLAIN, PLAIN_AGAIN
-from dualprop.analysis.runtime import Plan
+from dualprop.analysis.runtime import Plan, told_seconds
 from dualprop.cli.bench import BenchOptions, Keep
 from dualprop.errors import SettingError, closest
 from dualprop.recipes import variants
 from dualprop.training.recipe import Recipe
 
 READS = {"rules", "seconds", "memory"}
+# On narrower consoles some columns are left to the file.
+WIDE, LEFT_OUT = 100, ("L", "D/F/G", "MB", "mem")
 SHAPE, NUM_CLASSES = (3, 32, 32), 10
 
 
@@ -72,7 +74,7 @@ def prepare(options: BenchOptions) -> Callable[[Console, Keep], None]:
 
     def run(console: Console, keep: Keep) -> None:
         groups: list[dict[str, Any]] = []
-        table = _table(options.batch_size)
+        cells: list[dict[str, str]] = []
         for recipe_name, own in by_recipe.items():
             recipe = recipes.from_name(recipe_name)
             made = {name: _measured(variants.named(name).apply(recipe), options) for name in own}
@@ -82,9 +84,9 @@ def prepare(options: BenchOptions) -> Callable[[Console, Keep], None]:
                 row["published"] = METHODS[row["rule"]].published if row["rule"] in METHODS else None
             groups.append({"model": recipe_name, "layers": recipe.model.depth, "rows": rows, "refused": refused})
             keep(groups)
-            for cells in _cells(groups[-1]):
-                table.add_row(*cells)
-        console.print(table)
+            cells += _cells(groups[-1])
+            console.print(_told(groups[-1]), highlight=False, soft_wrap=True)
+        console.print(_table(cells, options.batch_size, is_wide=console.width >= WIDE))
         for group in groups:
             for label, reason in group["refused"].items():
                 console.print(f"– can't run here: {label}: {reason}", highlight=False, soft_wrap=True, markup=False)
@@ -108,30 +110,48 @@ def _measured(recipe: Recipe, options: BenchOptions) -> Recipe:
     )  # fmt: skip
 
 
-def _table(batch_size: int) -> Table:
+def _told(group: dict[str, Any]) -> str:
+    """A line of what has just been measured; the whole table takes a while."""
+    plain, _, *rows = group["rows"]
+    own = [f"{row['label']} {_seconds(row)} ({row['ratio']:.3g} × BP)" for row in rows]
+    return f"{group['model']}: {', '.join([f'BP {_seconds(plain)} s per epoch', *own])}"
+
+
+def _table(cells: list[dict[str, str]], batch_size: int, is_wide: bool) -> Table:
     title = f"seconds per epoch of CIFAR-10, batch {batch_size}"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAVY, pad_edge=False, collapse_padding=True)
-    table.add_column("method", no_wrap=True)
-    for heading in ("L", "s/epoch", "seeds", "time", "count", "D/F/G", "MB", "mem", "angle", "own"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    headings = [name for name in cells[0] if is_wide or name not in LEFT_OUT]
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading == "method" else "right", no_wrap=True)
+    for row in cells:
+        table.add_row(*(row[heading] for heading in headings))
     return table
 
 
-def _cells(group: dict[str, Any]) -> list[list[str]]:
+def _cells(group: dict[str, Any]) -> list[dict[str, str]]:
     """The network's back-propagation, with what the same loop again differs by, and its methods."""
     rows = {row["label"]: row for row in group["rows"]}
     plain, again = rows.pop(PLAIN), rows.pop(PLAIN_AGAIN)
-    layers = str(group["layers"])
-    first = [f"BP, {group['model']}", layers, f"{plain['seconds_per_epoch']:,.0f}", "", f"{again['ratio']:.2f}", "1", ""]
-    found = [[*first, _memory(plain), "1" if plain.get("memory") else "", "", ""]]
-    for label, row in rows.items():
-        found.append([
-            f"  {label}", layers, f"{row['seconds_per_epoch']:,.0f}", _number(row, "published", ",g"), f"{row['ratio']:.2f}",
-            f"{row['count_ratio']:.2f}", f"{row['drives']}/{row['feedbacks']}/{row['gradients']}", _memory(row),
-            _number(row, "memory_ratio", ".2f"), _number(row, "angle_to_backprop", ".2f"),
-            _number(row, "angle", ".2f") if row["by_equilibrium"] else "",
-        ])  # fmt: skip
-    return found
+    first = {
+        "method": f"BP, {group['model']}", "L": str(group["layers"]), "s/epoch": _seconds(plain), "seeds": "",
+        "time": f"{again['ratio']:.2f}", "count": "1", "D/F/G": "", "MB": _memory(plain),
+        "mem": "1" if plain.get("memory") else "", "angle": "", "own": "",
+    }  # fmt: skip
+    return [first, *(_cells_of(label, row, first["L"]) for label, row in rows.items())]
+
+
+def _cells_of(label: str, row: dict[str, Any], layers: str) -> dict[str, str]:
+    return {
+        "method": f"  {label}", "L": layers, "s/epoch": _seconds(row), "seeds": _number(row, "published", ",g"),
+        "time": f"{row['ratio']:.2f}", "count": f"{row['count_ratio']:.2f}",
+        "D/F/G": f"{row['drives']}/{row['feedbacks']}/{row['gradients']}", "MB": _memory(row),
+        "mem": _number(row, "memory_ratio", ".2f"), "angle": _number(row, "angle_to_backprop", ".2f"),
+        "own": _number(row, "angle", ".2f") if row["by_equilibrium"] else "",
+    }  # fmt: skip
+
+
+def _seconds(row: dict[str, Any]) -> str:
+    return told_seconds(row["seconds_per_epoch"])
 
 
 def _memory(row: dict[str, Any]) -> str:

@@ -55,8 +55,10 @@ def show_runs(labelled: list[tuple[str, Run]], console: Console, costs: dict[str
     console.print(table)
     for line in _explanations(labelled):
         console.print(line, highlight=False, soft_wrap=True)
+    updates = {name: run.recipe.updates_per_batch for name, run in labelled}
     for name, found in differences.to_twin({name: run.results() for name, run in labelled}).items():
-        console.print(f"{name}: {found}.", highlight=False, soft_wrap=True)
+        times = f", by {updates[name]} updates a batch" if updates[name] != updates.get("bp", updates.get("backprop")) else ""
+        console.print(f"{name}: {found}{times}.", highlight=False, soft_wrap=True)
     if is_published:
         console.print(_say_published(labelled[0][1].recipe, results_of_all), highlight=False, soft_wrap=True)
     if costs is not None:
@@ -78,6 +80,10 @@ def _explanations(labelled: list[tuple[str, Run]]) -> Iterator[str]:
     yield "cosine: to back-propagation, of the gradients after the last epoch, in the layer where it is least."
     if settling := [name for name, run in labelled if run.recipe.rule.predicts_by_equilibrium]:
         yield f"{', '.join(settling)}: predictions are an equilibrium's, and the cosine is to the implicit gradient there."
+    words = {name: run.recipe.rule.loss.name.replace("_", " ") for name, run in labelled}
+    first = labelled[0][0]
+    for name in (name for name in words if words[name] != words[first]):
+        yield f"{name}: trained by {words[name]}, {first} by {words[first]}."
     for updates in sorted({run.recipe.updates_per_batch for _, run in labelled} - {1}):
         names = ", ".join(name for name, run in labelled if run.recipe.updates_per_batch == updates)
         yield f"{names}: {updates} updates of the weights a batch, and the cosine of what they add up to."

@@ -73,8 +73,8 @@ def mnist_nudging() -> Recipe:
 def mnist_rules() -> Recipe:
     """MLP 784-256-256-10 of sigmoids, the one network that every rule trains as it is: `--variants all` compares them all.
 
-    Sigmoids because holomorphic equilibrium propagation needs them; cross-entropy, Adam 1e-3, batch 100. Every rule has the
-    settings of its own defaults; no published figure.
+    Sigmoids because holomorphic equilibrium propagation needs them; cross-entropy (ep-clamped: squared error), Adam 1e-3, batch
+    100. Every rule has the settings of its own defaults; no published figure.
     """
     return Recipe(
         name="mnist-rules",

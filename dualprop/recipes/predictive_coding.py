@@ -2,9 +2,9 @@
 
 `compare RECIPE --variants bp,pc,ipc` trains the twin on the same network and budget. The settings are those of the
 configurations in pcx's repository (examples/s4_1_discriminative_mode and discriminative_experiments), rounded to three digits;
-their accuracies are not recorded there. Not theirs: GELU, which is no neuron here (ReLU instead; their pool behind it gives the
-same states before it), pixels standardised by the data set's own mean and deviation, and a validation part that chooses the
-epoch to be tested (they report the best on the test set). Five seeds.
+their accuracies are not recorded there. Not theirs: PC's GELU, which is no neuron here (ReLU instead; their pool behind it
+gives the same states before it), pixels standardised by the data set's own mean and deviation, and a validation part that
+chooses the epoch to be tested (they report the best on the test set). Five seeds.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dualprop.rules import PredictiveCoding
 from dualprop.training.recipe import Optimizer, Recipe
 
 SEEDS = (0, 1, 2, 3, 4)
-CITES = "Pinchetti et al. 2025, configurations of pcx with GELU; their figures are not at hand"
+CITES = "Pinchetti et al. 2025, configurations of pcx{}; their figures are not at hand"
 
 
 def _pcx(
@@ -29,7 +29,7 @@ def _pcx(
     is_cifar = dataset == "cifar10"
     return Recipe(
         name=name,
-        cites=CITES,
+        cites=CITES.format(", with GELU" if updates == 1 else ""),
         dataset=dataset,
         augmentation=Augmentation(pad=4, flip=True) if is_cifar else Augmentation(),
         model=model,
@@ -59,7 +59,7 @@ def mnist_mlp_pc() -> Recipe:
 
 
 def mnist_mlp_ipc() -> Recipe:
-    """The same by incremental PC and leaky ReLU: the weights learn after each of eight steps of 0.85 with momentum 0.35."""
+    """MNIST by an MLP 784-128-128-128-10 of leaky ReLU and incremental PC: eight steps of 0.85, an update after each."""
     rule = PredictiveCoding(beta=1.0, steps=1, step_size=0.85, momentum=0.35, start="previous", loss=SquaredError())
     model = MLP(widths=(128, 128, 128), activation="leaky_relu")
     return _pcx("mnist-mlp-ipc", "mnist", model, rule, 2.53e-4, 0.0325, 25, updates=8)
@@ -72,7 +72,7 @@ def cifar10_vgg5_pc() -> Recipe:
 
 
 def cifar10_vgg5_ipc() -> Recipe:
-    """The same by incremental PC, hard tanh and squared error: the weights learn after each of eight steps of 0.744."""
+    """CIFAR-10 by that VGG5, hard tanh and incremental PC, squared error: eight steps of 0.744, an update after each."""
     rule = PredictiveCoding(beta=1.0, steps=1, step_size=0.744, momentum=0.65, start="previous", loss=SquaredError())
     return _pcx("cifar10-vgg5-ipc", "cifar10", _vgg5("hard_tanh"), rule, 1.75e-4, 2.57e-5, 50, updates=8)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -273,10 +274,12 @@ def _cosine(a: Tensor, b: Tensor) -> float:
 
 
 def _checked_iterations(values: int | Iterable[int]) -> int | tuple[int, ...]:
-    found = tuple(values) if isinstance(values, Iterable) else (values,)
-    if not found or not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in found):
-        raise SettingError(f"iterations must be whole numbers of at least 0, got {values}. Use 20, say.")
-    return found if isinstance(values, Iterable) else found[0]
+    is_one = isinstance(values, Integral)
+    found = (values,) if is_one or not isinstance(values, list | tuple) else tuple(values)
+    if not found or not all(isinstance(n, Integral) and not isinstance(n, bool) and int(n) >= 0 for n in found):
+        raise SettingError(f"iterations must be whole numbers of at least 0, got {values!r}. Use 20, say.")
+    whole = tuple(int(n) for n in found)
+    return whole[0] if is_one else whole
 
 
 def _checked_positive(values: float | Iterable[float], name: str, remedy: str) -> float | tuple[float, ...]:

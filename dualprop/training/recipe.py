@@ -181,7 +181,8 @@ class Recipe:
             )
         if self.optimizer.warmup_epochs >= self.epochs and self.optimizer.warmup_epochs > 0:
             raise SettingError(
-                f"warmup_epochs must be fewer than the {self.epochs} epochs, got {self.optimizer.warmup_epochs:g}."
+                f"warmup_epochs must be fewer than the {self.epochs} epochs, got {self.optimizer.warmup_epochs:g}. Lower it, "
+                "or shorten the run by --budget, which compresses it."
             )
 
     @property

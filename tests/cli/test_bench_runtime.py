@@ -57,6 +57,7 @@ def test_every_method_has_a_row_beside_its_own_twin(capsys, tmp_path):
         assert row["seconds_per_epoch"] == pytest.approx(row["milliseconds"] / 1e3 * 50_000 / 4)
         assert rows[cost.PLAIN]["ratio"] == 1
         assert f"\n   {name} " in shown
+        assert f"{name} {runtime.told_seconds(row['seconds_per_epoch'])} (" in shown, "no line while the others are measured"
     assert "published" in by_network["cifar10-vgg16"]["rows"][0]
     assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
     assert written["options"].keys() == {
@@ -70,6 +71,23 @@ def test_every_method_has_a_row_beside_its_own_twin(capsys, tmp_path):
         "seconds",
         "memory",
     }
+
+
+def test_the_table_fits_a_narrow_console(tmp_path, capsys, monkeypatch):
+    """Cut numbers are none: what there is no room for is in the file."""
+    monkeypatch.setenv("COLUMNS", "80")
+    measured(tmp_path, "--rules", "pc,chl", "--no-memory")
+    shown = capsys.readouterr().out
+    assert "…" not in shown
+    assert "D/F/G" not in shown.split("D/F/G: drives")[0]
+    assert all(heading in shown for heading in ("s/epoch", "count", "own"))
+
+
+def test_seconds_are_told_with_three_digits():
+    """3.5 seconds an epoch, as the seeds have for DP, must not read 4."""
+    assert [runtime.told_seconds(seconds) for seconds in (0.0421, 3.5, 99.94, 240.4, 14397.0)] == [
+        "0.0421", "3.5", "99.9", "240", "14,397",
+    ]  # fmt: skip
 
 
 def test_the_seeds_figures_are_those_of_the_slides():

@@ -11,6 +11,7 @@ from dualprop import recipes, training
 from dualprop.cli import tables
 from dualprop.recipes.variants import VARIANTS
 from dualprop.rules import DualPropagation
+from dualprop.training import files
 
 PUBLISHED = (("dp", "98.43 ± 0.03"), ("l-dp", "98.42 ± 0.07"), ("bp", "98.45 ± 0.04"))
 
@@ -96,7 +97,7 @@ def test_a_table_without_published_figures_has_no_column_for_them(tmp_path):
 
 def test_what_a_cosine_is_of_is_told_where_it_is_not_of_one_gradient_to_back_propagation(tmp_path):
     """A Hopfield network's cosine of 1 is no agreement with back-propagation, nor accuracy after twice the updates a gain."""
-    names = ("bp", "dp", "ms-dp", "ipc", "chl", "hep")
+    names = ("bp", "dp", "ms-dp", "ipc", "chl", "hep", "ep-clamped")
     recipe = recipes.digits_mlp()
     runs = [(name, training.create(tmp_path / name, VARIANTS[name].apply(recipe), (0,))) for name in names]
     told = io.StringIO()
@@ -105,10 +106,20 @@ def test_what_a_cosine_is_of_is_told_where_it_is_not_of_one_gradient_to_back_pro
     assert "chl, hep: predictions are an equilibrium's, and the cosine is to the implicit gradient there." in lines
     assert "ms-dp: 2 updates of the weights a batch, and the cosine of what they add up to." in lines
     assert "ipc: 20 updates of the weights a batch, and the cosine of what they add up to." in lines
+    assert "ep-clamped: trained by squared error, bp by cross entropy." in lines
     told = io.StringIO()
     tables.show_runs(runs[:2], Console(width=120, file=told))
     assert "equilibrium" not in told.getvalue()
     assert "updates" not in told.getvalue()
+    for name, run in runs:
+        result = {"seed": 0, "test_accuracy": 0.9 if name == "bp" else 0.99, "num_test": 1000, "epochs": 1}
+        run.seed_folder(0).mkdir()
+        files.write_json(run.seed_folder(0) / "result.json", result)
+    told = io.StringIO()
+    tables.show_runs(runs, Console(width=120, file=told))
+    verdicts = {line.split(":")[0]: line for line in told.getvalue().splitlines() if "above back-propagation" in line}
+    assert verdicts["dp"].endswith("above back-propagation.")
+    assert verdicts["ipc"].endswith("above back-propagation, by 20 updates a batch.")
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,22 @@ def test_prox_of_a_saturating_neuron_takes_few_steps(neuron, monkeypatch):
 
 
 @every_neuron
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_prox_keeps_the_digits_of_small_drives_and_the_ends_of_infinite_ones(neuron, dtype):
+    """The signal of a small nudge is a difference of such states: flattened to f(0) it would be nothing."""
+    u = torch.tensor([1e-30, 3e-7, -1e-7, 1e-3], dtype=dtype)
+    for scale in (0.0, 0.1, 3.0):
+        expected = neuron.prox(u.double(), scale)
+        torch.testing.assert_close(neuron.prox(u, scale).double(), expected, rtol=32 * torch.finfo(dtype).eps, atol=0)
+    torch.testing.assert_close(neuron.prox(u, 0.0), neuron.f(u), rtol=8 * torch.finfo(dtype).eps, atol=0)
+    ends = torch.tensor([torch.inf, -torch.inf], dtype=dtype)
+    for scale in (0.0, 1.0, 50.0):
+        assert torch.equal(neuron.prox(ends, scale), neuron.f(ends)), scale
+    assert bool(neuron.prox(torch.tensor([torch.nan], dtype=dtype), 1.0).isnan())
+    assert neuron.prox(torch.zeros(5, dtype=dtype), torch.ones(3, 5, dtype=dtype)).shape == (3, 5)
+
+
+@every_neuron
 def test_prox_takes_one_scale_per_unit(neuron):
     """A scale that broadcasts wrongly would damp the wrong units."""
     u = torch.tensor([[-1.3, 0.4, 2.1], [0.7, -0.2, 5.0]], dtype=torch.float64)

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 
+import numpy
 import pytest
 import torch
 from comparison import assert_same, cosine, report
@@ -181,13 +182,20 @@ FIELDS = [(name, field.name, str(field.type)) for name, kind in dp.RULES.items()
 def test_a_setting_of_a_wrong_type_is_refused_in_one_line_that_names_it(name, field, annotated):
     """Compared with a number, text raises a TypeError that names neither the setting nor the remedy; True passes for 1."""
     wrong = [object(), {"a": 1}]
-    if annotated in ("float", "int", "float | None"):
-        wrong += ["a", True, (1.0,), torch.tensor(0.5), *([None] if "None" not in annotated else [])]
-    if annotated == "int":
+    if "float" in annotated or "int" in annotated.split(" | "):
+        wrong += ["2", True, torch.tensor(0.5) > 0, *([None] if "None" not in annotated else [])]
+        wrong += [] if "tuple" in annotated else [(1.0,), torch.tensor(0.5)]
+    if annotated.startswith("int"):
         wrong += [1.5]
+    elif annotated.startswith("float"):
+        wrong += [10**400]
     for value in wrong:
         with pytest.raises(dp.SettingError, match=field.removeprefix("free_")) as error:
             dp.RULES[name](**{field: value})
         assert "\n" not in str(error.value)
+    if annotated in ("float", "int"):
+        default = getattr(dp.RULES[name](), field)
+        made = dp.RULES[name](**{field: numpy.asarray([default], dtype=annotated + "32")[0]})
+        assert type(getattr(made, field)) is type(default), "no recipe could be written"
     kept = getattr(dp.RULES[name](), field)
     assert getattr(dp.RULES[name](**{field: kept}), field) == kept

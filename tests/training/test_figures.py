@@ -96,8 +96,21 @@ def test_more_rules_than_colours_are_drawn_in_an_overview(recipe, train, tmp_pat
         last = [run.metrics(seed)[-1]["alignment"] for seed in run.seeds]
         means = [[seed[k]["angle"] for seed in last] for k in range(len(last[0]))]
         told = [text.get_text() for text in angles.texts if text.get_position()[1] == height]
-        assert told == ["0 gradient" if None in each else f"{sum(each) / 2:.1f}" for each in means]
-    assert "0 gradient" in [text.get_text() for text in angles.texts], "one step of PC has not reached the first layer"
+        assert told == ["no angle" if None in each else f"{sum(each) / 2:.1f}" for each in means]
+    assert "no angle" in [text.get_text() for text in angles.texts], "one step of PC has not reached the first layer"
+
+
+def test_no_two_runs_of_a_figure_are_drawn_alike(recipe, train):
+    """A legend whose lines repeat names the wrong rule. Of another loss than the others', a curve would lead them all."""
+    run, other = train(recipe(rule=DualPropagation())), train(recipe(rule=DualPropagation(loss="squared_error")), name="other")
+    error, loss = plots.training_curves([*((f"dp-{number}", run) for number in range(40)), ("other", other)]).axes
+    drawn = [
+        (line.get_color(), line.get_linestyle(), str(line._unscaled_dash_pattern), line.get_marker()) for line in error.lines
+    ]
+    assert len(drawn) == 41
+    assert len(set(drawn)) == 41
+    assert len(loss.lines) == 40
+    assert loss.get_title(loc="left").endswith("; not of another loss: other")
 
 
 def test_a_run_of_one_epoch_has_a_point_where_others_have_a_curve(recipe, train):
