@@ -145,7 +145,7 @@ class PredictiveCoding(AbstractRule):
             found = activations.gradient(depth, inference.scale) if self.learn == "arrival" else {}
             moved = None
             for number in range(1, self.steps + 1):
-                before = tuple(inference.states)
+                before = tuple(inference.moves)
                 inference.step()
                 if self.learn == "arrival" and number < depth:
                     found |= activations.gradient(depth - number, inference.scale)
@@ -187,7 +187,7 @@ class PredictiveCoding(AbstractRule):
             inference = self._prepare(network, x, y, state)
             for _ in range(self.steps):
                 inference.step()
-            before = tuple(inference.states)
+            before = tuple(inference.moves)
             inference.step()
             return {"residual": inference.moved_since(before)}
 
@@ -211,7 +211,11 @@ class PredictiveCoding(AbstractRule):
 
 
 class _Inference:
-    """The states of one batch; layers 0…L. `activations` hold what predicts, and the signals f'(a_k) ⊙ ε_k."""
+    """The states of one batch; layers 0…L. `activations` hold what predicts, and the signals f'(a_k) ⊙ ε_k.
+
+    A state is the forward pass's and how far it has moved since, h_k = f(a_k⁰) + d_k, and its error d_k - (f(a_k) - f(a_k⁰)):
+    in the layers that an error reaches last, moves are smaller than the last digit of their states.
+    """
 
     def __init__(self, rule: PredictiveCoding, network: Network, x: Tensor, y: Tensor, previous: Values | None) -> None:
         self.rule, self.network, self.y = rule, network, y
@@ -223,10 +227,13 @@ class _Inference:
         check_targets(y, self.logits)
         self.hidden = range(1, network.depth)
         self.states: list[Tensor] = list(self.free)
+        # d of each layer; None: zero.
+        self.moves: list[Tensor | None] = [None] * (network.depth + 1)
         self.velocities: list[Tensor | None] = [None] * (network.depth + 1)
-        # ε of each layer (None: zero), and the drive and the state that it was made of.
+        # ε of each layer (None: zero), and the drive and the move that it was made of.
         self.errors: list[Tensor | None] = [None] * (network.depth + 1)
-        self._known = [(self._drive(k) if k else x, self.free[k]) for k in range(network.depth + 1)]
+        self.free_drives = [self._drive(k) if k else x for k in range(network.depth + 1)]
+        self._known: list[tuple[Tensor, Tensor | None]] = [(a, None) for a in self.free_drives]
         if previous is not None:
             self._resume(previous)
         self._refresh()
@@ -239,7 +246,7 @@ class _Inference:
                 f"the previous state has shapes {before}, this batch needs {now}. Keep the batch size, or pass state=None."
             )
         for k, h, v in zip(self.hidden, previous.states, previous.velocities, strict=True):
-            self.states[k], self.velocities[k] = h, v
+            self.states[k], self.moves[k], self.velocities[k] = h, h - self.free[k], v
             self._set(k, None)
 
     def step(self) -> None:
@@ -251,7 +258,9 @@ class _Inference:
                 continue
             push = rule.step_size * (torch.zeros_like(self.states[k]) if force is None else force)
             velocity = push if known is None else torch.add(push, known, alpha=rule.momentum)
-            self.velocities[k], self.states[k] = velocity, self.states[k] + velocity
+            before = self.moves[k]
+            move = velocity if before is None else before + velocity
+            self.velocities[k], self.moves[k], self.states[k] = velocity, move, self.free[k] + move
             self._set(k, acts.differences[k])
         self._refresh()
         self._set(self.network.depth, self._output_signal())
@@ -272,12 +281,13 @@ class _Inference:
 
     def _refresh(self) -> None:
         for k in self.hidden:
-            a, h = self._drive(k), self.states[k]
-            if self._known[k][0] is a and self._known[k][1] is h:
+            a, move = self._drive(k), self.moves[k]
+            if self._known[k][0] is a and self._known[k][1] is move:
                 continue
             neuron = self.network.into(k).neuron
-            error = h - neuron.f(a)
-            self.errors[k], self._known[k] = error, (a, h)
+            predicted = None if a is self.free_drives[k] else neuron.f(a) - self.free[k]
+            error = -predicted if move is None else move if predicted is None else move - predicted  # type: ignore[operator]
+            self.errors[k], self._known[k] = error, (a, move)
             self._set(k, error if isinstance(neuron, Identity) else error * neuron.derivative(a))
 
     def _output_signal(self) -> Tensor:
@@ -287,11 +297,11 @@ class _Inference:
         error = -self.rule.beta * self.rule.loss.gradient(neuron.f(a), self.y)
         return error if isinstance(neuron, Identity) else error * neuron.derivative(a)
 
-    def moved_since(self, before: tuple[Tensor, ...]) -> float:
-        """How far the states are from `before`, by their displacement from the forward pass."""
-        moves = [now - then for now, then in zip(self.states, before, strict=True) if now is not then]
-        displacements = [now - free for now, free in zip(self.states, self.free, strict=True) if now is not free]
-        return residual(moves, displacements)
+    def moved_since(self, before: tuple[Tensor | None, ...]) -> float:
+        """How far the states are from where their moves were `before`, by their displacement from the forward pass."""
+        displacements = [now for now in self.moves if now is not None]
+        pairs = [(now, then) for now, then in zip(self.moves, before, strict=True) if now is not None and now is not then]
+        return residual([now if then is None else now - then for now, then in pairs], displacements)
 
     def values(self) -> Values:
         velocities = (self.velocities[k] for k in self.hidden)

@@ -1,5 +1,6 @@
 """Predictive coding against gradient descent of its energy by autograd, and where it is back-propagation."""
 
+import itertools
 import math
 
 import pytest
@@ -179,7 +180,7 @@ def test_states_that_have_not_settled_are_a_status_with_the_remedy():
     [
         ({"beta": 0}, "beta must be positive"),
         ({"steps": 0}, "steps must be at least 1"),
-        ({"steps": True}, "steps must be a whole number"),
+        ({"steps": True}, "steps must be one whole number"),
         ({"step_size": 0}, "step_size must be positive"),
         ({"momentum": 1}, r"momentum must be in \[0, 1\)"),
         ({"predictions": "frozen"}, "predictions must be one of"),
@@ -210,3 +211,18 @@ def test_layers_that_the_error_has_not_reached_are_told():
     assert out.status.message == "the error has not reached layer 1 in 2 steps. Raise steps to L-1 or more."
     assert dp.PredictiveCoding(steps=3).gradients(network, x, y).gradients["0.weight"].any()
     assert dp.PredictiveCoding(steps=1, start="previous").gradients(network, x, y).status.ok
+
+
+def test_layers_that_the_error_reaches_last_keep_their_digits_in_float32():
+    """Their states move by less than their own last digit: read off the states, their gradient would be rounding."""
+    torch.manual_seed(0)
+    widths = (5, 40, 40, 40, 40, 4)
+    layers = [layer for n, m in itertools.pairwise(widths) for layer in (nn.Linear(n, m), nn.ReLU())]
+    model = nn.Sequential(*layers[:-1]).double()
+    x, y = torch.randn(8, 5, dtype=torch.float64), torch.randint(4, (8,))
+    rule = dp.PredictiveCoding(beta=1.0, steps=8, step_size=0.0147, momentum=0.05)
+    wanted = rule.gradients(dp.Network.from_module(model), x, y).gradients
+    found = rule.gradients(dp.Network.from_module(model.float()), x.float(), y).gradients
+    assert float(wanted["0.weight"].norm()) < 1e-5 * float(wanted["8.weight"].norm()), "this network would prove nothing"
+    for name, gradient in found.items():
+        assert cosine(gradient.double(), wanted[name]) > 0.999, name
