@@ -2036,6 +2036,13 @@ DEFECTS = [
         HOLOMORPHIC,
     ),
     Defect(
+        "PC: moves read off the states",
+        PC,
+        "move = velocity if before is None else before + velocity",
+        "move = self.states[k] + velocity - self.free[k]",
+        PC_TESTS,
+    ),
+    Defect(
         "runtime table: an epoch's seconds by the batches of another size",
         "analysis/runtime.py",
         "/ 1e3 * EXAMPLES / entry.contender.recipe.batch_size",

@@ -123,11 +123,11 @@ def cifar10_hopfield_ep() -> Recipe:
 
 
 def cifar10_hopfield_laborieux() -> Recipe:
-    """The same by Laborieux et al. (2021), squared error: 250 free and 30 nudged iterations, β = ½. (Their 11.7 % test error is
-    not known to be of this loss.)
+    """The same by Laborieux et al. (2021), squared error: 250 free and 30 nudged iterations, β = ½.
 
-    Their σ(x) = clip(x/2, 0, 1) is here clip(x, 0, 1) with weights of half the size: half their β, a quarter of their learning
-    rates, four times their weight decay. They update all layers together, here layers alternate.
+    Their 11.7 % test error is not known to be of this loss. Their σ(x) = clip(x/2, 0, 1) is here clip(x, 0, 1) with weights of
+    half the size: half their β, a quarter of their learning rates, four times their weight decay. They update all layers
+    together, here layers alternate.
     """
     return dataclasses.replace(
         cifar10_hopfield_ep(),

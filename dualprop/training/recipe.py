@@ -177,12 +177,13 @@ class Recipe:
         check_choices(self, _CHOICES)
         if not 0 <= self.optimizer.cosine_epochs <= self.epochs:
             raise SettingError(
-                f"cosine_epochs must be at most the {self.epochs} epochs, got {self.optimizer.cosine_epochs:g}. Lower it."
+                f"cosine_epochs must be at most the {self.epochs} epochs, got {self.optimizer.cosine_epochs:g}. "
+                "Lower it, or shorten the run by --budget --budget-epochs, which compress it."
             )
         if self.optimizer.warmup_epochs >= self.epochs and self.optimizer.warmup_epochs > 0:
             raise SettingError(
                 f"warmup_epochs must be fewer than the {self.epochs} epochs, got {self.optimizer.warmup_epochs:g}. Lower it, "
-                "or shorten the run by --budget, which compresses it."
+                "or shorten the run by --budget --budget-epochs, which compress it."
             )
 
     @property

@@ -114,7 +114,7 @@ def test_jacobians_of_the_free_state_stop_the_cycling():
 
 BAD = {
     "synchronous updates": {"relaxation": "blocks", "schedule": "synchronous(12)", "beta": 0.5},
-    "PGD with few iterations": {"relaxation": "blocks", "schedule": "even_odd(2)", "update": "pgd", "beta": 0.5},
+    "PGD with few iterations": {"relaxation": "blocks", "schedule": "even_odd(5)", "update": "pgd", "beta": 0.5},
 }
 
 

@@ -7,7 +7,14 @@ from killing import kill
 
 from dualprop.data import Augmentation
 from dualprop.models import MLP, VGG
-from dualprop.rules import Backprop, DualPropagation, PredictiveCoding, TargetPropagation
+from dualprop.rules import (
+    Backprop,
+    ContrastiveHebbian,
+    DualPropagation,
+    EquilibriumPropagation,
+    PredictiveCoding,
+    TargetPropagation,
+)
 
 # Times and the machine may differ; the lock is empty. Everything else must not.
 MAY_DIFFER = ("timing.jsonl", "environment.json", ".lock")
@@ -42,6 +49,17 @@ CASES = {
         "model": VGG((3, 4), (1, 2), ()),
         "optimizer": {"name": "sgd", "learning_rate": 0.05},
     },
+    "equilibrium propagation with signs drawn for each example": {
+        "rule": EquilibriumPropagation(estimator="random_sign"),
+        "optimizer": {"name": "sgd", "learning_rate": 0.05},
+    },
+    "holomorphic equilibrium propagation of a Hopfield network": {
+        "rule": EquilibriumPropagation(
+            energy="hopfield", estimator="holomorphic(4)", beta=0.5, schedule="odd_even(4)", free_schedule="odd_even(6)"
+        ),
+        "model": MLP((5,), "sigmoid"),
+    },
+    "contrastive Hebbian learning": {"rule": ContrastiveHebbian(schedule="alternating_sweeps(3)")},
     "fused dual propagation in bfloat16": {
         "rule": DualPropagation(engine="fused"),
         "dtype": "bfloat16",
