@@ -31,6 +31,8 @@ from dualprop.states import Activations, residual
 
 # A last pass that moves the states by more than this share of their displacement has settled nothing.
 MOST_MOVED = 0.5
+# Where two phases differ by less than so many units in the last place of a layer's states, what is seen of it is rounding.
+LEAST_DIGITS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -327,6 +329,19 @@ def largest(residuals: Sequence[float]) -> float:
 def may_wait(x: Tensor) -> bool:
     """Whether the host may wait for the device: not while a CUDA graph is captured, whose replays are not measured."""
     return not (x.is_cuda and torch.cuda.is_current_stream_capturing())
+
+
+def rounded(first: Phase, second: Phase, what: str) -> str:
+    """Where `what` tells two phases apart by so little in a layer that it is rounding; empty where it does not, or can't be
+    asked."""
+    states = list(zip(first.activations.means, second.activations.means, strict=True))[1:]
+    if not may_wait(states[0][0]):
+        return ""
+    for k, (before, after) in enumerate(states, start=1):
+        least = LEAST_DIGITS * torch.finfo(before.dtype).eps * float(before.norm())
+        if not float((after - before).norm()) >= least:
+            return f"of the {what}'s effect on layer {k} only rounding is left in {before.dtype}"
+    return ""
 
 
 class _Tangent(AbstractNeuron):

@@ -26,14 +26,12 @@ from dualprop.errors import SettingError
 from dualprop.losses import AbstractLoss, CrossEntropy, SquaredError, targets
 from dualprop.network import Network
 from dualprop.neurons import Identity
-from dualprop.relaxation import Nudge, Phase, Report, Settings, diagnostics, may_wait
+from dualprop.relaxation import Nudge, Phase, Report, Settings, diagnostics, may_wait, rounded
 from dualprop.rules.base import AbstractRule, Outcome, check_batch, check_output, check_targets, check_wide
 from dualprop.schedules import AnySchedule
 from dualprop.settings import check_numbers
 from dualprop.states import Activations
 
-# Where the clamp moves a layer by less than so many units in the last place of its states, what is seen of it is rounding.
-LEAST_DIGITS = 4
 # A last pass that still moves the states by more than this share of their displacement has not settled them.
 MOST_MOVED = 0.01
 
@@ -138,7 +136,7 @@ class ContrastiveHebbian(AbstractRule):
             depth, logits = network.depth, free.activations.means[-1]
             found = clamped.contrast(free, tuple(self.gamma ** (k - depth) / len(y) for k in range(1, depth + 1)))
             reports = [Report.of(free), Report.of(clamped)]
-        trouble = _unsettled("free", reports[0]) or _unsettled("clamped", reports[1]) or _rounded(free, clamped)
+        trouble = _unsettled("free", reports[0]) or _unsettled("clamped", reports[1]) or _lost(free, clamped)
         return Outcome(
             gradients={name: found[name] for name in network.parameters},
             loss=self.loss.value(logits, y).mean(),
@@ -213,13 +211,7 @@ def _unsettled(name: str, report: Report) -> str:
     return f"{told}. Raise the number of schedule, or lower gamma." if told else ""
 
 
-def _rounded(free: Phase, clamped: Phase) -> str:
+def _lost(free: Phase, clamped: Phase) -> str:
     """Where the clamp's effect on a layer is lost in rounding, and what to do; empty where it is not, or can't be asked."""
-    states = list(zip(free.activations.means, clamped.activations.means, strict=True))[1:]
-    if not may_wait(states[0][0]):
-        return ""
-    for k, (before, after) in enumerate(states, start=1):
-        least = LEAST_DIGITS * torch.finfo(before.dtype).eps * float(before.norm())
-        if not float((after - before).norm()) >= least:
-            return f"of the clamp's effect on layer {k} only rounding is left in {before.dtype}. Raise gamma, or use float64."
-    return ""
+    told = rounded(free, clamped, "clamp")
+    return f"{told}. Raise gamma, or use float64." if told else ""

@@ -26,7 +26,7 @@ from dualprop.errors import SettingError
 from dualprop.estimators import AbstractEstimator, Term
 from dualprop.losses import AbstractLoss, CrossEntropy, SquaredError, targets
 from dualprop.network import Network
-from dualprop.relaxation import Nudge, Phase, Report, Settings, diagnostics, largest, may_wait
+from dualprop.relaxation import Nudge, Phase, Report, Settings, diagnostics, largest, may_wait, rounded
 from dualprop.rules import equilibrium_settings
 from dualprop.rules.base import AbstractRule, Outcome, check_batch, check_output, check_targets, check_wide
 from dualprop.schedules import AnySchedule
@@ -239,7 +239,7 @@ class EquilibriumPropagation(AbstractRule):
             y, free = self._settled_freely(network, x, y, generator)
             logits, signs = free.activations.means[-1], self._signs(x, generator)
             total: dict[str, Tensor] = {}
-            reports = [Report.of(free)]
+            reports, lost = [Report.of(free)], ""
             if self._energy.free_is_forward:
                 for term in self._terms:
                     assert not isinstance(term.weight, complex)
@@ -259,9 +259,10 @@ class EquilibriumPropagation(AbstractRule):
                     else:
                         _add(total, first.contrast(phase, (-other.weight / len(y),) * network.depth))
                     reports.append(Report.of(phase))
+                    lost = lost or rounded(first, phase, "nudge")
                     del phase
                 reports.insert(1, Report.of(first))
-        trouble = self._trouble(reports)
+        trouble = self._trouble(reports) or (f"{lost}. Raise beta, or use float64." if lost else "")
         return Outcome(
             gradients={name: total[name] for name in network.parameters},
             loss=self.loss.value(logits, y).mean(),

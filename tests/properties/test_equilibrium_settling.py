@@ -1,5 +1,6 @@
 """Equilibrium propagation: what it costs, what it says where states do not settle, and what it refuses."""
 
+import dataclasses
 import math
 
 import pytest
@@ -129,6 +130,22 @@ def test_settings_that_are_known_to_fail_end_in_a_status_with_a_remedy(name):
     assert not out.status.ok
     assert "Use relaxation='error_sweeps'" in out.status.message or "Lower the learning rate or beta" in out.status.message
     assert "\n" not in out.status.message
+
+
+def test_a_nudge_that_float32_cannot_hold_is_told_with_the_layer():
+    """Rounding trains as steadily as a signal: layer 1 of a Hopfield network sees little of what the output does."""
+    model, (x, y) = mlp("sigmoid", dtype=torch.float32), batch(dtype=torch.float32)
+    network = dp.Network.from_module(model)
+    rule = dp.EquilibriumPropagation(energy="hopfield", beta=1e-7, schedule="odd_even(40)", free_schedule="odd_even(60)")
+    status = rule.gradients(network, x, y).status
+    assert not status.ok
+    assert status.is_finite
+    assert (
+        "of the nudge's effect on layer 1 only rounding is left in torch.float32. Raise beta, or use float64." in status.message
+    )
+    assert dataclasses.replace(rule, beta=0.1).gradients(network, x, y).status.ok
+    wide = mlp("sigmoid")
+    assert dataclasses.replace(rule, beta=1e-5).gradients(dp.Network.from_module(wide), *batch()).status.ok
 
 
 def test_states_that_grow_without_bound_are_called_diverged():
