@@ -175,8 +175,8 @@ def test_no_step_waits_for_the_device(name, architecture, monkeypatch):
     for module in ("backprop", "dual_propagation", "dyadic_inference", *measuring):
         monkeypatch.setattr(f"dualprop.rules.{module}.check_targets", lambda y, logits: None)
     # While a graph is captured nothing is measured.
-    for module in measuring:
-        monkeypatch.setattr(f"dualprop.rules.{module}.may_wait", lambda x: False)
+    for module in ("relaxation", *(f"rules.{module}" for module in measuring)):
+        monkeypatch.setattr(f"dualprop.{module}.may_wait", lambda x: False)
     _, state = step.take(made, network, optimizer, x, y, None, None)
     with Watch() as watch:
         step.take(made, network, optimizer, x, y, state, None)
