@@ -1804,8 +1804,8 @@ DEFECTS = [
     Defect("CHL: skips discounted as the chain is", CHL, "tuple(self.gamma**-k for k", "tuple(1.0 for k", CHL_TESTS),
     Defect("CHL: the implicit gradient's layers all count alike", "implicit.py", "discount**k * (a * s)", "(a * s)", CHL_TESTS),
     Defect("CHL: unsettled states are not told", CHL, "report.residual <= MOST_MOVED", "report.residual <= 1e9", CHL_TESTS),
-    Defect("CHL: rounding taken for a difference", CHL, "LEAST_DIGITS = 4", "LEAST_DIGITS = 0", CHL_TESTS),
-    Defect("PC: errors with their sign turned", PC, "error = h - neuron.f(a)", "error = neuron.f(a) - h", PC_TESTS),
+    Defect("CHL: rounding taken for a difference", "relaxation.py", "LEAST_DIGITS = 4", "LEAST_DIGITS = 0", CHL_TESTS),
+    Defect("PC: errors with their sign turned", PC, "else move - predicted  # type", "else predicted - move  # type", PC_TESTS),
     Defect("PC: errors without the activation's slope", PC, "else error * neuron.derivative(a))", "else error)", PC_TESTS),
     Defect("PC: momentum left out", PC, "torch.add(push, known, alpha=rule.momentum)", "push", PC_TESTS),
     Defect(
@@ -1828,8 +1828,8 @@ DEFECTS = [
     Defect(
         "PC: velocities forgotten between calls",
         PC,
-        "self.states[k], self.velocities[k] = h, v",
-        "self.states[k] = h",
+        "self.states[k], self.moves[k], self.velocities[k] = h, h - self.free[k], v",
+        "self.states[k], self.moves[k] = h, h - self.free[k]",
         PC_TESTS,
     ),
     Defect("PC: the states' motion not told", PC, "moved <= MOST_MOVED", "moved <= 1e9", PC_TESTS),
