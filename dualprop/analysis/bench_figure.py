@@ -107,12 +107,8 @@ def _finish(axes: Axes, rows: list[dict[str, Any]], largest: float, targets: lis
     axes.tick_params(axis="x", labelsize=8)
     left = min(0.9, axes.get_xlim()[0])
     if largest > WIDEST_LINEAR:
-        from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        plots.write_plainly(axes.xaxis)
         axes.set_xlim(max(left, 0.5), largest**1.25)
     else:
         # Room for the numbers on the right.

@@ -19,6 +19,7 @@ from dualprop.training.runs import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 DASHES = ("-", (0, (4, 2)), (0, (1, 1.5)), "-.")  # so that curves which coincide can all be seen
@@ -126,8 +127,6 @@ def _accuracies(axes: Axes, runs: Sequence[tuple[str, Run]]) -> None:
 
 
 def _times(axes: Axes, runs: Sequence[tuple[str, Run]], costs: dict[str, Any]) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
     for height, (label, _) in enumerate(runs):
         if label not in costs:
             continue
@@ -140,9 +139,7 @@ def _times(axes: Axes, runs: Sequence[tuple[str, Run]], costs: dict[str, Any]) -
     axes.set_xscale("log")
     ratios = [1.0, *(costs[label]["ratio"] for label, _ in runs if label in costs)]
     axes.set_xlim(0.8 * min(ratios), 2 * max(ratios))
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    write_plainly(axes.xaxis)
     axes.set_xlabel("time of a step, by the plain loop's")
     axes.grid(axis="x", alpha=0.25, lw=0.6)
 
@@ -280,14 +277,19 @@ def _finish(axes: Axes, quantity: str, title: str) -> None:
     shown = [v for line in axes.lines for v in np.asarray(line.get_ydata(), dtype=float) if math.isfinite(v) and v > 0]
     if shown and max(shown) / min(shown) > 5:
         axes.set_yscale("log")
-        from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        write_plainly(axes.yaxis)
     axes.grid(alpha=0.25, lw=0.6)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
+
+
+def write_plainly(axis: Axis) -> None:
+    """Write 1, 2, 5, 10, … along a logarithmic axis, not powers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def save(figure: Figure, path: Path) -> Path:

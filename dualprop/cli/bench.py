@@ -126,6 +126,11 @@ def main(arguments: Sequence[str]) -> None:
     run(console, keep)
 
 
+def number(row: dict[str, Any], key: str, form: str) -> str:
+    """A cell of a table: the row's number in this form, empty where it has none."""
+    return "" if row.get(key) is None else format(row[key], form)
+
+
 def _check(options: BenchOptions) -> Any:
     """The table's module. Raises SettingError."""
     for name, least in (("rounds", 1), ("batch_size", 1), ("threads", 0), ("seconds", 0)):

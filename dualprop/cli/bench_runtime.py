@@ -16,7 +16,7 @@ from dualprop import recipes
 from dualprop.analysis import benchmark, runtime
 from dualprop.analysis.cost import PLAIN, PLAIN_AGAIN
 from dualprop.analysis.runtime import Plan, told_seconds
-from dualprop.cli.bench import BenchOptions, Keep
+from dualprop.cli.bench import BenchOptions, Keep, number
 from dualprop.errors import SettingError, closest
 from dualprop.recipes import variants
 from dualprop.training.recipe import Recipe
@@ -142,11 +142,11 @@ def _cells(group: dict[str, Any]) -> list[dict[str, str]]:
 
 def _cells_of(label: str, row: dict[str, Any], layers: str) -> dict[str, str]:
     return {
-        "method": f"  {label}", "L": layers, "s/epoch": _seconds(row), "seeds": _number(row, "published", ",g"),
+        "method": f"  {label}", "L": layers, "s/epoch": _seconds(row), "seeds": number(row, "published", ",g"),
         "time": f"{row['ratio']:.2f}", "count": f"{row['count_ratio']:.2f}",
         "D/F/G": f"{row['drives']}/{row['feedbacks']}/{row['gradients']}", "MB": _memory(row),
-        "mem": _number(row, "memory_ratio", ".2f"), "angle": _number(row, "angle_to_backprop", ".2f"),
-        "own": _number(row, "angle", ".2f") if row["by_equilibrium"] else "",
+        "mem": number(row, "memory_ratio", ".2f"), "angle": number(row, "angle_to_backprop", ".2f"),
+        "own": number(row, "angle", ".2f") if row["by_equilibrium"] else "",
     }  # fmt: skip
 
 
@@ -155,8 +155,4 @@ def _seconds(row: dict[str, Any]) -> str:
 
 
 def _memory(row: dict[str, Any]) -> str:
-    return _number(row.get("memory", {}), "tensors", ",.0f")
-
-
-def _number(row: dict[str, Any], key: str, form: str) -> str:
-    return "" if row.get(key) is None else format(row[key], form)
+    return number(row.get("memory", {}), "tensors", ",.0f")

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from dualprop.analysis import benchmark, steps, verdicts
 from dualprop.analysis.steps import Plan
-from dualprop.cli.bench import BenchOptions, Keep
+from dualprop.cli.bench import BenchOptions, Keep, number
 from dualprop.recipes import variants
 
 MARKS = {"met": "✓", "within the noise": "≈", "missed": "✗", "undecided": "?"}
@@ -93,21 +93,17 @@ def _steps(group: dict[str, Any], is_wide: bool) -> Table:
 def _cells(row: dict[str, Any], is_best: bool) -> dict[str, str]:
     memory = row.get("memory", {})
     return {
-        "count": _number(row, "count_ratio", ".2f"),
+        "count": number(row, "count_ratio", ".2f"),
         "time": f"{row['ratio']:.3f}{'★' if is_best else ' '}",
         "quartiles": f"{row['lower_quartile']:.2f}–{row['upper_quartile']:.2f}",
         "ms": f"{row['milliseconds']:.4g}",
         "GFLOP/s": f"{row['gflops']:.3g}",
-        "of model": _number(row, "of_model_ceiling", ".0%"),
-        "of matmul": _number(row, "of_matmul", ".0%"),
-        "MB": _number(memory, "tensors", ".0f"),
-        "mem": _number(row, "memory_ratio", ".2f"),
-        "resident": _number(row, "resident_ratio", ".2f"),
+        "of model": number(row, "of_model_ceiling", ".0%"),
+        "of matmul": number(row, "of_matmul", ".0%"),
+        "MB": number(memory, "tensors", ".0f"),
+        "mem": number(row, "memory_ratio", ".2f"),
+        "resident": number(row, "resident_ratio", ".2f"),
     }
-
-
-def _number(row: dict[str, Any], key: str, form: str) -> str:
-    return "" if row.get(key) is None else format(row[key], form)
 
 
 def _explanations(group: dict[str, Any]) -> Iterator[str]:

@@ -155,11 +155,10 @@ def cifar10_hopfield_hep() -> Recipe:
     the form of their activation (here the sigmoid), the last convolution's missing padding, layers that all move together
     (here they alternate). So their figures are not listed as this recipe's.
     """
-    return Recipe(
+    return dataclasses.replace(
+        cifar10_hopfield_ep(),
         name="cifar10-hopfield-hep",
         cites="Laborieux & Zenke 2022; its figures are of a readout outside the dynamics",
-        dataset="cifar10",
-        augmentation=Augmentation(pad=4, flip=True),
         model=VGG(
             (128, 256, 512, 512), (1, 2, 3, 4), (), activation="sigmoid", pool="before", init="uniform", pooling="softmax",
         ),
@@ -171,10 +170,7 @@ def cifar10_hopfield_hep() -> Recipe:
             name="sgd", learning_rate=0.25, momentum=0.9, weight_decay=2e-3, cosine=True, final_learning_rate=1e-5,
             layer_factors=(1.0, 0.6, 0.4, 0.32, 0.2),
         ),
-        batch_size=128,
         epochs=90,
-        budget_epochs=1,
-        seed_list=SEEDS,
     )  # fmt: skip
 
 
