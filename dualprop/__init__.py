@@ -4,11 +4,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dualprop import energies, feedback, losses, neurons, pooling, schedules
-    from dualprop.dyadic import dualize
+    from dualprop import feedback, kernels, losses, neurons, objectives, schedules, softmax
+    from dualprop.equilibrium import energies, estimators
     from dualprop.errors import DualpropError, SettingError, UnsupportedModuleError
-    from dualprop.layered import Layered
-    from dualprop.network import Layer, Network
+    from dualprop.fused import dualize
+    from dualprop.network import Layer, Layered, Network
+    from dualprop.network.states import Dyads
     from dualprop.rules import (
         RULES,
         AbstractRule,
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
         Status,
         TargetPropagation,
     )
-    from dualprop.states import Dyads
 
 __version__ = "0.1.0"
 
@@ -35,27 +35,33 @@ __all__ = [  # noqa: RUF022 — grouped by what they are
     # Any module, any training loop
     "dualize",
     # Parts
-    "energies", "feedback", "losses", "neurons", "pooling", "schedules",
+    "energies", "estimators", "feedback", "kernels", "losses", "neurons", "objectives", "schedules", "softmax",
     # Errors
     "DualpropError", "SettingError", "UnsupportedModuleError",
 ]  # fmt: skip
 
-# Where each name lives. They are fetched when first used: importing torch takes a second, and `dualprop --help` should not.
+# Where each name lives. They are fetched when first used: importing torch takes a second, and
+# `dualprop --help` should not.
+_MODULES = {
+    "energies": "equilibrium.energies", "estimators": "equilibrium.estimators",
+    **{name: name for name in ("feedback", "kernels", "losses", "neurons", "objectives", "rules", "schedules", "softmax")},
+}  # fmt: skip
 _HOMES = {
-    "Network": "network", "Layer": "network", "Layered": "layered", "AbstractRule": "rules", "Backprop": "rules",
-    "ContrastiveHebbian": "rules", "DualPropagation": "rules", "EquilibriumPropagation": "rules", "Lifted": "rules",
-    "PredictiveCoding": "rules", "RULES": "rules", "Outcome": "rules", "Status": "rules",
-    "TargetPropagation": "rules", "Dyads": "states", "dualize": "dyadic",
-    "DualpropError": "errors", "SettingError": "errors", "UnsupportedModuleError": "errors",
+    **dict.fromkeys(("Network", "Layer", "Layered"), "network"),
+    **dict.fromkeys(("AbstractRule", "Backprop", "ContrastiveHebbian", "DualPropagation", "EquilibriumPropagation"), "rules"),
+    **dict.fromkeys(("Lifted", "PredictiveCoding", "TargetPropagation", "RULES", "Outcome", "Status"), "rules"),
+    **dict.fromkeys(("DualpropError", "SettingError", "UnsupportedModuleError"), "errors"),
+    "Dyads": "network.states", "dualize": "fused",
 }  # fmt: skip
 
 
 def __getattr__(name: str) -> object:
-    if name in ("energies", "feedback", "losses", "neurons", "pooling", "schedules"):
-        return import_module(f"dualprop.{name}")
-    if name not in _HOMES:
+    if name in _MODULES:
+        value: object = import_module(f"dualprop.{_MODULES[name]}")
+    elif name in _HOMES:
+        value = getattr(import_module(f"dualprop.{_HOMES[name]}"), name)
+    else:
         raise AttributeError(f"module 'dualprop' has no attribute '{name}'")
-    value = getattr(import_module(f"dualprop.{_HOMES[name]}"), name)
     globals()[name] = value
     return value
 

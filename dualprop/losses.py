@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dualprop import simplex
+from dualprop import softmax
 from dualprop.errors import SettingError, closest
 from dualprop.neurons import AbstractNeuron, Identity, Softmax
 from dualprop.settings import NamedPart
@@ -95,7 +95,7 @@ class CrossEntropy(AbstractLoss):
     def gradient(self, s: Tensor, y: Tensor) -> Tensor:
         s = wide(s)
         target = targets(y, s)
-        p = simplex.softmax(s, 1)
+        p = softmax.softmax(s, 1)
         return p * target.sum(1, keepdim=True) - target if y.dtype.is_floating_point else p - target
 
     def check_output(self, neuron: AbstractNeuron) -> None:

@@ -17,8 +17,8 @@ from torch import nn
 
 from dualprop import neurons
 from dualprop.errors import SettingError
-from dualprop.layered import Layered
-from dualprop.pooling import SoftmaxPool2d
+from dualprop.network.layered import Layered
+from dualprop.softmax import SoftmaxPool2d
 
 # Kinds of 2×2 pools; the last two are differentiable everywhere.
 POOLS: dict[str, Callable[[], nn.Module]] = {

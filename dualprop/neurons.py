@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dualprop import simplex
+from dualprop import softmax
 from dualprop.errors import SettingError, UnsupportedModuleError, closest
 
 Scale = float | Tensor
@@ -245,7 +245,7 @@ class Softmax(AbstractNeuron):
             raise SettingError(f"the dim of a Softmax must be 1 or higher, or negative, got {self.dim}. Use nn.Softmax(dim=1).")
 
     def f(self, a: Tensor) -> Tensor:
-        return simplex.softmax(a, self._checked(a))
+        return softmax.softmax(a, self._checked(a))
 
     def f_(self, a: Tensor) -> Tensor:
         # Not over a: PyTorch does not promise that softmax may write over what it reads.
@@ -262,11 +262,11 @@ class Softmax(AbstractNeuron):
         return s * (1 - s)
 
     def prox(self, u: Tensor, scale: Scale) -> Tensor:
-        return simplex.settle(u, scale, 0.0, self._checked(u))
+        return softmax.settle(u, scale, 0.0, self._checked(u))
 
     def nudged(self, a: Tensor, pull: Tensor) -> Tensor:
         """argmin_s G(s) - s·a - Σ pull·log s, for pull ≥ 0: what a log-loss nudge settles at."""
-        return simplex.settle(a, 0.0, pull, self._checked(a))
+        return softmax.settle(a, 0.0, pull, self._checked(a))
 
     def _checked(self, a: Tensor) -> int:
         """`dim`, if a has it and it is not the examples'."""

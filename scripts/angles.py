@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from dualprop import data, recipes
-from dualprop.analysis.alignment import alignment
+from dualprop.alignment import alignment
 from dualprop.analysis.plots import COLOURS, DASHES
 from dualprop.network import Network
 from dualprop.recipes import variants

@@ -2,7 +2,7 @@
 
     python scripts/monotonicity_map.py --out map.png --json map.json
 
-J_{α,β} is L_α (dualprop.energies.dyadic, squared error, exact nudges) where inference has come to rest. Small random networks
+J_{α,β} is L_α (dualprop.objectives.dyadic, squared error, exact nudges) where inference has come to rest. Small random networks
 of four layers, weights gain·N(0, 1/n_in); inference is swept down and up from the forward pass, or from random states, and
 slowed down where it does not settle. Per cell: the share of inferences that did not settle, and of the pairs of neighbours that
 both did, the share with J_{α',β} > J_{α,β} for α < α', and with β J_{α,β} > β' J_{α,β'} for β < β'.
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 import dualprop as dp
-from dualprop import energies
+from dualprop import objectives
 from dualprop.training import environment, files
 
 GAINS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
@@ -138,7 +138,7 @@ def judge(
         for old, new in zip(before, now, strict=True):
             moved, size = torch.maximum(moved, (new - old).abs().amax(1)), torch.maximum(size, new.abs().amax(1))
     with torch.no_grad():
-        values = energies.dyadic(network, dyads, y, "squared_error", beta)
+        values = objectives.dyadic(network, dyads, y, "squared_error", beta)
     # Not a number is not settled.
     return values, (moved <= SETTLED * size) & values.isfinite()
 

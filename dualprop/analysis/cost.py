@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from dualprop import schedules
-from dualprop.dyadic import dualize
+from dualprop.fused.dualization import dualize
 from dualprop.network import Network
 from dualprop.rules import DualPropagation, Outcome
 from dualprop.training import execution, optimization, step

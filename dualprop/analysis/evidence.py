@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from dualprop import neurons, schedules
-from dualprop.analysis.alignment import LayerAlignment, alignment
+from dualprop.alignment import LayerAlignment, alignment
 from dualprop.analysis.transcription import transcribe
-from dualprop.dyadic import dualize
 from dualprop.errors import DataError
+from dualprop.fused.dualization import dualize
 from dualprop.losses import CrossEntropy
 from dualprop.models import MLP, ConvNet
 from dualprop.network import Network

@@ -15,8 +15,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from dualprop.alignment import angle_between
 from dualprop.analysis import cost
-from dualprop.analysis.alignment import angle_between
 from dualprop.analysis.cost import Contender, Timing
 from dualprop.losses import SquaredError
 from dualprop.network import Network

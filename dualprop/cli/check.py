@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.box import SIMPLE_HEAVY
 from rich.table import Table
 
-from dualprop.analysis.alignment import LayerAlignment
+from dualprop.alignment import LayerAlignment
 from dualprop.cli import arguments as args
 from dualprop.cli.console import OutputConsole
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from dualprop import neurons, schedules
+from dualprop.equilibrium.estimators import Holomorphic
 from dualprop.errors import SettingError, closest
-from dualprop.estimators import Holomorphic
 from dualprop.losses import SquaredError
 from dualprop.models import MLP
 from dualprop.rules import (

@@ -20,17 +20,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dualprop import implicit, losses, schedules
-from dualprop.equilibria import DiscountedHopfield
+from dualprop import losses, schedules
+from dualprop.equilibrium import implicit_gradient
+from dualprop.equilibrium.energies import DiscountedHopfield
+from dualprop.equilibrium.relaxations import Nudge, Phase, Report, Settings, diagnostics, may_wait, rounded
 from dualprop.errors import SettingError
 from dualprop.losses import AbstractLoss, CrossEntropy, SquaredError, targets
 from dualprop.network import Network
+from dualprop.network.states import Activations
 from dualprop.neurons import Identity
-from dualprop.relaxation import Nudge, Phase, Report, Settings, diagnostics, may_wait, rounded
 from dualprop.rules.base import AbstractRule, Outcome, check_batch, check_output, check_targets, check_wide
 from dualprop.schedules import AnySchedule
 from dualprop.settings import check_numbers
-from dualprop.states import Activations
 
 # A last pass that still moves the states by more than this share of their displacement has not settled them.
 MOST_MOVED = 0.01
@@ -101,7 +102,7 @@ class ContrastiveHebbian(AbstractRule):
         """The implicit gradient of the loss at the free equilibrium, see `implicit`; back-propagation's as γ → 0."""
         with torch.no_grad():
             y, free = self._settled_freely(network, x, y)
-        return implicit.gradients(network, free.activations.means, y, self.loss, discount=self.gamma)
+        return implicit_gradient.gradients(network, free.activations.means, y, self.loss, discount=self.gamma)
 
     def infer(
         self,

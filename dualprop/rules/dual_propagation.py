@@ -21,18 +21,19 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from dualprop import kernels, losses, recompute, schedules
-from dualprop.dyadic import Nudge, dyadic_activation
+from dualprop import kernels, losses, schedules
 from dualprop.errors import SettingError
+from dualprop.fused import recompute
+from dualprop.fused.dyadic import CotangentNudge, dyadic_activation
 from dualprop.kernels import KERNELS, Kernel
 from dualprop.losses import AbstractLoss, CrossEntropy, SquaredError
 from dualprop.network import Network
+from dualprop.network.states import Dyads
 from dualprop.neurons import Identity
 from dualprop.rules.base import AbstractRule, Outcome, check_batch, check_output, check_precision, check_targets
 from dualprop.rules.dyadic_inference import Inference, Settings
 from dualprop.schedules import AnySchedule
 from dualprop.settings import as_tuple, beta_per_layer, check_choices, check_numbers, checked_beta, one_or_more
-from dualprop.states import Dyads
 
 _CHOICES = {
     "coupling": ("original", "transposed"),
@@ -316,7 +317,7 @@ class DualPropagation(AbstractRule):
             with recompute.recomputing():
                 states = {0: x}
                 for k, layer in enumerate(network.layers, start=1):
-                    nudge = Nudge(up, down, betas[k - 1] * len(x), self.kernel)
+                    nudge = CotangentNudge(up, down, betas[k - 1] * len(x), self.kernel)
                     a = layer.forward(states)
                     states[k] = a if isinstance(layer.neuron, Identity) else dyadic_activation(a, layer.neuron, nudge)
                     del a

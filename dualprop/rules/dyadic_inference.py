@@ -11,15 +11,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from dualprop import kernels, spectra
+from dualprop import kernels
 from dualprop.errors import SettingError
 from dualprop.kernels import Kernel
 from dualprop.losses import AbstractLoss, wide
-from dualprop.network import Network
+from dualprop.network import Network, spectra
+from dualprop.network.states import Activations, Dyads, residual
 from dualprop.neurons import AbstractNeuron, Identity, Scale
 from dualprop.rules.base import Outcome, check_targets
 from dualprop.schedules import AnySchedule, Step
-from dualprop.states import Activations, Dyads, residual
 
 
 @dataclass(frozen=True, kw_only=True)

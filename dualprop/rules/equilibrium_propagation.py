@@ -20,18 +20,19 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from dualprop import equilibria, estimators, holomorphic, implicit, losses, schedules
-from dualprop.equilibria import AbstractEnergy, Update
+from dualprop import losses, schedules
+from dualprop.equilibrium import energies, estimators, holomorphic, implicit_gradient
+from dualprop.equilibrium.energies import AbstractEnergy, Update
+from dualprop.equilibrium.estimators import AbstractEstimator, Term
+from dualprop.equilibrium.relaxations import Nudge, Phase, Report, Settings, diagnostics, largest, may_wait, rounded
 from dualprop.errors import SettingError
-from dualprop.estimators import AbstractEstimator, Term
 from dualprop.losses import AbstractLoss, CrossEntropy, SquaredError, targets
 from dualprop.network import Network
-from dualprop.relaxation import Nudge, Phase, Report, Settings, diagnostics, largest, may_wait, rounded
+from dualprop.network.states import Activations
 from dualprop.rules import equilibrium_settings
 from dualprop.rules.base import AbstractRule, Outcome, check_batch, check_output, check_targets, check_wide
 from dualprop.schedules import AnySchedule
 from dualprop.settings import check_choices, check_numbers
-from dualprop.states import Activations
 
 # Examples that a prediction by free equilibrium takes at a time.
 PREDICTED_TOGETHER = 100
@@ -88,7 +89,7 @@ class EquilibriumPropagation(AbstractRule):
         SettingError: a value out of its range, or settings that don't go together.
     """
 
-    energy: AbstractEnergy | str = equilibria.PredictiveCoding()
+    energy: AbstractEnergy | str = energies.PredictiveCoding()
     estimator: AbstractEstimator | str = estimators.Centered()
     beta: float = 0.02
     relaxation: Literal["auto", "error_sweeps", "blocks"] = "auto"
@@ -107,7 +108,7 @@ class EquilibriumPropagation(AbstractRule):
         check_choices(self, _CHOICES)
         check_numbers(self)
         object.__setattr__(self, "loss", losses.from_name(self.loss))
-        object.__setattr__(self, "energy", equilibria.from_name(self.energy))
+        object.__setattr__(self, "energy", energies.from_name(self.energy))
         object.__setattr__(self, "estimator", estimators.from_name(self.estimator))
         object.__setattr__(self, "schedule", schedules.parse(self.schedule))
         object.__setattr__(self, "free_schedule", schedules.parse(self.free_schedule))
@@ -193,7 +194,7 @@ class EquilibriumPropagation(AbstractRule):
             return super().exact_gradients(network, x, y)
         with torch.no_grad():
             y, free = self._settled_freely(network, x, y, None)
-        return implicit.gradients(network, free.activations.means, y, self.loss)
+        return implicit_gradient.gradients(network, free.activations.means, y, self.loss)
 
     def infer(
         self,

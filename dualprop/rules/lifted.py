@@ -28,13 +28,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from dualprop import losses, spectra
+from dualprop import losses
 from dualprop.errors import SettingError
 from dualprop.losses import AbstractLoss, CrossEntropy
-from dualprop.network import Network
+from dualprop.network import Network, spectra
+from dualprop.network.states import Activations, Dyads, residual
 from dualprop.rules.base import AbstractRule, Outcome, check_batch, check_output, check_targets, check_wide
 from dualprop.settings import beta_per_layer, check_choices, check_numbers, checked_beta
-from dualprop.states import Activations, Dyads, residual
 
 _CHOICES = {"update": ("majorized", "fixed_point"), "output_nudge": ("exact", "linearized")}
 

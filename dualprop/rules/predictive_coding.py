@@ -23,15 +23,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from dualprop import equilibria, losses
+from dualprop import losses
+from dualprop.equilibrium import energies
+from dualprop.equilibrium.relaxations import may_wait
 from dualprop.errors import SettingError
 from dualprop.losses import AbstractLoss, CrossEntropy
 from dualprop.network import Network
+from dualprop.network.states import Activations, residual
 from dualprop.neurons import Identity
-from dualprop.relaxation import may_wait
 from dualprop.rules.base import AbstractRule, Outcome, check_batch, check_output, check_precision, check_targets
 from dualprop.settings import check_choices, check_numbers
-from dualprop.states import Activations, residual
 
 _CHOICES = {"predictions": ("current", "fixed"), "learn": ("end", "arrival"), "start": ("forward", "previous")}
 # A last step that moves the states by more than this share of their displacement has settled nothing.
@@ -195,7 +196,7 @@ class PredictiveCoding(AbstractRule):
         y = check_batch(x, y)
         check_output(network, self.loss)
         check_precision(network, x)
-        equilibria.PredictiveCoding().check(network, "auto")
+        energies.PredictiveCoding().check(network, "auto")
         if self.learn == "arrival":
             for layer in network.layers:
                 if len(layer.sources) > 1:

@@ -19,12 +19,13 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor
 
-from dualprop import losses, reconstruction
+from dualprop import losses
 from dualprop.errors import SettingError
 from dualprop.losses import AbstractLoss, CrossEntropy
 from dualprop.network import Network
-from dualprop.reconstruction import FeedbackMap
+from dualprop.rules import learned_feedback
 from dualprop.rules.base import AbstractRule, Outcome, check_batch, check_output, check_targets, check_wide
+from dualprop.rules.learned_feedback import FeedbackMap
 from dualprop.settings import as_tuple, check_choices, check_numbers, one_or_more
 
 # The share of the stable rate that feedback weights learn at by themselves: their error is then some 7 %.
@@ -156,13 +157,13 @@ class TargetPropagation(AbstractRule):
         """ "feedback_alignment": the cosine of B_k and W_k after learning on this batch, per layer with feedback weights."""
         with torch.no_grad():
             feedback = self._trained(self._forward(network, x, y), self._started(network, state, generator), generator)
-            forward = {k: reconstruction.forward_weight(network.into(k)) for k in feedback.weights}
+            forward = {k: learned_feedback.forward_weight(network.into(k)) for k in feedback.weights}
             return {"feedback_alignment": [_cosine(weight, forward[k]) for k, weight in feedback.weights.items()]}
 
     def _forward(self, network: Network, x: Tensor, y: Tensor) -> _ForwardPass:
         y = check_batch(x, y)
         check_output(network, self.loss)
-        reconstruction.check_network(network)
+        learned_feedback.check_network(network)
         check_wide(x, "the feedback's noise would be lost")
         return _ForwardPass(network, x, y)
 
@@ -172,17 +173,17 @@ class TargetPropagation(AbstractRule):
             raise SettingError(
                 "target propagation draws noise and feedback weights: pass generator=torch.Generator().manual_seed(0), say."
             )
-        learning = {k: network.into(k) for k in range(2, network.depth + 1) if reconstruction.has_weights(network.into(k))}
+        learning = {k: network.into(k) for k in range(2, network.depth + 1) if learned_feedback.has_weights(network.into(k))}
         if state is None:
             weights = {
-                k: reconstruction.forward_weight(layer).clone(memory_format=torch.contiguous_format)
+                k: learned_feedback.forward_weight(layer).clone(memory_format=torch.contiguous_format)
                 if generator is None or self.start == "symmetric"
-                else reconstruction.drawn_weight(layer, generator)
+                else learned_feedback.drawn_weight(layer, generator)
                 for k, layer in learning.items()
             }
             return FeedbackWeights(weights, {k: torch.zeros_like(weight) for k, weight in weights.items()})
         held = {k: weight.shape for k, weight in state.weights.items()}
-        if held != {k: reconstruction.forward_weight(layer).shape for k, layer in learning.items()}:
+        if held != {k: learned_feedback.forward_weight(layer).shape for k, layer in learning.items()}:
             raise SettingError("the state's feedback weights are of another network. Pass state=None to start new ones.")
         return FeedbackWeights(dict(state.weights), dict(state.momenta))
 

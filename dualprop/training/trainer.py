@@ -16,12 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dualprop.analysis import statistics
 from dualprop.data import Examples, Splits, batches
 from dualprop.errors import CheckpointError, RunError
 from dualprop.network import Network
 from dualprop.rules import Outcome
-from dualprop.training import checkpoint, execution, files, optimization, step
+from dualprop.training import checkpoint, execution, files, monitoring, optimization, step
 from dualprop.training.capture import CapturedStep, CudaGraph
 from dualprop.training.checkpoint import Checkpoint
 from dualprop.training.evaluation import Score, evaluate
@@ -239,7 +238,7 @@ class _SeedRun:
         examples = validation if len(validation) >= size else self.splits.train
         x, y = examples.batch(torch.arange(size), self.execution.inputs, channels_last=self.execution.channels_last)
         with self.execution.computing():
-            return statistics.of_rule(
+            return monitoring.of_rule(
                 self.network, self.recipe.rule, x, y, self.rule_state, self.seed, self.recipe.updates_per_batch
             )
 

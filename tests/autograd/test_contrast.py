@@ -9,8 +9,8 @@ from torch import nn
 from dualprop import neurons
 from dualprop.losses import SquaredError
 from dualprop.network import Network
+from dualprop.network.synapses import Synapse
 from dualprop.rules import EquilibriumPropagation
-from dualprop.synapses import Synapse
 
 SYNAPSES = {
     "linear": (lambda: {"w": nn.Linear(6, 4)}, (6,)),

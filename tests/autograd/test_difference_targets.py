@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import dualprop as dp
-from dualprop.reconstruction import FeedbackMap
+from dualprop.rules.learned_feedback import FeedbackMap
 
 # h with h'(f(a)) = f'(a); where f has kinks, the mask of the forward pass instead.
 SMOOTH = {

@@ -127,7 +127,7 @@ def test_a_hopfield_network_predicts_by_its_free_equilibrium():
     torch.testing.assert_close(out.loss, F.cross_entropy(predicted, y))
     assert distance(predicted, model(x).detach()) > 0.05
     leaves = [x, *(s.clone().requires_grad_() for s in rule.infer(network, x, y).free[1:])]
-    for slope in torch.autograd.grad(dp.energies.hopfield(network, leaves).sum(), leaves[1:]):
+    for slope in torch.autograd.grad(dp.objectives.hopfield(network, leaves).sum(), leaves[1:]):
         assert float(slope.abs().max()) < 1e-8, "the free states are no minimum of the energy"
 
 
@@ -165,7 +165,7 @@ def test_the_free_equilibrium_of_predictive_coding_is_the_forward_pass():
     network = dp.Network.from_module(model)
     free = dp.EquilibriumPropagation().infer(network, x, y).free
     leaves = [x, *(s.clone().requires_grad_() for s in free[1:])]
-    value = dp.energies.predictive_coding(network, leaves)
+    value = dp.objectives.predictive_coding(network, leaves)
     torch.testing.assert_close(value, torch.zeros(4, dtype=torch.float64))
     assert not any(bool(g.any()) for g in torch.autograd.grad(value.sum(), leaves[1:]))
     torch.testing.assert_close(free[-1], model(x).detach())

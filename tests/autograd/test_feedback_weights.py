@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import dualprop as dp
 from dualprop import feedback
-from dualprop.stretches import ConvolutionStretch, LinearStretch
+from dualprop.network.local_maps import ConvolutionStretch, LinearStretch
 
 # torch's own remark on such a padding's cost.
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import dualprop as dp
-from dualprop import kernels
+from dualprop.kernels import dyadic as kernels
 
 EVERY = list(ACTIVATIONS)
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import dualprop as dp
-from dualprop.pooling import SoftmaxPool2d
+from dualprop.softmax import SoftmaxPool2d
 
 SETTLED = {"energy": "hopfield", "free_schedule": "even_odd(600)", "schedule": "even_odd(400)", "tolerance": 1e-13}
 # How the output is pulled; the last two are one equilibrium, reached in other ways.

@@ -13,7 +13,10 @@ from networks import batch, conv_net, images, mlp
 from torch import nn
 
 import dualprop as dp
-from dualprop import dyadic, kernels, native, neurons, recompute
+from dualprop import neurons
+from dualprop.fused import dyadic, recompute
+from dualprop.kernels import dyadic as kernels
+from dualprop.kernels import native
 
 NEURONS = [neurons.ReLU(), neurons.LeakyReLU(0.2), neurons.HardSigmoid(-0.5, 1.0)]
 LAYOUTS = {
@@ -152,7 +155,7 @@ def test_it_shares_the_threads_that_pytorch_has():
     """A second OpenMP library would bring a second pool of threads, which fight over the cores."""
     code = """
 import torch
-from dualprop import native
+from dualprop.kernels import native
 assert native.is_available(), native.reason()
 from pathlib import Path
 print(len({line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "gomp" in line or "iomp" in line}))
@@ -163,7 +166,7 @@ print(len({line.split()[-1] for line in Path("/proc/self/maps").read_text().spli
 def test_without_a_compiler_everything_runs_and_says_why(tmp_path):
     code = """
 import torch, dualprop as dp
-from dualprop import native
+from dualprop.kernels import native
 print(native.is_available(), "|", native.reason())
 model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
 out = dp.DualPropagation().gradients(dp.Network.from_module(model), torch.randn(5, 3), torch.zeros(5).long())
@@ -336,7 +339,7 @@ def test_the_backward_pass_can_itself_be_differentiated(size):
     a, dy = (t.requires_grad_() for t in drives(torch.float64, size))
     found = []
     for kernel in ("native", "eager"):
-        nudge = dyadic.Nudge(0.5, 0.5, 1.0, kernel)
+        nudge = dyadic.CotangentNudge(0.5, 0.5, 1.0, kernel)
         state = dyadic.dyadic_activation(a, neurons.LeakyReLU(0.2), nudge)
         (first,) = torch.autograd.grad(state, a, dy, create_graph=True)
         found.append(torch.autograd.grad(first.square().sum(), (a, dy)))

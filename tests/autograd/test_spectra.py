@@ -7,9 +7,9 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 import dualprop as dp
-from dualprop import spectra
-from dualprop.states import Activations
-from dualprop.synapses import Synapse
+from dualprop.network import spectra
+from dualprop.network.states import Activations
+from dualprop.network.synapses import Synapse
 
 
 def synapse(*modules):

@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import dualprop as dp
-from dualprop import kernels
 from dualprop.analysis.transcription import transcribe
+from dualprop.kernels import dyadic as kernels
 from dualprop.losses import CrossEntropy, LogLoss, SquaredError
 from dualprop.neurons import Identity, ReLU, Sigmoid, Softmax
 

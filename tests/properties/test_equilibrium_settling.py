@@ -334,7 +334,7 @@ def test_the_kinks_that_count_are_those_that_the_nudge_crosses():
 @pytest.mark.parametrize("jacobians", ["current", "free"])
 def test_no_digit_is_lost_where_no_kernel_helps(jacobians, monkeypatch):
     """Subtracting two states would leave eps/β: 5e-3 at β = 2e-4."""
-    from dualprop import native
+    from dualprop.kernels import native
 
     monkeypatch.setattr(native, "takes", lambda *arguments: False)
     model, (x, y) = conv_net("relu", "before"), images(16)

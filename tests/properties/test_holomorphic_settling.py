@@ -9,9 +9,9 @@ from networks import batch, conv_net, images, mlp
 from torch import nn
 
 import dualprop as dp
-from dualprop import estimators, holomorphic
-from dualprop.pooling import SoftmaxPool2d
-from dualprop.states import Activations, residual
+from dualprop.equilibrium import estimators, holomorphic
+from dualprop.network.states import Activations, residual
+from dualprop.softmax import SoftmaxPool2d
 
 HOPFIELD = {"energy": "hopfield", "schedule": "even_odd(40)", "free_schedule": "even_odd(60)", "beta": 0.2}
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import dualprop as dp
-from dualprop import energies
+from dualprop import objectives
 
 N, D, K = 3, 5, 2  # examples, units, and the last of them, which the loss sees
 
@@ -48,7 +48,7 @@ def random_hopfield(seed, x):
     network = dp.Network.from_module(model)
 
     def energy(s):
-        return energies.hopfield(network, [x, *s.split([4, 3, K], dim=1)])
+        return objectives.hopfield(network, [x, *s.split([4, 3, K], dim=1)])
 
     return energy, list(network.parameters.values()), torch.zeros(N, 4 + 3 + K, dtype=torch.float64), 0.4
 
@@ -75,7 +75,7 @@ shares = st.floats(0, 1)
 strengths = st.floats(0.02, 0.95)  # of m, so that even the whole of β leaves the uphill problem concave
 
 
-def value(problem, alpha, beta, solve=energies.arovr):
+def value(problem, alpha, beta, solve=objectives.arovr):
     loss, energy, _, start, _ = problem
     return solve(loss, energy, alpha, beta, start).value.detach()
 
@@ -111,7 +111,7 @@ def test_beta_times_the_relaxation_grows_with_beta(problem, alpha, pair):
 def test_the_averaged_and_the_saddle_point_relaxation_are_one(problem, alpha, strength):
     """E* cancels, also in the limits, where one bracket is absent: a wrong limit divides by zero or counts E* once."""
     beta = strength * problem[-1]
-    one, other = value(problem, alpha, beta), value(problem, alpha, beta, energies.sprovr)
+    one, other = value(problem, alpha, beta), value(problem, alpha, beta, objectives.sprovr)
     torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-13 / beta)
 
 
@@ -120,7 +120,7 @@ def test_the_averaged_and_the_saddle_point_relaxation_are_one(problem, alpha, st
 def test_the_loss_lies_between_the_relaxations_at_alpha_one_and_zero(problem, strength):
     """ROVR is a lower bound of what is to be minimised, its uphill twin an upper bound."""
     loss, energy, _, start, m = problem
-    lower, upper = energies.rovr(loss, energy, strength * m, start), energies.arovr(loss, energy, 0.0, strength * m, start)
+    lower, upper = objectives.rovr(loss, energy, strength * m, start), objectives.arovr(loss, energy, 0.0, strength * m, start)
     known = loss(lower.free)
     assert_at_most(lower.value, known, strength * m)
     assert_at_most(known, upper.value, strength * m)
@@ -136,7 +136,7 @@ def test_no_other_states_are_better_for_the_saddle_point(problem, alpha, strengt
     """Both optima are global: a Newton iteration that stops early, or at another point, is beaten by some neighbour."""
     loss, energy, _, start, m = problem
     beta = strength * m
-    found = energies.sprovr(loss, energy, alpha, beta, start)
+    found = objectives.sprovr(loss, energy, alpha, beta, start)
     noise = scale * torch.randn(20, *start.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     with torch.no_grad():
         for step in noise:
@@ -153,14 +153,14 @@ def test_no_other_states_are_better_for_the_saddle_point(problem, alpha, strengt
 def test_the_first_order_of_the_relaxation_is_the_squared_gradient_in_the_metric_of_the_energy(kind, loss_name, alpha):
     """J = ℓ + (β/2)(1-2α) ∇ℓᵀ(∇²E)⁻¹∇ℓ + O(β²): the link to robustness. Any other coefficient leaves a remainder of order β."""
     loss, (energy, _, start, _) = random_loss(loss_name, 4), random_energy(kind, 4)
-    free = energies.rovr(loss, energy, 0.01, start).free.requires_grad_()
+    free = objectives.rovr(loss, energy, 0.01, start).free.requires_grad_()
     (g,) = torch.autograd.grad(loss(free).sum(), free)
     hessian = torch.autograd.functional.hessian(lambda s: energy(s).sum(), free.detach())
     hessian = torch.stack([hessian[n, :, n, :] for n in range(N)])
     norm = (g * torch.linalg.solve(hessian, g.unsqueeze(2)).squeeze(2)).sum(1)
     remainders = []
     for beta in (0.02, 0.01):
-        j = energies.arovr(loss, energy, alpha, beta, start).value.detach()
+        j = objectives.arovr(loss, energy, alpha, beta, start).value.detach()
         remainders.append(float((j - loss(free.detach()) - beta / 2 * (1 - 2 * alpha) * norm).norm()))
     order = math.log2(remainders[0] / remainders[1])
     assert abs(order - 2) < 0.1, f"order {order:.3f}, remainders {remainders}"
@@ -176,7 +176,7 @@ def test_the_first_order_of_the_relaxation_is_the_squared_gradient_in_the_metric
 def test_the_envelope_gradient_is_the_finite_difference_of_the_optimum(problem, alpha, strength, solve):
     """(1/β)(∂E(s⁺) - ∂E(s⁻)) with the states held fixed is the whole derivative of J: what makes learning local."""
     loss, energy, parameters, start, m = problem
-    beta, solve = strength * m, getattr(energies, solve)
+    beta, solve = strength * m, getattr(objectives, solve)
     found = solve(loss, energy, alpha, beta, start)
     assert not any(s.requires_grad for s in (found.plus, found.minus, found.free))
     gradients = torch.autograd.grad(found.value.sum(), parameters)
@@ -203,7 +203,7 @@ def test_the_envelope_gradient_is_autograd_through_the_solution_of_a_quadratic(a
     """The derivative through s±(θ), by the linear equations that they solve, adds nothing."""
     energy, (a, b), start, _ = random_energy("quadratic", 11)
     loss, beta = random_loss("squared error", 11), 0.6
-    found = torch.autograd.grad(energies.arovr(loss, energy, alpha, beta, start).value.sum(), [a, b])
+    found = torch.autograd.grad(objectives.arovr(loss, energy, alpha, beta, start).value.sum(), [a, b])
 
     zero = torch.zeros(N, D, dtype=torch.float64)
     pull = torch.func.grad(lambda s: -loss(s).sum())(zero)
@@ -234,16 +234,16 @@ def test_a_network_of_one_layer_has_the_saddle_point_relaxation_for_its_dyadic_o
     model = drawn(lambda: nn.Sequential(nn.Linear(5, 3), ACTIVATIONS[activation]()), seed)
     network, loss = dp.Network.from_module(model), dp.losses.from_name(loss_name)
     rule = dp.DualPropagation(alpha=alpha, beta=beta, loss=loss, output_nudge="exact")
-    found = energies.sprovr(
+    found = objectives.sprovr(
         lambda s: loss.value(s, y),
-        lambda s: energies.layer_energy(network, 1, s, x),
+        lambda s: objectives.layer_energy(network, 1, s, x),
         alpha, beta, torch.zeros(N, 3, dtype=torch.float64),
     )  # fmt: skip
     state = rule.infer(network, x, y)
     tolerance = {"rtol": 1e-9, "atol": 1e-9}
     torch.testing.assert_close(state.plus[1], found.plus, **tolerance)
     torch.testing.assert_close(state.minus[1], found.minus, **tolerance)
-    torch.testing.assert_close(energies.dyadic(network, state, y, loss, beta), found.value, rtol=1e-12, atol=1e-13 / beta)
+    torch.testing.assert_close(objectives.dyadic(network, state, y, loss, beta), found.value, rtol=1e-12, atol=1e-13 / beta)
 
 
 @settings(max_examples=40)
@@ -267,7 +267,7 @@ def test_an_updated_dyad_is_the_saddle_point_of_the_dyadic_objective_in_its_laye
         means, differences = list(state.means), list(state.differences)
         means[k], differences[k] = alpha * plus + (1 - alpha) * minus, plus - minus
         with torch.no_grad():
-            return energies.dyadic(network, dp.Dyads(tuple(means), tuple(differences), alpha), y, "squared_error", betas)
+            return objectives.dyadic(network, dp.Dyads(tuple(means), tuple(differences), alpha), y, "squared_error", betas)
 
     neuron = network.into(k).neuron
     # Mean and difference give a state at the end of the range back to within a rounding, which may lie outside.
@@ -289,7 +289,7 @@ def converged(network, x, y, alpha, beta):
     settings = {"alpha": alpha, "beta": beta, "loss": "squared_error", "output_nudge": "exact"}
     state = dp.DualPropagation(schedule="alternating_sweeps(60)", **settings).infer(network, x, y)
     with torch.no_grad():
-        return state, energies.dyadic(network, state, y, "squared_error", beta)
+        return state, objectives.dyadic(network, state, y, "squared_error", beta)
 
 
 @settings(max_examples=12)

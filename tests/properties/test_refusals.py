@@ -7,7 +7,7 @@ from torch import nn
 
 import dualprop as dp
 from dualprop.network import Layer
-from dualprop.synapses import Synapse
+from dualprop.network.synapses import Synapse
 
 
 class OwnForward(nn.Sequential):

@@ -11,7 +11,7 @@ from torch import nn
 import dualprop as dp
 from dualprop.analysis.transcription import transcribe
 from dualprop.network import Layer
-from dualprop.synapses import Synapse
+from dualprop.network.synapses import Synapse
 
 
 def skips(activation=nn.Tanh, pool=True, seed=0, dtype=torch.float64):
@@ -152,7 +152,7 @@ def test_lifted_networks_with_skips_descend_their_objective(update):
     for sweeps in (1, 2, 4, 8):
         rule = dp.Lifted(update=update, max_sweeps=sweeps, tolerance=0.0, beta=(0.05, 0.1, 0.2, 0.1))
         states = rule.infer(network, x, y).means
-        values.append(float(dp.energies.lifted(network, states, y, rule.loss, rule.beta).detach().sum()))
+        values.append(float(dp.objectives.lifted(network, states, y, rule.loss, rule.beta).detach().sum()))
     if update == "majorized":
         assert all(later <= earlier + 1e-12 for earlier, later in pairwise(values)), values
     out = dp.Lifted(update=update, max_sweeps=200, beta=0.01).gradients(network, x, y)
@@ -288,7 +288,7 @@ def test_one_state_below_is_not_enough_for_a_layer_that_reads_several():
     network, (x, _) = dp.Network.from_module(skips()), problem()
     s = torch.zeros(6, 4, 3, 3, dtype=torch.float64)
     with pytest.raises(dp.SettingError, match=r"layer 3 reads layers \(2, 1\): pass all states"):
-        dp.energies.layer_energy(network, 3, s, x)
+        dp.objectives.layer_energy(network, 3, s, x)
 
 
 def test_the_constant_of_a_majorized_block_is_the_curvature_of_all_that_read_it():

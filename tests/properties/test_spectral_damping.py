@@ -9,8 +9,8 @@ from networks import batch, conv_net, drawn, images, mlp
 from torch import nn
 
 import dualprop as dp
-from dualprop import spectra
 from dualprop.analysis.transcription import transcribe
+from dualprop.network import spectra
 
 # Per layer, so that the ratio of neighbours matters: a constant of the wrong layer or ratio is another one.
 BETAS = (0.3, 1.0, 0.5, 4.0)

@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import dualprop as dp
-from dualprop.equilibria import Hopfield, PredictiveCoding
-from dualprop.states import Activations
+from dualprop.equilibrium.energies import Hopfield, PredictiveCoding
+from dualprop.network.states import Activations
 
 F64 = torch.float64
 
@@ -171,7 +171,7 @@ def test_the_local_maps_are_the_derivatives_of_the_energy(energy, activation, po
     """Where the states settle, how they pull and what the weights learn are one function's derivatives, or no energy falls."""
     model, (x, _) = conv_net(activation, pool), images(3)
     network = dp.Network.from_module(model)
-    scalar = dp.energies.hopfield if energy.name == "hopfield" else dp.energies.predictive_coding
+    scalar = dp.objectives.hopfield if energy.name == "hopfield" else dp.objectives.predictive_coding
     generator = torch.Generator().manual_seed(1)
     states, drives = [x], []
     for layer in network.layers:
@@ -192,6 +192,6 @@ def test_the_local_maps_are_the_derivatives_of_the_energy(energy, activation, po
     assert_same(learned, of_parameters, 1e-11, "∂E/∂θ")
     for k, (layer, s, a) in enumerate(zip(network.layers, states[1:], drives, strict=True), start=1):
         pull = acts.feedback(k) if k < network.depth else torch.zeros_like(s)
-        own = dp.energies.inverse(layer.neuron, s) - a if energy.name == "hopfield" else s - layer.neuron.f(a)
+        own = dp.objectives.inverse(layer.neuron, s) - a if energy.name == "hopfield" else s - layer.neuron.f(a)
         wanted = own - pull
         torch.testing.assert_close(of_states[k - 1], wanted, rtol=1e-9, atol=1e-11, msg=lambda m, k=k: f"layer {k}: {m}")

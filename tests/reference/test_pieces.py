@@ -5,9 +5,10 @@ import torch
 from torch import nn
 
 import dualprop as dp
-from dualprop import kernels, native
 from dualprop.analysis import evidence
 from dualprop.analysis.transcription import transcribe
+from dualprop.kernels import dyadic as kernels
+from dualprop.kernels import native
 
 
 @pytest.fixture(autouse=True, params=["pieces", "native"])

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import dualprop as dp
-from dualprop import kernels
+from dualprop.kernels import dyadic as kernels
 
 pytestmark = pytest.mark.slow
 

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from dualprop import training
+from dualprop.alignment import LayerAlignment, alignment
 from dualprop.analysis import plots
-from dualprop.analysis.alignment import LayerAlignment, alignment
 from dualprop.losses import CrossEntropy
 from dualprop.models import MLP
 from dualprop.network import Network

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from dualprop import Network, feedback, recipes, training
-from dualprop.analysis.alignment import alignment
+from dualprop.alignment import alignment
 from dualprop.data import load
 from dualprop.data.examples import Examples
 from dualprop.errors import SettingError

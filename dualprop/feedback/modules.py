@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -26,8 +25,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from dualprop.errors import SettingError, UnsupportedModuleError, closest
-from dualprop.feedback_maps import ConvolutionWithFeedback, LinearWithFeedback, sign_symmetric
+from dualprop.errors import SettingError, closest
+from dualprop.feedback.autograd import ConvolutionWithFeedback, LinearWithFeedback, sign_symmetric
 
 Kind = Literal["kolen_pollack", "random", "sign_symmetric"]
 KINDS: tuple[str, ...] = get_args(Kind)
@@ -46,9 +45,9 @@ class AbstractFeedback(nn.Module):
     def __init__(
         self, *args: Any, kind: Kind = "kolen_pollack", generator: torch.Generator | None = None, **kwargs: Any
     ) -> None:
-        _check_kind(kind)
+        check_kind(kind)
         super().__init__(*args, **kwargs)
-        _install(self, kind, _draw(self.weight, kind, generator))
+        install(self, kind, draw(self.weight, kind, generator))
 
     def backward_weight(self) -> Tensor:
         """B, in the shape of `weight`: the parameter or buffer itself, or a new tensor where it is sign-symmetric."""
@@ -93,72 +92,11 @@ FEEDBACK_MODULES: dict[type[nn.Module], type[AbstractFeedback]] = {
     nn.Conv2d: FeedbackConv2d,
     nn.Conv3d: FeedbackConv3d,
 }
-# They hold parameters, but no weights that mix units on the way back: diagonal ones, and what ends the way.
-_NOTHING_TO_SEPARATE: tuple[type[nn.Module], ...] = (
-    nn.BatchNorm1d,
-    nn.BatchNorm2d,
-    nn.BatchNorm3d,
-    nn.SyncBatchNorm,
-    nn.InstanceNorm1d,
-    nn.InstanceNorm2d,
-    nn.InstanceNorm3d,
-    nn.LayerNorm,
-    nn.GroupNorm,
-    nn.RMSNorm,
-    nn.PReLU,
-    nn.Embedding,
-    nn.EmbeddingBag,
-)
 
 
 def backward_weight(module: nn.Module) -> Tensor:
     """The weight that errors come back through: B where the module has one of its own, else its `weight`."""
     return module.backward_weight() if isinstance(module, AbstractFeedback) else module.get_parameter("weight")
-
-
-def convert(
-    model: nn.Module,
-    kind: Kind,
-    *,
-    generator: torch.Generator | None = None,
-    leave: Sequence[str] = (),
-) -> nn.Module:
-    """Give every Linear and convolution of `model` feedback weights, in place; gradients then come back through them.
-
-    Modules, parameters, their names, hooks, device, dtype and mode stay what they were; "kolen_pollack" adds a parameter
-    `feedback_weight` to each, "random" a buffer, "sign_symmetric" nothing. Convert before the optimizer is made, so that it
-    sees the new parameters, and before a `state_dict` that holds them is loaded. B is drawn as PyTorch draws the layer's
-    weight, learns if W does, and is shared where W is. A W that something other than such modules reads too (an Embedding
-    that is tied to the last Linear) receives gradients that B does not, so there the two won't align.
-
-    Only modules are read: a forward of your own that multiplies by a weight of its child, F.linear(x, self.embed.weight)
-    say, keeps exact feedback.
-
-    Args:
-        kind: "kolen_pollack", "random" or "sign_symmetric"; the file's head says what each is.
-        generator: draws the feedback weights on its own device; None is PyTorch's global generator.
-        leave: names of modules (with all inside them), of parameters, or of module types that keep exact feedback.
-
-    Returns:
-        The model.
-
-    Raises:
-        UnsupportedModuleError: names what holds weights and can't be converted, and the remedy; the model is as it was.
-        SettingError: an unknown kind, or a `leave` that names nothing in the model.
-    """
-    _check_kind(kind)
-    chosen = _judged(model, (leave,) if isinstance(leave, str) else tuple(leave))
-    # All are drawn before any is changed. One draw per weight: where W is shared, both places must send back the same.
-    drawn: dict[int, Tensor | None] = {}
-    for module in chosen:
-        weight = module.get_parameter("weight")
-        if id(weight) not in drawn:
-            drawn[id(weight)] = _draw(weight, kind, generator)
-    for module in chosen:
-        module.__class__ = FEEDBACK_MODULES[type(module)]
-        assert isinstance(module, AbstractFeedback)
-        _install(module, kind, drawn[id(module.weight)])
-    return model
 
 
 def exact(model: nn.Module) -> nn.Module:
@@ -244,7 +182,7 @@ def _convolve(conv: FeedbackConv1d | FeedbackConv2d | FeedbackConv3d, x: Tensor)
     return a if is_batched else a.squeeze(0)
 
 
-def _draw(weight: Tensor, kind: str, generator: torch.Generator | None) -> Tensor | None:
+def draw(weight: Tensor, kind: str, generator: torch.Generator | None) -> Tensor | None:
     """A new B, as `nn.Linear` and `nn.ConvNd` draw W; None where W alone determines it."""
     if kind == "sign_symmetric":
         return None
@@ -254,7 +192,7 @@ def _draw(weight: Tensor, kind: str, generator: torch.Generator | None) -> Tenso
     return nn.Parameter(drawn, requires_grad=weight.requires_grad) if kind == "kolen_pollack" else drawn
 
 
-def _install(module: AbstractFeedback, kind: Kind, feedback: Tensor | None) -> None:
+def install(module: AbstractFeedback, kind: Kind, feedback: Tensor | None) -> None:
     module.kind = kind
     if isinstance(feedback, nn.Parameter):
         module.register_parameter("feedback_weight", feedback)
@@ -262,85 +200,12 @@ def _install(module: AbstractFeedback, kind: Kind, feedback: Tensor | None) -> N
         module.register_buffer("feedback_weight", feedback)
 
 
-def _check_kind(kind: str) -> None:
+def check_kind(kind: str) -> None:
     if kind not in KINDS:
         known = ", ".join(map(repr, KINDS))
         raise SettingError(f"unknown kind of feedback {kind!r}.{closest(str(kind), list(KINDS))} There are {known}.")
 
 
-def _judged(model: nn.Module, leave: tuple[str, ...]) -> list[nn.Module]:
-    """The modules to convert, each once. Raises if anything else holds weights, or a `leave` names nothing."""
-    named: set[str] = set()
-    left: set[int] = set()
-    # By every name of a shared module, since `leave` may be any of them.
-    for name, module in model.named_modules(remove_duplicate=False):
-        hits = {name, _type(module).__name__} & (set(leave) - {""})
-        named |= hits
-        if hits:
-            left.update(id(inner) for inner in module.modules())
-    chosen = []
-    for name, module in model.named_modules():
-        if id(module) in left:
-            continue
-        reason = _obstacle(module, name)
-        if reason:
-            raise UnsupportedModuleError(f"{repr(name) if name else 'the model'} is {_type(module).__name__}, {reason}")
-        if _type(module) in FEEDBACK_MODULES:
-            chosen.append(module)
-        elif _type(module) not in _NOTHING_TO_SEPARATE:
-            named |= _left_parameters(module, name, leave)
-    unused = sorted(map(repr, set(leave) - named))
-    if unused:
-        raise SettingError(f"leave names {', '.join(unused)}, which convert does not meet in the model. Remove it.")
-    if not chosen:
-        raise UnsupportedModuleError("the model holds no Linear or convolution to convert: it has none, or leave= names all.")
-    return chosen
-
-
-def _obstacle(module: nn.Module, name: str) -> str:
-    """Why a module can't be converted or looked into whatever its parameters are, and the remedy; else an empty string."""
-    exact = f"leave its feedback exact with leave=({name or _type(module).__name__!r},)."
-    if isinstance(module, AbstractFeedback):
-        return "which has feedback weights already. Convert a fresh copy of the model."
-    if isinstance(module, nn.parallel.DistributedDataParallel):
-        return "which would not reduce the new parameters' gradients. Convert the model before it is wrapped."
-    if isinstance(module, torch.jit.ScriptModule):
-        return "which is compiled as it is. Convert the model before it is scripted."
-    if isinstance(module, nn.modules.lazy.LazyModuleMixin):
-        return f"whose weights have no shape yet. Run the model once on a batch first, or {exact}"
-    if parametrize.is_parametrized(module):
-        return f"which is parametrized, so that its weight is no parameter. Remove the parametrization, or {exact}"
-    if type(module) not in FEEDBACK_MODULES:
-        return ""
-    if "forward" in vars(module):
-        return f"whose forward was replaced by another. Delete that attribute, or {exact}"
-    if set(module._parameters) != {"weight", "bias"}:
-        held = ", ".join(module._parameters)
-        return f"which holds {held} in place of weight and bias. Undo that (weight norm, pruning), or {exact}"
-    if module.get_parameter("weight").is_complex():
-        return f"whose weight is complex. Use real weights, or {exact}"
-    return ""
-
-
-def _left_parameters(module: nn.Module, name: str, leave: tuple[str, ...]) -> set[str]:
-    """The module's own parameters, all of them named in `leave`; raises where one is not."""
-    own = {f"{name}.{leaf}" if name else leaf: leaf for leaf, p in module._parameters.items() if p is not None}
-    for dotted in own:
-        if dotted not in leave:
-            kind = type(module)
-            what = f"{repr(name) if name else 'the model'} is {kind.__name__}, "
-            if kind.__module__.startswith("torch.") or issubclass(kind, tuple(FEEDBACK_MODULES)):
-                raise UnsupportedModuleError(
-                    f"{what}which holds weights and has no version with feedback weights. Replace it by a plain Linear or "
-                    f"convolution, or leave its feedback exact with leave=({name or kind.__name__!r},)."
-                )
-            raise UnsupportedModuleError(
-                f"{what}which owns the parameter {own[dotted]!r}, whose use in its forward would keep exact feedback. Make it "
-                f"the weight of a Linear or convolution, or leave it exact with leave=({dotted!r},)."
-            )
-    return set(own)
-
-
-def _type(module: nn.Module) -> type[nn.Module]:
+def type_of(module: nn.Module) -> type[nn.Module]:
     """The module's type; of a parametrized one, the type that it had before."""
     return type(module).__bases__[0] if parametrize.is_parametrized(module) else type(module)

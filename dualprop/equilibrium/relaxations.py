@@ -22,12 +22,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from dualprop.equilibria import AbstractEnergy, Update
+from dualprop.equilibrium.energies import AbstractEnergy, Update
 from dualprop.losses import AbstractLoss, targets
 from dualprop.network import Network
+from dualprop.network.states import Activations, residual
 from dualprop.neurons import AbstractNeuron, Scale
 from dualprop.schedules import AnySchedule, Step
-from dualprop.states import Activations, residual
 
 # A last pass that moves the states by more than this share of their displacement has settled nothing.
 MOST_MOVED = 0.5

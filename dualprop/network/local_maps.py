@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dualprop.feedback import backward_weight
-from dualprop.maps import AFFINE, MAPS, RESHAPES, kind
+from dualprop.network.modules import AFFINE, MAPS, RESHAPES, kind
 
 Modules = dict[str, nn.Module]
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d

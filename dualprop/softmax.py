@@ -1,10 +1,15 @@
-"""The states of softmax units that are pulled by more than their drive: one convex problem on the simplex, solved exactly.
+"""Softmax: of complex numbers too, as a neuron that is pulled by more than its drive, and as a pool.
+
+Units that are pulled settle at the solution of one convex problem on the simplex, solved exactly:
 
     settle(u, c, w) = argmin Σ s log s + (c/2) ‖s‖² - s·u - Σ w log s   over s ≥ 0, Σ s = 1,   for c > -1 and w ≥ 0
 
 With q = log s and the multiplier μ of the constraint, each unit obeys φ(q) = q + c·e^q - w·e^-q = u - μ; φ rises on q ≤ 0.
 So there is one q for each μ, their sum Σ e^q falls as μ rises, and two nested Newton iterations find the μ at which it is 1.
 Both run inside brackets that shrink, and in log s: there no digit is lost where a unit all but vanishes.
+
+The pool gives Σ_i z_i softmax(z/T)_i over each window z_1…z_n: the maximum as T → 0, the average as T → ∞, differentiable
+everywhere and holomorphic (Laborieux & Zenke 2022). N batch, C channels, H×W space.
 """
 
 from __future__ import annotations
@@ -12,7 +17,9 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from dualprop.errors import SettingError
 
 _MOST_STEPS = 200  # bisection alone would need fewer
 
@@ -51,6 +58,38 @@ def settle(u: Tensor, scale: float | Tensor, pull: float | Tensor, dim: int) -> 
         previous = excess.abs()
     # μ is only known to its rounding, and at c near -1 a unit near 1 moves by far more: the last step is taken in q itself.
     return (q - excess / (slope * rise)).softmax(dim)
+
+
+class SoftmaxPool2d(nn.Module):
+    """(N, C, H, W), real or complex, to (N, C, H // kernel, W // kernel): windows of kernel × kernel that do not overlap; what
+    fills none is left out, as in `nn.MaxPool2d`.
+
+    Args:
+        kernel_size: the side of a window.
+        temperature: T > 0.
+
+    Raises:
+        SettingError: either out of range.
+    """
+
+    # What `holomorphic` asks of a module that is not affine: its forward takes complex numbers, with a complex derivative.
+    is_holomorphic = True
+
+    def __init__(self, kernel_size: int = 2, temperature: float = 1.0) -> None:
+        super().__init__()
+        if isinstance(kernel_size, bool) or not isinstance(kernel_size, int) or kernel_size < 1:
+            raise SettingError(f"kernel_size must be a whole number of at least 1, got {kernel_size!r}.")
+        if not 0 < temperature < math.inf:
+            raise SettingError(f"temperature must be positive and finite, got {temperature:g}. For T = 0 use nn.MaxPool2d.")
+        self.kernel_size, self.temperature = kernel_size, temperature
+
+    def forward(self, z: Tensor) -> Tensor:
+        side = self.kernel_size
+        windows = z.unfold(-2, side, side).unfold(-2, side, side).flatten(-2)  # (N, C, H // k, W // k, k²)
+        return (windows * softmax(windows / self.temperature, -1)).sum(-1)
+
+    def extra_repr(self) -> str:
+        return f"{self.kernel_size}, temperature={self.temperature:g}"
 
 
 def _log_state(t: Tensor, scale: Tensor, pull: Tensor, start: Tensor) -> Tensor:

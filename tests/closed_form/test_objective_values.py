@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import dualprop as dp
-from dualprop import energies
+from dualprop import objectives
 from dualprop.neurons import HardSigmoid, Identity, LeakyReLU, ReLU, Sigmoid, Softmax, Tanh
 
 MODELS = {
@@ -61,21 +61,21 @@ def test_the_objectives_of_two_layers_are_the_numbers_worked_out_by_hand():
     network = two_layers()
     s_1, s_2 = torch.tensor([[1.0, 4.0]]).double(), torch.tensor([[2.0, 2.0]]).double()
     # E_1 = (1 + 16)/2 - (1·1 + 4·2); a_2(s_1) = (1, 5), so E_2 = (4 + 4)/2 - (2·1 + 2·5).
-    assert_is(energies.layer_energy(network, 1, s_1, X), -0.5)
-    assert_is(energies.layer_energy(network, 2, s_2, s_1), -8.0)
-    assert_is(energies.hopfield(network, [X, s_1, s_2]), -8.5)
+    assert_is(objectives.layer_energy(network, 1, s_1, X), -0.5)
+    assert_is(objectives.layer_energy(network, 2, s_2, s_1), -8.0)
+    assert_is(objectives.hopfield(network, [X, s_1, s_2]), -8.5)
     # Gaps ½‖X - a‖² (all drives are positive): ½(0 + 4) and ½(1 + 9), the loss ½(0 + 1).
-    assert_is(energies.lifted(network, [X, s_1, s_2], TARGET, "squared_error", (0.5, 2.0)), 0.5 + 2 / 0.5 + 5 / 2)
+    assert_is(objectives.lifted(network, [X, s_1, s_2], TARGET, "squared_error", (0.5, 2.0)), 0.5 + 2 / 0.5 + 5 / 2)
     # α = ¼: s⁺ = (1, 4), s⁻ = (1, 0), s̄ = (1, 1), so a_2 = (1, 2); layer 2: s⁺ = (2, 2), s⁻ = (0, 2).
     plus, minus = [X, s_1, s_2], [X, torch.tensor([[1.0, 0.0]]).double(), torch.tensor([[0.0, 2.0]]).double()]
     # Layer 1: 17/2 - 1/2 - 4·2 = 0. Layer 2: 4 - 2 - 2·1 = 0. Losses: ¼·½ + ¾·½(4 + 1).
     dyads = dyads_of(plus, minus, 0.25)
-    assert_is(energies.dyadic(network, dyads, TARGET, "squared_error", 0.5), 0.125 + 0.75 * 2.5)
+    assert_is(objectives.dyadic(network, dyads, TARGET, "squared_error", 0.5), 0.125 + 0.75 * 2.5)
     plus[1] = torch.tensor([[1.0, 8.0]]).double()
     # s̄_1 = (1, 2), a_2 = (1, 3). Layer 1: 65/2 - 1/2 - 8·2 = 16. Layer 2 as before: δ_2 = (2, 0) does not read unit 2.
-    assert_is(energies.dyadic(network, dyads_of(plus, minus, 0.25), TARGET, "squared_error", (2.0, 4.0)), 2.0 + 16 / 2)
+    assert_is(objectives.dyadic(network, dyads_of(plus, minus, 0.25), TARGET, "squared_error", (2.0, 4.0)), 2.0 + 16 / 2)
     # Linearised at p = (1, 1): g = (-1, 0), ℓ(p) = ½, s̄_2 = (½, 2): ½ - (½ - 1).
-    linearized = energies.dyadic(network, dyads, TARGET, "squared_error", 0.5, linearized_at=torch.ones(1, 2).double())
+    linearized = objectives.dyadic(network, dyads, TARGET, "squared_error", 0.5, linearized_at=torch.ones(1, 2).double())
     assert_is(linearized, 1.0)
 
 
@@ -86,7 +86,9 @@ def test_the_lagrangian_of_two_sigmoid_units_is_the_number_worked_out_by_hand():
         parameter.data.fill_(value)
     means = [torch.tensor([[v]], dtype=torch.float64) for v in (1.0, 0.8, 2.0)]
     multipliers = [torch.tensor([[v]], dtype=torch.float64) for v in (5.0, -7.0)]
-    found = energies.lagrangian(dp.Network.from_module(model), means, multipliers, torch.zeros(1, 1).double(), "squared_error")
+    found = objectives.lagrangian(
+        dp.Network.from_module(model), means, multipliers, torch.zeros(1, 1).double(), "squared_error"
+    )
     assert_is(found, 2.0 + 5 * (math.log(4) - 3) - 7 * (2 - 1.4))
 
 
@@ -104,7 +106,7 @@ CONJUGATES = [
 def test_the_conjugate_is_the_integral_of_the_activation_and_has_it_for_its_derivative(neuron, expected):
     """Autograd through a f(a) - G(f(a)) would be 0·∞ where tanh saturates; the second derivative is needed as well."""
     a = torch.tensor([-40.0, -3.0, -0.7, 0.3, 0.9, 2.0, 40.0], dtype=torch.float64, requires_grad=True)
-    found = energies.conjugate(neuron, a)
+    found = objectives.conjugate(neuron, a)
     torch.testing.assert_close(found, expected(a), rtol=1e-14, atol=1e-14)
     (first,) = torch.autograd.grad(found.sum(), a, create_graph=True)
     assert torch.equal(first, neuron.f(a))
@@ -116,7 +118,7 @@ def test_the_conjugate_is_the_integral_of_the_activation_and_has_it_for_its_deri
 def test_the_inverse_takes_a_state_back_to_its_drive(neuron):
     """A Lagrangian with another inverse would have another forward pass."""
     a = torch.linspace(-3, 3, 13, dtype=torch.float64)
-    torch.testing.assert_close(energies.inverse(neuron, neuron.f(a)), a, rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(objectives.inverse(neuron, neuron.f(a)), a, rtol=1e-12, atol=1e-13)
 
 
 @each_activation
@@ -129,7 +131,7 @@ def test_the_gradient_of_the_dyadic_objective_in_the_parameters_is_the_rules(act
     rule = dp.DualPropagation(alpha=alpha, beta=beta, output_nudge=nudge, loss=loss, schedule="alternating_sweeps(2)")
     out = rule.gradients(network, x, y)
     point = out.logits if nudge == "linearized" else None
-    values = energies.dyadic(network, out.state, y, loss, beta, linearized_at=point)
+    values = objectives.dyadic(network, out.state, y, loss, beta, linearized_at=point)
     assert values.shape == (len(x),)
     assert bool(torch.isfinite(values).all()), "a state at the end of its range counts as outside by rounding"
     parameters = network.parameters
@@ -143,7 +145,7 @@ def assert_stationary(network, dyads, y, loss, beta, layers, point=None):
     units: the multiplier of Σ s = 1."""
     plus = [s.clone().requires_grad_() for s in dyads.plus]
     minus = [s.clone().requires_grad_() for s in dyads.minus]
-    values = energies.dyadic(network, dyads_of(plus, minus, dyads.alpha), y, loss, beta, linearized_at=point)
+    values = objectives.dyadic(network, dyads_of(plus, minus, dyads.alpha), y, loss, beta, linearized_at=point)
     for sign, states, name in ((1, plus, "+"), (-1, minus, "-")):
         for k, slope in zip(layers, derivative(values, [states[k] for k in layers]), strict=True):
             low, high = network.into(k).neuron.reach
@@ -208,8 +210,8 @@ def test_at_alpha_one_half_the_objective_of_a_linear_network_is_the_lagrangian_b
     widths = (8, 7, 6, 4)
     means, deltas = ([torch.randn(len(x), w, generator=generator).double() for w in widths] for _ in range(2))
     dyads = dp.Dyads((x, *means), (None, *deltas), 0.5)
-    found = energies.dyadic(network, dyads, y, "squared_error", beta) - deltas[-1].square().sum(1) / 8
-    expected = energies.lagrangian(network, [x, *means], [d / beta for d in deltas], y, "squared_error")
+    found = objectives.dyadic(network, dyads, y, "squared_error", beta) - deltas[-1].square().sum(1) / 8
+    expected = objectives.lagrangian(network, [x, *means], [d / beta for d in deltas], y, "squared_error")
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
@@ -230,10 +232,10 @@ def test_the_lagrangian_is_stationary_at_the_forward_pass_with_backprops_errors_
     )
     d = [-e for e in torch.autograd.grad(error(means[-1], y, reduction="sum"), drives)]
     means, d = [s.detach().requires_grad_() for s in means], [e.requires_grad_() for e in d]
-    values = energies.lagrangian(network, means, d, y, loss)
+    values = objectives.lagrangian(network, means, d, y, loss)
     slopes = derivative(values, [*means[1:], *d])
     assert max(float(slope.abs().max()) for slope in slopes) < 1e-13
-    values = energies.lagrangian(network, means, d, y, loss)
+    values = objectives.lagrangian(network, means, d, y, loss)
     found = derivative(values / len(x), network.parameters.values())
     assert_same(dict(zip(network.parameters, found, strict=True)), autograd_gradients(model, x, y, loss), 1e-12)
 
@@ -246,7 +248,7 @@ def test_dp_at_one_half_finds_the_lagrangians_stationary_point_on_linear_network
     state = dp.DualPropagation(beta=beta, loss=loss).infer(network, x, y)
     means = [s.detach().requires_grad_() for s in state.means]
     d = [(state.difference(k) / beta).requires_grad_() for k in range(1, 5)]
-    slopes = derivative(energies.lagrangian(network, means, d, y, loss), [*means[1:], *d])
+    slopes = derivative(objectives.lagrangian(network, means, d, y, loss), [*means[1:], *d])
     assert max(float(slope.abs().max()) for slope in slopes) < 1e-13
 
 
@@ -265,14 +267,14 @@ def test_the_lifted_objective_is_the_loss_at_the_forward_pass_and_nowhere_below_
     network = dp.Network.from_module(model)
     states = forward_states(network, x)
     expected = F.cross_entropy(states[-1], y, reduction="none")
-    found = energies.lifted(network, states, y, "cross_entropy", 0.1)
+    found = objectives.lifted(network, states, y, "cross_entropy", 0.1)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
     generator = torch.Generator().manual_seed(3)
     for size in (0.1, 3.0):
         moved = [x, *(s + size * torch.randn(s.shape, generator=generator).double() for s in states[1:])]
         moved = [x, *(network.into(k).neuron.f(s) for k, s in enumerate(moved[1:], start=1))]
         with torch.no_grad():
-            gap = energies.lifted(network, moved, y, "cross_entropy", 1.0) - F.cross_entropy(moved[-1], y, reduction="none")
+            gap = objectives.lifted(network, moved, y, "cross_entropy", 1.0) - F.cross_entropy(moved[-1], y, reduction="none")
         assert float(gap.min()) > 1e-6, float(gap.min())
 
 
@@ -285,7 +287,7 @@ def test_the_lifted_gradient_in_the_weights_is_the_state_less_the_prediction_tim
     for k, width in enumerate((8, 7, 6, 4), start=1):
         states.append(network.into(k).neuron.f(torch.randn(len(x), width, generator=generator).double()))
     parameters = network.parameters
-    values = energies.lifted(network, states, y, "cross_entropy", betas)
+    values = objectives.lifted(network, states, y, "cross_entropy", betas)
     found = dict(zip(parameters, derivative(values, parameters.values()), strict=True))
     expected = {}
     for k, (name, beta) in enumerate(zip((0, 2, 4, 6), betas, strict=True), start=1):
@@ -300,10 +302,10 @@ def test_the_layer_energy_is_least_at_the_activation(activation):
     model, (x, _) = mlp(activation), batch()
     network, generator = dp.Network.from_module(model), torch.Generator().manual_seed(2)
     s = forward_states(network, x)[1]
-    least = energies.layer_energy(network, 1, s, x)
+    least = objectives.layer_energy(network, 1, s, x)
     for size in (1e-3, 0.5):
         other = network.into(1).neuron.f(s + size * torch.randn(s.shape, generator=generator).double())
-        assert bool((energies.layer_energy(network, 1, other, x) >= least).all())
+        assert bool((objectives.layer_energy(network, 1, other, x) >= least).all())
 
 
 def test_a_state_beyond_the_range_of_its_activation_is_infinite_and_one_beyond_by_rounding_is_not():
@@ -315,11 +317,11 @@ def test_a_state_beyond_the_range_of_its_activation_is_infinite_and_one_beyond_b
             (X, torch.tensor([[s, 1.0]], dtype=torch.float64), s_2), (None, torch.tensor([[1.0, 0.0]]).double(), s_2), 0.5
         )
         with torch.no_grad():
-            return float(energies.dyadic(network, dyads, TARGET, "squared_error", 1.0))
+            return float(objectives.dyadic(network, dyads, TARGET, "squared_error", 1.0))
 
     assert math.isinf(at(0.4))  # s⁻ = -0.1
     assert at(0.5 - 1e-16) == pytest.approx(at(0.5), abs=1e-14)
-    assert bool(energies.layer_energy(network, 1, torch.tensor([[-0.1, 1.0]]).double(), X).isinf())
+    assert bool(objectives.layer_energy(network, 1, torch.tensor([[-0.1, 1.0]]).double(), X).isinf())
 
 
 def quadratic(matrix, centre):
@@ -343,19 +345,19 @@ def test_relaxations_of_quadratics_are_the_solutions_of_their_linear_equations(a
     # E* = 0, so J = α ℓ⁺ + E⁺/β + ᾱ ℓ⁻ - E⁻/β; the absent term's state is m and its energy 0.
     expected = alpha * loss(plus) + (1 - alpha) * loss(minus) + (energy(plus) - energy(minus)) / beta
     for found in (
-        energies.arovr(loss, energy, alpha, beta, torch.zeros(3, 4).double()),
-        energies.sprovr(loss, energy, alpha, beta, torch.zeros(3, 4).double()),
+        objectives.arovr(loss, energy, alpha, beta, torch.zeros(3, 4).double()),
+        objectives.sprovr(loss, energy, alpha, beta, torch.zeros(3, 4).double()),
     ):
         for state, wanted in ((found.plus, plus), (found.minus, minus), (found.free, m), (found.value, expected)):
             torch.testing.assert_close(state, wanted, rtol=1e-11, atol=1e-11)
     if alpha == 1:
-        found = energies.rovr(loss, energy, beta, torch.zeros(3, 4).double())
+        found = objectives.rovr(loss, energy, beta, torch.zeros(3, 4).double())
         torch.testing.assert_close(found.value, expected, rtol=1e-11, atol=1e-11)
 
 
 def test_one_unit_relaxed_is_the_fraction_worked_out_by_hand():
     """E = (s-1)²/2, ℓ = s²/2, α = ½, β = 1: s⁺ = 1/(1+½) = ⅔, s⁻ = 2; J = ½·(2/9) + ½·2 + 1/18 - ½ = ⅔."""
-    found = energies.arovr(lambda s: s[:, 0] ** 2 / 2, lambda s: (s[:, 0] - 1) ** 2 / 2, 0.5, 1.0, torch.zeros(1, 1).double())
+    found = objectives.arovr(lambda s: s[:, 0] ** 2 / 2, lambda s: (s[:, 0] - 1) ** 2 / 2, 0.5, 1.0, torch.zeros(1, 1).double())
     assert_is(found.plus, [2 / 3])
     assert_is(found.minus, [2.0])
     assert_is(found.value, 2 / 3)
@@ -368,37 +370,40 @@ def half_square(s):
 START = torch.ones(2, 3, dtype=torch.float64)
 REFUSED = {
     "uphill": (
-        lambda: energies.arovr(half_square, half_square, 0.2, 1.3, START),
+        lambda: objectives.arovr(half_square, half_square, 0.2, 1.3, START),
         "uphill problem is not strictly concave.*Lower beta, or",
     ),
     "energy": (
-        lambda: energies.rovr(half_square, lambda s: -half_square(s), 1.0, START),
+        lambda: objectives.rovr(half_square, lambda s: -half_square(s), 1.0, START),
         "energy is not strictly convex for 2 of 2",
     ),
     "downhill": (
-        lambda: energies.rovr(lambda s: -half_square(s), half_square, 2.0, START),
+        lambda: objectives.rovr(lambda s: -half_square(s), half_square, 2.0, START),
         "downhill problem is not strictly convex",
     ),
     "kinks": (
-        lambda: energies.rovr(half_square, lambda s: half_square(s) + (s - 0.3).abs().sum(1), 1.0, START),
+        lambda: objectives.rovr(half_square, lambda s: half_square(s) + (s - 0.3).abs().sum(1), 1.0, START),
         "did not converge in 100 Newton steps",
     ),
-    "alpha": (lambda: energies.arovr(half_square, half_square, 1.5, 1.0, START), r"alpha must be in \[0, 1\], got 1.5"),
-    "beta": (lambda: energies.sprovr(half_square, half_square, 0.5, -1.0, START), "beta must be positive and finite, got -1.0"),
-    "start": (lambda: energies.rovr(half_square, half_square, 1.0, START[0]), r"shape \(N, D\), got torch.float64 of \(3,\)"),
+    "alpha": (lambda: objectives.arovr(half_square, half_square, 1.5, 1.0, START), r"alpha must be in \[0, 1\], got 1.5"),
+    "beta": (
+        lambda: objectives.sprovr(half_square, half_square, 0.5, -1.0, START),
+        "beta must be positive and finite, got -1.0",
+    ),
+    "start": (lambda: objectives.rovr(half_square, half_square, 1.0, START[0]), r"shape \(N, D\), got torch.float64 of \(3,\)"),
     "ReLU": (
-        lambda: energies.lagrangian(two_layers(), [X, X, X], [X, X], TARGET, "squared_error"),
+        lambda: objectives.lagrangian(two_layers(), [X, X, X], [X, X], TARGET, "squared_error"),
         "ReLU has no inverse.*Use LeakyReLU",
     ),
-    "layer": (lambda: energies.layer_energy(two_layers(), 3, X, X), "layers 1 to 2, got 3"),
-    "state": (lambda: energies.layer_energy(two_layers(), 1, X[:, :1], X), r"layer 1 must have shape \(1, 2\), got \(1, 1\)"),
-    "states": (lambda: energies.hopfield(two_layers(), [X, X]), "must hold 3 tensors, s_0…s_L, got 2"),
+    "layer": (lambda: objectives.layer_energy(two_layers(), 3, X, X), "layers 1 to 2, got 3"),
+    "state": (lambda: objectives.layer_energy(two_layers(), 1, X[:, :1], X), r"layer 1 must have shape \(1, 2\), got \(1, 1\)"),
+    "states": (lambda: objectives.hopfield(two_layers(), [X, X]), "must hold 3 tensors, s_0…s_L, got 2"),
     "betas": (
-        lambda: energies.lifted(two_layers(), [X] * 3, TARGET, "squared_error", (1.0,) * 3),
+        lambda: objectives.lifted(two_layers(), [X] * 3, TARGET, "squared_error", (1.0,) * 3),
         "beta lists 3 values.*2 layers",
     ),
-    "loss": (lambda: energies.lifted(two_layers(), [X] * 3, TARGET, "squared", 1.0), "unknown loss 'squared'. Did you mean"),
-    "targets": (lambda: energies.lifted(two_layers(), [X] * 3, TARGET[0], "squared_error", 1.0), "one target per example"),
+    "loss": (lambda: objectives.lifted(two_layers(), [X] * 3, TARGET, "squared", 1.0), "unknown loss 'squared'. Did you mean"),
+    "targets": (lambda: objectives.lifted(two_layers(), [X] * 3, TARGET[0], "squared_error", 1.0), "one target per example"),
 }
 
 
@@ -412,7 +417,7 @@ def test_what_has_no_value_is_refused_with_the_remedy(name):
 
 def test_the_uphill_problem_is_refused_exactly_from_the_limit_of_beta_on():
     """E = ‖s‖²/2 = ℓ: concave for ᾱβ < 1; at α = 1 for every β."""
-    energies.arovr(half_square, half_square, 0.5, 1.99, START)
-    energies.arovr(half_square, half_square, 1.0, 100.0, START)
+    objectives.arovr(half_square, half_square, 0.5, 1.99, START)
+    objectives.arovr(half_square, half_square, 1.0, 100.0, START)
     with pytest.raises(dp.SettingError, match="move alpha towards 1"):
-        energies.arovr(half_square, half_square, 0.5, 2.01, START)
+        objectives.arovr(half_square, half_square, 0.5, 2.01, START)

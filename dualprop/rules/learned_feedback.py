@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from dualprop.errors import SettingError, UnsupportedModuleError
 from dualprop.feedback import AbstractFeedback
 from dualprop.network import Layer, Network
+from dualprop.network.local_maps import ConvolutionStretch, LinearStretch, Record, ReshapeStretch
+from dualprop.network.synapses import Tape
 from dualprop.neurons import Identity, Sigmoid, Softmax, Tanh
-from dualprop.stretches import ConvolutionStretch, LinearStretch, Record, ReshapeStretch
-from dualprop.synapses import Tape
 
 
 def check_network(network: Network) -> None:

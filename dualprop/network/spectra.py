@@ -24,7 +24,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dualprop.synapses import Synapse
+from dualprop.network.synapses import Synapse
 
 # Of the largest eigenvalue of WᵀW, where momentum begins to hold others back.
 MOMENTUM = 0.99

@@ -14,8 +14,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from dualprop.network import Network, summed
-from dualprop.synapses import Tape
+from dualprop.network.layers import summed
+from dualprop.network.network import Network
+from dualprop.network.synapses import Tape
 
 
 @dataclass(frozen=True)

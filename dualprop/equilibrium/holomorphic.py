@@ -19,11 +19,8 @@ from torch import Tensor, nn
 
 from dualprop.errors import SettingError
 from dualprop.losses import AbstractLoss
-from dualprop.maps import AFFINE, kind
 from dualprop.network import Layer, Network
-from dualprop.neurons import Identity
-from dualprop.states import Activations
-from dualprop.stretches import (
+from dualprop.network.local_maps import (
     AbstractStretch,
     ConvolutionStretch,
     LinearStretch,
@@ -32,7 +29,10 @@ from dualprop.stretches import (
     ReshapeStretch,
     TapedStretch,
 )
-from dualprop.synapses import Synapse
+from dualprop.network.modules import AFFINE, kind
+from dualprop.network.states import Activations
+from dualprop.network.synapses import Synapse
+from dualprop.neurons import Identity
 
 
 def check(network: Network, loss: AbstractLoss, output_nudge: str) -> None:
@@ -55,7 +55,7 @@ def check(network: Network, loss: AbstractLoss, output_nudge: str) -> None:
             if not (kind(module) in AFFINE or getattr(module, "is_holomorphic", False)):
                 raise SettingError(
                     f"layer '{layer.name}' holds {type(module).__name__} ('{name}'), which is not holomorphic. Use average "
-                    "pooling, pooling.SoftmaxPool2d, or estimator='centered'."
+                    "pooling, softmax.SoftmaxPool2d, or estimator='centered'."
                 )
 
 

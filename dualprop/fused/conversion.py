@@ -19,7 +19,8 @@ import torch
 from torch import fx, nn
 
 from dualprop import neurons
-from dualprop.activations import (
+from dualprop.errors import SettingError, UnsupportedModuleError
+from dualprop.fused.activations import (
     ACTIVATION_FUNCTIONS,
     ACTIVATION_MODULES,
     CONTAINERS,
@@ -28,7 +29,6 @@ from dualprop.activations import (
     UNREAD_MODULES,
     Elementwise,
 )
-from dualprop.errors import SettingError, UnsupportedModuleError
 from dualprop.kernels import Activation
 
 Make = Callable[[Activation, str, int], nn.Module]
@@ -66,8 +66,8 @@ class _Forward:
     graph: fx.Graph
 
 
-def convert(model: nn.Module, make: Make, leave: tuple[str, ...], num_expected: int | None) -> nn.Module:
-    """Replace every activation of `model` by make(f, description, index). See `dualprop.dyadic.dualize`."""
+def replace_activations(model: nn.Module, make: Make, leave: tuple[str, ...], num_expected: int | None) -> nn.Module:
+    """Replace every activation of `model` by make(f, description, index). See `dualprop.fused.dyadic.dualize`."""
     leave = (leave,) if isinstance(leave, str) else leave
     unused = set(leave)
     root = nn.Module()

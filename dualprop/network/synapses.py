@@ -20,8 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from dualprop.errors import SettingError
-from dualprop.maps import AFFINE, kind
-from dualprop.stretches import (
+from dualprop.network.local_maps import (
     Modules,
     Record,
     ReshapeStretch,
@@ -31,6 +30,7 @@ from dualprop.stretches import (
     stretch,
     through,
 )
+from dualprop.network.modules import AFFINE, kind
 
 
 class Tape:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from dualprop import neurons
 from dualprop.kernels import Activation
-from dualprop.maps import MAPS
+from dualprop.network.modules import MAPS
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dualprop import feedback
-from dualprop.analysis.alignment import alignment
+from dualprop.alignment import alignment
 from dualprop.network import Network
 from dualprop.rules import AbstractRule
 

@@ -15,40 +15,23 @@ bfloat16). The one-pass kernels never subtract two states on one linear piece, a
 
 from __future__ import annotations
 
-import functools
-import importlib.util
-from collections.abc import Callable, Iterator
-from typing import Any, Literal, Protocol, TypeVar, cast
+from collections.abc import Iterator
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 
-from dualprop import native
 from dualprop.errors import SettingError
+from dualprop.kernels import compiled, native
+from dualprop.kernels.activation import HALF, Activation
 
-F = TypeVar("F", bound=Callable[..., Any])
 Kernel = Literal["auto", "native", "compiled", "eager"]
 KERNELS: tuple[Kernel, ...] = ("auto", "native", "compiled", "eager")
-
-
-class Activation(Protocol):
-    """A function that keeps shape, and the same written over its argument (or not, where it can't be). Only where each value
-    depends on one argument may it be walked in pieces; `piecewise` is how `dyadic.c` writes it, None where it can't."""
-
-    @property
-    def is_elementwise(self) -> bool: ...
-    @property
-    def piecewise(self) -> tuple[int, float, float] | None: ...
-
-    def f(self, a: Tensor) -> Tensor: ...
-    def f_(self, a: Tensor) -> Tensor: ...
 
 
 # Elements a piece: three float32 pieces fill 3 MB of cache. Smaller ones lose more to waking the threads for each operation
 # (20 µs after a matrix product on two cores) than they gain; and so do activations of less than two.
 PIECE = 262144
-HALF = (torch.float16, torch.bfloat16)
-_KERNELS: dict[Callable[..., Any], Callable[..., Any]] = {}  # compiled once a process
 
 
 def check(kernel: str) -> None:
@@ -63,7 +46,7 @@ def chosen(device: torch.device | str) -> Kernel:
     """What "auto" is on a device."""
     if torch.device(device).type == "cpu":
         return "native" if native.is_available() else "eager"
-    return "compiled" if torch.device(device).type == "cuda" and _has_triton() else "eager"
+    return "compiled" if torch.device(device).type == "cuda" and compiled.has_triton() else "eager"
 
 
 def dyad(
@@ -85,7 +68,7 @@ def dyad(
         mean, difference = (a, delta) if overwrite else (torch.empty_like(a), torch.empty_like(a))
         return native.dyad(cast("Any", neuron.piecewise), a, delta, up, down, alpha, mean, difference)
     if _is_compiled(kernel, a):
-        return _compiled(_dyad)(neuron, a, delta, up, down, alpha)
+        return compiled.function(compiled.dyad)(neuron, a, delta, up, down, alpha)
     if not _worth_pieces(neuron, a, delta):
         return _dyad(neuron, a, delta, up, down, alpha)
     mean, difference = (a, delta) if overwrite else (torch.empty_like(a), torch.empty_like(a))
@@ -118,11 +101,11 @@ def one_sided_difference(
         out = delta if overwrite else torch.empty_like(a)
         return native.difference(cast("Any", neuron.piecewise), a, delta, up, down, 1.0, out)
     if _is_compiled(kernel, a):
-        return _compiled(_difference)(neuron, a, delta, up, down, 1.0)
+        return compiled.function(compiled.difference)(neuron, a, delta, up, down, 1.0)
     if a.dtype in HALF:
         return _difference(neuron, a, delta, up, down, 1.0)
     if not (_worth_pieces(neuron, a, delta) and native.dense_layout(a, delta, free) is not None):
-        nudged = neuron.f_(_shifted(a, delta, strength))
+        nudged = neuron.f_(torch.add(a, delta, alpha=strength))
         return torch.sub(*((nudged, free) if strength > 0 else (free, nudged)), out=nudged)
     result = delta if overwrite else torch.empty_like(a)
     for a_, delta_, free_, result_ in _pieces(a, delta, free, result):
@@ -148,7 +131,7 @@ def difference(
     if _is_native(kernel, neuron, a, delta):
         return native.difference(cast("Any", neuron.piecewise), a, delta, up, down, scale, torch.empty_like(a))
     if _is_compiled(kernel, a):
-        return _compiled(_difference)(neuron, a, delta, up, down, scale)
+        return compiled.function(compiled.difference)(neuron, a, delta, up, down, scale)
     if not _worth_pieces(neuron, a, delta):
         return _difference(neuron, a, delta, up, down, scale)
     result, scratch = torch.empty_like(a), torch.empty(PIECE, dtype=a.dtype)
@@ -163,58 +146,29 @@ def difference(
 
 
 def _dyad(neuron: Activation, a: Tensor, delta: Tensor, up: float, down: float, alpha: float) -> tuple[Tensor, Tensor]:
+    if torch.compiler.is_compiling():
+        return compiled.dyad(neuron, a, delta, up, down, alpha)
     dtype = a.dtype
     if dtype in HALF:
         mean, difference = _dyad(neuron, a.float(), delta.float(), up, down, alpha)
         return mean.to(dtype), difference.to(dtype)
-    if torch.compiler.is_compiling():
-        difference = _span(neuron, a, delta, up, down)
-        return neuron.f(_shifted(a, delta, -down)) + alpha * difference, difference
-    plus = neuron.f_(_shifted(a, delta, up))
-    minus = neuron.f_(_shifted(a, delta, -down))
+    plus = neuron.f_(torch.add(a, delta, alpha=up))
+    minus = neuron.f_(torch.add(a, delta, alpha=-down))
     difference = plus.sub_(minus)
     return minus.add_(difference, alpha=alpha), difference
 
 
 def _difference(neuron: Activation, a: Tensor, delta: Tensor, up: float, down: float, scale: float) -> Tensor:
+    if torch.compiler.is_compiling():
+        return compiled.difference(neuron, a, delta, up, down, scale)
     dtype = a.dtype
     if dtype in HALF:
         a, delta = a.float(), delta.float()
-    if torch.compiler.is_compiling():
-        return (scale * _span(neuron, a, delta, up, down)).to(dtype)
-    plus = neuron.f(a) if up == 0 else neuron.f_(_shifted(a, delta, up))
-    minus = neuron.f(a) if down == 0 else neuron.f_(_shifted(a, delta, -down))
+    plus = neuron.f(a) if up == 0 else neuron.f_(torch.add(a, delta, alpha=up))
+    minus = neuron.f(a) if down == 0 else neuron.f_(torch.add(a, delta, alpha=-down))
     # Not in place: f(a) may be a itself.
     result = plus - minus
     return (result if scale == 1 else result.mul_(scale)).to(dtype)
-
-
-def _span(neuron: Activation, a: Tensor, delta: Tensor, up: float, down: float) -> Tensor:
-    """f(a + up·delta) - f(a - down·delta); where both lie on one piece of a piecewise linear f, its slope times what is between
-    them, so that nothing cancels. As `dyadic.c` has it: NaN stays NaN."""
-    plus, minus = _shifted(a, delta, up), _shifted(a, delta, -down)
-    far, span = neuron.f(plus) - neuron.f(minus), (up + down) * delta
-    if neuron.piecewise is None:
-        return far
-    kind, first, second = neuron.piecewise
-    if kind == 2:
-        inside = (plus > first) & (minus > first) & (plus < second) & (minus < second)
-        return torch.where(inside, span, far)
-    found = torch.where((plus > 0) & (minus > 0), span, far)
-    return torch.where((plus < 0) & (minus < 0), first * span, found) if kind == 1 else found
-
-
-def _shifted(a: Tensor, delta: Tensor, strength: float) -> Tensor:
-    """a + strength·delta, in memory of its own."""
-    # Written out for inductor: where delta is a matrix product that nothing else reads, it folds an addition with `alpha` into
-    # addmm and forgets the alpha (torch 2.13).
-    return a + strength * delta if torch.compiler.is_compiling() else torch.add(a, delta, alpha=strength)
-
-
-def _compiled(function: F) -> F:
-    if function not in _KERNELS:
-        _KERNELS[function] = torch.compile(function, dynamic=True)
-    return cast("F", _KERNELS[function])
 
 
 def _is_native(kernel: Kernel, neuron: Activation, a: Tensor, delta: Tensor) -> bool:
@@ -223,13 +177,8 @@ def _is_native(kernel: Kernel, neuron: Activation, a: Tensor, delta: Tensor) -> 
 
 def _is_compiled(kernel: Kernel, a: Tensor) -> bool:
     # Inside somebody's torch.compile everything is compiled anyway.
-    wanted = kernel == "compiled" or (kernel == "auto" and a.is_cuda and _has_triton())
+    wanted = kernel == "compiled" or (kernel == "auto" and a.is_cuda and compiled.has_triton())
     return wanted and not torch.compiler.is_compiling()
-
-
-@functools.cache
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
 
 
 def _alike(delta: Tensor, a: Tensor) -> Tensor:

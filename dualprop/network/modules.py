@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from dualprop.feedback import FEEDBACK_MODULES
-from dualprop.pooling import SoftmaxPool2d
+from dualprop.softmax import SoftmaxPool2d
 
 RESHAPES = (nn.Flatten, nn.Unflatten)
 # Affine maps of one example, which have a linear part: f(s) - f(0).

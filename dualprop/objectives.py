@@ -26,9 +26,9 @@ from dualprop import losses
 from dualprop.errors import SettingError
 from dualprop.losses import AbstractLoss
 from dualprop.network import Network
+from dualprop.network.states import Dyads
 from dualprop.neurons import AbstractNeuron, Identity, LeakyReLU, Sigmoid, Tanh
 from dualprop.settings import beta_per_layer, checked_beta
-from dualprop.states import Dyads
 
 Scalar = Callable[[Tensor], Tensor]
 

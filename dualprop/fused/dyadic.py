@@ -16,21 +16,21 @@ that no more memory is taken than by back-propagation.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from dualprop import kernels, recompute
+from dualprop import kernels
 from dualprop.errors import SettingError
+from dualprop.fused import recompute
 from dualprop.kernels import Kernel
-from dualprop.settings import as_tuple, checked_beta
 
 
 @dataclass(frozen=True)
-class Nudge:
+class CotangentNudge:
     """Shares of s⁺ and s⁻, and `strength` b, what turns the cotangent into the nudge: Δ = -b dy."""
 
     up: float
@@ -41,7 +41,7 @@ class Nudge:
 
 class _DyadicActivation(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, a: Tensor, activation: kernels.Activation, nudge: Nudge) -> Tensor:
+    def forward(ctx: Any, a: Tensor, activation: kernels.Activation, nudge: CotangentNudge) -> Tensor:
         ctx.save_for_backward(a)
         ctx.activation, ctx.nudge = activation, nudge
         return activation.f(a)
@@ -53,7 +53,7 @@ class _DyadicActivation(torch.autograd.Function):
         return kernels.difference(ctx.activation, a, dy, nudge.down * b, nudge.up * b, 1 / b, nudge.kernel), None, None
 
 
-def dyadic_activation(a: Tensor, activation: kernels.Activation, nudge: Nudge) -> Tensor:
+def dyadic_activation(a: Tensor, activation: kernels.Activation, nudge: CotangentNudge) -> Tensor:
     """f(a), whose backward pass is the dyadic difference in place of f'(a) dy. Elementwise; keeps shape and dtype."""
     if not (torch.is_grad_enabled() and a.requires_grad):
         return activation.f(a)
@@ -86,14 +86,14 @@ class Dualization:
             raise SettingError(f"loss_scale must be positive, got {self.loss_scale}.")
         kernels.check(self.kernel)
 
-    def nudge(self, batch_size: int, beta: float) -> Nudge:
+    def nudge(self, batch_size: int, beta: float) -> CotangentNudge:
         """The nudge for activations whose first dimension is `batch_size`."""
         scale = self.loss_scale() if callable(self.loss_scale) else self.loss_scale
         terms = self.loss_reduction if isinstance(self.loss_reduction, int) else batch_size
         if self.loss_reduction == "sum":
             terms = 1
         up, down = (self.alpha, 1 - self.alpha) if self.coupling == "original" else (1 - self.alpha, self.alpha)
-        return Nudge(up, down, beta * terms / scale, self.kernel)
+        return CotangentNudge(up, down, beta * terms / scale, self.kernel)
 
 
 class Dyadic(nn.Module):
@@ -110,58 +110,3 @@ class Dyadic(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.description}, {self.settings.coupling}, alpha={self.settings.alpha:g}, beta={self.beta:g}"
-
-
-def dualize(
-    model: nn.Module,
-    *,
-    coupling: Literal["original", "transposed"] = "original",
-    alpha: float = 0.5,
-    beta: float | Sequence[float] = 1.0,
-    loss_reduction: Literal["mean", "sum"] | int = "mean",
-    loss_scale: float | Callable[[], float] = 1.0,
-    leave: Sequence[str] = (),
-    kernel: Kernel = "auto",
-    recompute_states: bool = True,
-) -> nn.Module:
-    """Convert every activation of `model` in place; then `loss.backward()` in any training loop is dual propagation.
-
-    Parameters and `state_dict` stay as they are. Modules and functional calls (`F.relu(x)`, `x.tanh()`) are converted;
-    whatever might be an activation and is not known is refused by name before anything is changed. Only `forward` methods
-    are read: an activation in another method that you call yourself (`model.encode(x)`) stays with back-propagation. A
-    rewritten forward keeps the values that the module's plain attributes have now, and can't be pickled.
-
-    Args:
-        coupling: "original" (DP) or "transposed" (DP⊤).
-        alpha: in [0, 1], the weight of s⁺ in the mean.
-        beta: nudging strength per example, > 0; one, or one per activation in the order of the model's modules.
-        loss_reduction: how the loss is reduced over the batch, since DP is not homogeneous in the loss: "mean" over the
-            activations' first dimension, "sum", or the number of terms of the mean (tokens, say).
-        loss_scale: whatever else multiplies the loss: 1/4 when four batches accumulate, `scaler.get_scale` for a
-            GradScaler (a function is asked at every forward pass).
-        leave: names of modules, module types or functions that are to be left to plain back-propagation.
-        kernel: how the differences are computed, see `dualprop.kernels`: "auto", "native", "compiled" or "eager". Under
-            torch.compile it is inductor that does.
-        recompute_states: keep each activation's drive alone and compute its state again in the backward pass, so that no more
-            memory is taken than by back-propagation; if not, both are kept, which saves one elementwise pass a layer. Both are
-            kept, too, inside other saved-tensor hooks: a checkpoint around the model, `save_on_cpu`.
-
-    Returns:
-        The model (a new module only where `model` itself is one activation).
-
-    Raises:
-        UnsupportedModuleError: names a module or function that can't be converted, and the remedy.
-        SettingError: a setting out of its range.
-    """
-    from dualprop.conversion import convert
-
-    settings = Dualization(coupling, alpha, loss_reduction, loss_scale, kernel)
-    betas = as_tuple(checked_beta(beta))
-
-    def make(activation: kernels.Activation, description: str, index: int) -> Dyadic:
-        return Dyadic(activation, description, settings, betas[0] if len(betas) == 1 else betas[index])
-
-    converted = convert(model, make, tuple(leave), None if len(betas) == 1 else len(betas))
-    if recompute_states:
-        recompute.attach(converted)
-    return converted

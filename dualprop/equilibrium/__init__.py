@@ -1,0 +1,1 @@
+"""Equilibria of energies: energies × relaxations × estimators, complex states, and implicit gradients."""

@@ -1,0 +1,33 @@
+"""Separate feedback weights: errors come back through weights of their own. `convert` gives them to any model."""
+
+from dualprop.feedback.conversion import convert
+from dualprop.feedback.modules import (
+    FEEDBACK_MODULES,
+    KINDS,
+    AbstractFeedback,
+    FeedbackConv1d,
+    FeedbackConv2d,
+    FeedbackConv3d,
+    FeedbackLinear,
+    Kind,
+    WeightAlignment,
+    alignment,
+    backward_weight,
+    exact,
+)
+
+__all__ = [
+    "FEEDBACK_MODULES",
+    "KINDS",
+    "AbstractFeedback",
+    "FeedbackConv1d",
+    "FeedbackConv2d",
+    "FeedbackConv3d",
+    "FeedbackLinear",
+    "Kind",
+    "WeightAlignment",
+    "alignment",
+    "backward_weight",
+    "convert",
+    "exact",
+]

@@ -1,0 +1,6 @@
+"""The fused engine: dyadic activations inside autograd, in one forward and one backward pass."""
+
+from dualprop.fused.dualization import dualize
+from dualprop.fused.dyadic import CotangentNudge, dyadic_activation
+
+__all__ = ["CotangentNudge", "dualize", "dyadic_activation"]

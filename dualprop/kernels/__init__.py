@@ -1,0 +1,14 @@
+"""The elementwise work of a dyad: `dyadic` says what is computed, `native` (C) and `compiled` how."""
+
+from dualprop.kernels.activation import Activation
+from dualprop.kernels.dyadic import (
+    KERNELS,
+    Kernel,
+    check,
+    chosen,
+    difference,
+    dyad,
+    one_sided_difference,
+)
+
+__all__ = ["KERNELS", "Activation", "Kernel", "check", "chosen", "difference", "dyad", "one_sided_difference"]

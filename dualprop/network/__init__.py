@@ -1,0 +1,7 @@
+"""The view that rules work on: layers of synapse and neuron, their local maps, and states with exact reuse."""
+
+from dualprop.network.layered import Layered
+from dualprop.network.layers import Layer
+from dualprop.network.network import Network
+
+__all__ = ["Layer", "Layered", "Network"]

@@ -1,0 +1,110 @@
+"""The network view: a user's module read as layers of synapse and neuron, 1…L; layer 0 is the input.
+
+Nothing is copied or wrapped: parameters, their names and `state_dict` stay the model's own, and prediction is the model
+itself. What can't be read this way is refused by name, with the remedy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from dualprop.errors import SettingError, UnsupportedModuleError
+from dualprop.network.layered import Layered
+from dualprop.network.layers import Layer
+from dualprop.network.reader import Reader
+from dualprop.network.synapses import reading
+
+
+class Network:
+    """Layers 1…L, each reading earlier ones. `Network.from_module(model)` reads a model; the module stays usable as it was.
+
+    Given layers alone it predicts by them, and `parameters` are what an optimizer steps. (`Layered` makes a module of layers.)
+
+    Raises:
+        SettingError: a layer that reads none, itself or a later one, or one twice; or one that no layer reads.
+    """
+
+    def __init__(self, layers: Sequence[Layer], module: nn.Module | None = None) -> None:
+        if not layers:
+            raise UnsupportedModuleError("the model holds no layer. It needs at least one Linear or convolution.")
+        for k, layer in enumerate(layers, start=1):
+            sources = layer.sources
+            if not sources or len(set(sources)) != len(sources) or not all(0 <= source < k for source in sources):
+                raise SettingError(f"layer {k} must read earlier layers, each once, got sources {sources}.")
+            if len(layer.synapses) != len(sources):
+                raise SettingError(f"layer {k} has {len(layer.synapses)} synapses but reads {len(sources)} layers: {sources}.")
+        self.layers = tuple(layers)
+        self.module = module
+        self._readers = tuple(
+            tuple(j for j, layer in enumerate(self.layers, start=1) if k in layer.sources) for k in range(len(self.layers) + 1)
+        )
+        unread = [k for k in range(1, len(self.layers)) if not self._readers[k]]
+        if unread:
+            raise SettingError(
+                f"no layer reads layer {unread[0]}, so that it could never learn. Name it among the sources of one."
+            )
+
+    @classmethod
+    def from_module(cls, model: nn.Module, also_allow: Sequence[type[nn.Module]] = ()) -> Network:
+        """Read `model`, any nesting of `nn.Sequential` split at its activations, or a `Layered` as it lists its layers.
+
+        Args:
+            also_allow: further module types that may stand in a synapse. They must be deterministic, act on each example
+                apart and hold no activation: inside a synapse plain derivatives are used.
+
+        Raises:
+            UnsupportedModuleError: names what can't be read, and the remedy.
+        """
+        reader = Reader(tuple(also_allow))
+        network = cls(reader.layered(model) if type(model) is Layered else reader.chain(model), model)
+        if not network.parameters:
+            raise UnsupportedModuleError("the model has no trainable parameter. Set requires_grad=True on some.")
+        return network
+
+    @property
+    def depth(self) -> int:
+        """L, the number of layers."""
+        return len(self.layers)
+
+    def into(self, k: int) -> Layer:
+        """Layer k: the synapse into it, its neuron, and the layers that it reads."""
+        return self.layers[k - 1]
+
+    def out_of(self, k: int) -> tuple[int, ...]:
+        """The layers that read layer k."""
+        return self._readers[k]
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """The trainable parameters by their name in the model."""
+        return {name: p for layer in self.layers for name, p in layer.parameters.items()}
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether every layer reads the one below alone."""
+        return all(layer.sources == (k,) for k, layer in enumerate(self.layers))
+
+    @property
+    def counts_of_backprop(self) -> dict[str, int]:
+        """The synapse evaluations of one back-propagation step: every synapse driven, every one but those from the input pulled
+        back through, a gradient of each that has parameters."""
+        sources = [source for layer in self.layers for source in layer.sources]
+        learning = sum(bool(synapse.parameters) for layer in self.layers for synapse in layer.synapses)
+        return {"drives": len(sources), "feedbacks": len(sources) - sources.count(0), "gradients": learning}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The prediction (N, K): the module's own forward pass, or that of the layers where there is no module. Raises
+        SettingError where x does not fit."""
+        if self.module is not None:
+            with reading("the model", x):
+                return self.module(x)
+        states = [x]
+        for layer in self.layers:
+            states.append(layer.neuron.f(layer.forward(states)))
+        return states[-1]
+
+    def __repr__(self) -> str:
+        rows = [f"  {k}: {layer.name} → {type(layer.neuron).__name__}" for k, layer in enumerate(self.layers, start=1)]
+        return "\n".join(["Network(", *rows, ")"])
