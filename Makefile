@@ -25,10 +25,11 @@ test: $(READY) ## run the tests
 test-slow: $(READY) ## run the slow, statistical tests
 	$(BIN)/python -m pytest -m slow
 
-check: $(READY) ## lint, formatting, types
+check: $(READY) ## lint, formatting, types; whether each planted defect still finds its line
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python scripts/mutation_test.py --check
 
 format: $(READY) ## put the code in its standard form
 	$(BIN)/ruff check --fix .
