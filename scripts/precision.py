@@ -61,8 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for half, precision in ((False, "float32"), (True, "bfloat16 autocast")):
             for engine in ("explicit", "fused"):
                 for kernel in ("native", "eager") if activation == "relu" else ("eager",):
-                    rules = [dp.DualPropagation(beta=beta, engine=engine, kernel=kernel) for beta in BETAS]
-                    cells = [f"{error(model, rule, batch, labels, half):.0e}" for rule in rules]
+                    rules = [dp.DualPropagation(beta=beta, engine=engine) for beta in BETAS]
+                    with dp.kernels.using(kernel):
+                        cells = [f"{error(model, rule, batch, labels, half):.0e}" for rule in rules]
                     print(f"| {activation}, {precision}, {engine}, {kernel} | " + " | ".join(cells) + " |")
             print(f"| {activation}, {precision}, back-propagation | {error(model, dp.Backprop(), batch, labels, half):.0e} |")
 

@@ -188,8 +188,8 @@ def _by_engine(engine: str, applied: Recipe, rule: str) -> Contender:
     assert isinstance(applied.rule, DualPropagation)
     if by.by == "dualized" and applied.updates_per_batch > 1:
         raise SettingError("a dualized model in a plain loop makes one update a batch. Use engine 'explicit'.")
-    settings = dataclasses.replace(applied.rule, engine="explicit" if by.by == "explicit" else "fused", kernel=by.kernel)
-    recipe = dataclasses.replace(applied, rule=settings, capture="on" if by.is_captured else "off")
+    settings = dataclasses.replace(applied.rule, engine="explicit" if by.by == "explicit" else "fused")
+    recipe = dataclasses.replace(applied, rule=settings, kernel=by.kernel, capture="on" if by.is_captured else "off")
     how: Literal["rule", "dualized"] = "dualized" if by.by == "dualized" else "rule"
     return Contender(f"{rule} {engine}", recipe, how, rule, engine, by.recomputes_states)
 

@@ -201,7 +201,6 @@ class Contender:
                 coupling=rule.coupling,
                 alpha=rule.alpha,
                 beta=hidden_beta,
-                kernel=rule.kernel,
                 recompute_states=self.recomputes_states,
             )
         return plain_step(model, recipe, x, y)

@@ -11,7 +11,6 @@ from dualprop import kernels
 from dualprop.fused import recompute
 from dualprop.fused.conversion import replace_activations
 from dualprop.fused.dyadic import Dualization, Dyadic
-from dualprop.kernels import Kernel
 from dualprop.settings import as_tuple, checked_beta
 
 
@@ -24,7 +23,6 @@ def dualize(
     loss_reduction: Literal["mean", "sum"] | int = "mean",
     loss_scale: float | Callable[[], float] = 1.0,
     leave: Sequence[str] = (),
-    kernel: Kernel = "auto",
     recompute_states: bool = True,
 ) -> nn.Module:
     """Convert every activation of `model` in place; then `loss.backward()` in any training loop is dual propagation.
@@ -43,8 +41,6 @@ def dualize(
         loss_scale: whatever else multiplies the loss: 1/4 when four batches accumulate, `scaler.get_scale` for a
             GradScaler (a function is asked at every forward pass).
         leave: names of modules, module types or functions that are to be left to plain back-propagation.
-        kernel: how the differences are computed, see `dualprop.kernels`: "auto", "native", "compiled" or "eager". Under
-            torch.compile it is inductor that does.
         recompute_states: keep each activation's drive alone and compute its state again in the backward pass, so that no more
             memory is taken than by back-propagation; if not, both are kept, which saves one elementwise pass a layer. Both are
             kept, too, inside other saved-tensor hooks: a checkpoint around the model, `save_on_cpu`.
@@ -56,7 +52,7 @@ def dualize(
         UnsupportedModuleError: names a module or function that can't be converted, and the remedy.
         SettingError: a setting out of its range.
     """
-    settings = Dualization(coupling, alpha, loss_reduction, loss_scale, kernel)
+    settings = Dualization(coupling, alpha, loss_reduction, loss_scale)
     betas = as_tuple(checked_beta(beta))
 
     def make(activation: kernels.Activation, description: str, index: int) -> Dyadic:

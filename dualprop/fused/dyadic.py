@@ -17,7 +17,7 @@ that no more memory is taken than by back-propagation.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -31,12 +31,12 @@ from dualprop.kernels import Kernel
 
 @dataclass(frozen=True)
 class CotangentNudge:
-    """Shares of s⁺ and s⁻, and `strength` b, what turns the cotangent into the nudge: Δ = -b dy."""
+    """Shares of s⁺ and s⁻, and `strength` b, what turns the cotangent into the nudge: Δ = -b dy. By the kernel in use now."""
 
     up: float
     down: float
     strength: float
-    kernel: Kernel = "auto"
+    kernel: Kernel = field(default_factory=kernels.current)
 
 
 class _DyadicActivation(torch.autograd.Function):
@@ -70,7 +70,6 @@ class Dualization:
     alpha: float
     loss_reduction: Literal["mean", "sum"] | int
     loss_scale: float | Callable[[], float]
-    kernel: Kernel
 
     def __post_init__(self) -> None:
         if self.coupling not in ("original", "transposed"):
@@ -84,7 +83,6 @@ class Dualization:
             )
         if not callable(self.loss_scale) and not self.loss_scale > 0:
             raise SettingError(f"loss_scale must be positive, got {self.loss_scale}.")
-        kernels.check(self.kernel)
 
     def nudge(self, batch_size: int, beta: float) -> CotangentNudge:
         """The nudge for activations whose first dimension is `batch_size`."""
@@ -93,7 +91,7 @@ class Dualization:
         if self.loss_reduction == "sum":
             terms = 1
         up, down = (self.alpha, 1 - self.alpha) if self.coupling == "original" else (1 - self.alpha, self.alpha)
-        return CotangentNudge(up, down, beta * terms / scale, self.kernel)
+        return CotangentNudge(up, down, beta * terms / scale)
 
 
 class Dyadic(nn.Module):

@@ -6,9 +6,22 @@ from dualprop.kernels.dyadic import (
     Kernel,
     check,
     chosen,
+    current,
     difference,
     dyad,
     one_sided_difference,
+    using,
 )
 
-__all__ = ["KERNELS", "Activation", "Kernel", "check", "chosen", "difference", "dyad", "one_sided_difference"]
+__all__ = [
+    "KERNELS",
+    "Activation",
+    "Kernel",
+    "check",
+    "chosen",
+    "current",
+    "difference",
+    "dyad",
+    "one_sided_difference",
+    "using",
+]

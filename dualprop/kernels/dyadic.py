@@ -15,6 +15,7 @@ bfloat16). The one-pass kernels never subtract two states on one linear piece, a
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any, Literal, cast
 
@@ -32,6 +33,33 @@ KERNELS: tuple[Kernel, ...] = ("auto", "native", "compiled", "eager")
 # Elements a piece: three float32 pieces fill 3 MB of cache. Smaller ones lose more to waking the threads for each operation
 # (20 µs after a matrix product on two cores) than they gain; and so do activations of less than two.
 PIECE = 262144
+
+
+# What kernel does the work, for the whole process; see `using`.
+_in_use: Kernel = "auto"
+
+
+def current() -> Kernel:
+    """The kernel in use."""
+    return _in_use
+
+
+@contextlib.contextmanager
+def using(kernel: Kernel) -> Iterator[None]:
+    """Within it the process's elementwise work is done by this kernel; a backward pass by that of its forward pass.
+
+    It changes how a number is computed, and so its rounding, never what is computed.
+
+    Raises:
+        SettingError: there is no such kernel, or it can't run here.
+    """
+    global _in_use
+    check(kernel)
+    before, _in_use = _in_use, kernel
+    try:
+        yield
+    finally:
+        _in_use = before
 
 
 def check(kernel: str) -> None:
@@ -56,12 +84,12 @@ def dyad(
     up: float,
     down: float,
     alpha: float,
-    kernel: Kernel = "auto",
+    kernel: Kernel | None = None,
     overwrite: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Mean and difference of f(a + up·delta) and f(a - down·delta), each rounded once to a's dtype; same shape as a.
 
-    With `overwrite` they may be written over a and delta, which nobody may need any more.
+    With `overwrite` they may be written over a and delta, which nobody may need any more. No `kernel`: the one in use.
     """
     delta = _alike(delta, a)
     if _is_native(kernel, neuron, a, delta):
@@ -87,7 +115,7 @@ def one_sided_difference(
     delta: Tensor,
     strength: float,
     free: Tensor,
-    kernel: Kernel = "auto",
+    kernel: Kernel | None = None,
     overwrite: bool = False,
 ) -> Tensor:
     """f(a + strength·delta) - free, or free minus it where strength < 0: δ when one state is free = f(a), known already.
@@ -121,7 +149,7 @@ def difference(
     up: float,
     down: float,
     scale: float = 1.0,
-    kernel: Kernel = "auto",
+    kernel: Kernel | None = None,
 ) -> Tensor:
     """scale · (f(a + up·delta) - f(a - down·delta)), taken in float32 or wider and returned in a's dtype."""
     if torch.is_grad_enabled() and (a.requires_grad or delta.requires_grad):
@@ -171,11 +199,14 @@ def _difference(neuron: Activation, a: Tensor, delta: Tensor, up: float, down: f
     return (result if scale == 1 else result.mul_(scale)).to(dtype)
 
 
-def _is_native(kernel: Kernel, neuron: Activation, a: Tensor, delta: Tensor) -> bool:
-    return kernel in ("auto", "native") and not torch.compiler.is_compiling() and native.takes(neuron.piecewise, a, delta)
+def _is_native(kernel: Kernel | None, neuron: Activation, a: Tensor, delta: Tensor) -> bool:
+    if (kernel or _in_use) not in ("auto", "native") or torch.compiler.is_compiling():
+        return False
+    return native.takes(neuron.piecewise, a, delta)
 
 
-def _is_compiled(kernel: Kernel, a: Tensor) -> bool:
+def _is_compiled(kernel: Kernel | None, a: Tensor) -> bool:
+    kernel = kernel or _in_use
     # Inside somebody's torch.compile everything is compiled anyway.
     wanted = kernel == "compiled" or (kernel == "auto" and a.is_cuda and compiled.has_triton())
     return wanted and not torch.compiler.is_compiling()

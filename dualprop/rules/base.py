@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -79,10 +79,8 @@ class AbstractRule(ABC):
         """Whether the next call should be given this call's `state`."""
         return False
 
-    @property
-    def elementwise_kernel(self) -> str:
-        """The kernel of `kernels` that its elementwise work is given to; empty where it is left to PyTorch."""
-        return ""
+    # Whether its elementwise work is given to `kernels`; else it is left to PyTorch.
+    uses_kernels: ClassVar[bool] = False
 
     def chosen_engine(self, depth: int) -> str:
         """The engine that finds the gradients of a network of `depth` layers; empty where there is but one."""

@@ -21,11 +21,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from dualprop import kernels, losses, schedules
+from dualprop import losses, schedules
 from dualprop.errors import SettingError
 from dualprop.fused import recompute
 from dualprop.fused.dyadic import CotangentNudge, dyadic_activation
-from dualprop.kernels import KERNELS, Kernel
 from dualprop.losses import AbstractLoss, CrossEntropy, SquaredError
 from dualprop.network import Network
 from dualprop.network.states import Dyads
@@ -41,7 +40,6 @@ _CHOICES = {
     "output_nudge": ("linearized", "exact"),
     "linearize_at": (None, "current", "forward"),
     "engine": ("auto", "explicit", "fused"),
-    "kernel": KERNELS,
 }
 
 
@@ -68,7 +66,6 @@ class DualPropagation(AbstractRule):
             most passes, and where they don't suffice the outcome's status says so. A check costs what it can't reuse.
         engine: "explicit" holds the dyads; "fused" is one downward sweep inside autograd, at the forward states. "auto" is
             fused for the gradients wherever that is the same: DP⊤ at alpha 0 or 1, after which nothing moves any more.
-        kernel: how the elementwise work is done, see `dualprop.kernels`: "auto", "native", "compiled" or "eager".
         loss: `dp.losses.CrossEntropy()`, `SquaredError()`, `LogLoss()` behind a softmax, or a loss's name.
 
     Raises:
@@ -85,13 +82,11 @@ class DualPropagation(AbstractRule):
     damping: tuple[float, ...] | Literal["spectral", "spectral_full"] | None = None
     tolerance: float | None = None
     engine: Literal["auto", "explicit", "fused"] = "auto"
-    kernel: Kernel = "auto"
     loss: AbstractLoss = CrossEntropy()
 
     def __post_init__(self) -> None:
         check_choices(self, _CHOICES)
         check_numbers(self)
-        kernels.check(self.kernel)
         object.__setattr__(self, "loss", losses.from_name(self.loss))
         object.__setattr__(self, "schedule", schedules.parse(self.schedule))
         if not 0 <= self.alpha <= 1:
@@ -164,9 +159,7 @@ class DualPropagation(AbstractRule):
         )
         return "fused" if is_fixed_point else "explicit"
 
-    @property
-    def elementwise_kernel(self) -> str:
-        return self.kernel
+    uses_kernels = True
 
     @property
     def capture_obstacle(self) -> str:
@@ -302,7 +295,6 @@ class DualPropagation(AbstractRule):
             tolerance=self.tolerance,
             # Without feedback in the mean, s̄ = f(a) exactly, and every layer above keeps its drive.
             mean_is_free=self.coupling == "transposed" and self.alpha in (0, 1) and self.damping is None,
-            kernel=self.kernel,
             loss=self.loss,
         )
         return Inference(settings, network, x, y, state, keep_free=keep_free or self.tolerance is not None)
@@ -317,7 +309,7 @@ class DualPropagation(AbstractRule):
             with recompute.recomputing():
                 states = {0: x}
                 for k, layer in enumerate(network.layers, start=1):
-                    nudge = CotangentNudge(up, down, betas[k - 1] * len(x), self.kernel)
+                    nudge = CotangentNudge(up, down, betas[k - 1] * len(x))
                     a = layer.forward(states)
                     states[k] = a if isinstance(layer.neuron, Identity) else dyadic_activation(a, layer.neuron, nudge)
                     del a

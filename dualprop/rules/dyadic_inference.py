@@ -13,7 +13,6 @@ from torch import Tensor
 
 from dualprop import kernels
 from dualprop.errors import SettingError
-from dualprop.kernels import Kernel
 from dualprop.losses import AbstractLoss, wide
 from dualprop.network import Network, spectra
 from dualprop.network.states import Activations, Dyads, residual
@@ -36,7 +35,6 @@ class Settings:
     damping: tuple[float, ...] | Literal["spectral", "spectral_full"] | None
     tolerance: float | None
     mean_is_free: bool
-    kernel: Kernel
     loss: AbstractLoss
 
 
@@ -196,8 +194,8 @@ class Inference:
             return (a if shift == 0 else torch.add(a, pull, alpha=shift)), pull * (up + down)
         if free is not None:
             one_sided = up if down == 0 else -down
-            return free, kernels.one_sided_difference(neuron, a, pull, one_sided, free, self.settings.kernel, overwrite)
-        return kernels.dyad(neuron, a, pull, up, down, alpha, self.settings.kernel, overwrite)
+            return free, kernels.one_sided_difference(neuron, a, pull, one_sided, free, overwrite=overwrite)
+        return kernels.dyad(neuron, a, pull, up, down, alpha, overwrite=overwrite)
 
     def _output(self, a: Tensor, nudged: bool) -> tuple[Tensor, Tensor | None]:
         settings, neuron = self.settings, self.network.into(self.network.depth).neuron

@@ -162,10 +162,6 @@ class EquilibriumPropagation(AbstractRule):
         return nudged if self._energy.free_is_forward else (*nudged, self.free_schedule)
 
     @property
-    def elementwise_kernel(self) -> str:
-        return "auto"
-
-    @property
     def capture_obstacle(self) -> str:
         if self.tolerance is not None:
             return "with a tolerance each batch takes as many passes as it needs"

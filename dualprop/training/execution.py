@@ -8,7 +8,7 @@ asked for), differences of states are taken in float32 or wider.
 from __future__ import annotations
 
 import contextlib
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,7 @@ from torch import nn
 
 from dualprop import kernels
 from dualprop.errors import SettingError
+from dualprop.kernels import Kernel
 from dualprop.training.recipe import Recipe
 
 
@@ -28,7 +29,8 @@ class Execution:
     channels_last: bool
     captured: bool
     engine: str
-    kernel: str
+    kernel: Kernel
+    uses_kernels: bool
     remarks: tuple[str, ...] = ()
 
     @property
@@ -46,15 +48,17 @@ class Execution:
         model = model.to(device=self.device, dtype=self.parameters)
         return model.to(memory_format=torch.channels_last) if self.channels_last else model  # type: ignore[call-overload]
 
-    def computing(self) -> AbstractContextManager[object]:
-        """The context that a forward pass or a step runs in: autocast for bfloat16, else none."""
-        if self.precision != "bfloat16":
-            return contextlib.nullcontext()
-        return torch.autocast(torch.device(self.device).type, torch.bfloat16)
+    @contextlib.contextmanager
+    def computing(self) -> Iterator[None]:
+        """The context that a forward pass or a step runs in: its kernel, and autocast for bfloat16."""
+        autocast = torch.autocast(torch.device(self.device).type, torch.bfloat16)
+        with kernels.using(self.kernel), autocast if self.precision == "bfloat16" else contextlib.nullcontext():
+            yield
 
     def __str__(self) -> str:
         layout = "channels last" if self.channels_last else "contiguous"
-        parts = [self.engine, f"{self.kernel} kernel", self.precision, layout, *(["captured"] if self.captured else [])]
+        kernel = self.kernel if self.uses_kernels else "PyTorch's"
+        parts = [self.engine, f"{kernel} kernel", self.precision, layout, *(["captured"] if self.captured else [])]
         return "; ".join([", ".join(part for part in parts if part), *self.remarks])
 
 
@@ -66,7 +70,8 @@ def resolve(recipe: Recipe) -> Execution:
         raise SettingError(f"dtype='tf32' is of NVIDIA GPUs, and the device is '{recipe.device}'. Use float32 or bfloat16.")
     if recipe.dtype == "bfloat16" and not has_bfloat16(device):
         remarks.append("no hardware for bfloat16 here: many times slower than float32")
-    engine, kernel = recipe.rule.chosen_engine(recipe.model.depth), recipe.rule.elementwise_kernel
+    kernels.check(recipe.kernel)
+    engine = recipe.rule.chosen_engine(recipe.model.depth)
     captured, why = _captured(recipe, device)
     remarks += [why] if why else []
     return Execution(
@@ -75,7 +80,8 @@ def resolve(recipe: Recipe) -> Execution:
         channels_last=_channels_last(recipe, device),
         captured=captured,
         engine=f"{engine} engine" if engine else "",
-        kernel=kernels.chosen(device) if kernel == "auto" else kernel or "PyTorch's",
+        kernel=kernels.chosen(device) if recipe.kernel == "auto" else recipe.kernel,
+        uses_kernels=recipe.rule.uses_kernels,
         remarks=tuple(remarks),
     )
 

@@ -15,24 +15,19 @@ from torch import nn
 from dualprop import feedback, rules
 from dualprop.data import Augmentation
 from dualprop.errors import RunError, SettingError
+from dualprop.kernels import KERNELS, Kernel
 from dualprop.models import MODELS, Architecture
 from dualprop.rules import AbstractRule
 from dualprop.settings import NamedPart, check_choices
 
-# Settings that recipes of earlier versions lack, by the part that they are in, with the default that changes nothing.
-_LATER: tuple[tuple[str, str, Any], ...] = (
-    ("", "border", 0),
-    ("", "train_examples", 0),
-    ("optimizer", "layer_factors", []),
-    ("model", "gain", 1.0),
-    ("model", "skips", []),
-    ("model", "pooling", "max"),
-)
+# What says how a run is computed and not what: no part of what a checkpoint belongs to.
+_HOW = ("residency", "capture", "kernel")
 _CHOICES = {
     "dtype": ("float32", "float64", "bfloat16", "tf32"),
     "channels_last": ("auto", "on", "off"),
     "capture": ("auto", "on", "off"),
     "residency": ("auto", "device", "mapped"),
+    "kernel": KERNELS,
 }
 
 
@@ -120,6 +115,8 @@ class Recipe:
         dtype: of the products: "float32", "float64", "bfloat16" (parameters stay float32) or "tf32" (on NVIDIA GPUs).
         channels_last: the memory format of images and kernels: "on", "off", or "auto", where the machine is faster by it.
         capture: "on" runs a step as one CUDA graph, "off" does not, "auto" does where it can.
+        kernel: of the elementwise work of dyads, see `dualprop.kernels`: "native", "compiled", "eager",
+            or "auto", which suits the device.
         num_threads: of the CPU; 0 leaves PyTorch's choice.
         flush_subnormals: treat subnormal numbers as zero, which x86 CPUs are many times faster with.
     """
@@ -150,6 +147,7 @@ class Recipe:
     dtype: Literal["float32", "float64", "bfloat16", "tf32"] = "float32"
     channels_last: Literal["auto", "on", "off"] = "auto"
     capture: Literal["auto", "on", "off"] = "auto"
+    kernel: Kernel = "auto"
     num_threads: int = 0
     flush_subnormals: bool = True
 
@@ -248,14 +246,10 @@ class Recipe:
             raise RunError(f"the recipe does not fit this version of dualprop: {error}") from error
 
     def digest(self) -> str:
-        """SHA-256 of the recipe, by which a checkpoint knows its run; of all but `residency`, which changes no number, and
-        but for settings that came later where they are at their defaults: older runs go on."""
+        """SHA-256 of the recipe, by which a checkpoint knows its run; of all but what only says how it is computed."""
         plain = self.to_plain()
-        del plain["residency"]
-        for part, name, default in _LATER:
-            own = plain[part] if part else plain
-            if own.get(name) == default:
-                del own[name]
+        for name in _HOW:
+            del plain[name]
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 

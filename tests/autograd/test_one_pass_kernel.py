@@ -145,6 +145,13 @@ def test_what_it_does_not_know_is_left_to_pytorch():
         torch.testing.assert_close(found, written_out(neuron, a, delta, 0.5, 0.5, 0.5)[1])
 
 
+BUILT = """
+from dualprop.kernels import native
+assert native.is_available(), native.reason()
+print(native._library()[0]._name)
+"""
+
+
 def run(code, **environment):
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment})
     assert result.returncode == 0, result.stderr
@@ -171,7 +178,8 @@ print(native.is_available(), "|", native.reason())
 model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
 out = dp.DualPropagation().gradients(dp.Network.from_module(model), torch.randn(5, 3), torch.zeros(5).long())
 try:
-    dp.DualPropagation(kernel="native")
+    with dp.kernels.using("native"):
+        pass
 except dp.SettingError as error:
     print(error)
 """
@@ -186,13 +194,15 @@ def test_a_compiler_that_fails_is_told_and_leaves_nothing_behind(tmp_path):
     broken.write_text("#!/bin/sh\ncase $1 in --version) echo broken 1;; *) echo 'no such flag' >&2; exit 1;; esac\n")
     broken.chmod(0o755)
     cache = tmp_path / "cache"
-    code = "from dualprop import native; print(native.is_available(), native.reason())"
+    code = "from dualprop.kernels import native; print(native.is_available(), native.reason())"
     assert "could not build it: no such flag" in run(code, CC=str(broken), XDG_CACHE_HOME=str(cache))
     assert not [path for path in cache.rglob("*") if path.is_file()]
 
 
 def test_it_is_built_once_and_not_from_a_folder_that_others_can_write(tmp_path):
-    code = "from dualprop import native; assert native.is_available(), native.reason(); print(native._library()[0]._name)"
+    code = (
+        "from dualprop.kernels import native; assert native.is_available(), native.reason(); print(native._library()[0]._name)"
+    )
     first = run(code, XDG_CACHE_HOME=str(tmp_path))
     before = native.Path(first).stat().st_mtime_ns
     assert run(code, XDG_CACHE_HOME=str(tmp_path)) == first
@@ -349,7 +359,9 @@ def test_the_backward_pass_can_itself_be_differentiated(size):
 
 
 def test_a_damaged_library_is_built_again(tmp_path):
-    code = "from dualprop import native; assert native.is_available(), native.reason(); print(native._library()[0]._name)"
+    code = (
+        "from dualprop.kernels import native; assert native.is_available(), native.reason(); print(native._library()[0]._name)"
+    )
     path = native.Path(run(code, XDG_CACHE_HOME=str(tmp_path)))
     path.write_bytes(b"not a library")
     path.chmod(0o700)
@@ -362,7 +374,7 @@ def test_a_folder_that_others_can_write_is_never_built_in(tmp_path):
     folder = tmp_path / "dualprop" / "native"
     folder.mkdir(parents=True)
     folder.chmod(0o777)
-    code = "from dualprop import native; print(native.is_available(), native._library()[0]._name)"
+    code = "from dualprop.kernels import native; print(native.is_available(), native._library()[0]._name)"
     printed = run(code, XDG_CACHE_HOME=str(tmp_path), TMPDIR=str(tmp_path))
     assert not any(folder.iterdir())
     assert printed.startswith(f"True {tmp_path}/dualprop-")
@@ -372,6 +384,7 @@ def test_a_folder_that_others_can_write_is_never_built_in(tmp_path):
     "settings", [{"XDG_CACHE_HOME": "relative", "HOME": "alsorelative"}, {"XDG_CACHE_HOME": "", "HOME": "/dev/null"}]
 )
 def test_without_a_usable_home_it_is_built_among_temporary_files(settings, tmp_path):
-    code = f"import os; os.chdir({str(tmp_path)!r}); from dualprop import native; print(native.is_available(), os.listdir('.'))"
+    code = f"import os; os.chdir({str(tmp_path)!r}); from dualprop.kernels import native; "
+    code += "print(native.is_available(), os.listdir('.'))"
     printed = run(code, TMPDIR=str(tmp_path / "t"), **settings) if (tmp_path / "t").mkdir() is None else ""
     assert printed == "True ['t']"

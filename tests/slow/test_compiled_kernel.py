@@ -32,7 +32,8 @@ def test_gradients_by_the_compiled_kernel_are_those_by_the_eager_one(engine):
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 5)).double()
     network, x, y = dp.Network.from_module(model), torch.randn(6, 3, 8, 8).double(), torch.arange(6) % 5
     eager = dp.DualPropagation(engine=engine).gradients(network, x, y).gradients
-    compiled = dp.DualPropagation(engine=engine, kernel="compiled").gradients(network, x, y).gradients
+    with dp.kernels.using("compiled"):
+        compiled = dp.DualPropagation(engine=engine).gradients(network, x, y).gradients
     for name, gradient in eager.items():
         assert torch.allclose(gradient, compiled[name], rtol=1e-12, atol=1e-14), name
 

@@ -175,7 +175,7 @@ def test_no_step_waits_for_the_device(name, architecture, monkeypatch):
     for module in ("backprop", "dual_propagation", "dyadic_inference", *measuring):
         monkeypatch.setattr(f"dualprop.rules.{module}.check_targets", lambda y, logits: None)
     # While a graph is captured nothing is measured.
-    for module in ("relaxation", *(f"rules.{module}" for module in measuring)):
+    for module in ("equilibrium.relaxations", *(f"rules.{module}" for module in measuring)):
         monkeypatch.setattr(f"dualprop.{module}.may_wait", lambda x: False)
     _, state = step.take(made, network, optimizer, x, y, None, None)
     with Watch() as watch:
@@ -202,7 +202,7 @@ def test_what_this_machine_can_not_do_is_refused_in_one_line():
         ({}, "explicit engine, native kernel, float64, contiguous"),
         ({"rule": DualPropagation(coupling="transposed", alpha=0.0)}, "fused engine, native kernel, float64, contiguous"),
         (
-            {"model": VGG((4,), (1,), ()), "rule": DualPropagation(kernel="eager")},
+            {"model": VGG((4,), (1,), ()), "rule": DualPropagation(), "kernel": "eager"},
             "explicit engine, eager kernel, float64, channels last",
         ),
         ({"channels_last": "off", "model": VGG((4,), (1,), ())}, "explicit engine, native kernel, float64, contiguous"),
