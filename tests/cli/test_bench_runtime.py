@@ -28,7 +28,7 @@ def _tiny(monkeypatch):
             sizes |= {"pooled": (2, 3), "dense": (4,) * len(model.dense)}
         rule = made.rule
         if "hopfield" in name:
-            rule = dataclasses.replace(rule, schedule="odd_even(3)", free_schedule="odd_even(5)")
+            rule = dataclasses.replace(rule, relaxation="blocks(odd_even(3))", free_schedule="odd_even(5)")
         small = dataclasses.replace(made, rule=rule, model=dataclasses.replace(model, **sizes))
         monkeypatch.setitem(recipes.RECIPES, name, lambda small=small: small)
     monkeypatch.setattr(bench_runtime, "SHAPE", (3, 8, 8))

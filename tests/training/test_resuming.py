@@ -55,7 +55,11 @@ CASES = {
     },
     "holomorphic equilibrium propagation of a Hopfield network": {
         "rule": EquilibriumPropagation(
-            energy="hopfield", estimator="holomorphic(4)", beta=0.5, schedule="odd_even(4)", free_schedule="odd_even(6)"
+            energy="hopfield",
+            estimator="holomorphic(4)",
+            beta=0.5,
+            relaxation="blocks(odd_even(4))",
+            free_schedule="odd_even(6)",
         ),
         "model": MLP((5,), "sigmoid"),
     },
