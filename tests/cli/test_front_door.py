@@ -10,8 +10,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-
-
 DOCS = sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md"))
 PAGES = ["README.md", "CONTRIBUTING.md", "results/README.md", *DOCS]
 
@@ -67,6 +65,13 @@ def test_links_lead_to_files_and_headings_that_exist(page):
         assert target.exists(), f"{page} links to {link}"
         if heading:
             assert heading in _anchors(target), f"{page} links to {link}"
+
+
+@pytest.mark.parametrize("page", DOCS)
+def test_prose_in_the_docs_is_at_most_100_columns_wide(page):
+    """Long lines can't be read in a terminal, nor their changes in a diff. Rows of tables may be long."""
+    lines = (line for line in _prose(page).splitlines() if not line.startswith(("|", "!")))
+    assert [line for line in lines if len(line) > 100] == []
 
 
 def _prose(page):
