@@ -287,7 +287,7 @@ def test_a_damaged_description_is_refused_in_one_line(damage, recipe):
 
 
 def test_the_first_recipe_is_small_and_the_published_one_is_as_published():
-    """These settings stand in the README's table: changed unnoticed, the figures beside it are another experiment's."""
+    """These settings stand in the tables of results: changed unnoticed, the figures beside it are another experiment's."""
     mnist = recipes.from_name("mnist-mlp")
     assert (mnist.model, mnist.rule.loss) == (MLP(widths=(1000, 1000, 1000)), SquaredError())
     assert (mnist.optimizer, mnist.batch_size) == (Optimizer(name="adam", learning_rate=3e-5), 100)
