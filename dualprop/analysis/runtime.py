@@ -1,4 +1,5 @@
-"""What an epoch of CIFAR-10 takes by methods that each have a network of their own, as published: the seeds' table of runtimes.
+"""What an epoch of CIFAR-10 takes by each method on a network of its own, as Høier et al. (2023)
+compare them.
 
 Every network is also trained by its twin, a plain loop of back-propagation, and each method's step is timed in turns with that
 loop's. Seconds per epoch are those of a step times 50,000 by the batch size, which is the same for all. Gradients are compared

@@ -1,4 +1,5 @@
-"""The figure of `dualprop bench --table runtime`: seconds per epoch of each method, beside its twin's and the seeds'."""
+"""The figure of `dualprop bench --table runtime`: seconds per epoch of each method, its twin's and
+the published."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
         if row["published"] is not None:
             axes.plot(
                 row["published"], height, color=plots.COLOURS[1], marker="D", ms=7, ls="none", zorder=3,
-                label="the method in the seeds' table, on other machines",
+                label="the method as published, on other machines",
             )  # fmt: skip
         axes.annotate(
             f"{told_seconds(seconds)} s, {row['ratio']:.3g} × BP", (max(seconds, twin), height), xytext=(9, 0),

@@ -7,7 +7,7 @@ where a layer settles between the two, and what it sends down itself, its signal
     predictive coding   E = Σ ½‖s_k - f(a_k)‖²                 s_k = f(a_k + T_k) or P(f(a_k) + T_k)    σ_k = f'(a_k) ⊙ ε_k
 
 with ε_k = s_k - f(a_k) and P the projection onto f's range where f itself is one (else none). In both
-∂E/∂θ_k = -σ_kᵀ ∂a_k/∂θ_k. (Scellier & Bengio 2017; Kerjan, Høier & Scellier 2026, §3.) `energies` has them as numbers.
+∂E/∂θ_k = -σ_kᵀ ∂a_k/∂θ_k. (Scellier & Bengio 2017; Kerjan, Høier & Scellier 2026, eq. 10.) `objectives` has them as numbers.
 """
 
 from __future__ import annotations

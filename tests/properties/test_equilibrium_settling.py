@@ -21,7 +21,7 @@ def counted(out):
 @pytest.mark.parametrize("depth", [2, 4, 6])
 @pytest.mark.parametrize(("estimator", "phases"), [("centered", 2), ("random_sign", 1), ("forward", 1)])
 @pytest.mark.parametrize("pairs", [1, 2])
-def test_a_pair_of_error_sweeps_costs_what_the_design_counts(depth, estimator, phases, pairs):
+def test_a_pair_of_error_sweeps_costs_a_drive_and_a_feedback_a_layer(depth, estimator, phases, pairs):
     """L drives once; a phase L-1 drives and L-1 feedbacks a pair, and L gradients: 7/3 BP steps, 4/3 for one."""
     network = dp.Network.from_module(mlp("relu", (5, *[6] * (depth - 1), 4)))
     rule = dp.EquilibriumPropagation(estimator=estimator, relaxation=f"error_sweeps({pairs})")
@@ -121,7 +121,7 @@ BAD = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_settings_that_are_known_to_fail_end_in_a_status_with_a_remedy(name):
-    """Kerjan et al. 2026, §3.2: the paper saw NaN about epoch 50."""
+    """Kerjan et al. (2026), table 3: the paper saw NaN about epoch 50."""
     model, (x, y) = deep(), pixels()
     with torch.no_grad():
         for p in model.parameters():

@@ -1,4 +1,7 @@
-"""Equilibrium propagation against a slow transcription of papers.md §3: every derivative by autograd, nothing reused."""
+"""Equilibrium propagation against a slow transcription of Kerjan et al. (2026), eq. 7 to 20.
+
+Every derivative is by autograd, and nothing is reused.
+"""
 
 import itertools
 

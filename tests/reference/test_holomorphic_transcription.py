@@ -14,8 +14,9 @@ import dualprop as dp
 
 
 def naive(model, x, y, points, beta, loss, passes):
-    """All N phases, conjugates and all, in a transcription of papers.md §4.3: real parameters made complex, every derivative by
-    PyTorch's complex autograd, dense layers and sigmoids alone; nothing of the library's."""
+    """All N phases, conjugates and all, in a transcription of Laborieux & Zenke (2022): real
+    parameters made complex, every derivative by PyTorch's complex autograd, dense layers and
+    sigmoids alone; nothing of the library's."""
     parts = [(m.weight.detach() + 0j, m.bias.detach() + 0j) for m in model if isinstance(m, nn.Linear)]
     weights = [tuple(p.requires_grad_() for p in pair) for pair in parts]
     depth = len(weights)

@@ -130,7 +130,7 @@ def test_a_run_killed_at_twenty_random_events_ends_as_if_left_alone(case, recipe
 
 
 def test_a_run_killed_after_random_times_ends_as_if_left_alone(recipe, tmp_path):
-    """Kills at events come when Python has just told one; a kill by the clock comes in the middle of anything."""
+    """Kills at events come when Python has just told one; a kill after a time comes in the middle of anything."""
     made = recipe(rule=RANDOM_ORDER, model=MLP(widths=(8, 6)), batch_size=115, epochs=4, checkpoint_every=3)
     trials = kill(
         {

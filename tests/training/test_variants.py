@@ -34,7 +34,8 @@ from dualprop.training.evaluation import evaluate
 DEPTH = 4
 KEPT = {"beta": 0.3, "loss": SquaredError(), "kernel": "compiled", "alpha": 0.5}
 ONE_SWEEP = "alternating_sweeps(1)"
-# papers.md §1.6, 1.7, 2.3 and 2.6: of a network of four layers, the rule's settings, then the recipe's.
+# From the code of Høier et al. (2023), and for DP⊤ and damped DP of Høier & Zach (2024): of a network
+# of four layers, the rule's settings, then the recipe's.
 EXPECTED = {
     "dp": ({"schedule": ONE_SWEEP}, {}),
     "ms-dp": ({"schedule": "up_down(1)", "start": "previous"}, {"updates_per_batch": 2, "reset_states": True}),
@@ -88,7 +89,7 @@ def test_the_expectations_cover_every_variant():
     assert set(VARIANTS) == {"bp", "chl", "dtp", "ep-hopfield", "hep", "lpom", *EXPECTED, *EXPECTED_OF_EP, *EXPECTED_OF_PC}
 
 
-# Kerjan et al. 2026: papers.md §3.1 and §3.2.
+# Kerjan et al. (2026), eq. 7 to 20.
 EXPECTED_OF_EP = {
     "ep": {},
     "ep-random": {"estimator": "random_sign"},
