@@ -207,7 +207,7 @@ def test_settings_a_state_or_a_generator_that_do_not_fit_are_refused():
     network, (x, y) = dp.Network.from_module(mlp()), batch()
     for settings in ({"iterations": (1, 2)}, {"noise": (0.1, 0.2)}, {"feedback_rate": (0.1, 0.2)}):
         (name,) = settings
-        with pytest.raises(dp.SettingError, match=rf"{name} lists 2 values, but 3 layers have a feedback map, 2…4\. Give one"):
+        with pytest.raises(dp.SettingError, match=rf"{name} lists 2 values, but it is of 3 layers, 2 to 4\. Give one"):
             dp.TargetPropagation(**settings).gradients(network, x, y, generator=generator())
     with pytest.raises(dp.SettingError, match=r"pass generator=torch\.Generator\(\)"):
         dp.TargetPropagation().gradients(network, x, y)

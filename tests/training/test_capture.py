@@ -102,7 +102,7 @@ def test_only_what_iterates_or_draws_is_not_captured():
     assert set(VARIANTS) - set(CAPTURABLE) == {"r-dp-100", "lpom", "ep-random", "dtp"}
     assert "drawn anew" in VARIANTS["r-dp-100"].apply(recipe()).rule.capture_obstacle
     assert "drawn anew" in VARIANTS["ep-random"].apply(recipe()).rule.capture_obstacle
-    assert "tolerance" in EquilibriumPropagation(tolerance=0.1, pairs=2).capture_obstacle
+    assert "tolerance" in EquilibriumPropagation(tolerance=0.1, relaxation="error_sweeps(2)").capture_obstacle
     assert "iteration" in EquilibriumPropagation(output_nudge="exact").capture_obstacle
     assert "tolerance" in DualPropagation(tolerance=0.1, schedule="bottom_up(9)").capture_obstacle
     assert "iteration" in DualPropagation(output_nudge="exact").capture_obstacle
