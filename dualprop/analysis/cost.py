@@ -23,7 +23,7 @@ from dualprop.fused.dualization import dualize
 from dualprop.network import Network
 from dualprop.rules import DualPropagation, Outcome
 from dualprop.training import execution, optimization, step
-from dualprop.training.capture import CapturedStep, CudaGraph, Take
+from dualprop.training.capture import CapturedStep, CudaGraph, TrainingStep
 from dualprop.training.recipe import Recipe
 
 PLAIN = "plain PyTorch loop"
@@ -50,14 +50,14 @@ def plain_step(model: nn.Module, recipe: Recipe, x: Tensor, y: Tensor) -> Callab
     dualized model runs it too."""
     optimizer, how = optimization.build(recipe.optimizer, model), execution.resolve(recipe)
 
-    def take() -> None:
+    def one_step() -> None:
         optimizer.zero_grad()
         with how.computing():
             loss = recipe.rule.loss.value(model(x), y).mean()
         loss.backward()
         optimizer.step()
 
-    return take
+    return one_step
 
 
 def rule_step(model: nn.Module, recipe: Recipe, x: Tensor, y: Tensor) -> Callable[[], list[Outcome]]:
@@ -68,18 +68,20 @@ def rule_step(model: nn.Module, recipe: Recipe, x: Tensor, y: Tensor) -> Callabl
     draws = generator()
     state: Any = None
 
-    def take(x: Tensor, y: Tensor, state: Any) -> tuple[list[Outcome], Any]:
+    def one_step(x: Tensor, y: Tensor, state: Any) -> tuple[list[Outcome], Any]:
         with how.computing():
-            return step.take(recipe, network, optimizer, x, y, state, draws)
+            return step.training_step(recipe, network, optimizer, x, y, state, draws)
 
-    taken: Take = CapturedStep(take, recipe, CudaGraph(torch.device(recipe.device))) if how.captured else take
+    run: TrainingStep = one_step
+    if how.captured:
+        run = CapturedStep(one_step, recipe, CudaGraph(torch.device(recipe.device)))
 
-    def take_next() -> list[Outcome]:
+    def next_step() -> list[Outcome]:
         nonlocal state
-        outcomes, state = taken(x, y, state)
+        outcomes, state = run(x, y, state)
         return outcomes
 
-    return take_next
+    return next_step
 
 
 def generator() -> torch.Generator:
@@ -117,7 +119,7 @@ def interleaved(
     names = list(steps)
     times: dict[str, list[float]] = {name: [] for name in names}
 
-    def take_round() -> None:
+    def one_round() -> None:
         shuffle.shuffle(names)
         for name in names:
             _synchronize()
@@ -130,14 +132,14 @@ def interleaved(
     for number in range(warmup):
         if number and time.perf_counter() - began > seconds / 5:
             break
-        take_round()
+        one_round()
     for taken in times.values():
         taken.clear()
     began = time.perf_counter()
     for number in range(rounds):
         if number >= LEAST_ROUNDS and time.perf_counter() - began > seconds:
             break
-        take_round()
+        one_round()
     return {name: _timing(times[name], times[baseline]) for name in steps}
 
 

@@ -12,7 +12,7 @@ from dualprop.rules import Outcome
 from dualprop.training.recipe import Recipe
 
 
-def take(
+def training_step(
     recipe: Recipe,
     network: Network,
     optimizer: torch.optim.Optimizer,

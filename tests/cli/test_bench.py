@@ -161,7 +161,7 @@ def test_an_engine_is_what_its_name_says():
         assert (entry.label, entry.rule, entry.engine) == (f"DP α=0.25 {name}", "DP α=0.25", name)
         assert (entry.how == "dualized") == name.startswith("dualized")
         assert (rule.engine == "explicit") == name.startswith("explicit")
-        assert rule.kernel == (name.split("-")[1] if name.endswith(("compiled", "eager")) else "auto")
+        assert entry.recipe.kernel == (name.split("-")[1] if name.endswith(("compiled", "eager")) else "auto")
         assert entry.recomputes_states == (name != "dualized-keeping")
         assert entry.recipe.capture == "off"
         assert entry.is_one_sweep
