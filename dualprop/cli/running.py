@@ -88,6 +88,7 @@ def _train_run(run: Run, data_root: Path | None, console: Console) -> None:
 
 def _train_comparison(folder: Path, data_root: Path | None, console: Console) -> None:
     from dualprop.analysis import differences, plots
+    from dualprop.bench import rows
     from dualprop.training import environment
 
     recipes, seeds, with_costs = load_comparison(folder)
@@ -106,7 +107,7 @@ def _train_comparison(folder: Path, data_root: Path | None, console: Console) ->
     if with_costs and not costs_path.exists():
         console.print("measuring time and memory per step …", highlight=False)
         splits = runs.load_data(first, seeds[0], data_root)
-        files.write_json(costs_path, tables.measure_costs(recipes, splits.input_shape, splits.num_classes))
+        files.write_json(costs_path, rows.costs(recipes, splits.input_shape, splits.num_classes))
     costs = files.read_json(costs_path) if with_costs else None
     results = {
         "environment": environment.describe(first.device),

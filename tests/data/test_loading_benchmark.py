@@ -4,14 +4,14 @@ import time
 
 import pytest
 
-from dualprop.analysis import loading
+from dualprop.bench import loader
 from dualprop.data import examples
 
 
 def test_every_case_has_a_row_and_its_figures_belong_together():
     """Milliseconds taken for seconds, or a rate per batch for one per example, would prove any loader fast."""
-    rows = loading.measure(batch_size=20, rounds=10, num_images=200, step=lambda: time.sleep(0.05), step_rounds=2)
-    assert [row["label"] for row in rows] == [case.label for case in loading.CASES]
+    rows = loader.measure(batch_size=20, rounds=10, num_images=200, step=lambda: time.sleep(0.05), step_rounds=2)
+    assert [row["label"] for row in rows] == [case.label for case in loader.CASES]
     for row in rows:
         assert row["milliseconds"] > 0.005
         mean = 20 / row["examples_per_second"]
@@ -22,11 +22,11 @@ def test_every_case_has_a_row_and_its_figures_belong_together():
 
 def test_without_a_step_the_rows_do_not_compare():
     """A comparison with nothing is none."""
-    rows = loading.measure(batch_size=20, rounds=2, num_images=100, cases=loading.CASES[:1])
+    rows = loader.measure(batch_size=20, rounds=2, num_images=100, cases=loader.CASES[:1])
     assert rows[0]["times_the_step"] is None
 
 
-@pytest.mark.parametrize("case", loading.CASES, ids=lambda case: case.label)
+@pytest.mark.parametrize("case", loader.CASES, ids=lambda case: case.label)
 def test_each_case_is_the_batch_that_its_label_names(case, monkeypatch):
     """An option that is not passed on would be measured at the price of another."""
     seen = []
@@ -38,10 +38,10 @@ def test_each_case_is_the_batch_that_its_label_names(case, monkeypatch):
         return made
 
     monkeypatch.setattr(examples.Examples, "finish", watched)
-    loading.measure(batch_size=20, rounds=2, num_images=100, cases=(case,))
+    loader.measure(batch_size=20, rounds=2, num_images=100, cases=(case,))
     options, x, kept = seen[-1]
     assert (options["draws"] is not None) == ("cropped" in case.label)
     assert str(x.dtype) == f"torch.{'bfloat16' if 'bfloat16' in case.label else 'float32'}"
     assert options["channels_last"] == ("channels last" in case.label)
-    assert isinstance(kept.x, loading.MappedImages) == ("files" in case.label)
+    assert isinstance(kept.x, loader.MappedImages) == ("files" in case.label)
     assert x.shape == (20, 3, 32, 32)

@@ -82,10 +82,10 @@ def operations(recipe: Recipe, input_shape: tuple[int, ...], num_classes: int) -
     convolution's input and weights, one operator to PyTorch, are two here; sums over biases are left out."""
     with _Recorder() as recorder:
         _step(recipe, input_shape, num_classes)
-    found: Counter[Operation] = Counter()
+    counted: Counter[Operation] = Counter()
     for function, arguments, flops in recorder.calls:
-        found.update(_parts(function, arguments, flops))
-    return found
+        counted.update(_parts(function, arguments, flops))
+    return counted
 
 
 def _step(recipe: Recipe, input_shape: tuple[int, ...], num_classes: int) -> None:

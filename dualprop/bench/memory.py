@@ -1,13 +1,15 @@
 """Peak memory of training steps, each contender in a fresh process, measured in two ways.
 
-tensors     the most bytes of tensors alive at once, from before the first step on: gradients, optimizer state, activations and
-            scratch, but not the parameters. Exact and repeatable: PyTorch's own count of what it allocates and frees.
-by steps    how far the steps raise the process's peak above what was resident before the first: what the system sees, with the
-            allocator's gaps and oneDNN's scratch memory. It differs by 5 to 10 % between runs (VGG-like nets), also because the
-            trainer has glibc keep freed blocks (`runs.prepare`), so the plain loop is measured twice to show by how much.
+tensors     the most bytes of tensors alive at once, from before the first step on: gradients,
+            optimizer state, activations and scratch, but not the parameters. Exact and repeatable:
+            PyTorch's own count of what it allocates and frees.
+by steps    how far the steps raise the process's peak above what was resident before the first:
+            what the system sees, with the allocator's gaps and oneDNN's scratch memory. It differs
+            by 5 to 10 % between runs (VGG-like nets), also because the trainer has glibc keep freed
+            blocks (`runs.prepare`), so the plain loop is measured twice to show by how much.
 
-Two small steps of another model come first: pages of library code and compiled kernels are the process's, not the steps'. On
-a GPU both are what PyTorch allocated there.
+Two small steps of another model come first: pages of library code and compiled kernels are the
+process's, not the steps'. On a GPU both are what PyTorch allocated there.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from typing import Any
 
 import torch
 
-from dualprop.analysis.cost import Contender
+from dualprop.bench.contenders import Contender
 from dualprop.errors import DualpropError
 from dualprop.training import runs
 
@@ -44,7 +46,7 @@ def measure(contender: Contender, input_shape: tuple[int, ...], num_classes: int
     task = {"contender": contender.to_plain(), "input_shape": input_shape, "num_classes": num_classes, "steps": steps,
             "threads": torch.get_num_threads()}  # fmt: skip
     result = subprocess.run(
-        [sys.executable, "-m", "dualprop.analysis.memory"], input=json.dumps(task), capture_output=True, text=True, check=False
+        [sys.executable, "-m", "dualprop.bench.memory"], input=json.dumps(task), capture_output=True, text=True, check=False
     )
     if result.returncode != 0:
         reason = (result.stderr.strip().splitlines() or ["no message"])[-1]
