@@ -39,10 +39,10 @@ class Difference:
         return f"{self.points:+.2f} points to back-propagation, chance ± {self.chance:.2f} ({basis}): {self.verdict}"
 
 
-def difference(own: Sequence[dict[str, Any]], twin: Sequence[dict[str, Any]]) -> Difference | None:
+def difference(results: Sequence[dict[str, Any]], twin: Sequence[dict[str, Any]]) -> Difference | None:
     """Of two rules' results by seed; None where they share no seed, or one seed whose test set's size is not recorded."""
     of_twin = {result["seed"]: result for result in twin}
-    pairs = [(result, of_twin[result["seed"]]) for result in own if result["seed"] in of_twin]
+    pairs = [(result, of_twin[result["seed"]]) for result in results if result["seed"] in of_twin]
     if not pairs:
         return None
     points = [100 * (a["test_accuracy"] - b["test_accuracy"]) for a, b in pairs]
@@ -61,5 +61,5 @@ def to_twin(results: dict[str, list[dict[str, Any]]]) -> dict[str, Difference]:
     twin = next((name for name in ("backprop", "bp") if name in results), None)
     if twin is None:
         return {}
-    found = {name: difference(own, results[twin]) for name, own in results.items() if name != twin}
-    return {name: each for name, each in found.items() if each is not None}
+    by_name = {name: difference(each, results[twin]) for name, each in results.items() if name != twin}
+    return {name: each for name, each in by_name.items() if each is not None}

@@ -29,8 +29,10 @@ COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
 
 
 def draw(runs: Sequence[tuple[str, Run]], folder: Path, costs: dict[str, Any] | None = None) -> list[Path]:
-    """Draw all figures of the labelled runs into `folder`, each replaced as a whole; returns their paths. `costs` has what is
-    known of each label's step, as `cli.tables.measure_costs` does."""
+    """Draw all figures of the labelled runs into `folder`, each replaced as a whole.
+
+    Returns their paths. `costs` holds what a step of each label costs, as `bench.rows.costs` does.
+    """
     folder.mkdir(exist_ok=True)
     files.remove_leftovers(folder)
     paths = [save(training_curves(runs), folder / "training_curves.png")]
@@ -115,13 +117,13 @@ def overview(runs: Sequence[tuple[str, Run]], costs: dict[str, Any] | None) -> F
 
 def _accuracies(axes: Axes, runs: Sequence[tuple[str, Run]]) -> None:
     for height, (_, run) in enumerate(runs):
-        found = [100 * result["test_accuracy"] for result in run.results()]
-        if not found:
+        accuracies = [100 * result["test_accuracy"] for result in run.results()]
+        if not accuracies:
             continue
-        axes.plot(found, [height] * len(found), color=COLOURS[4], marker="o", ms=5, ls="none", alpha=0.6)
-        axes.plot(np.mean(found), height, color=COLOURS[0], marker="|", ms=11, mew=2.4, ls="none")
+        axes.plot(accuracies, [height] * len(accuracies), color=COLOURS[4], marker="o", ms=5, ls="none", alpha=0.6)
+        axes.plot(np.mean(accuracies), height, color=COLOURS[0], marker="|", ms=11, mew=2.4, ls="none")
         if run.recipe.rule_name == "backprop":
-            axes.axvline(float(np.mean(found)), color="#333333", lw=0.8, ls=(0, (1, 2)))
+            axes.axvline(float(np.mean(accuracies)), color="#333333", lw=0.8, ls=(0, (1, 2)))
     axes.set_xlabel("test accuracy (%): seeds, and bars at their means")
     axes.grid(alpha=0.25, lw=0.6)
 
@@ -145,10 +147,10 @@ def _times(axes: Axes, runs: Sequence[tuple[str, Run]], costs: dict[str, Any]) -
 
 
 def _last_angles(figure: Figure, axes: Axes, runs: Sequence[tuple[str, Run]]) -> None:
-    found = [_per_layer(run, "alignment", "angle")[1] for _, run in runs]
-    deepest = max((len(angles) for angles in found), default=0) or 1
+    per_run = [_per_layer(run, "alignment", "angle")[1] for _, run in runs]
+    deepest = max((len(angles) for angles in per_run), default=0) or 1
     shown = np.full((len(runs), deepest), np.nan)
-    for row, angles in zip(shown, found, strict=True):
+    for row, angles in zip(shown, per_run, strict=True):
         if angles.size:
             row[: len(angles)] = angles[:, -1]
     top = float(np.nanmax(shown)) if np.isfinite(shown).any() else 1.0
@@ -156,7 +158,7 @@ def _last_angles(figure: Figure, axes: Axes, runs: Sequence[tuple[str, Run]]) ->
         shown, aspect="auto", cmap="Blues", vmin=0, vmax=max(top, LEAST_SCALE), interpolation="nearest",
         extent=(0.5, deepest + 0.5, len(runs) - 0.5, -0.5),
     )  # fmt: skip
-    for height, (row, angles) in enumerate(zip(shown, found, strict=True)):
+    for height, (row, angles) in enumerate(zip(shown, per_run, strict=True)):
         depth = len(angles)
         _annotate_row(axes, np.arange(1, depth + 1), height, row[:depth], max(top, LEAST_SCALE))
     axes.set_xticks(range(1, deepest + 1))
@@ -166,14 +168,14 @@ def _last_angles(figure: Figure, axes: Axes, runs: Sequence[tuple[str, Run]]) ->
 
 def angle_maps(runs: Sequence[tuple[str, Run]]) -> Figure:
     """One heat map per run: angle between the rule's and back-propagation's gradient, layers (input below) × epochs."""
-    found = [(label, run, *_per_layer(run, "alignment", "angle")) for label, run in runs]
+    maps = [(label, run, *_per_layer(run, "alignment", "angle")) for label, run in runs]
     # Every layer's number and angles need a line's height.
-    deepest = max(len(angles) for *_, angles in found)
+    deepest = max(len(angles) for *_, angles in maps)
     figure, rows = new_figure(len(runs), 1, (10.5, 1.6 + max(1.7, 0.24 * deepest) * len(runs)))
     axes_list = np.atleast_1d(np.asarray(rows, dtype=object))
-    top = max((float(angle) for *_, angles in found for angle in angles.flat if math.isfinite(angle)), default=1.0)
+    top = max((float(angle) for *_, angles in maps for angle in angles.flat if math.isfinite(angle)), default=1.0)
     image: Any = None
-    for axes, (label, run, epochs, angles) in zip(axes_list, found, strict=True):
+    for axes, (label, run, epochs, angles) in zip(axes_list, maps, strict=True):
         image = axes.imshow(
             angles, aspect="auto", origin="lower", cmap="Blues", vmin=0, vmax=max(top, 1e-3), interpolation="nearest",
             extent=(epochs[0] - 0.5, epochs[-1] + 0.5, 0.5, len(angles) + 0.5),
@@ -240,9 +242,9 @@ def _per_layer(run: Run, metric: str, key: str) -> tuple[np.ndarray, np.ndarray]
 
 def _mean(values: np.ndarray) -> np.ndarray:
     """The mean over seeds (the first axis) of what is known; nan where nothing is."""
-    known = np.isfinite(values)
-    count = known.sum(0)
-    return np.where(count > 0, np.where(known, values, 0).sum(0) / np.maximum(count, 1), np.nan)
+    is_known = np.isfinite(values)
+    count = is_known.sum(0)
+    return np.where(count > 0, np.where(is_known, values, 0).sum(0) / np.maximum(count, 1), np.nan)
 
 
 def _with_result(label: str, run: Run) -> str:

@@ -70,6 +70,6 @@ def transcribe(
         if not parameters:
             continue
         product = (network.into(k).forward([mean(j) for j in range(k)]) * (plus[k] - minus[k])).sum()
-        found = torch.autograd.grad(-product / (betas[k - 1] * len(x)), list(parameters.values()))
-        gradients.update(zip(parameters, found, strict=True))
+        derivatives = torch.autograd.grad(-product / (betas[k - 1] * len(x)), list(parameters.values()))
+        gradients.update(zip(parameters, derivatives, strict=True))
     return plus, minus, gradients

@@ -1,21 +1,29 @@
-"""What a training step costs, against a plain PyTorch loop in the same process: one file a table.
+"""What a training step costs, against a plain PyTorch loop, one file a table; and experiments.
 
-bench.measure(table="settling", models="vgg16")      what `dualprop bench` does
-bench.show(results)                                  its tables again
+What the command line does, in as many words (docs/python.md):
+
+    bench.measure(table="settling", models="vgg16")   `dualprop bench`, and bench.show(results)
+    bench.train("mnist-mlp", seeds=1)                 `dualprop train`
+    bench.compare("mnist-mlp", variants="all")        `dualprop compare`
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from dualprop.bench.experiments import CompareOptions, TrainOptions, compare, resume, train
     from dualprop.bench.options import BenchOptions
-    from dualprop.bench.tables import measure, run, show
+    from dualprop.bench.tables import measure, show
 
-__all__ = ["BenchOptions", "measure", "run", "show"]
+__all__ = ["BenchOptions", "CompareOptions", "TrainOptions", "compare", "measure", "resume", "show", "train"]
 
 # Where each name lives. They are fetched when first used: memory is measured in processes that
 # import this package and should hold little else.
-_HOMES = {"BenchOptions": "options", "measure": "tables", "run": "tables", "show": "tables"}
+_HOMES = {
+    "BenchOptions": "options",
+    **dict.fromkeys(("measure", "show"), "tables"),
+    **dict.fromkeys(("CompareOptions", "TrainOptions", "compare", "resume", "train"), "experiments"),
+}
 
 
 def __getattr__(name: str) -> object:

@@ -12,9 +12,17 @@ from rich.table import Table
 
 from dualprop import recipes
 from dualprop.analysis import differences
+from dualprop.analysis.reports import Report
 from dualprop.bench.timing import PLAIN, PLAIN_AGAIN
 from dualprop.training.recipe import Recipe
 from dualprop.training.runs import Run
+
+
+def show_report(report: Report, console: Console) -> None:
+    """The table of its runs, and where its pictures lie."""
+    show_runs(list(report.runs.items()), console, report.costs)
+    for path in report.figures:
+        console.print(f"picture: {path}", highlight=False, soft_wrap=True)
 
 
 def show_runs(labelled: list[tuple[str, Run]], console: Console, costs: dict[str, Any] | None = None) -> None:
