@@ -1,4 +1,4 @@
-"""What runs amount to, and the evidence that rules are right: `analysis.report`, `analysis.check`."""
+"""What runs amount to (`analysis.report`), and evidence that rules are right (`analysis.check`)."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING

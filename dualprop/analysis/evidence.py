@@ -29,7 +29,7 @@ from dualprop.models import MLP, ConvNet
 from dualprop.network import Network
 from dualprop.rules import AbstractRule, Backprop, DualPropagation
 
-# Two ways to compute the same in float64 may differ by rounding, and by its growth through a few layers.
+# Two ways to compute the same in float64 may differ by rounding, and by its growth through layers.
 ROUNDING = 1e-10
 
 
@@ -51,8 +51,8 @@ class CheckOptions:
     """Show the evidence that the rules are right on this machine.
 
     Attributes:
-        reference: folder of cases (.npz) computed by the authors' code; by default
-            $DUALPROP_REFERENCE, where that is set.
+        reference: folder of cases (.npz) computed by the authors' code; by
+            default $DUALPROP_REFERENCE, where that is set.
         seed: of the random networks.
     """
 
@@ -92,7 +92,7 @@ def run_check(options: CheckOptions) -> Check:
 
 
 def reference_cases(folder: Path) -> Iterator[Evidence]:
-    """States and gradients of every case (.npz) in `folder` that the authors' code computed, against ours.
+    """States and gradients of every case (.npz) in `folder`, by the authors' code, against ours.
 
     Raises DataError where the folder holds no case, or a damaged one.
     """
@@ -160,7 +160,7 @@ def _error(state: Tensor, expected: np.ndarray) -> float:
 
 
 def transcription_cases(seed: int = CheckOptions.seed) -> Iterator[Evidence]:
-    """The explicit engine against the slow transcription: couplings, schedules, neurons, pools, damping, start."""
+    """The explicit engine against the slow transcription, over many settings."""
     settings: list[tuple[str, str, dict[str, Any]]] = [
         ("mlp", "relu", {"alpha": 0.5, "schedule": "alternating_sweeps(2)"}),
         ("mlp", "tanh", {"alpha": 0.3, "schedule": "up_down(3)", "beta": (0.5, 1.0, 2.0, 0.3)}),
@@ -213,7 +213,7 @@ def autograd_cases(seed: int = CheckOptions.seed) -> Iterator[Evidence]:
 
 
 def layer_alignments(seed: int = CheckOptions.seed) -> list[tuple[str, list[LayerAlignment]]]:
-    """Cosine and norm ratio to back-propagation per layer, float32, for a few settings on two random networks."""
+    """Cosine and norm ratio to back-propagation per layer, float32, on two random networks."""
     rules = {
         "DP α=½ β=1": DualPropagation(),
         "DP α=½ β=0.01": DualPropagation(beta=0.01),

@@ -1,7 +1,8 @@
-"""Figures of runs: training curves with their spread over seeds, and the angle to back-propagation per layer and epoch. Of more
-rules than there are colours, an overview of what each reached, what its step costs and where its angles ended.
+"""Figures of runs: training curves, and the angle to back-propagation per layer and epoch.
 
-Colours: one fixed colour per rule (blue, orange, …, safe for colour-blind readers), and a single-hue scale for angles.
+Of more rules than there are colours, an overview of what each reached, what its step costs and
+where its angles ended. Colours: one fixed colour per rule (blue, orange, …, safe for colour-blind
+readers), and a single-hue scale for angles.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def draw(runs: Sequence[tuple[str, Run]], folder: Path, costs: dict[str, Any] | 
 
 
 def training_curves(runs: Sequence[tuple[str, Run]]) -> Figure:
-    """Validation error and training loss against epochs, logarithmic; the mean over seeds and the range from least to most."""
+    """Validation error and training loss against epochs; mean and range over the seeds."""
     figure, (error_axes, loss_axes) = new_figure(1, 2, (10.5, 4.2))
     loss = runs[0][1].recipe.rule.loss
     for number, (label, run) in enumerate(runs):
@@ -89,14 +90,17 @@ def training_curves(runs: Sequence[tuple[str, Run]]) -> Figure:
 
 
 def _style(number: int) -> tuple[str, Any, str | None]:
-    """Colour, dash and marker of a run, no two alike: both differ from run to run, so that curves which coincide are seen."""
+    """Colour, dash and marker of a run, no two alike, so that curves which coincide are seen."""
     turn = number // (2 * len(COLOURS))
     return COLOURS[number % len(COLOURS)], DASHES[(number + turn) % len(DASHES)], (None, "o", "s", "v")[turn // 2 % 4]
 
 
 def overview(runs: Sequence[tuple[str, Run]], costs: dict[str, Any] | None) -> Figure:
-    """A line per run: test accuracy, each seed and their mean; a step's time by the plain loop's, where `costs` knows it; and
-    the angle to the true gradient after the last epoch by layer, the mean over seeds."""
+    """A line per run: test accuracy, a step's time, the last angles.
+
+    Accuracy of each seed and their mean; the time by the plain loop's, where `costs` knows it; the
+    angle to the true gradient after the last epoch by layer, the mean over seeds.
+    """
     figure, panels = new_figure(1, 3 if costs else 2, (12.5 if costs else 9.0, 1.4 + 0.27 * len(runs)))
     axes_list = list(np.atleast_1d(np.asarray(panels, dtype=object)))
     _accuracies(axes_list[0], runs)
@@ -167,7 +171,7 @@ def _last_angles(figure: Figure, axes: Axes, runs: Sequence[tuple[str, Run]]) ->
 
 
 def angle_maps(runs: Sequence[tuple[str, Run]]) -> Figure:
-    """One heat map per run: angle between the rule's and back-propagation's gradient, layers (input below) × epochs."""
+    """One heat map per run: angle to back-propagation, layers (input below) × epochs."""
     maps = [(label, run, *_per_layer(run, "alignment", "angle")) for label, run in runs]
     # Every layer's number and angles need a line's height.
     deepest = max(len(angles) for *_, angles in maps)
@@ -191,7 +195,7 @@ def angle_maps(runs: Sequence[tuple[str, Run]]) -> Figure:
 
 
 def weight_alignment_curves(runs: Sequence[tuple[str, Run]]) -> Figure:
-    """One panel per run: the cosine of feedback and forward weights of each layer against epochs, the mean over seeds."""
+    """One panel per run: cosine of feedback and forward weights by layer, mean over seeds."""
     figure, panels = new_figure(1, len(runs), (2.0 + 3.2 * len(runs), 3.4))
     for axes, (label, run) in zip(np.atleast_1d(np.asarray(panels, dtype=object)), runs, strict=True):
         epochs, cosines = _per_layer(run, "weight_alignment", "cosine")
@@ -230,7 +234,7 @@ def _series(run: Run, key: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _per_layer(run: Run, metric: str, key: str) -> tuple[np.ndarray, np.ndarray]:
-    """Epochs, and the mean over seeds of a metric's `key` for layers × epochs; empty where it was not recorded."""
+    """Epochs, and the mean over seeds of a metric's `key`, layers × epochs; empty without it."""
     per_seed = [{m["epoch"]: [layer[key] for layer in m[metric]] for m in run.metrics(s) if metric in m} for s in run.seeds]
     per_seed = [series for series in per_seed if series]
     if not per_seed:

@@ -37,9 +37,10 @@ class Ceilings:
 
     Attributes:
         matmul: of the best square matrix product, whose side is `matmul_side`.
-        model: of the model's operations one after another, each alone and in its best memory format.
+        model: of the model's operations one after another, each alone, in its best format.
         kinds: the same over the operations of one kind: convolutions, their input gradients, …
-        operations: per distinct operation: what it is, how often a step has it, its FLOPs, GFLOP/s in each memory format.
+        operations: per distinct operation: what it is, how often a step has it, its FLOPs, and
+            GFLOP/s in each memory format.
     """
 
     matmul: float

@@ -85,7 +85,7 @@ class Contender:
 
     @property
     def is_one_sweep(self) -> bool:
-        """Whether it is dual propagation by one downward sweep, exact feedback, one update a batch."""
+        """Whether it is DP by one downward sweep, with exact feedback and one update a batch."""
         rule, recipe = self.recipe.rule, self.recipe
         return (
             self.how != "plain"
@@ -117,7 +117,7 @@ class Contender:
         return plain_step(model, recipe, x, y)
 
     def problem(self, input_shape: tuple[int, ...], num_classes: int, seed: int) -> tuple[nn.Module, Tensor, Tensor]:
-        """Model, inputs (N, *input_shape) and targets (N,), drawn by the seed, on the recipe's device."""
+        """Model, inputs (N, *input_shape) and targets (N,), drawn by the seed, on the device."""
         recipe, how = self.recipe, execution.resolve(self.recipe)
         generator = torch.Generator().manual_seed(seed)
         x = torch.randn(recipe.batch_size, *input_shape, generator=generator, dtype=how.parameters)
@@ -203,7 +203,7 @@ def counts(outcomes: list[Outcome]) -> dict[str, int]:
 
 
 def parse_engines(text: str) -> list[str]:
-    """The engines that `text` names with commas between, or families of them. Raises SettingError."""
+    """The engines, or families of them, that `text` names with commas between."""
     names = parse_names(text, "engine", [*ENGINES, *FAMILIES])
     return list(dict.fromkeys(engine for name in names for engine in FAMILIES.get(name, (name,))))
 

@@ -161,7 +161,7 @@ def start(
     is_comparison: bool = True,
     measures_costs: bool = True,
 ) -> Report:
-    """Create the folder, then train the labelled recipes; one that is no comparison is the only one.
+    """Create the folder, then train the labelled recipes. No comparison is of the first alone.
 
     Data and device are tried first, so that a mistake leaves no folder behind.
     """

@@ -6,6 +6,7 @@ reads ahead.
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -27,7 +28,6 @@ from dualprop.errors import SettingError
 
 READS = {"models"}
 SHAPE = (3, 32, 32)
-ROW_BYTES = 3072
 WARMUP = 5
 
 
@@ -131,7 +131,7 @@ def _examples(case: Case, num_images: int, device: str, folder: Path) -> Example
         path = folder / "images"
         assert isinstance(x, Tensor)
         path.write_bytes(x.numpy().tobytes())
-        x = MappedImages(MappedFiles([(open_map(path), 0, num_images)], ROW_BYTES), SHAPE)
+        x = MappedImages(MappedFiles([(open_map(path), 0, num_images)], math.prod(SHAPE)), SHAPE)
     else:
         x, y = x.to(device), y.to(device)
     return Examples(x, y, torch.full((3, 1, 1), 120.0, device=device), torch.full((3, 1, 1), 60.0, device=device))

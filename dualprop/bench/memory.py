@@ -34,7 +34,7 @@ from dualprop.training import runs
 
 @dataclass(frozen=True)
 class Memory:
-    """In MB (10⁶ bytes): peak of the process, how far its steps raised it, and the most bytes of the steps' tensors."""
+    """In MB (10⁶ bytes): of the process, how far its steps raised it, and of their tensors."""
 
     peak: float
     by_steps: float
@@ -42,7 +42,7 @@ class Memory:
 
 
 def measure(contender: Contender, input_shape: tuple[int, ...], num_classes: int, steps: int = 5) -> Memory:
-    """Peak memory of a few steps in a process of their own. Raises DualpropError with the reason where that fails."""
+    """Peak memory of a few steps in a process of their own. Raises DualpropError."""
     task = {"contender": contender.to_plain(), "input_shape": input_shape, "num_classes": num_classes, "steps": steps,
             "threads": torch.get_num_threads()}  # fmt: skip
     result = subprocess.run(
@@ -83,7 +83,7 @@ def _warm_up(contender: Contender, input_shape: tuple[int, ...], num_classes: in
 
 
 def _narrowed(model: Any) -> Any:
-    """The architecture with few units or channels per layer, and as many layers: settings per layer still fit."""
+    """The architecture with few units per layer; settings per layer still fit."""
     sizes = {name: getattr(model, name, None) for name in ("widths", "channels", "dense")}
     return dataclasses.replace(model, **{name: (4,) * len(size) for name, size in sizes.items() if isinstance(size, tuple)})
 
@@ -99,7 +99,7 @@ def _on_gpu(step: Callable[[], object], steps: int) -> Memory:
 
 
 def peak_of_tensors(step: Callable[[], object], steps: int = 2) -> float:
-    """The most bytes on the CPU of tensors made since the first of these steps and alive at once."""
+    """The most bytes on the CPU of tensors made since the first step and alive at once."""
     # Frees of what was left before would be counted too.
     gc.collect()
     activities = [torch.profiler.ProfilerActivity.CPU]
@@ -118,14 +118,18 @@ def peak_of_tensors(step: Callable[[], object], steps: int = 2) -> float:
 
 
 def _resident_and_peak() -> tuple[float, float]:
-    """Bytes resident now and at most since the process began; where the system tells only the peak, that for both."""
+    """Bytes resident now, and at most since the process began.
+
+    Where the system tells only the peak, that for both.
+    """
     try:
         status = Path("/proc/self/status").read_text()
         now, peak = (
             float(line.split()[1]) * 1024 for key in ("VmRSS:", "VmHWM:") for line in status.splitlines() if key in line
         )
     except (OSError, ValueError):
-        # Not used on Linux, where it would begin at the peak of the process that started this one. macOS counts bytes.
+        # Not used on Linux, where it would begin at the peak of the process that started this one.
+        # macOS counts bytes.
         unit = 1 if sys.platform == "darwin" else 1024
         now = peak = float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
     return now, peak

@@ -14,7 +14,7 @@ NUM_CLASSES = 10
 
 @dataclass(frozen=True)
 class Subject:
-    """An architecture, the shape of one example, and the optimizer that it is commonly trained with."""
+    """An architecture, the shape of one example, and the optimizer it is commonly trained with."""
 
     model: Architecture
     input_shape: tuple[int, ...]

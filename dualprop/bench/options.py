@@ -34,11 +34,11 @@ class BenchOptions:
             gradients and cost; "loader": how fast batches of images are made; "runtime": seconds
             per epoch of CIFAR-10 by each method on the network of its own recipe, beside
             back-propagation there.
-        models: names with commas between, of: mlp (784-1000-1000-1000-10); conv (3×3 convolutions
-            32-64-128, max-pool before ReLU), conv-after (max-pool after ReLU), conv-stride (no
-            pool, stride 2); vgg16 (max-pool after ReLU), vgg16-before, vgg5 (before), vgg5-after,
-            vgg10 (before), vgg10-after, vgg10-skip; hopfield (convolutions 128-256-512-512, hard
-            sigmoid); images are 3×32×32.
+        models: names with commas between, of: mlp (784-1000-1000-1000-10); conv (3×3
+            convolutions 32-64-128, max-pool before ReLU), conv-after (max-pool after ReLU),
+            conv-stride (no pool, stride 2); vgg16 (max-pool after ReLU), vgg16-before, vgg5
+            (before), vgg5-after, vgg10 (before), vgg10-after, vgg10-skip; hopfield (convolutions
+            128-256-512-512, hard sigmoid); images are 3×32×32.
         rules: names with commas between (`dualprop list variants`), or "all"; by default dp and
             dp-transposed, by every engine (runtime: those that have a recipe there, by default
             all).

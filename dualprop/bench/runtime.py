@@ -112,7 +112,7 @@ def _measured(recipe: Recipe, options: BenchOptions) -> Recipe:
 def measure(
     twin: Recipe, methods: Mapping[str, Recipe], shape: tuple[int, ...], num_classes: int, options: BenchOptions
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """Rows of the plain loop of `twin`, of the same again, and of each method's recipe of that network.
+    """Rows of the plain loop of `twin`, of the same again, and of each method on that network.
 
     Also, by label, why a method can't run here. A row is that of `rows.timed` with:
     "seconds_per_epoch"; of a method "angle", to the gradient of what the rule predicts by, and

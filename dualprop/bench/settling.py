@@ -1,4 +1,4 @@
-"""The table of settling: DP⊤ by L bottom-up passes, as the papers run it, and by one downward sweep.
+"""The table of settling: DP⊤ by L bottom-up passes, as the papers run it, and by one sweep down.
 
 At α ∈ {0, 1} its mean is the forward pass, so errors alone move: pass p brings them to layer
 L+1-p, and what one downward sweep leaves is the fixed point already. (At other α the means move

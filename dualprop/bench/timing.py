@@ -24,7 +24,7 @@ LEAST_ROUNDS = 5
 
 @dataclass(frozen=True)
 class Timing:
-    """Milliseconds per step, median and least; the median ratio to the plain loop and its quartiles."""
+    """Milliseconds per step, median and least; ratio to the plain loop, median and quartiles."""
 
     milliseconds: float
     least_milliseconds: float

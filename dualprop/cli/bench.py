@@ -1,4 +1,4 @@
-"""`dualprop bench`: what a training step costs, against a plain PyTorch loop in the same process."""
+"""`dualprop bench`: what a training step costs, against a plain PyTorch loop beside it."""
 
 from __future__ import annotations
 

@@ -42,7 +42,10 @@ class ConsoleWatch(Watch):
 
 
 class ConsoleReporter(Reporter):
-    """Shows one seed at a time under a label. On a terminal a bar with loss, accuracy, examples/s and time left."""
+    """Shows one seed at a time under a label.
+
+    On a terminal it is a bar with loss, accuracy, examples/s and time left.
+    """
 
     def __init__(self, console: Console, label: str, batch_size: int) -> None:
         self.console, self.label, self.batch_size = console, label, batch_size

@@ -26,7 +26,7 @@ def show_report(report: Report, console: Console) -> None:
 
 
 def show_runs(labelled: list[tuple[str, Run]], console: Console, costs: dict[str, Any] | None = None) -> None:
-    """One row per rule: accuracy over the seeds, cost per step, and the last epoch's alignment with back-propagation."""
+    """One row per rule: accuracy over seeds, cost per step, and the last epoch's alignment."""
     results_of_all = [result for _, run in labelled for result in run.results()]
     title = f"{labelled[0][1].recipe.name}, {_seeds(labelled[0][1])}, {_epochs(results_of_all)} epochs"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAVY, pad_edge=False)

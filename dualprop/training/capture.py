@@ -1,9 +1,10 @@
-"""A training step captured once as a CUDA graph and replayed: the launches of a deep network's many small kernels cost nothing.
+"""A training step captured once as a CUDA graph and replayed: launching kernels costs nothing.
 
-Capturing records what the step launches, whatever Python did to launch it, so every rule can be captured whose Python does the
-same for each batch. A replay reads and writes the memory of the capture: batches and states are copied in, the learning rate is
-a tensor. Where a rule keeps states, the last replay's are the next one's. The first steps run as they are, on the capture's
-stream, until lazily made buffers (momenta, workspaces, the rule's first states) exist.
+Capturing records what the step launches, whatever Python did to launch it, so every rule can be
+captured whose Python does the same for each batch. A replay reads and writes the memory of the
+capture: batches and states are copied in, the learning rate is a tensor. Where a rule keeps states,
+the last replay's are the next one's. The first steps run as they are, on the capture's stream,
+until lazily made buffers (momenta, workspaces, the rule's first states) exist.
 """
 
 from __future__ import annotations
@@ -59,11 +60,12 @@ class CudaGraph:
 
 
 class CapturedStep:
-    """`step(x, y, state)` as a function of the same arguments and results, replayed from the fourth call on.
+    """`step(x, y, state)` as a function of the same arguments, replayed from the fourth call on.
 
-    The results of a replay lie in the graph's memory: the next one writes over them. Batches must keep their shapes. A step
-    that turns out to wait for the device can't be captured: where the recipe leaves the choice it then runs as it is,
-    and `obstacle` says why; else a SettingError does.
+    The results of a replay lie in the graph's memory: the next one writes over them. Batches must
+    keep their shapes. A step that turns out to wait for the device can't be captured: where the
+    recipe leaves the choice it then runs as it is, and `obstacle` says why; else a SettingError
+    does.
     """
 
     def __init__(self, step: TrainingStep, recipe: Recipe, graph: Graph) -> None:
