@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dualprop import feedback, kernels, losses, neurons, objectives, schedules, softmax
-    from dualprop.equilibrium import energies, estimators
+    from dualprop.equilibrium import energies, estimators, relaxations
     from dualprop.errors import DualpropError, SettingError, UnsupportedModuleError
     from dualprop.fused import dualize
     from dualprop.network import Layer, Layered, Network
@@ -35,7 +35,7 @@ __all__ = [  # noqa: RUF022 — grouped by what they are
     # Any module, any training loop
     "dualize",
     # Parts
-    "energies", "estimators", "feedback", "kernels", "losses", "neurons", "objectives", "schedules", "softmax",
+    "energies", "estimators", "feedback", "kernels", "losses", "neurons", "objectives", "relaxations", "schedules", "softmax",
     # Errors
     "DualpropError", "SettingError", "UnsupportedModuleError",
 ]  # fmt: skip
@@ -43,7 +43,7 @@ __all__ = [  # noqa: RUF022 — grouped by what they are
 # Where each name lives. They are fetched when first used: importing torch takes a second, and
 # `dualprop --help` should not.
 _MODULES = {
-    "energies": "equilibrium.energies", "estimators": "equilibrium.estimators",
+    "energies": "equilibrium.energies", "estimators": "equilibrium.estimators", "relaxations": "equilibrium.relaxations",
     **{name: name for name in ("feedback", "kernels", "losses", "neurons", "objectives", "rules", "schedules", "softmax")},
 }  # fmt: skip
 _HOMES = {

@@ -12,6 +12,7 @@ with c > 0 downhill (s⁺) and c < 0 uphill (s⁻, where it stays well posed onl
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -46,6 +47,13 @@ class AbstractLoss(NamedPart):
     def check_output(self, neuron: AbstractNeuron) -> None:
         """Raise SettingError where the states of such an output neuron are not what the loss reads."""
         return
+
+    def uphill_conflict(self, strength: float, what: str, remedy: str) -> Iterator[str]:
+        """Why an exact nudge of that strength uphill is not well posed, and the remedy; nothing where it is."""
+        if strength > 0 and strength >= self.concave_limit:
+            needed = f"< {self.concave_limit:g}" if self.concave_limit > 0 else "= 0"
+            told = f"an exact {self.name} nudge needs {what} {needed}, got {strength:g}"
+            yield f"{told}. {remedy}, or use output_nudge='linearized'."
 
     def __str__(self) -> str:
         return self.name

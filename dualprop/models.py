@@ -140,7 +140,7 @@ class VGG:
         activation: a neuron's name, see `dualprop list neurons`.
         pool: "after" the activation (the 2023 code) or "before" it (the 2024 code and the PCN's). The prediction is the same.
         init: of weights with n inputs: "he", normal of variance 2/n and no biases; "uniform" on ±1/√n, as PyTorch draws them;
-            "uniform_fan_out", on ±1/√m in a convolution of m = channels out × kernel size (Kerjan et al. 2026, §3).
+            "uniform_fan_out", on ±1/√m in a convolution of m = channels out × kernel size (Kerjan et al. 2026).
         gain: what all weights are multiplied by.
         output_gain: what the output layer's weights are multiplied by too (0.2 with squared error on ImageNet32, ibid.).
         skips: pairs of convolutions (from, to): the state of the first is added to the drive of the second through a 1×1

@@ -13,6 +13,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import index
+from typing import Any
 
 import torch
 
@@ -30,13 +31,22 @@ class Step:
 
 
 class AbstractSchedule(NamedPart):
-    """Passes over the layers of a network. `is_random` says that they are drawn."""
+    """Passes over the layers of a network. `is_random` says that they are drawn, `is_one_pass` that they are an order of its
+    own and no passes over all layers."""
 
-    is_random: bool
+    is_one_pass: bool = False
+
+    @property
+    def is_random(self) -> bool:
+        return False
 
     @classmethod
     def from_text(cls, text: str) -> AnySchedule:
         return parse(text)
+
+    @classmethod
+    def of(cls, value: Any) -> AnySchedule:
+        return parse(value)
 
     @classmethod
     def choices(cls) -> str:
@@ -84,7 +94,7 @@ class Schedule(AbstractSchedule):
             yield _PLANS[self.name](depth, number)
 
     @property
-    def is_random(self) -> bool:  # type: ignore[override]
+    def is_random(self) -> bool:
         return self.name == "random_order"
 
     def __str__(self) -> str:
@@ -96,10 +106,7 @@ class ExplicitOrder(AbstractSchedule):
     """Layer numbers, or groups of them, in the order given."""
 
     groups: tuple[tuple[int, ...], ...]
-
-    @property
-    def is_random(self) -> bool:  # type: ignore[override]
-        return False
+    is_one_pass = True
 
     def __post_init__(self) -> None:
         for group in self.groups:
@@ -133,6 +140,11 @@ def up_down(n: int) -> Schedule:
 def bottom_up(n: int) -> Schedule:
     """1…L, n times [fwK]. The error descends one layer a pass."""
     return Schedule("bottom_up", n)
+
+
+def top_down(n: int) -> Schedule:
+    """L…1, n times."""
+    return Schedule("top_down", n)
 
 
 def odd_even(n: int) -> Schedule:
@@ -171,6 +183,10 @@ def _bottom_up(depth: int, number: int) -> list[Step]:
     return _singly(range(1, depth + 1))
 
 
+def _top_down(depth: int, number: int) -> list[Step]:
+    return _singly(range(depth, 0, -1))
+
+
 def _odd_even(depth: int, number: int) -> list[Step]:
     return _singly(range(1, depth + 1, 2)) + _singly(range(2, depth + 1, 2))
 
@@ -197,6 +213,7 @@ _PLANS: dict[str, Callable[..., list[Step]]] = {
     "alternating_sweeps": _alternating_sweeps,
     "up_down": _up_down,
     "bottom_up": _bottom_up,
+    "top_down": _top_down,
     "odd_even": _odd_even,
     "even_odd": _even_odd,
     "synchronous": _synchronous,

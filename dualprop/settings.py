@@ -1,13 +1,24 @@
-"""Checks of hyperparameters that rules, `dualize` and objectives share."""
+"""Hyperparameters as data: each field of a frozen dataclass says its type and range, and everything follows from that.
+
+A field is annotated as a number, `Annotated[float, Interval(ge=0, le=1)]`, as one number or one per layer, `PerLayer`, as a
+`Literal` of choices, or as a part (a loss, a schedule …) that text may stand for. `conform` checks and converts them all, and
+`with_ranges` writes the ranges into the docstring, which `--help` and the documentation show.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import numbers
+import types
+import typing
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self
+
+from annotated_types import Ge, Gt, Interval, Le, Lt
 
 from dualprop.errors import SettingError
 
@@ -25,32 +36,162 @@ class NamedPart(ABC):
         """The part of that text. Raises SettingError where there is none."""
 
     @classmethod
+    def of(cls, value: Any) -> Any:
+        """The part itself, or that of a text. Raises SettingError where it is neither."""
+        return value if isinstance(value, cls) else cls.from_text(value)
+
+    @classmethod
+    def as_part(cls, value: object) -> Self:
+        """The value of a field that `conform` has made a part of, whatever the field was given."""
+        assert isinstance(value, cls)
+        return value
+
+    @classmethod
     @abstractmethod
     def choices(cls) -> str:
         """What to choose from, as a help page shows it."""
 
 
-def one_or_more(values: float | Iterable[float], name: str) -> float | tuple[float, ...]:
-    """One number as a float, several as a tuple. Raises SettingError naming the setting where they are no numbers."""
-    try:
-        given: tuple[object, ...] | None = None if isinstance(values, str) else tuple(values)  # type: ignore[arg-type]
-    except TypeError:
-        given = None
-    found = tuple(_as_float(value) for value in ((values,) if given is None else given))
-    known = tuple(value for value in found if value is not None)
-    if len(known) < len(found):
-        raise SettingError(f"{name} must be a number, or one number per layer, got {values!r}.")
-    return known[0] if given is None else known
+@dataclass(frozen=True)
+class Remedy:
+    """What to do where a value is refused, in a sentence; stands in a field's `Annotated`."""
+
+    text: str
 
 
-def _as_float(value: object) -> float | None:
-    """None of what is no real number, or beyond any float."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        return None
-    try:
-        return float(value)
-    except OverflowError:
-        return None
+Positive = Annotated[float, Gt(0)]
+PerLayer = Annotated[float | tuple[float, ...], Gt(0)]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a field's annotation says: choices, number types, parts, and the range of numbers."""
+
+    choices: tuple[object, ...] = ()
+    number: type | None = None
+    per_layer: bool = False
+    plain: tuple[type, ...] = ()
+    part: type[NamedPart] | None = None
+    bounds: Interval = Interval()
+    remedy: str = ""
+
+    @classmethod
+    def of(cls, hint: Any) -> Kind:
+        """The kind of a resolved annotation."""
+        fields: dict[str, Any] = {"choices": (), "plain": ()}
+        for member, metadata in _members(hint):
+            if typing.get_origin(member) is Literal:
+                fields["choices"] += typing.get_args(member)
+            elif member is type(None):
+                fields["choices"] += (None,)
+            elif member in (int, float):
+                fields["number"] = member
+            elif typing.get_origin(member) is tuple and typing.get_args(member)[0] in (int, float):
+                fields |= {"per_layer": True, "number": typing.get_args(member)[0]}
+            elif isinstance(member, type) and issubclass(member, NamedPart):
+                # Of several, the abstract one reads every text.
+                fields["part"] = fields.get("part") or next(c for c in reversed(member.__mro__) if _reads_text(c))
+            elif member in (bool, str):
+                fields["plain"] += (member,)
+            fields |= {"bounds": _interval(metadata)} if _is_bounded(metadata) else {}
+            for each in metadata:
+                fields["remedy"] = f" {each.text}" if isinstance(each, Remedy) else fields.get("remedy", "")
+        return cls(**fields)
+
+    @property
+    def range(self) -> str:
+        """The range in words, "in [0, 1]" say; empty where there is none."""
+        low = next((bound for bound in (self.bounds.ge, self.bounds.gt) if bound is not None), None)
+        high = next((bound for bound in (self.bounds.le, self.bounds.lt) if bound is not None), None)
+        if low is None and high is None:
+            return ""
+        if high is None:
+            least = "positive" if self.bounds.gt == 0 else f"at least {low:g}" if self.bounds.gt is None else f"above {low:g}"
+            return least if self.number is int else f"{least} and finite"
+        return f"in {'[' if self.bounds.gt is None else '('}{low:g}, {high:g}{']' if self.bounds.lt is None else ')'}"
+
+    def conform(self, name: str, value: Any) -> Any:
+        """The value in the field's own type. Raises SettingError, naming the field, where it has none or is out of range."""
+        if any(value is choice or (isinstance(value, str) and value == choice) for choice in self.choices):
+            return value
+        if self.part is not None:
+            return self.part.of(value)
+        if self.per_layer:
+            numbers_ = _one_or_more(name, value, self.number, [c for c in self.choices if c is not None])
+            self._check_range(name, numbers_)
+            return numbers_
+        if self.number is not None:
+            number = _number(value, self.number)
+            if number is None:
+                what = "one whole number" if self.number is int else "one number"
+                raise SettingError(f"{name} must be {what}, got {value!r}.{self.remedy}")
+            self._check_range(name, number)
+            return number
+        if self.choices and not self.plain:
+            raise SettingError(f"{name} must be one of {', '.join(map(repr, self.choices))}, got {value!r}.")
+        if self.plain and not isinstance(value, self.plain):
+            raise SettingError(f"{name} must be {' or '.join(t.__name__ for t in self.plain)}, got {value!r}.")
+        return value
+
+    def _check_range(self, name: str, value: float | tuple[float, ...]) -> None:
+        values = value if isinstance(value, tuple) else (value,)
+        if not self.range or (values and all(map(self._holds, values))):
+            return
+        shown = f"{value:g}" if isinstance(value, float) else value
+        raise SettingError(f"{name} must be {self.range}, got {shown}.{self.remedy}")
+
+    def _holds(self, value: float) -> bool:
+        bounds = self.bounds
+        return (
+            math.isfinite(value)
+            and (bounds.ge is None or value >= bounds.ge)  # type: ignore[operator]
+            and (bounds.gt is None or value > bounds.gt)  # type: ignore[operator]
+            and (bounds.le is None or value <= bounds.le)  # type: ignore[operator]
+            and (bounds.lt is None or value < bounds.lt)  # type: ignore[operator]
+        )
+
+
+def kinds(settings: type) -> dict[str, Kind]:
+    """The kind of every field of a dataclass, or of every annotation of a class that is to be one."""
+    if "__dataclass_fields__" in vars(settings):
+        return _kinds_of_fields(settings)
+    return {name: Kind.of(hint) for name, hint in typing.get_type_hints(settings, include_extras=True).items()}
+
+
+@functools.cache
+def _kinds_of_fields(settings: type) -> dict[str, Kind]:
+    hints = typing.get_type_hints(settings, include_extras=True)
+    return {field.name: Kind.of(hints[field.name]) for field in dataclasses.fields(settings)}
+
+
+def conform(settings: Any) -> None:
+    """Give every field of this frozen dataclass the type that it is annotated with: numbers Python's own, parts of texts.
+
+    Raises:
+        SettingError: naming the first field that is of no such type, none of its choices, or out of range.
+    """
+    for name, kind in kinds(type(settings)).items():
+        value = getattr(settings, name)
+        conformed = kind.conform(name, value)
+        if conformed is not value:
+            object.__setattr__(settings, name, conformed)
+
+
+def with_ranges(doc: str, by_name: dict[str, Kind]) -> str:
+    """The docstring with the range of each attribute at the end of what it says of it."""
+    lines: list[str] = []
+    pending = ""
+    for line in doc.splitlines():
+        entry = line.strip().partition(":")
+        starts = bool(entry[1]) and line.startswith(" " * 8) and not line.startswith(" " * 9)
+        ends = starts or not line.strip() or not line.startswith(" " * 8)
+        if ends and pending:
+            lines[-1] += f" {pending[0].upper()}{pending[1:]}."
+            pending = ""
+        if starts and entry[0] in by_name:
+            pending = by_name[entry[0]].range
+        lines.append(line)
+    return "\n".join(lines)
 
 
 def as_tuple(values: float | tuple[float, ...]) -> tuple[float, ...]:
@@ -60,40 +201,75 @@ def as_tuple(values: float | tuple[float, ...]) -> tuple[float, ...]:
 
 def checked_beta(beta: float | Iterable[float]) -> float | tuple[float, ...]:
     """β as a float, or one per layer as a tuple. Raises SettingError unless positive and finite."""
-    beta = one_or_more(beta, "beta")
-    if not as_tuple(beta) or not all(value > 0 and math.isfinite(value) for value in as_tuple(beta)):
-        raise SettingError(f"beta must be positive and finite, got {beta}.")
-    return beta
+    conformed: float | tuple[float, ...] = Kind.of(PerLayer).conform("beta", beta)
+    return conformed
+
+
+def per_layer(value: Any, name: str, layers: range) -> tuple[Any, ...]:
+    """One value for each of these layers. Raises SettingError where a list has another length."""
+    if not isinstance(value, tuple):
+        return (value,) * len(layers)
+    if len(value) != len(layers):
+        raise SettingError(
+            f"{name} lists {len(value)} values, but it is of {len(layers)} layers, {layers.start} to {layers.stop - 1}. "
+            "Give one per layer."
+        )
+    return value
 
 
 def beta_per_layer(beta: float | tuple[float, ...], depth: int) -> tuple[float, ...]:
     """β_1…β_L. Raises SettingError where a list has another length."""
-    if not isinstance(beta, tuple):
-        return (beta,) * depth
-    if len(beta) != depth:
-        raise SettingError(f"beta lists {len(beta)} values, but the network has {depth} layers. Give one per layer.")
-    return beta
+    return per_layer(beta, "beta", range(1, depth + 1))
 
 
-def check_numbers(settings: Any) -> None:
-    """Make Python's own numbers of the fields of this frozen dataclass that are annotated as one number, or none: NumPy's would
-    not be written into a recipe. Raises SettingError where one is something else."""
-    for each in dataclasses.fields(settings):
-        value, (wanted, *others) = getattr(settings, each.name), str(each.type).split(" | ")
-        if wanted not in ("float", "int") or others not in ([], ["None"]) or (others and value is None):
-            continue
-        if wanted == "int" and isinstance(value, numbers.Integral) and not isinstance(value, bool):
-            object.__setattr__(settings, each.name, int(value))
-        elif wanted == "int":
-            raise SettingError(f"{each.name} must be one whole number, got {value!r}.")
-        elif (found := _as_float(value)) is None:
-            raise SettingError(f"{each.name} must be one number, got {value!r}.")
-        elif not isinstance(value, int):
-            object.__setattr__(settings, each.name, found)
+def _one_or_more(name: str, value: Any, kind: type | None, choices: list[object]) -> Any:
+    try:
+        several: tuple[object, ...] | None = None if isinstance(value, str) else tuple(value)
+    except TypeError:
+        several = None
+    assert kind is not None
+    conformed = tuple(_number(each, kind) for each in ((value,) if several is None else several))
+    if any(each is None for each in conformed):
+        what = "a whole number" if kind is int else "a number"
+        others = "".join(f"{choice!r}, " for choice in choices)
+        raise SettingError(f"{name} must be {others}{what}, or one number per layer, got {value!r}.")
+    return conformed[0] if several is None else conformed
 
 
-def check_choices(settings: object, choices: Mapping[str, Sequence[object]]) -> None:
-    """Raise SettingError where an attribute of `settings` is none of its choices."""
-    for name, known in choices.items():
-        if getattr(settings, name) not in known:
-            raise SettingError(f"{name} must be one of {', '.join(map(repr, known))}, got {getattr(settings, name)!r}.")
+def _number(value: object, kind: type) -> int | float | None:
+    """None of what is no such number, or beyond any float. A whole number stays one where a float is wanted."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral if kind is int else numbers.Real):
+        return None
+    try:
+        return int(value) if isinstance(value, numbers.Integral) and (kind is int or type(value) is int) else float(value)
+    except OverflowError:
+        return None
+
+
+def _members(hint: Any) -> Iterator[tuple[Any, tuple[Any, ...]]]:
+    """The types that a union may be, each with the metadata around it."""
+    if typing.get_origin(hint) is Annotated:
+        inner, *metadata = typing.get_args(hint)
+        yield from ((member, (*metadata, *more)) for member, more in _members(inner))
+    elif typing.get_origin(hint) in (typing.Union, types.UnionType):
+        for member in typing.get_args(hint):
+            yield from _members(member)
+    else:
+        yield hint, ()
+
+
+def _is_bounded(metadata: tuple[Any, ...]) -> bool:
+    return any(isinstance(each, Interval | Ge | Gt | Le | Lt) for each in metadata)
+
+
+def _interval(metadata: tuple[Any, ...]) -> Interval:
+    bounds: dict[str, Any] = {}
+    for each in metadata:
+        for name in ("ge", "gt", "le", "lt"):
+            if getattr(each, name, None) is not None:
+                bounds[name] = getattr(each, name)
+    return Interval(**bounds)
+
+
+def _reads_text(kind: type) -> bool:
+    return issubclass(kind, NamedPart) and kind is not NamedPart

@@ -48,7 +48,7 @@ def with_kernel(settings: dict[str, Any], known: Any) -> tuple[dict[str, Any], c
 
 
 def with_relaxation(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings of EP with one text for its relaxation, "blocks(even_odd(10), pgd, 0.5)" say."""
+    """Settings of EP with one text for its relaxation, "blocks(even_odd(10), update=pgd)" say."""
     old = {"relaxation": "auto", "pairs": 1, "schedule": "even_odd(10)", "update": "auto", "step_size": 1.0}
     given = old | {name: value for name, value in settings.items() if name in old}
     kept = {name: value for name, value in settings.items() if name not in old}
@@ -57,11 +57,8 @@ def with_relaxation(settings: dict[str, Any]) -> dict[str, Any]:
     is_of_blocks = settings.get("energy") == "hopfield" or settings.get("output_nudge") == "clamped"
     kind = given["relaxation"] if given["relaxation"] != "auto" else "blocks" if is_of_blocks else "error_sweeps"
     parts = [given["schedule"] if kind == "blocks" else str(given["pairs"])]
-    if given["step_size"] != 1:
-        parts += [given["update"], str(given["step_size"])]
-    elif given["update"] != "auto":
-        parts += [given["update"]]
-    return {**kept, "relaxation": f"{kind}({', '.join(parts)})"}
+    parts += [f"{name}={given[name]}" for name in ("update", "step_size") if given[name] != old[name]]
+    return kept | {"relaxation": f"{kind}({', '.join(parts)})"}
 
 
 def built(rule: str, settings: dict[str, Any]) -> tuple[dp.AbstractRule, contextlib.AbstractContextManager[Any]]:

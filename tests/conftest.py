@@ -5,14 +5,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 torch.set_num_threads(1)
 # A shell's background jobs ignore Ctrl-C, and so would the commands that the tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Examples are derived from the test's own code, so a run is the same everywhere; a slow machine is no failure.
-settings.register_profile("repeatable", deadline=None, derandomize=True, database=None, print_blob=False)
+settings.register_profile(
+    "repeatable",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize=True,
+    database=None,
+    print_blob=False,
+)
 settings.load_profile("repeatable")
 
 # pytest starts in the package's repository; the shared reference data lies beside it, where it lies at all.

@@ -27,7 +27,7 @@ def transcribe(
     assert rule.output_nudge == "linearized"
     assert rule.start in ("forward", "zeros")
     constants = rule.damping or (0.0,) * (network.depth - 1)
-    assert not isinstance(constants, str), "give spectral damping's constants as numbers"
+    assert not isinstance(constants, str | float), "give spectral damping's constants as numbers"
     depth, alpha, betas = network.depth, rule.alpha, rule.betas(network.depth)
     to_plus, to_minus = (alpha, 1 - alpha) if rule.coupling == "original" else (1 - alpha, alpha)
     default = "current" if rule.coupling == "original" and rule.damping is None else "forward"

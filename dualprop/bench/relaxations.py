@@ -44,18 +44,15 @@ SETTLED = 60
 PUBLISHED = (5, 10)
 PREDICTIVE: dict[str, dict[str, Any]] = {
     "1 pair": {},
-    "2 pairs": {"pairs": 2},
+    "2 pairs": {"relaxation": "error_sweeps(2)"},
     "1 pair, random sign": {"estimator": "random_sign"},
-    **{f"even/odd × {n}": {"relaxation": "blocks", "schedule": f"even_odd({n})"} for n in (*PUBLISHED, SETTLED)},
+    **{f"even/odd × {n}": {"relaxation": f"blocks(even_odd({n}))"} for n in (*PUBLISHED, SETTLED)},
 }
-_FREE, _NUDGED = "odd_even(250)", "odd_even(60)"
+_LONG = {"free_schedule": "odd_even(250)", "relaxation": "blocks(odd_even(60))"}
 HOPFIELD: dict[str, dict[str, Any]] = {
-    "250 and 60": {"free_schedule": _FREE, "schedule": _NUDGED},
-    "60 and 15": {"free_schedule": "odd_even(60)", "schedule": "odd_even(15)"},
-    **{
-        f"to {tolerance:g}": {"free_schedule": _FREE, "schedule": _NUDGED, "tolerance": tolerance}
-        for tolerance in (1e-3, 1e-2, 1e-1)
-    },
+    "250 and 60": _LONG,
+    "60 and 15": {"free_schedule": "odd_even(60)", "relaxation": "blocks(odd_even(15))"},
+    **{f"to {tolerance:g}": {**_LONG, "tolerance": tolerance} for tolerance in (1e-3, 1e-2, 1e-1)},
 }
 # What is not timed with the others: a step of it takes a minute.
 UNTIMED = (f"even/odd × {SETTLED}", "250 and 60")

@@ -1,4 +1,5 @@
-"""The table of runtimes: what an epoch of CIFAR-10 takes by methods, each on its own network.
+"""The table of runtimes: what an epoch of CIFAR-10 takes by methods, each on its own network, as
+Høier et al. (2023) compare them.
 
 Every network is also trained by its twin, a plain loop of back-propagation, and each method's step
 is timed in turns with that loop's. Seconds per epoch are those of a step times 50,000 by the batch
@@ -41,9 +42,10 @@ INK, GREY = "#333333", "#b8b8b8"
 
 @dataclass(frozen=True)
 class Method:
-    """Its recipe, and the seconds per epoch that the seeds' table gives, where it does.
+    """Its recipe, and its seconds per epoch as compared in the slides of Høier et al. (2023).
 
-    There DP is measured on an A100, and the others are estimated from their papers.
+    There DP is measured on an A100, and others are estimated from Laborieux & Zenke (2022) and
+    Ernoult et al. (2022). None where they don't have it.
     """
 
     recipe: str
@@ -64,10 +66,11 @@ METHODS: dict[str, Method] = {
 }
 
 LEGEND = (
-    "s/epoch: 50,000 images by the time of a step. seeds: what the seeds' table has, on other machines. L: layers. time, "
-    "count, mem: by those of the plain loop of back-propagation on the same network (its own row: of the same loop again, the "
-    "noise). D/F/G: drives, feedbacks and gradients a step. angle: the largest over layers, in degrees, to back-propagation "
-    "through the forward pass; own: to the gradient of what the rule predicts by, where that is an equilibrium."
+    "s/epoch: 50,000 images by the time of a step. published: as compared by Høier et al. (2023), on other machines. L: "
+    "layers. time, count, mem: by those of the plain loop of back-propagation on the same network (its own row: of the same "
+    "loop again, the noise). D/F/G: drives, feedbacks and gradients a step. angle: the largest over layers, in degrees, to "
+    "back-propagation through the forward pass; own: to the gradient of what the rule predicts by, where that is an "
+    "equilibrium."
 )
 
 
@@ -183,7 +186,7 @@ def _cells(group: dict[str, Any]) -> list[dict[str, str]]:
     by_label = {row["label"]: row for row in group["rows"]}
     plain, again = by_label.pop(PLAIN), by_label.pop(PLAIN_AGAIN)
     first = {
-        "method": f"BP, {group['model']}", "L": str(group["layers"]), "s/epoch": _seconds(plain), "seeds": "",
+        "method": f"BP, {group['model']}", "L": str(group["layers"]), "s/epoch": _seconds(plain), "published": "",
         "time": f"{again['ratio']:.2f}", "count": "1", "D/F/G": "", "MB": _memory(plain),
         "mem": "1" if plain.get("memory") else "", "angle": "", "own": "",
     }  # fmt: skip
@@ -192,7 +195,7 @@ def _cells(group: dict[str, Any]) -> list[dict[str, str]]:
 
 def _cells_of(label: str, row: dict[str, Any], layers: str) -> dict[str, str]:
     return {
-        "method": f"  {label}", "L": layers, "s/epoch": _seconds(row), "seeds": number(row, "published", ",g"),
+        "method": f"  {label}", "L": layers, "s/epoch": _seconds(row), "published": number(row, "published", ",g"),
         "time": f"{row['ratio']:.2f}", "count": f"{row['count_ratio']:.2f}",
         "D/F/G": f"{row['drives']}/{row['feedbacks']}/{row['gradients']}", "MB": _memory(row),
         "mem": number(row, "memory_ratio", ".2f"), "angle": number(row, "angle_to_backprop", ".2f"),
@@ -227,7 +230,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
         if row["published"] is not None:
             axes.plot(
                 row["published"], height, color=plots.COLOURS[1], marker="D", ms=7, ls="none", zorder=3,
-                label="the method in the seeds' table, on other machines",
+                label="the method as published, on other machines",
             )  # fmt: skip
         axes.annotate(
             f"{told_seconds(seconds)} s, {row['ratio']:.3g} × BP", (max(seconds, twin), height), xytext=(9, 0),

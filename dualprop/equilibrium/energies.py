@@ -7,7 +7,7 @@ where a layer settles between the two, and what it sends down itself, its signal
     predictive coding   E = Σ ½‖s_k - f(a_k)‖²                 s_k = f(a_k + T_k) or P(f(a_k) + T_k)    σ_k = f'(a_k) ⊙ ε_k
 
 with ε_k = s_k - f(a_k) and P the projection onto f's range where f itself is one (else none). In both
-∂E/∂θ_k = -σ_kᵀ ∂a_k/∂θ_k. (Scellier & Bengio 2017; Kerjan, Høier & Scellier 2026, §3.) `energies` has them as numbers.
+∂E/∂θ_k = -σ_kᵀ ∂a_k/∂θ_k. (Scellier & Bengio 2017; Kerjan, Høier & Scellier 2026, eq. 10.) `objectives` has them as numbers.
 """
 
 from __future__ import annotations
@@ -55,8 +55,12 @@ class AbstractEnergy(NamedPart):
         """The output state that minimises its own energy plus strength · loss."""
 
     @abstractmethod
-    def check(self, network: Network, update: Update) -> None:
+    def check(self, network: Network) -> None:
         """Raise SettingError where the energy is not defined for the network's neurons."""
+
+    def check_update(self, network: Network, update: Update) -> None:
+        """Raise SettingError where the network's neurons have no such update."""
+        return
 
     def __str__(self) -> str:
         return self.name
@@ -89,7 +93,7 @@ class Hopfield(AbstractEnergy):
     def nudge(self, loss: AbstractLoss, neuron: AbstractNeuron, a: Tensor, y: Tensor, strength: float) -> Tensor:
         return loss.nudge(neuron, a, y, strength)
 
-    def check(self, network: Network, update: Update) -> None:
+    def check(self, network: Network) -> None:
         module = network.module
         if module is not None and any(isinstance(part, AbstractFeedback) for part in module.modules()):
             raise SettingError(
@@ -121,8 +125,8 @@ class DiscountedHopfield(AbstractEnergy):
     def nudge(self, loss: AbstractLoss, neuron: AbstractNeuron, a: Tensor, y: Tensor, strength: float) -> Tensor:
         return loss.nudge(neuron, a, y, strength)
 
-    def check(self, network: Network, update: Update) -> None:
-        Hopfield().check(network, update)
+    def check(self, network: Network) -> None:
+        Hopfield().check(network)
 
 
 @dataclass(frozen=True)
@@ -160,7 +164,7 @@ class PredictiveCoding(AbstractEnergy):
     def nudge(self, loss: AbstractLoss, neuron: AbstractNeuron, a: Tensor, y: Tensor, strength: float) -> Tensor:
         return loss.nudge(Identity(), neuron.f(a), y, strength)
 
-    def check(self, network: Network, update: Update) -> None:
+    def check(self, network: Network) -> None:
         for layer in network.layers:
             kind = type(layer.neuron).__name__
             if isinstance(layer.neuron, Softmax):
@@ -168,10 +172,13 @@ class PredictiveCoding(AbstractEnergy):
                     f"predictive coding needs activations of one unit each, but layer '{layer.name}' has {kind}. Use logits "
                     "with losses.CrossEntropy(), or energy='hopfield'."
                 )
+
+    def check_update(self, network: Network, update: Update) -> None:
+        for layer in network.layers:
             if update == "mod_pgd" and not layer.neuron.is_projection:
                 raise SettingError(
                     f"update='mod_pgd' needs activations that are projections (ReLU, hard sigmoid, none), but layer "
-                    f"'{layer.name}' has {kind}. Use update='auto'."
+                    f"'{layer.name}' has {type(layer.neuron).__name__}. Use update='auto'."
                 )
 
 

@@ -18,6 +18,7 @@ import cmath
 import math
 import re
 from abc import abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -53,6 +54,14 @@ class AbstractEstimator(NamedPart):
     @abstractmethod
     def terms(self, beta: float) -> tuple[Term, ...]:
         """The phases for a nudging strength β > 0."""
+
+    def conflicts(self, energy: str, free_is_forward: bool) -> Iterator[str]:
+        """Why it can't be had with such an energy, and the remedy; nothing where it can."""
+        if self.is_holomorphic and free_is_forward:
+            yield (
+                f"estimator='{self}' is of Hopfield networks, not of '{energy}'. Use energy='hopfield', or "
+                "estimator='centered'."
+            )
 
     def __str__(self) -> str:
         return self.name

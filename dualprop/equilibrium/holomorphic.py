@@ -30,7 +30,7 @@ from dualprop.network.local_maps import (
     TapedStretch,
 )
 from dualprop.network.modules import AFFINE, kind
-from dualprop.network.states import Activations
+from dualprop.network.states import States
 from dualprop.network.synapses import Synapse
 from dualprop.neurons import Identity
 
@@ -59,11 +59,11 @@ def check(network: Network, loss: AbstractLoss, output_nudge: str) -> None:
                 )
 
 
-def counterpart(free: Activations) -> Activations:
+def counterpart(free: States) -> States:
     """The same states, complex, on the same modules; what is known of them is left behind, and counts start at zero."""
     network = Network([Layer(tuple(map(_complex_synapse, layer.synapses)), layer.neuron, layer.sources)
                        for layer in free.network.layers])  # fmt: skip
-    other = Activations(network, torch.complex(free.means[0], torch.zeros_like(free.means[0])))
+    other = States(network, torch.complex(free.means[0], torch.zeros_like(free.means[0])))
     for k in range(1, network.depth + 1):
         state = torch.complex(free.means[k], torch.zeros_like(free.means[k]))
         # The signal of a Hopfield network is its state.

@@ -2,5 +2,6 @@
 
 from dualprop.fused.dualization import dualize
 from dualprop.fused.dyadic import CotangentNudge, dyadic_activation
+from dualprop.fused.sweep import swept
 
-__all__ = ["CotangentNudge", "dualize", "dyadic_activation"]
+__all__ = ["CotangentNudge", "dualize", "dyadic_activation", "swept"]

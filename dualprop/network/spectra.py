@@ -24,6 +24,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from dualprop.errors import SettingError
+from dualprop.network.states import States
 from dualprop.network.synapses import Synapse
 
 # Of the largest eigenvalue of WᵀW, where momentum begins to hold others back.
@@ -50,7 +52,7 @@ def power_step(synapse: Synapse, v: Tensor) -> tuple[Tensor, Tensor]:
     """One step of power iteration: (the next unit vector, ‖Wᵀ W v‖), the second of shape (). Nothing waits for the device.
 
     Args:
-        v: a unit vector of the shape of one example entering the core (`Activations.core_shape` after a drive). It is
+        v: a unit vector of the shape of one example entering the core (`States.core_shape` after a drive). It is
             returned as it is where W v is zero or not finite, so that a vector kept between steps survives both.
 
     Raises:
@@ -91,6 +93,57 @@ def accelerated_step(synapse: Synapse, pair: Tensor) -> tuple[Tensor, Tensor]:
     size = torch.linalg.vector_norm(after)
     usable = (size > 0) & torch.isfinite(size)
     return torch.where(usable, torch.stack([after, v]) / size, pair), squared_norm
+
+
+def contraction_constants(
+    states: States, factor: float, directions: Sequence[Tensor | None]
+) -> tuple[list[Tensor], tuple[Tensor | None, ...]]:
+    """factor · max(0, r‖W_{k+1}‖² - 1)/2 of the hidden layers, r = β_k/β_{k+1}, and the vectors to go on from.
+
+    Damped by that, the loop s_k → a_{k+1} → δ_{k+1} → Δ_k contracts (Høier & Zach 2024). One step of power iteration a call
+    follows the weights; without `directions` of an earlier call it starts with `COLD_STEPS`.
+
+    Raises:
+        SettingError: a layer that several read, or a synapse that is not affine.
+    """
+    network, betas = states.network, states.betas
+    assert betas is not None
+    after: list[Tensor | None] = [None] * network.depth
+    constants: list[Tensor] = []
+    for k in range(1, network.depth):
+        if len(network.out_of(k)) > 1:
+            raise SettingError(
+                f"spectral damping follows one synapse out of a layer, but layers {network.out_of(k)} read layer {k}. "
+                "Give the constants yourself, damping=(…)."
+            )
+        (above,) = network.out_of(k)
+        shape = states.core_shape(above, k)
+        pair, synapse = directions[k] if k < len(directions) else None, network.into(above).synapse_from(k)
+        if pair is None or tuple(pair.shape[1:]) != shape:
+            pair = started(synapse, shape, states.means[k].dtype, states.means[k].device)
+        after[k], squared_norm = accelerated_step(synapse, pair)
+        ratio = betas[k - 1] / betas[above - 1]
+        constants.append((squared_norm * ratio - 1).clamp(min=0) * (factor / 2))
+    return constants, tuple(after)
+
+
+def gap_curvature(states: States, k: int) -> Tensor:
+    """c_k = Σ_j (β_k/β_j) ‖W_j‖² over the layers j that read layer k, shape (): it bounds the curvature of the gaps above layer
+    k of a lifted network. From the fixed start, short of half of ‖W‖² by bad luck alone.
+
+    Raises SettingError where a synapse is not affine.
+    """
+    network, betas = states.network, states.betas
+    assert betas is not None
+    mean = states.means[k]
+    total = mean.new_zeros(())
+    for j in network.out_of(k):
+        synapse = network.into(j).synapse_from(k)
+        v = start_vector(states.core_shape(j, k), mean.dtype, mean.device)
+        for _ in range(COLD_STEPS):
+            v, squared_norm = power_step(synapse, v)
+        total = total + squared_norm * (betas[k - 1] / betas[j - 1])
+    return total
 
 
 def spectral_norm(synapse: Synapse, example_shape: Sequence[int], iterations: int = 1000) -> Tensor:

@@ -6,7 +6,6 @@ the other layers see of it: the mean goes up, the difference comes down. s⁺ = 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,9 +13,12 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from dualprop.errors import SettingError
 from dualprop.network.layers import summed
 from dualprop.network.network import Network
 from dualprop.network.synapses import Tape
+from dualprop.neurons import AbstractNeuron
+from dualprop.schedules import Step
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,10 @@ class Dyads:
 
 
 # A synapse by the layer that it drives and the layer that it reads.
-Place = tuple[int, int]
+Edge = tuple[int, int]
 
 
-class Activations:
+class States:
     """The states of one inference on one batch, with exact reuse: nothing is computed twice.
 
     Every tensor here is written once and then only replaced, so a tensor's identity is its version: a drive is reused while
@@ -76,30 +78,46 @@ class Activations:
         self.means: list[Tensor] = [x] * layers  # placeholders above 0 until they are set
         self.differences: list[Tensor | None] = [None] * layers
         self.counts = {"drives": 0, "feedbacks": 0, "gradients": 0}
+        # The step of a schedule that is being made, and those of its layers that are updated for the last time.
+        self.step, self.final = Step(()), frozenset[int]()
+        # What they are called where they did not settle: "free" or "nudged", say.
+        self.kind = ""
         # By synapse: its tape, and (mean below, part of the drive).
-        self._tapes: dict[Place, Tape] = {}
-        self._parts: dict[Place, tuple[Tensor, Tensor]] = {}
+        self._tapes: dict[Edge, Tape] = {}
+        self._parts: dict[Edge, tuple[Tensor, Tensor]] = {}
         # By layer: what was read, and what was made of it.
         self._drives: list[tuple[object, Tensor] | None] = [None] * layers
         self._feedbacks: list[tuple[object, Tensor | None] | None] = [None] * layers
         # By synapse where Jacobians are held: its tape, the mean below and the part of the drive there.
-        self._held: dict[Place, tuple[Tape, Tensor, Tensor]] | None = None
+        self._held: dict[Edge, tuple[Tape, Tensor, Tensor]] | None = None
 
-    def fork(self, linearized: bool = False) -> Activations:
+    def fork(self, linearized: bool = False) -> States:
         """A second inference that starts from these states, and knows all that is known of them; its counts start at zero.
 
         `linearized`: drives, feedbacks and gradients are those of the synapses' Jacobians at these states from now on, pool
         switches as they are here, wherever the states then go.
         """
-        other = Activations(self.network, self.means[0], self.betas)
+        other = States(self.network, self.means[0], self.betas)
         other.means, other.differences = list(self.means), list(self.differences)
         # Tapes of its own: what they keep of the last signal is the other inference's.
-        other._tapes = {place: Tape(tape.below, tape.records) for place, tape in self._tapes.items()}
+        other._tapes = {edge: Tape(tape.below, tape.records) for edge, tape in self._tapes.items()}
         other._parts = dict(self._parts)
         other._drives, other._feedbacks = list(self._drives), list(self._feedbacks)
         if linearized:
-            other._held = {place: (tape, *self._parts[place]) for place, tape in self._tapes.items()}
+            other._held = {edge: (tape, *self._parts[edge]) for edge, tape in self._tapes.items()}
         return other
+
+    def neuron(self, k: int) -> AbstractNeuron:
+        """The neuron of layer k."""
+        return self.network.into(k).neuron
+
+    def is_output(self, k: int) -> bool:
+        """Whether layer k is the last."""
+        return k == self.network.depth
+
+    def positions(self) -> tuple[Tensor | None, ...]:
+        """What moves as the states settle, by layer."""
+        return tuple(self.means)
 
     def set(self, k: int, mean: Tensor, difference: Tensor | None) -> None:
         """Replace the state of layer k. Pass the very same tensor where it did not change."""
@@ -115,26 +133,26 @@ class Activations:
         parts = tuple(self._part((k, source)) for source in self.network.into(k).sources)
         if len(parts) == 1:
             return parts[0]
-        known = self._drives[k]
-        if known is not None and _same(known[0], parts):
-            return known[1]
+        cached = self._drives[k]
+        if cached is not None and _same(cached[0], parts):
+            return cached[1]
         total = summed(parts, k, self.network.into(k).sources)
         self._drives[k] = (parts, total)
         return total
 
-    def _part(self, place: Place) -> Tensor:
-        k, source = place
-        below, known = self.means[source], self._parts.get(place)
-        if known is not None and known[0] is below:
-            return known[1]
+    def _part(self, edge: Edge) -> Tensor:
+        k, source = edge
+        below, cached = self.means[source], self._parts.get(edge)
+        if cached is not None and cached[0] is below:
+            return cached[1]
         synapse = self.network.into(k).synapse_from(source)
         if self._held is None:
-            drive, self._tapes[place] = synapse.drive(below)
+            drive, self._tapes[edge] = synapse.drive(below)
         else:
-            tape, start, drive_at_start = self._held[place]
-            change, self._tapes[place] = synapse.differential(tape, below - start)
+            tape, start, drive_at_start = self._held[edge]
+            change, self._tapes[edge] = synapse.differential(tape, below - start)
             drive = drive_at_start + change
-        self._parts[place] = (below, drive)
+        self._parts[edge] = (below, drive)
         self.counts["drives"] += 1
         return drive
 
@@ -161,9 +179,9 @@ class Activations:
         signals = tuple(self.differences[j] for j in readers)
         varies = self._held is None and any(self.network.into(j).synapse_from(k).feedback_depends_on_state for j in readers)
         version = (*signals, self.means[k]) if varies else signals
-        known = self._feedbacks[k]
-        if known is not None and _same(known[0], version):
-            return known[1]
+        cached = self._feedbacks[k]
+        if cached is not None and _same(cached[0], version):
+            return cached[1]
         total: Tensor | None = None
         for j, signal in zip(readers, signals, strict=True):
             assert signal is not None
@@ -179,69 +197,70 @@ class Activations:
     def gradients(self, scales: tuple[float, ...]) -> dict[str, Tensor]:
         """scales[k-1] · Σ over the batch of δ_kᵀ ∂a_k/∂parameter at the means below, for every trainable parameter of every
         layer k."""
-        found: dict[str, Tensor] = {}
+        gradients: dict[str, Tensor] = {}
         for k in range(1, self.network.depth + 1):
-            found.update(self.gradient(k, scales[k - 1]))
-        return found
+            gradients.update(self.gradient(k, scales[k - 1]))
+        return gradients
 
     def gradient(self, k: int, scale: float) -> dict[str, Tensor]:
         """scale · Σ over the batch of δ_kᵀ ∂a_k/∂parameter at the means below, for every trainable parameter of layer k."""
-        found: dict[str, Tensor] = {}
+        gradients: dict[str, Tensor] = {}
         layer, delta = self.network.into(k), self.differences[k]
         for source in layer.sources:
             synapse = layer.synapse_from(source)
             if not synapse.parameters:
                 continue
             if delta is None:
-                found.update({name: torch.zeros_like(p) for name, p in synapse.parameters.items()})
+                gradients.update({name: torch.zeros_like(p) for name, p in synapse.parameters.items()})
                 continue
-            found.update(synapse.gradient(self._tape((k, source)), delta, scale))
+            gradients.update(synapse.gradient(self._tape((k, source)), delta, scale))
             self.counts["gradients"] += 1
-        return found
+        return gradients
 
-    def contrast(self, other: Activations, scales: tuple[complex, ...]) -> dict[str, Tensor]:
+    def contrast(self, other: States, scales: tuple[complex, ...]) -> dict[str, Tensor]:
         """Each layer's `gradients` less those of another inference on the same batch whose states and signals are near, see
         `Synapse.contrast`. One gradient is counted for each. The scales are real where both inferences are."""
-        found: dict[str, Tensor] = {}
+        gradients: dict[str, Tensor] = {}
         for k in range(1, self.network.depth + 1):
             layer, signal, other_signal = self.network.into(k), self.differences[k], other.differences[k]
             assert signal is not None
             assert other_signal is not None
             for source in layer.sources:
-                synapse, place = layer.synapse_from(source), (k, source)
+                synapse, edge = layer.synapse_from(source), (k, source)
                 if synapse.parameters:
-                    found.update(synapse.contrast(self._tape(place), signal, other._tape(place), other_signal, scales[k - 1]))
+                    gradients.update(synapse.contrast(self._tape(edge), signal, other._tape(edge), other_signal, scales[k - 1]))
                     for counts in (self.counts, other.counts):
                         counts["gradients"] += 1
-        return found
+        return gradients
 
-    def _tape(self, place: Place) -> Tape:
+    def _tape(self, edge: Edge) -> Tape:
         """The tape of a synapse at the present mean below. It costs a drive only where nothing less will do."""
-        k, source = place
+        k, source = edge
         synapse, below = self.network.into(k).synapse_from(source), self.means[source]
-        tape = self._tapes.get(place)
+        tape = self._tapes.get(edge)
         if self._held is not None:
-            self._part(place)
-            return self._tapes[place]
+            self._part(edge)
+            return self._tapes[edge]
         if tape is not None and tape.below is below:
             return tape
         if tape is None or synapse.needs_drive_to_linearize:
-            self._part(place)
+            self._part(edge)
         else:
-            self._tapes[place] = synapse.linearize(tape, below)
-        return self._tapes[place]
+            self._tapes[edge] = synapse.linearize(tape, below)
+        return self._tapes[edge]
 
 
-def residual(moves: Sequence[Tensor], displacements: Sequence[Tensor]) -> float:
-    """‖moves‖ / ‖displacements‖ over all layers, examples and units: how far one more update of every layer would move the
-    states, relative to how far inference has moved them from the free state. 0 where nothing moves; waits for the device."""
-    moved, displaced = (math.sqrt(sum(_squared_norm(t) for t in tensors)) for tensors in (moves, displacements))
-    return 0.0 if moved == 0 else moved / displaced if displaced else math.inf
+def _same(cached: object, version: tuple[object, ...]) -> bool:
+    if not isinstance(cached, tuple) or len(cached) != len(version):
+        return False
+    return all(a is b for a, b in zip(cached, version, strict=True))
 
 
-def _squared_norm(t: Tensor) -> float:
-    return float((torch.view_as_real(t) if t.is_complex() else t).double().square().sum())
-
-
-def _same(known: object, version: tuple[object, ...]) -> bool:
-    return isinstance(known, tuple) and len(known) == len(version) and all(a is b for a, b in zip(known, version, strict=True))
+def check_shapes(now: Sequence[Tensor], before: Sequence[Tensor]) -> None:
+    """Raise SettingError where the states of an earlier call are not of this batch's shapes."""
+    needed, given = ([tuple(mean.shape) for mean in means] for means in (now, before))
+    if needed != given:
+        raise SettingError(
+            f"the previous state has shapes {given}, this batch needs {needed}. Keep the batch size (drop the last, "
+            "smaller batch), or pass state=None."
+        )

@@ -1,6 +1,6 @@
 """CIFAR-10, CIFAR-100 and ImageNet32 by VGG16, the networks of both papers' tables; and a small one for laptops.
 
-Settings: Høier et al. (2023), appendix C and their code (papers.md §1.10); Høier & Zach (2024), §6.2 and their code (§2.7).
+Settings: Høier et al. (2023), table 6 in appendix C, and their code; Høier & Zach (2024), §6.2, and their code.
 SGD with momentum 0.9 and weight decay 5e-4 on all parameters, warm-up and cosine, crops after padding by 4, flips. A
 `compare --variants bp,dp,kp-dp` keeps the recipe's optimizer; KP-DP with its own warm-up is a recipe of its own.
 """
@@ -35,7 +35,7 @@ def _sgd(peak: float, warmup_from: float, warmup_epochs: float, cosine_epochs: f
 
 def _by_vgg16(dataset: str, batch_size: int, epochs: int, optimizer: Optimizer, table: str) -> Recipe:
     """VGG16 by DP, α = ½, fused. The authors' code averages the loss and takes β = 1 on either side on that scale, which is
-    2 / batch size per example (papers.md §1.8)."""
+    2 / batch size per example."""
     return Recipe(
         name=f"{dataset}-vgg16",
         cites=f"Høier et al. 2023, {table}",

@@ -58,7 +58,7 @@ def _vgg5(dataset: str, loss: str) -> Recipe:
         border=2 if dataset == "mnist" else 0,
         augmentation=Augmentation() if dataset == "mnist" else Augmentation(pad=4, flip=True),
         model=model,
-        rule=EquilibriumPropagation(beta=0.02, schedule="even_odd(5)", loss=LOSSES[loss]),
+        rule=EquilibriumPropagation(beta=0.02, loss=LOSSES[loss]),
         optimizer=_sgd({"mse": 0.04, "ce": 0.01}[loss], 3e-4, 1e-6),
         batch_size=batch_size,
         epochs=100,
@@ -76,7 +76,7 @@ def _vgg10(name: str, skips: tuple[tuple[int, int], ...]) -> Recipe:
         dataset="imagenet32",
         augmentation=Augmentation(pad=4, flip=True),
         model=dataclasses.replace(vgg10(), skips=skips),
-        rule=EquilibriumPropagation(beta=0.05, schedule="even_odd(10)", loss=CrossEntropy()),
+        rule=EquilibriumPropagation(beta=0.05, loss=CrossEntropy()),
         optimizer=_sgd(0.02, 2e-4, 2e-6),
         batch_size=256,
         epochs=50,
@@ -109,8 +109,8 @@ def cifar10_hopfield_ep() -> Recipe:
             (128, 256, 512, 512), (1, 2, 3, 4), (), activation="hard_sigmoid", pool="before", init="uniform", gain=0.5,
         ),
         rule=EquilibriumPropagation(
-            energy="hopfield", beta=0.25, schedule="odd_even(15)", free_schedule="odd_even(60)", loss=SquaredError(),
-            output_nudge="exact",
+            energy="hopfield", beta=0.25, relaxation="blocks(odd_even(15))", free_schedule="odd_even(60)",
+            output_nudge="exact", loss=SquaredError(),
         ),
         optimizer=dataclasses.replace(
             _sgd(0.0625, 3e-4, 2e-6), nesterov=False, layer_factors=(1.0, 0.6, 0.4, 0.32, 0.2)
@@ -134,8 +134,8 @@ def cifar10_hopfield_laborieux() -> Recipe:
         name="cifar10-hopfield-ep-laborieux",
         cites="Laborieux et al. 2021, 120 epochs; no figure for this loss is at hand",
         rule=EquilibriumPropagation(
-            energy="hopfield", beta=0.25, schedule="odd_even(30)", free_schedule="odd_even(250)", loss=SquaredError(),
-            output_nudge="exact",
+            energy="hopfield", beta=0.25, relaxation="blocks(odd_even(30))", free_schedule="odd_even(250)",
+            output_nudge="exact", loss=SquaredError(),
         ),
         optimizer=Optimizer(
             name="sgd", learning_rate=0.0625, momentum=0.9, weight_decay=1.2e-3, cosine=True, cosine_epochs=100,
@@ -163,8 +163,8 @@ def cifar10_hopfield_hep() -> Recipe:
             (128, 256, 512, 512), (1, 2, 3, 4), (), activation="sigmoid", pool="before", init="uniform", pooling="softmax",
         ),
         rule=EquilibriumPropagation(
-            energy="hopfield", estimator="holomorphic(2)", beta=1.0, schedule="odd_even(60)", free_schedule="odd_even(250)",
-            loss=CrossEntropy(),
+            energy="hopfield", estimator="holomorphic(2)", beta=1.0, relaxation="blocks(odd_even(60))",
+            free_schedule="odd_even(250)", loss=CrossEntropy(),
         ),
         optimizer=Optimizer(
             name="sgd", learning_rate=0.25, momentum=0.9, weight_decay=2e-3, cosine=True, final_learning_rate=1e-5,
@@ -184,8 +184,8 @@ def mnist_hopfield_hep() -> Recipe:
         dataset="mnist",
         model=MLP(widths=(512,), activation="sigmoid"),
         rule=EquilibriumPropagation(
-            energy="hopfield", estimator="holomorphic(4)", beta=0.5, schedule="odd_even(60)", free_schedule="odd_even(100)",
-            tolerance=0.01, loss=CrossEntropy(),
+            energy="hopfield", estimator="holomorphic(4)", beta=0.5, relaxation="blocks(odd_even(60))",
+            free_schedule="odd_even(100)", tolerance=0.01, loss=CrossEntropy(),
         ),
         optimizer=Optimizer(name="adam", learning_rate=1e-3),
         batch_size=100,

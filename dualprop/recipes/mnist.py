@@ -1,4 +1,4 @@
-"""MNIST by an MLP, the seeds' table of six variants: `dualprop compare mnist-mlp --variants published`."""
+"""MNIST by an MLP, the table of six variants in Høier et al. (2023): `dualprop compare mnist-mlp --variants published`."""
 
 from dualprop.losses import CrossEntropy, SquaredError
 from dualprop.models import MLP
@@ -9,7 +9,7 @@ from dualprop.training.recipe import Optimizer, Recipe
 def mnist_mlp() -> Recipe:
     """MLP 784-1000-1000-1000-10, ReLU, squared error, Adam 3e-5, batch 100, 10 % validation, 100 epochs, five seeds.
 
-    Høier et al. (2023), MNIST table of the slides; settings and seeds from the authors' code. How they scale the pixels is
+    Høier et al. (2023), MNIST table; settings and seeds from the authors' code. How they scale the pixels is
     not recorded; here they are standardised by MNIST's mean and deviation.
     """
     return Recipe(

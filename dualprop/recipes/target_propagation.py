@@ -19,7 +19,7 @@ BETA = 0.7
 def cifar10_vgg_dtp() -> Recipe:
     """CIFAR-10 by the SimpleVGG 128-128-256-256-512 and DTP: feedback of its own by 160 steps a batch, batch 128, 90 epochs.
 
-    Settings from the authors' code (papers.md §4.4). They do not divide by β what forward weights learn from, so
+    Ernoult et al. (2022), settings from the authors' code. They do not divide by β what forward weights learn from, so
     that learning rate and weight decay are here what they are there for β = 0.7: 0.05 β and 1e-4/β. Their ELU is ReLU here, and
     crops after padding by 4 and flips are ours; their pool behind the activation gives the same states before it.
     """

@@ -14,6 +14,7 @@ from typing import Any
 
 from dualprop import neurons, schedules
 from dualprop.equilibrium.estimators import Holomorphic
+from dualprop.equilibrium.relaxations import Blocks
 from dualprop.errors import SettingError, closest
 from dualprop.losses import SquaredError
 from dualprop.models import MLP
@@ -157,16 +158,30 @@ def _ep(**settings: Any) -> Callable[[Recipe], Recipe]:
     return apply
 
 
+def _blocks(recipe: Recipe) -> Blocks:
+    """The recipe's own block updates, or as many as are published: VGG5, of six layers, was settled by five iterations, deeper
+    networks by ten."""
+    if not isinstance(recipe.rule, EquilibriumPropagation):
+        return Blocks()
+    own = recipe.rule.relaxation
+    published = Blocks("even_odd(5)" if recipe.model.depth == 6 else "even_odd(10)")
+    return dataclasses.replace(own, update="auto") if isinstance(own, Blocks) else published
+
+
+def _ep_clamped(recipe: Recipe) -> Recipe:
+    changes = {"energy": "predictive_coding", "output_nudge": "clamped", "loss": SquaredError()}
+    return _ep(relaxation=_blocks(recipe), **changes)(recipe)
+
+
 def _ep_published(recipe: Recipe) -> Recipe:
-    own = recipe.rule if isinstance(recipe.rule, EquilibriumPropagation) else None
-    return _ep(relaxation="blocks", pairs=1, schedule=own.schedule if own else "even_odd(10)")(recipe)
+    return _ep(relaxation=_blocks(recipe))(recipe)
 
 
 def _ep_hopfield(recipe: Recipe) -> Recipe:
     own = recipe.rule
     is_own = isinstance(own, EquilibriumPropagation) and str(own.energy) == "hopfield"
     # What is of predictive coding networks goes back to its default.
-    plain = {"relaxation": "blocks", "pairs": 1, "update": "auto", "jacobians": "current", "output_nudge": "linearized"}
+    plain = {"relaxation": _blocks(recipe), "jacobians": "current", "output_nudge": "linearized"}
     return _ep(energy="hopfield", **({} if is_own else plain))(recipe)
 
 
@@ -189,7 +204,7 @@ def _hep(recipe: Recipe) -> Recipe:
     if not isinstance(model, MLP) and model.pooling == "max":
         model = dataclasses.replace(model, pooling="softmax")
     # What may be of other networks and estimators goes back to its default.
-    made = _ep(energy="hopfield", estimator=Holomorphic(_points(recipe.rule) or 4), relaxation="blocks", pairs=1, update="auto",
+    made = _ep(energy="hopfield", estimator=Holomorphic(_points(recipe.rule) or 4), relaxation=_blocks(recipe),
                jacobians="current", output_nudge="linearized")(recipe)  # fmt: skip
     return dataclasses.replace(made, model=model)
 
@@ -214,11 +229,11 @@ VARIANTS: dict[str, Variant] = {
     "ep-clamped": Variant(
         "EP with the output clamped towards the targets, on a predictive coding network, by block updates; a pull of squared "
         "error, whatever the recipe's loss",
-        _ep(energy="predictive_coding", relaxation="blocks", pairs=1, output_nudge="clamped", loss=SquaredError()),
+        _ep_clamped,
     ),
     "ep-two-pairs": Variant(
         "EP by two pairs of error sweeps on a predictive coding network",
-        _ep(energy="predictive_coding", relaxation="error_sweeps", pairs=2),
+        _ep(energy="predictive_coding", relaxation="error_sweeps(2)"),
     ),
     "ep-published": Variant("EP as published: K even/odd iterations of block updates, 10 or the recipe's", _ep_published),
     "ep-hopfield": Variant("EP on a Hopfield network: a free phase, and two nudged from it, by block updates", _ep_hopfield),

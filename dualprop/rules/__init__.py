@@ -2,11 +2,12 @@
 
 from dualprop.errors import SettingError, closest
 from dualprop.rules.backprop import Backprop
-from dualprop.rules.base import AbstractRule, Outcome, Status
+from dualprop.rules.base import AbstractRule
 from dualprop.rules.contrastive_hebbian import ContrastiveHebbian
 from dualprop.rules.dual_propagation import DualPropagation
 from dualprop.rules.equilibrium_propagation import EquilibriumPropagation
 from dualprop.rules.lifted import Lifted
+from dualprop.rules.outcome import Outcome, Status
 from dualprop.rules.predictive_coding import PredictiveCoding
 from dualprop.rules.target_propagation import TargetPropagation
 

@@ -1,90 +1,116 @@
-"""What every learning rule offers: gradients of the mean loss over a batch, as a pure function of what is passed in.
+"""The frame of a rule: what every rule needs and no paper prints.
 
-N batch, K classes. `x` is (N, …); `y` is (N,) class indices or (N, K) target vectors. A rule's gradients estimate the
-gradient of the loss's *mean* over the batch, on the scale of back-propagation's.
+A rule is a frozen set of hyperparameters and a pure function of (network, x, y, state, generator). Its file holds its
+equations; the batch, ranges and precision are checked here, status and counts gathered, states packed. A rule writes
+
+    inference(problem)               free pass, nudge, updates: whatever its inference holds at the end
+    gradients_at(problem, settled)   the gradients there
+
+N batch, K classes. A rule's gradients estimate the gradient of the loss's *mean* over the batch, on the scale of
+back-propagation's.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, TypeVar, final
 
 import torch
 from torch import Tensor
 
-from dualprop import feedback
+from dualprop import feedback, settings
 from dualprop.errors import SettingError
-from dualprop.losses import AbstractLoss
+from dualprop.losses import AbstractLoss, SquaredError
 from dualprop.network import Network
+from dualprop.rules import packing
+from dualprop.rules.outcome import Outcome
+from dualprop.rules.problem import Precision, Problem, check_batch, check_output, check_precision
 
-
-@dataclass(frozen=True)
-class Status:
-    """Whether the numbers can be trusted; if not, `message` says what happened and what to do.
-
-    `is_finite` tells the two kinds of trouble apart: with gradients that are not finite no step can be taken; where inference
-    merely did not settle (`ok` false, `is_finite` true), one can.
-    """
-
-    ok: bool
-    message: str = "ok"
-    is_finite: bool = True
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a rule found on one batch.
-
-    Attributes:
-        gradients: by parameter name, for every trainable parameter; estimates of the gradient of the mean loss.
-        loss: of the prediction (`AbstractRule.predict`), the mean over the batch, shape ().
-        logits: of the prediction, shape (N, K).
-        state: the inferred states, reusable as the next call's `state`; None where the rule keeps none.
-        diagnostics: numbers about the inference: "drives", "feedbacks" and "gradients" count the synapse evaluations; a
-            rule that iterates adds "passes" and "residual".
-        unsettled: why inference did not settle and what to do; empty where it did, or where the rule does not iterate.
-    """
-
-    gradients: dict[str, Tensor]
-    loss: Tensor
-    logits: Tensor
-    state: Any = None
-    diagnostics: dict[str, float] = field(default_factory=dict)
-    unsettled: str = ""
-    remedy: str = "Lower the learning rate or beta, or check the inputs for extreme values."
-
-    @cached_property
-    def status(self) -> Status:
-        """Not ok where the loss or a gradient is not finite, or inference did not settle. Found out when first asked for: it
-        waits for the device."""
-        if not bool(torch.isfinite(self.loss)):
-            return Status(False, f"the loss is {float(self.loss)}. {self.remedy}", is_finite=False)
-        for name, gradient in self.gradients.items():
-            if not bool(torch.isfinite(gradient).all()):
-                return Status(False, f"the gradient of '{name}' is not finite. {self.remedy}", is_finite=False)
-        return Status(False, self.unsettled) if self.unsettled else Status(True)
+# What a rule's inference holds at its end.
+Settled = TypeVar("Settled")
 
 
 @dataclass(frozen=True, kw_only=True)
-class AbstractRule(ABC):
-    """A frozen set of hyperparameters and a pure function of (network, x, y, state, generator)."""
+class AbstractRule(ABC, Generic[Settled]):
+    """A learning rule.
+
+    Attributes:
+        loss: on the network's output, a part of `dp.losses` or its name: "cross_entropy" on logits, "squared_error", or
+            "log_loss" behind a softmax.
+
+    Raises:
+        SettingError: a value out of its range, or settings that don't go together.
+    """
 
     loss: AbstractLoss
+
+    # The dataclass of the states that a call may be given and gives back.
+    state_type: ClassVar[type | None] = None
+    # What numbers its inference is safe in; and what a rule of full precision would lose in half.
+    precision: ClassVar[Precision] = "half_products"
+    loses: ClassVar[str] = ""
+    # Whether its elementwise work is given to `kernels`; else it is left to PyTorch.
+    uses_kernels: ClassVar[bool] = False
+    # What to do where the loss or a gradient is not finite.
+    remedy: ClassVar[str] = Outcome.remedy
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.__doc__ = settings.with_ranges(cls.__doc__ or "", settings.kinds(cls))
+
+    @final
+    def __post_init__(self) -> None:
+        settings.conform(self)
+        for conflict in self.conflicts():
+            raise SettingError(conflict)
+
+    def conflicts(self) -> Iterator[str]:
+        """What is wrong with settings that don't go together, each with the remedy. The first is raised."""
+        return iter(())
+
+    def check(self, network: Network) -> None:
+        """Raise SettingError, naming what is in the way, where the rule can't work on this network."""
+        return
+
+    @abstractmethod
+    def inference(self, problem: Problem) -> Settled:
+        """Free pass, nudge and updates."""
+
+    @abstractmethod
+    def gradients_at(self, problem: Problem, settled: Settled) -> dict[str, Tensor]:
+        """The gradients where inference ended, averaged over the batch, for every trainable parameter."""
+
+    def states_at(self, problem: Problem, settled: Settled) -> Any:
+        """The states that `infer` returns. None for a rule that infers none."""
+        return None
+
+    def statistics_at(self, problem: Problem, settled: Settled) -> dict[str, Any]:
+        """The numbers of `statistics`."""
+        return {}
+
+    def kept(self, state: Any) -> Any:
+        """The part of a state that the next call needs."""
+        return state
+
+    def at_new_batch(self, state: Any) -> Any:
+        """The part of a state that outlives its batch where a recipe resets the states. None by default."""
+        return None
+
+    def needed_precision(self, problem: Problem) -> Precision:
+        """What numbers its inference is safe in on this problem."""
+        return self.precision
+
+    @property
+    def predicts_by_equilibrium(self) -> bool:
+        """Whether `predict` settles states, and `exact_gradients` are the implicit gradient there."""
+        return False
 
     @property
     def keeps_state(self) -> bool:
         """Whether the next call should be given this call's `state`."""
         return False
-
-    # Whether its elementwise work is given to `kernels`; else it is left to PyTorch.
-    uses_kernels: ClassVar[bool] = False
-
-    def chosen_engine(self, depth: int) -> str:
-        """The engine that finds the gradients of a network of `depth` layers; empty where there is but one."""
-        return ""
 
     @property
     def needs_generator(self) -> bool:
@@ -94,19 +120,22 @@ class AbstractRule(ABC):
     @property
     def capture_obstacle(self) -> str:
         """Why a step by this rule can't be captured and replayed as it is; empty where it can."""
-        return "the order of updates is drawn anew for each batch" if self.needs_generator else ""
+        if getattr(self, "tolerance", None):
+            return "with a tolerance each batch takes as many passes as it needs"
+        if getattr(self, "output_nudge", "") == "exact" and not isinstance(self.loss, SquaredError):
+            return f"an exact {self.loss.name} nudge is found by iteration"
+        return "what is random in it is drawn anew for each batch" if self.needs_generator else ""
 
-    @property
-    def predicts_by_equilibrium(self) -> bool:
-        """Whether `predict` settles states, and `exact_gradients` are the implicit gradient there, not back-propagation's."""
-        return False
+    def chosen_engine(self, depth: int) -> str:
+        """The engine that finds the gradients of a network of `depth` layers; empty where there is but one."""
+        return ""
 
     def predict(self, network: Network, x: Tensor) -> Tensor:
         """The network's output for x, (N, K), which accuracies are taken of: of the forward pass, for most rules."""
         return network.forward(x)
 
     def exact_gradients(self, network: Network, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """What the rule's gradients are estimates of, by trainable parameter: the true gradient of the mean loss of `predict`.
+        """What the rule's gradients estimate, by trainable parameter: the true gradient of the mean loss of `predict`.
 
         For most rules back-propagation's: through the forward weights, also where the network has feedback weights.
         """
@@ -117,55 +146,43 @@ class AbstractRule(ABC):
             parameters = {name: p for name, p in model.named_parameters() if name in parameters}
         with torch.enable_grad():
             loss = self.loss.value(predict(x), check_batch(x, y)).mean()
-            found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
-        return dict(zip(parameters, found, strict=True))
+            gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
+        return dict(zip(parameters, gradients, strict=True))
 
-    def at_new_batch(self, state: Any) -> Any:
-        """What of a state outlives its batch where a recipe resets the states: what is not the batch's own; else None."""
-        return None
-
-    def pack_state(self, state: Any) -> dict[str, Tensor]:
-        """The state as named tensors, for a checkpoint. Empty where the rule keeps none."""
-        return {}
-
-    def unpack_state(self, tensors: dict[str, Tensor]) -> Any:
-        """The inverse of `pack_state`; None for no tensors."""
-        return None
-
-    def statistics(
-        self,
-        network: Network,
-        x: Tensor,
-        y: Tensor,
-        state: Any = None,
-        generator: torch.Generator | None = None,
-    ) -> dict[str, Any]:
-        """Numbers about one inference, for the record of a training run; empty for a rule that infers no states.
-
-        "residual": how far one more update of every layer would move the states, relative to their displacement from the
-        forward pass (see `states.residual`); "kink_crossing": per layer, the share of units whose nudges reach across a kink
-        of the activation, where the difference of the states is not the derivative.
-        """
-        return {}
-
-    @abstractmethod
+    @final
     def gradients(
-        self,
-        network: Network,
-        x: Tensor,
-        y: Tensor,
-        state: Any = None,
-        generator: torch.Generator | None = None,
+        self, network: Network, x: Tensor, y: Tensor, state: Any = None, generator: torch.Generator | None = None
     ) -> Outcome:
-        """Infer, and return gradients, loss, logits and state; nothing that was passed in is changed."""
+        """Infer, and return gradients, loss, logits and state; nothing that was passed in is changed.
 
+        Args:
+            x: (N, …) in the dtype of the parameters.
+            y: (N,) class indices or (N, K) target vectors.
+            state: an earlier call's, where the rule keeps one.
+            generator: draws what the rule draws, and is needed where it draws anything.
+
+        Raises:
+            SettingError: x, y or state of the wrong shape, or settings that don't fit the network.
+        """
+        with torch.no_grad():
+            problem = self.problem(network, x, y, state, generator)
+            settled = self.inference(problem)
+            gradients = self.gradients_at(problem, settled)
+            logits, trouble = problem.logits, problem.trouble
+            assert logits is not None
+            return Outcome(
+                gradients={name: gradients[name] for name in network.parameters},
+                loss=self.loss.value(logits, problem.y).mean(),
+                logits=logits,
+                state=self.states_at(problem, settled) if self.state_type is not None else None,
+                diagnostics=problem.diagnostics,
+                unsettled=trouble,
+                remedy=self.remedy,
+            )
+
+    @final
     def backward(
-        self,
-        network: Network,
-        x: Tensor,
-        y: Tensor,
-        state: Any = None,
-        generator: torch.Generator | None = None,
+        self, network: Network, x: Tensor, y: Tensor, state: Any = None, generator: torch.Generator | None = None
     ) -> Outcome:
         """The same, and add the gradients into `parameter.grad`, as `loss.backward()` does; any optimizer then steps."""
         outcome = self.gradients(network, x, y, state=state, generator=generator)
@@ -174,64 +191,50 @@ class AbstractRule(ABC):
             parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
         return outcome
 
+    @final
+    def infer(self, network: Network, x: Tensor, y: Tensor, state: Any = None, generator: torch.Generator | None = None) -> Any:
+        """The states where inference ended. See `gradients` for the arguments and errors."""
+        with torch.no_grad():
+            problem = self.problem(network, x, y, state, generator, for_states=True)
+            return self.states_at(problem, self.inference(problem))
 
-def check_batch(x: Tensor, y: Tensor) -> Tensor:
-    """The targets as int64 indices (N,) or floating-point vectors (N, K).
+    @final
+    def statistics(
+        self, network: Network, x: Tensor, y: Tensor, state: Any = None, generator: torch.Generator | None = None
+    ) -> dict[str, Any]:
+        """Numbers about one inference, for the record of a training run; empty for a rule that infers no states.
 
-    Raises SettingError unless x and y are a batch: as many targets as examples, at least one.
-    """
-    if not isinstance(x, Tensor) or not isinstance(y, Tensor):
-        raise SettingError(f"x and y must be tensors, got {type(x).__name__} and {type(y).__name__}. Use torch.as_tensor.")
-    if x.dim() < 2 or x.shape[0] == 0:
-        raise SettingError(f"x must hold a batch of at least one example, shape (N, …), got {tuple(x.shape)}.")
-    if not x.dtype.is_floating_point:
-        raise SettingError(f"x must be floating point, got {x.dtype}. Convert it, x.float() say.")
-    if y.shape[:1] != x.shape[:1]:
-        raise SettingError(f"x holds {x.shape[0]} examples but y has shape {tuple(y.shape)}. They must agree.")
-    if y.dim() == 1 and (y.dtype.is_floating_point or y.dtype == torch.bool):
-        raise SettingError(f"class indices y must be integers, got {y.dtype}. Convert them, y.long() say.")
-    if y.dtype.is_floating_point:
-        return y
-    return y.long() if y.dim() == 1 else y.to(x.dtype)
+        "residual": how far one more pass would move the states, relative to how far inference has moved them (see
+        `settling`); "kink_crossing": per layer, the share of units whose nudges reach across a kink of the activation,
+        where the difference of the states is not the derivative.
+        """
+        with torch.no_grad():
+            problem = self.problem(network, x, y, state, generator, for_states=True)
+            return self.statistics_at(problem, self.inference(problem))
 
+    @final
+    def pack_state(self, state: Any) -> dict[str, Tensor]:
+        """The state as named tensors, for a checkpoint. Empty where the rule keeps none."""
+        return packing.pack(self.kept(state)) if state is not None and self.keeps_state else {}
 
-def check_precision(network: Network, x: Tensor) -> None:
-    """Raise SettingError where explicit inference would lose its small differences or its updates: half precision belongs to
-    the products alone, under bfloat16 autocast, and not to parameters; float16 has no room for differences of 1e-8."""
-    half = (torch.float16, torch.bfloat16)
-    device = x.device.type
-    autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-    if autocast == torch.float16:
-        raise SettingError(
-            "explicit inference would lose its differences in float16. Use autocast in bfloat16, or engine='fused'."
-        )
-    if any(p.dtype in half for p in network.parameters.values()) or (x.dtype in half and autocast is None):
-        raise SettingError(
-            "explicit inference needs parameters and inputs of float32 or wider. For bfloat16 products use "
-            "torch.autocast(device, torch.bfloat16)."
-        )
+    @final
+    def unpack_state(self, tensors: dict[str, Tensor]) -> Any:
+        """The inverse of `pack_state`; None for no tensors."""
+        return packing.unpack(self.state_type, tensors) if tensors and self.state_type is not None else None
 
-
-def check_wide(x: Tensor, lost: str) -> None:
-    """Raise SettingError in half precision, of inputs or by autocast; `lost` says what the rule would lose."""
-    if x.dtype in (torch.float16, torch.bfloat16) or torch.is_autocast_enabled(x.device.type):
-        raise SettingError(f"{lost} in half precision. Give it float32, outside autocast.")
-
-
-def check_output(network: Network, loss: AbstractLoss) -> None:
-    """Raise SettingError where the loss does not read what the network's output neuron gives: logits or probabilities."""
-    loss.check_output(network.into(network.depth).neuron)
-
-
-def check_targets(y: Tensor, logits: Tensor) -> None:
-    """Raise SettingError where targets don't fit outputs (N, K). Index ranges are checked on the CPU, where it is free."""
-    if logits.dim() != 2:
-        raise SettingError(f"the network's outputs must have shape (N, K), got {tuple(logits.shape)}. Add nn.Flatten().")
-    if y.dim() > 1 and y.shape != logits.shape:
-        raise SettingError(f"target vectors y have shape {tuple(y.shape)} but the outputs {tuple(logits.shape)}.")
-    if y.dim() == 1 and y.device.type == "cpu":
-        low, high = int(y.min()), int(y.max())
-        if low < 0 or high >= logits.shape[1]:
+    @final
+    def problem(
+        self, network: Network, x: Tensor, y: Tensor, state: Any, generator: torch.Generator | None, for_states: bool = False
+    ) -> Problem:
+        """The batch, checked for this rule and network."""
+        if self.state_type is None:
+            state = None
+        elif state is not None and not isinstance(state, self.state_type):
             raise SettingError(
-                f"class indices must be in 0…{logits.shape[1] - 1}, got {low}…{high}. Give the model an output per class."
+                f"state must be the {self.state_type.__name__} of an earlier call, got {type(state).__name__}. Pass state=None."
             )
+        problem = Problem(network, x, y, state, generator, for_states)
+        check_output(network, self.loss)
+        self.check(network)
+        check_precision(network, x, self.needed_precision(problem), self.loses)
+        return problem

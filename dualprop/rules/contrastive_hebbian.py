@@ -14,27 +14,33 @@ As γ → 0 it is back-propagation's, at order γ. What the network predicts is 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Gt, Interval, Lt
 from torch import Tensor
 
-from dualprop import losses, schedules
+from dualprop import schedules
 from dualprop.equilibrium import implicit_gradient
 from dualprop.equilibrium.energies import DiscountedHopfield
-from dualprop.equilibrium.relaxations import Nudge, Phase, Report, Settings, diagnostics, may_wait, rounded
+from dualprop.equilibrium.phases import Dynamics, Nudge, Phase
+from dualprop.equilibrium.relaxations import settle_by_blocks
 from dualprop.errors import SettingError
 from dualprop.losses import AbstractLoss, CrossEntropy, SquaredError, targets
 from dualprop.network import Network
-from dualprop.network.states import Activations
+from dualprop.network.states import States
 from dualprop.neurons import Identity
-from dualprop.rules.base import AbstractRule, Outcome, check_batch, check_output, check_targets, check_wide
-from dualprop.schedules import AnySchedule
-from dualprop.settings import check_numbers
+from dualprop.rules.base import AbstractRule
+from dualprop.rules.problem import Problem, check_batch
+from dualprop.schedules import AbstractSchedule, AnySchedule
+from dualprop.settings import Remedy
+from dualprop.settling import can_sync, fixed_passes, lost_in_rounding, update_together
 
 # A last pass that still moves the states by more than this share of their displacement has not settled them.
 MOST_MOVED = 0.01
+REMEDY = "Raise the number of schedule, or lower gamma."
 
 
 @dataclass(frozen=True)
@@ -46,173 +52,113 @@ class FreeAndClamped:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ContrastiveHebbian(AbstractRule):
+class ContrastiveHebbian(AbstractRule[Phase]):
     """Contrastive Hebbian learning with discounted feedback.
 
     Attributes:
-        gamma: the discount γ of feedback, in (0, 1]: the smaller, the nearer to back-propagation, and the fewer digits are
-            left of γ^{L-1}, the clamp's effect on layer 1. States settle while γ times the squared norm of the weights is
-            below about 1; with ReLU they grow for ever beyond.
+        gamma: the discount γ of feedback: the smaller, the nearer to back-propagation, and the fewer digits are left of
+            γ^{L-1}, the clamp's effect on layer 1. States settle while γ times the squared norm of the weights is below
+            about 1; with ReLU they grow for ever beyond.
         schedule: the order of block updates in either phase, and their number.
         tolerance: settle until a pass moves the states by no more than this share of their displacement from where the phase
             began; schedule is then the most. None runs it all, and says so where the last pass still moved them by a hundredth.
-        loss: `dp.losses.CrossEntropy()`, `SquaredError()`, `LogLoss()` behind a softmax, or a loss's name.
-
-    Raises:
-        SettingError: a value out of its range.
     """
 
-    gamma: float = 0.02
+    gamma: Annotated[float, Interval(gt=0, le=1)] = 0.02
     schedule: AnySchedule | str = schedules.alternating_sweeps(10)
-    tolerance: float | None = None
+    tolerance: Annotated[float, Gt(0), Lt(1), Remedy("Use None to run all passes.")] | None = None
     loss: AbstractLoss = CrossEntropy()
 
-    def __post_init__(self) -> None:
-        check_numbers(self)
-        object.__setattr__(self, "loss", losses.from_name(self.loss))
-        object.__setattr__(self, "schedule", schedules.parse(self.schedule))
-        if not 0 < self.gamma <= 1:
-            raise SettingError(f"gamma must be in (0, 1], got {self.gamma:g}.")
-        if self.tolerance is not None and not 0 < self.tolerance < 1:
-            raise SettingError(f"tolerance must be in (0, 1), got {self.tolerance:g}. Use None to run all passes.")
-        if self._order.is_random:
-            raise SettingError(f"a prediction needs a fixed order, got schedule={self.schedule}. Use 'alternating_sweeps(10)'.")
-        if self.tolerance is not None and isinstance(self.schedule, schedules.ExplicitOrder):
-            raise SettingError(
-                f"tolerance needs a schedule of passes over all layers, got {self.schedule}. Use alternating_sweeps(50), say."
-            )
+    precision = "full"
+    loses = "contrastive Hebbian learning loses its differences"
 
-    @property
-    def _order(self) -> AnySchedule:
-        assert isinstance(self.schedule, schedules.AbstractSchedule)
-        return self.schedule
+    def inference(self, problem: Problem) -> Phase:
+        """The free phase."""
+        free = self.free_phase(problem.network, problem.x, problem.is_measured)
+        problem.predicted(free.states.means[-1])
+        problem.report(free.states.counts, free.settling, REMEDY)
+        return free
 
-    @property
-    def capture_obstacle(self) -> str:
-        return "with a tolerance each batch takes as many passes as it needs" if self.tolerance is not None else ""
+    def free_phase(self, network: Network, x: Tensor, is_measured: bool) -> Phase:
+        """š, settled from the forward pass."""
+        # Of what layer k sends down, a layer further below than the next counts γ less for each.
+        states = States(network, x, tuple(self.gamma**-k for k in range(1, network.depth + 1)))
+        states.forward()
+        for k in range(1, network.depth + 1):
+            states.set(k, states.means[k], states.means[k])
+        return self._settled(Phase(self._dynamics, states, None), is_measured)
 
-    predicts_by_equilibrium = True
+    def clamped_phase(self, problem: Problem, free: Phase) -> Phase:
+        """ŝ, settled from the free states with ŝ_L = š_L - ∇ℓ held."""
+        output = free.states.means[-1]
+        # By the drive, also where the output is a softmax.
+        is_cross_entropy = isinstance(self.loss, CrossEntropy)
+        pull = -self.loss.gradient(output, problem.y) if is_cross_entropy else targets(problem.y, output) - output
+        clamped = (output + pull).to(output.dtype)
+        phase = Phase(self._dynamics, free.states.fork(), Nudge(problem.y, 1.0), clamped=clamped)
+        return self._settled(phase, problem.is_measured)
+
+    def gradients_at(self, problem: Problem, settled: Phase) -> dict[str, Tensor]:
+        """-γ^{k-L} (ŝ_kᵀ ∂a_k/∂θ at ŝ - š_kᵀ ∂a_k/∂θ at š), averaged over the batch, for every layer k."""
+        depth, clamped = problem.depth, self.clamped_phase(problem, settled)
+        problem.report(clamped.states.counts, clamped.settling, REMEDY)
+        lost = lost_in_rounding(settled.states.means, clamped.states.means, "clamp")
+        problem.doubt(f"{lost}. Raise gamma, or use float64." if lost else "")
+        scales = tuple(self.gamma ** (k - depth) / len(problem.y) for k in range(1, depth + 1))
+        return clamped.contrast(settled, scales)
 
     def predict(self, network: Network, x: Tensor) -> Tensor:
         """The output of the free equilibrium, (N, K)."""
         with torch.no_grad():
-            return self._free(network, x, is_measured=False).activations.means[-1]
+            return self.free_phase(network, x, is_measured=False).states.means[-1]
 
     def exact_gradients(self, network: Network, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """The implicit gradient of the loss at the free equilibrium, see `implicit`; back-propagation's as γ → 0."""
+        """The implicit gradient of the loss at the free equilibrium, see `implicit_gradient`; back-propagation's as γ → 0."""
         with torch.no_grad():
-            y, free = self._settled_freely(network, x, y)
-        return implicit_gradient.gradients(network, free.activations.means, y, self.loss, discount=self.gamma)
+            y, free = check_batch(x, y), self.free_phase(network, x, can_sync(x))
+        return implicit_gradient.gradients(network, free.states.means, y, self.loss, discount=self.gamma)
 
-    def infer(
-        self,
-        network: Network,
-        x: Tensor,
-        y: Tensor,
-        state: Any = None,
-        generator: torch.Generator | None = None,
-    ) -> FreeAndClamped:
-        """The states of both phases. See `gradients` for the arguments and errors."""
-        with torch.no_grad():
-            y, free = self._settled_freely(network, x, y)
-            return FreeAndClamped(tuple(free.activations.means), tuple(self._clamped(network, free, y).activations.means))
+    def states_at(self, problem: Problem, settled: Phase) -> FreeAndClamped:
+        """The states of both phases."""
+        clamped = self.clamped_phase(problem, settled)
+        return FreeAndClamped(tuple(settled.states.means), tuple(clamped.states.means))
 
-    def gradients(
-        self,
-        network: Network,
-        x: Tensor,
-        y: Tensor,
-        state: Any = None,
-        generator: torch.Generator | None = None,
-    ) -> Outcome:
-        """Settle freely, clamp the output and settle again; the difference of γ^{k-L} sᵀ ∂a/∂θ, averaged over the batch.
-        `state` and `generator` are not used.
+    def statistics_at(self, problem: Problem, settled: Phase) -> dict[str, Any]:
+        """Of the clamped phase."""
+        phase = self.clamped_phase(problem, settled)
+        before = phase.positions()
+        for step in next(iter(self._order.passes(problem.depth))):
+            update_together(phase, step, Phase.block)
+        return {"residual": phase.moved_since(before)}
 
-        Raises:
-            SettingError: x or y of the wrong shape, or settings that don't fit the network.
-        """
-        with torch.no_grad():
-            y, free = self._settled_freely(network, x, y)
-            clamped = self._clamped(network, free, y)
-            depth, logits = network.depth, free.activations.means[-1]
-            found = clamped.contrast(free, tuple(self.gamma ** (k - depth) / len(y) for k in range(1, depth + 1)))
-            reports = [Report.of(free), Report.of(clamped)]
-        trouble = _unsettled("free", reports[0]) or _unsettled("clamped", reports[1]) or _lost(free, clamped)
-        return Outcome(
-            gradients={name: found[name] for name in network.parameters},
-            loss=self.loss.value(logits, y).mean(),
-            logits=logits,
-            diagnostics=diagnostics(reports),
-            unsettled=trouble,
-        )
-
-    def statistics(
-        self,
-        network: Network,
-        x: Tensor,
-        y: Tensor,
-        state: Any = None,
-        generator: torch.Generator | None = None,
-    ) -> dict[str, Any]:
-        """ "residual": how far one more pass of the clamped phase would move its states."""
-        with torch.no_grad():
-            y, free = self._settled_freely(network, x, y)
-            return {"residual": self._clamped(network, free, y).one_more(self._order, None)}
-
-    def _settled_freely(self, network: Network, x: Tensor, y: Tensor) -> tuple[Tensor, Phase]:
-        y = check_batch(x, y)
-        check_output(network, self.loss)
+    def check(self, network: Network) -> None:
         output = network.into(network.depth).neuron
         if isinstance(self.loss, SquaredError) and not isinstance(output, Identity):
             raise SettingError(
                 f"clamping descends squared error where the output is linear, and this one is {type(output).__name__}. Remove "
                 "the model's last activation, or use losses.LogLoss() behind nn.Softmax(dim=1)."
             )
-        free = self._free(network, x, is_measured=may_wait(x))
-        check_targets(y, free.activations.means[-1])
-        return y, free
+        DiscountedHopfield(self.gamma).check(network)
 
-    def _free(self, network: Network, x: Tensor, is_measured: bool) -> Phase:
-        """The settled free phase, from the forward pass."""
-        DiscountedHopfield(self.gamma).check(network, "auto")
-        check_wide(x, "contrastive Hebbian learning loses its differences")
-        # Of what layer k sends down, a layer further below than the next counts γ less for each.
-        activations = Activations(network, x, tuple(self.gamma**-k for k in range(1, network.depth + 1)))
-        activations.forward()
-        for k in range(1, network.depth + 1):
-            activations.set(k, activations.means[k], activations.means[k])
-        return self._settle(Phase(self._settings(), network, activations, None), is_measured)
+    def conflicts(self) -> Iterator[str]:
+        if self._order.is_random:
+            yield f"a prediction needs a fixed order, got schedule={self.schedule}. Use 'alternating_sweeps(10)'."
+        if self.tolerance is not None:
+            yield from fixed_passes(self._order, "alternating_sweeps(50)")
 
-    def _clamped(self, network: Network, free: Phase, y: Tensor) -> Phase:
-        """The settled clamped phase, from the free states."""
-        output = free.activations.means[-1]
-        # By the drive, also where the output is a softmax.
-        pull = -self.loss.gradient(output, y) if isinstance(self.loss, CrossEntropy) else targets(y, output) - output
-        phase = Phase(
-            self._settings(), network, free.activations.fork(), Nudge(y, 1.0), clamped=(output + pull).to(output.dtype)
-        )
-        return self._settle(phase, may_wait(output))
+    @property
+    def predicts_by_equilibrium(self) -> bool:
+        return True
 
-    def _settle(self, phase: Phase, is_measured: bool) -> Phase:
-        phase.settle_by_blocks(self._order, None, is_measured, self.tolerance if is_measured else None)
+    @property
+    def _order(self) -> AbstractSchedule:
+        return AbstractSchedule.as_part(self.schedule)
+
+    @property
+    def _dynamics(self) -> Dynamics:
+        return Dynamics(DiscountedHopfield(self.gamma), self.loss, output_nudge="clamped")
+
+    def _settled(self, phase: Phase, is_measured: bool) -> Phase:
+        tolerance = self.tolerance if is_measured else None
+        settle_by_blocks(phase, self._order, None, is_measured, tolerance, limit=MOST_MOVED)
         return phase
-
-    def _settings(self) -> Settings:
-        energy = DiscountedHopfield(self.gamma)
-        return Settings(energy=energy, update="auto", step_size=1.0, output_nudge="clamped", loss=self.loss)
-
-
-def _unsettled(name: str, report: Report) -> str:
-    """Why the phase has not settled, and what to do; empty where it has, or was not measured."""
-    told = report.trouble
-    if not told and report.residual is not None and not report.residual <= MOST_MOVED:
-        told = (
-            f"the {name} states have not settled: the last pass still moved them by {report.residual:.2g} of their displacement"
-        )
-    return f"{told}. Raise the number of schedule, or lower gamma." if told else ""
-
-
-def _lost(free: Phase, clamped: Phase) -> str:
-    """Where the clamp's effect on a layer is lost in rounding, and what to do; empty where it is not, or can't be asked."""
-    told = rounded(free, clamped, "clamp")
-    return f"{told}. Raise gamma, or use float64." if told else ""

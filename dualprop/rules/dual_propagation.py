@@ -1,7 +1,7 @@
 """Dual propagation (Høier et al., 2023) and its transposed form, DP⊤ (Høier & Zach, 2024). Each neuron holds two states.
 
-Inference sweeps the layers; weights then learn from s̄ = α s⁺ + (1-α) s⁻ and δ = s⁺ - s⁻. Layer k maps s̄_{k-1} to a_k; s_0
-is the input, and Δ_k = Jᵀ δ_{k+1} comes back from the layer above, linearised at s̄_k. With r = β_k / β_{k+1}:
+Inference sweeps the layers; weights then learn from s̄ = α s⁺ + (1-α) s⁻ and δ = s⁺ - s⁻. Layer k maps s̄_{k-1} to a_k; s_0 is
+the input, and Δ_k = Jᵀ δ_{k+1} comes back from the layer above, linearised at s̄_k. With r = β_k / β_{k+1}:
 
     DP    s⁺ = f(a + α r Δ)        s⁻ = f(a - (1-α) r Δ)
     DP⊤   s⁺ = f(a + (1-α) r Δ)    s⁻ = f(a - α r Δ)
@@ -12,321 +12,238 @@ state. The gradient of layer k's parameters is -(1/β_k) Σ δ_kᵀ ∂a_k/∂W 
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Ge, Gt, Interval
 from torch import Tensor
 
-from dualprop import losses, schedules
+from dualprop import fused, kernels, schedules
 from dualprop.errors import SettingError
-from dualprop.fused import recompute
-from dualprop.fused.dyadic import CotangentNudge, dyadic_activation
-from dualprop.losses import AbstractLoss, CrossEntropy, SquaredError
-from dualprop.network import Network
+from dualprop.losses import AbstractLoss, CrossEntropy, wide
 from dualprop.network.states import Dyads
 from dualprop.neurons import Identity
-from dualprop.rules.base import AbstractRule, Outcome, check_batch, check_output, check_precision, check_targets
-from dualprop.rules.dyadic_inference import Inference, Settings
-from dualprop.schedules import AnySchedule
-from dualprop.settings import as_tuple, beta_per_layer, check_choices, check_numbers, checked_beta, one_or_more
-
-_CHOICES = {
-    "coupling": ("original", "transposed"),
-    "start": ("forward", "zeros", "previous"),
-    "output_nudge": ("linearized", "exact"),
-    "linearize_at": (None, "current", "forward"),
-    "engine": ("auto", "explicit", "fused"),
-}
+from dualprop.rules.base import AbstractRule
+from dualprop.rules.dyad_states import DyadStates
+from dualprop.rules.problem import Precision, Problem
+from dualprop.schedules import AbstractSchedule, AnySchedule
+from dualprop.settings import PerLayer, Remedy, as_tuple, beta_per_layer
+from dualprop.settling import fixed_passes, kink_crossing, settle
 
 
 @dataclass(frozen=True, kw_only=True)
-class DualPropagation(AbstractRule):
+class DualPropagation(AbstractRule[DyadStates | Tensor]):
     """DP and DP⊤ in any update order.
 
     Attributes:
         coupling: "original" (DP) or "transposed" (DP⊤), which is stable for every alpha.
-        alpha: in [0, 1], the weight of s⁺ in the mean. At ½ the two couplings are one.
-        beta: nudging strength per example, > 0; one for all layers, or one per layer 1…L.
+        alpha: the weight of s⁺ in the mean. At ½ the two couplings are one.
+        beta: nudging strength per example; one for all layers, or one per layer 1…L.
         schedule: from `dp.schedules`, its text ("bottom_up(4)"), or a sequence of layer numbers.
-        start: the states before the first step: of the forward pass, zero, or of the `state` passed in (the forward pass
-            where none is).
+        start: of the states: the "forward" pass, "zeros", or the "previous" call's `state`.
         output_nudge: "linearized", along ∇ℓ, or "exact".
-        linearize_at: the output at which ∇ℓ is taken: the "current" one, or that of the "forward" pass, kept fixed. None is
-            "current" for the original coupling and "forward" for the transposed and for damping, as in the authors' code.
-        damping: None, or one constant ≥ 0 per hidden layer, L_k: s± = prox(a ± nudge + L_k s±_old, L_k). "spectral" takes
-            |1-2α| max(0, r‖W_{k+1}‖² - 1)/2 from the spectral norm of the synapse above (Høier & Zach 2024, the Julia code);
-            "spectral_full" leaves out |1-2α| (their Python code). One step of power iteration a call (30 without a state):
-            its vectors are part of the state, and to pass that on keeps them tight.
-        tolerance: None, or > 0: stop after the first pass from which one more undamped update of every layer would move the
-            states by at most this, relative to their displacement from the forward pass. The schedule's count is then the
-            most passes, and where they don't suffice the outcome's status says so. A check costs what it can't reuse.
-        engine: "explicit" holds the dyads; "fused" is one downward sweep inside autograd, at the forward states. "auto" is
-            fused for the gradients wherever that is the same: DP⊤ at alpha 0 or 1, after which nothing moves any more.
-        loss: `dp.losses.CrossEntropy()`, `SquaredError()`, `LogLoss()` behind a softmax, or a loss's name.
-
-    Raises:
-        SettingError: a value out of its range, or an exact nudge outside the domain where it is well posed.
+        linearize_at: where ∇ℓ is taken: at the "current" output or, fixed, at that of the "forward" pass. None is "current"
+            for the original coupling, "forward" for the transposed and for damping, as in the authors' code.
+        damping: L_k by hidden layer, s± = prox(a ± nudge + L_k s±_old, L_k); "spectral" takes |1-2α| max(0, r‖W_{k+1}‖² - 1)/2
+            (Høier & Zach 2024), "spectral_full" leaves out |1-2α|.
+        tolerance: stop where one more update of every layer would move the states by no more than this share of their
+            displacement from the forward pass. None makes all passes, unchecked.
+        engine: what is computed: "explicit" holds the dyads, "fused" is one sweep inside autograd, with f(a) for s̄; "auto" is
+            fused where the two are the same, DP⊤ at alpha 0 or 1.
     """
 
     coupling: Literal["original", "transposed"] = "original"
-    alpha: float = 0.5
-    beta: float | tuple[float, ...] = 1.0
+    alpha: Annotated[float, Interval(ge=0, le=1)] = 0.5
+    beta: PerLayer = 1.0
     schedule: AnySchedule | str | Sequence[int] = schedules.alternating_sweeps(1)
     start: Literal["forward", "zeros", "previous"] = "forward"
     output_nudge: Literal["linearized", "exact"] = "linearized"
     linearize_at: Literal["current", "forward"] | None = None
-    damping: tuple[float, ...] | Literal["spectral", "spectral_full"] | None = None
-    tolerance: float | None = None
+    damping: Annotated[float | tuple[float, ...], Ge(0)] | Literal["spectral", "spectral_full"] | None = None
+    tolerance: Annotated[float, Gt(0), Remedy("Use None for no check.")] | None = None
     engine: Literal["auto", "explicit", "fused"] = "auto"
     loss: AbstractLoss = CrossEntropy()
 
-    def __post_init__(self) -> None:
-        check_choices(self, _CHOICES)
-        check_numbers(self)
-        object.__setattr__(self, "loss", losses.from_name(self.loss))
-        object.__setattr__(self, "schedule", schedules.parse(self.schedule))
-        if not 0 <= self.alpha <= 1:
-            raise SettingError(f"alpha must be in [0, 1], got {self.alpha:g}.")
-        object.__setattr__(self, "beta", checked_beta(self.beta))
-        self._check_damping()
-        self._check_tolerance()
-        self._check_exact_nudge()
-        self._check_fused()
-
-    def _check_damping(self) -> None:
-        if self.damping is None or self.damping in ("spectral", "spectral_full"):
-            return
-        if isinstance(self.damping, str):
-            raise SettingError(f"damping must be 'spectral', 'spectral_full' or one number per layer, got {self.damping!r}.")
-        constants = as_tuple(one_or_more(self.damping, "damping"))
-        if not all(constant >= 0 and math.isfinite(constant) for constant in constants):
-            raise SettingError(f"damping constants must be at least 0 and finite, got {constants}.")
-        object.__setattr__(self, "damping", constants)
-
-    def _check_tolerance(self) -> None:
-        if self.tolerance is None:
-            return
-        if not 0 < self.tolerance < math.inf:
-            raise SettingError(f"tolerance must be positive and finite, got {self.tolerance:g}. Use None for no check.")
-        if self._order.is_random or isinstance(self.schedule, schedules.ExplicitOrder):
-            raise SettingError(
-                f"tolerance needs a schedule of passes over all layers, got {self.schedule}. Use bottom_up(100), say."
-            )
-
-    def _check_exact_nudge(self) -> None:
-        if self.output_nudge == "linearized":
-            return
-        if self.linearize_at is not None:
-            raise SettingError("linearize_at has no meaning with output_nudge='exact'. Leave it at None.")
-        uphill, limit = self._shares[1] * self._betas[-1], self.loss.concave_limit
-        # An uphill share of 0 leaves s⁻ free, which every loss allows, also one that allows no more.
-        if uphill > 0 and uphill >= limit:
-            share, free = ("(1-alpha)", 1) if self.coupling == "original" else ("alpha", 0)
-            needed, remedy = (f"< {limit:g}", "Lower beta, move alpha") if limit > 0 else ("= 0", f"Use alpha={free}")
-            raise SettingError(
-                f"an exact {self.loss.name} nudge needs {share}·beta {needed}, got {uphill:g}. "
-                f"{remedy}, or use output_nudge='linearized'."
-            )
-
-    def _check_fused(self) -> None:
-        if self.engine != "fused":
-            return
-        plain = {"schedule": schedules.alternating_sweeps(1), "start": "forward", "output_nudge": "linearized", "damping": None,
-                 "tolerance": None}  # fmt: skip
-        for name, value in plain.items():
-            if getattr(self, name) != value:
-                shown = repr(value) if isinstance(value, str) else value
-                raise SettingError(f"engine='fused' needs {name}={shown}, got {getattr(self, name)}. Use engine='explicit'.")
-
-    def chosen_engine(self, depth: int) -> Literal["explicit", "fused"]:
-        """The engine that finds the gradients of a network of `depth` layers.
-
-        At α ∈ {0, 1} the mean of DP⊤ is f(a), so that one downward sweep is the fixed point (Høier & Zach 2024): any schedule
-        that brings the error down to layer 1 ends there.
-        """
-        if self.engine != "auto":
-            return self.engine
-        is_fixed_point = (
-            self.coupling == "transposed"
-            and self.alpha in (0, 1)
-            and (self.start, self.output_nudge, self.damping, self.tolerance) == ("forward", "linearized", None, None)
-            and self.linearize_at in (None, "forward")
-            and self._order.brings_down(depth)
-        )
-        return "fused" if is_fixed_point else "explicit"
-
+    state_type = Dyads
     uses_kernels = True
 
-    @property
-    def capture_obstacle(self) -> str:
+    def inference(self, problem: Problem) -> DyadStates | Tensor:
+        """The free pass, then the schedule."""
+        betas = self.betas(problem.depth)
+        if self._is_fused(problem):
+            return problem.mean_loss(lambda x: fused.swept(problem.network, x, betas, self.shares), self.loss)
+        is_measured = self.tolerance is not None or problem.for_states
+        states = DyadStates(problem, betas, self.loss, self.start, self.damping, self.alpha, is_measured)
+        passes = self._order.passes(problem.depth, problem.generator)
+        measure = None if self.tolerance is None else lambda before: states.one_more(self.update)
+        progress = settle(states, passes, self.update, measure, self.tolerance, releases=not is_measured)
+        problem.report(states.counts, None if self.tolerance is None else progress, self._settling_remedy)
+        return states
+
+    def update(self, states: DyadStates, k: int) -> tuple[Tensor, Tensor | None]:
+        """The mean and the difference of layer k's dyad; the very same tensors where nothing that it reads has changed."""
+        a, feedback = states.drive(k), None if states.is_output(k) else states.feedback(k)
+        if states.has_read(k, a, feedback):
+            return states.means[k], states.differences[k]
+        if states.is_output(k):
+            return self.nudged_output(states, k, a)
+        if states.damping[k] is not None:
+            return self.damped_dyad(states, k, a, feedback)
+        if feedback is None:
+            return states.neuron(k).f(a), None
+        return self.dyad(states, k, a, feedback, strength=states.betas[k - 1] / states.betas[k])
+
+    def dyad(self, states: DyadStates, k: int, a: Tensor, pull: Tensor, strength: float) -> tuple[Tensor, Tensor]:
+        """s̄ and δ of s⁺ = f(a + up·strength·pull) and s⁻ = f(a - down·strength·pull)."""
+        up, down = (strength * share for share in self.shares)
+        neuron, alpha, overwrite = states.neuron(k), self.alpha, states.may_overwrite(k)
+        if isinstance(neuron, Identity):
+            # Written out, so that nothing cancels: at small β the two states agree in most of their digits.
+            shift = alpha * up - (1 - alpha) * down
+            return (a if shift == 0 else torch.add(a, pull, alpha=shift)), pull * (up + down)
+        if self._mean_is_free and not states.is_output(k):
+            free, one_sided = states.free(k, a), up if down == 0 else -down
+            return free, kernels.one_sided_difference(neuron, a, pull, one_sided, free, overwrite=overwrite)
+        return kernels.dyad(neuron, a, pull, up, down, alpha, overwrite=overwrite)
+
+    def nudged_output(self, states: DyadStates, k: int, a: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The output's dyad, pulled by its loss."""
+        neuron, beta = states.neuron(k), states.betas[-1]
+        if not states.is_nudged:
+            return neuron.f(a), None
+        if self.output_nudge == "linearized":
+            return self.dyad(states, k, a, self.loss_gradient(states, a), strength=-beta)
+        up, down = self.shares
+        minus = self.loss.nudge(neuron, a, states.y, -down * beta)
+        delta = self.loss.nudge(neuron, a, states.y, up * beta) - minus
+        return torch.add(minus, delta, alpha=self.alpha), delta
+
+    def gradients_at(self, problem: Problem, settled: DyadStates | Tensor) -> dict[str, Tensor]:
+        """-(1/β_k) δ_kᵀ ∂a_k/∂W at s̄_{k-1}, for every layer."""
+        if isinstance(settled, Tensor):
+            return problem.gradients_of(settled)
+        return settled.gradients(tuple(-1 / (beta * len(problem.y)) for beta in settled.betas))
+
+    def loss_gradient(self, states: DyadStates, a: Tensor) -> Tensor:
+        """∇ℓ by the output, where it is linearised."""
+        if self._linearizes_at == "current" and a is not states.forward_drive:
+            return self.loss.gradient(states.neuron(states.network.depth).f(a), states.y)
+        return states.forward_gradient
+
+    def damped_dyad(self, states: DyadStates, k: int, a: Tensor, feedback: Tensor | None) -> tuple[Tensor, Tensor]:
+        """s± = prox(a ± nudge + L s±_old, L)."""
+        neuron, constant, ratio = states.neuron(k), states.damping[k], states.betas[k - 1] / states.betas[k]
+        assert constant is not None
+        # States of float32 also where drives are of half precision, which would lose what is left of them pass by pass.
+        a, feedback = wide(a), None if feedback is None else wide(feedback)
+        mean, delta = wide(states.means[k]), states.differences[k]
+        sides: list[Tensor] = []
+        for share, weight in zip(self.shares, (1 - self.alpha, -self.alpha), strict=True):
+            old = mean if delta is None else torch.add(mean, delta, alpha=weight)
+            sign = 1 if not sides else -1
+            nudged = a if feedback is None else torch.add(a, feedback, alpha=sign * ratio * share)
+            sides.append(neuron.prox(nudged + constant * old, constant))
+        delta = sides[0] - sides[1]
+        return torch.add(sides[1], delta, alpha=self.alpha), delta
+
+    def states_at(self, problem: Problem, settled: DyadStates | Tensor) -> Dyads | None:
+        if isinstance(settled, Tensor):
+            return None
+        if problem.for_states and self.engine == "fused":
+            raise SettingError("engine='fused' holds no dyads. Use engine='explicit' to infer them.")
+        return Dyads(tuple(settled.means), tuple(settled.differences), self.alpha, settled.directions)
+
+    def statistics_at(self, problem: Problem, settled: DyadStates | Tensor) -> dict[str, Any]:
+        """Of the fused engine, which holds no states, those of the explicit one."""
+        assert isinstance(settled, DyadStates)
+        crossing, (up, down) = [], self.shares
+        for k in range(1, problem.depth + 1):
+            a, is_output = settled.drive(k), settled.is_output(k)
+            pull = self.loss_gradient(settled, a) if is_output else settled.feedback(k)
+            strength = -settled.betas[-1] if is_output else settled.betas[k - 1] / settled.betas[k]
+            nudges = None if pull is None else (a + strength * up * pull, a - strength * down * pull)
+            crossing.append(0.0 if nudges is None else kink_crossing(settled.neuron(k), *nudges))
+        return {"residual": settled.one_more(self.update), "kink_crossing": crossing}
+
+    def conflicts(self) -> Iterator[str]:
         if self.tolerance is not None:
-            return "with a tolerance each batch takes as many passes as it needs"
-        if self.output_nudge == "exact" and not isinstance(self.loss, SquaredError):
-            return f"an exact {self.loss.name} nudge is found by iteration"
-        return super().capture_obstacle
+            yield from fixed_passes(self._order, "bottom_up(100)")
+        if self.output_nudge == "exact":
+            if self.linearize_at is not None:
+                yield "linearize_at has no meaning with output_nudge='exact'. Leave it at None."
+            share, free = ("(1-alpha)", 1) if self.coupling == "original" else ("alpha", 0)
+            # An uphill share of 0 leaves s⁻ free, which every loss allows, also one that allows no more.
+            remedy = f"Use alpha={free}" if self.loss.concave_limit <= 0 else "Lower beta, move alpha"
+            yield from self.loss.uphill_conflict(self.shares[1] * as_tuple(self.beta)[-1], f"{share}·beta", remedy)
+        plain = {"schedule": schedules.alternating_sweeps(1), "start": "forward", "output_nudge": "linearized", "damping": None,
+                 "tolerance": None}  # fmt: skip
+        for name, value in plain.items() if self.engine == "fused" else ():
+            if getattr(self, name) != value:
+                shown = repr(value) if isinstance(value, str) else value
+                yield f"engine='fused' needs {name}={shown}, got {getattr(self, name)}. Use engine='explicit'."
+
+    def chosen_engine(self, depth: int) -> Literal["explicit", "fused"]:
+        """At α ∈ {0, 1} the mean of DP⊤ is f(a), so that one downward sweep is the fixed point (Høier & Zach 2024): any
+        schedule that brings the error down to layer 1 ends there."""
+        if self.engine != "auto":
+            return self.engine
+        is_plain = (self.start, self.output_nudge, self.tolerance) == ("forward", "linearized", None)
+        is_settled = self._mean_is_free and is_plain and self._linearizes_at == "forward" and self._order.brings_down(depth)
+        return "fused" if is_settled else "explicit"
+
+    def _is_fused(self, problem: Problem) -> bool:
+        return not problem.for_states and self.chosen_engine(problem.depth) == "fused"
+
+    def betas(self, depth: int) -> tuple[float, ...]:
+        """β_1…β_L. Raises SettingError where a list has another length."""
+        return beta_per_layer(self.beta, depth)
 
     @property
-    def _order(self) -> AnySchedule:
-        assert isinstance(self.schedule, schedules.AbstractSchedule)
-        return self.schedule
-
-    @property
-    def _betas(self) -> tuple[float, ...]:
-        return as_tuple(self.beta)
-
-    @property
-    def _shares(self) -> tuple[float, float]:
+    def shares(self) -> tuple[float, float]:
         """The shares of the nudge that s⁺ (downhill) and s⁻ (uphill) receive."""
         return (self.alpha, 1 - self.alpha) if self.coupling == "original" else (1 - self.alpha, self.alpha)
 
     @property
-    def keeps_state(self) -> bool:
-        return self.start == "previous" or self._is_spectral
+    def _order(self) -> AbstractSchedule:
+        assert isinstance(self.schedule, AbstractSchedule)
+        return self.schedule
 
     @property
-    def _is_spectral(self) -> bool:
-        return isinstance(self.damping, str)
+    def _mean_is_free(self) -> bool:
+        """Whether s̄ = f(a) exactly: without feedback in the mean every layer above keeps its drive."""
+        return self.coupling == "transposed" and self.alpha in (0, 1) and self.damping is None
+
+    @property
+    def _linearizes_at(self) -> str:
+        plain = "current" if self.coupling == "original" and self.damping is None else "forward"
+        return self.linearize_at or plain
+
+    @property
+    def _settling_remedy(self) -> str:
+        # Neither is a remedy where it is in use already; at alpha=½ the couplings are one, and spectral damping is none.
+        if self.coupling == "original" and self.alpha != 0.5:
+            return "Use coupling='transposed', damping='spectral', alpha nearer to 0.5, or more passes."
+        if self._mean_is_free:
+            return "Use more passes."
+        return "Lower beta, use coupling='transposed' with alpha=0 or 1, or more passes."
+
+    def needed_precision(self, problem: Problem) -> Precision:
+        return "any" if self._is_fused(problem) else self.precision
+
+    @property
+    def keeps_state(self) -> bool:
+        return self.start == "previous" or isinstance(self.damping, str)
 
     @property
     def needs_generator(self) -> bool:
         return self._order.is_random
 
+    def kept(self, state: Dyads) -> Dyads:
+        return state if self.start == "previous" else Dyads((), (), self.alpha, state.directions)
+
     def at_new_batch(self, state: Dyads | None) -> Dyads | None:
         """The vectors of spectral damping are the weights', not the batch's."""
-        return Dyads((), (), self.alpha, state.directions) if state is not None and self._is_spectral else None
-
-    def pack_state(self, state: Dyads | None) -> dict[str, Tensor]:
-        if state is None:
-            return {}
-        packed = {f"direction.{k}": v for k, v in enumerate(state.directions) if v is not None}
-        if self.start == "previous":
-            packed |= {f"mean.{k}": mean for k, mean in enumerate(state.means)}
-            packed |= {f"difference.{k}": delta for k, delta in enumerate(state.differences) if delta is not None}
-        return packed
-
-    def unpack_state(self, tensors: dict[str, Tensor]) -> Dyads | None:
-        if not tensors:
-            return None
-        layers = range(sum(name.startswith("mean.") for name in tensors))
-        means = tuple(tensors[f"mean.{k}"] for k in layers)
-        # The last direction is of the layer below the output.
-        last = max((int(name.removeprefix("direction.")) for name in tensors if name.startswith("direction.")), default=-1)
-        directions = tuple(tensors.get(f"direction.{k}") for k in range(last + 1))
-        return Dyads(means, tuple(tensors.get(f"difference.{k}") for k in layers), self.alpha, directions)
-
-    def infer(
-        self,
-        network: Network,
-        x: Tensor,
-        y: Tensor,
-        state: Dyads | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Dyads:
-        """The dyads of every layer after the schedule. See `gradients` for the arguments and errors."""
-        if self.engine == "fused":
-            raise SettingError("engine='fused' holds no dyads. Use engine='explicit' to infer them.")
-        with torch.no_grad():
-            inference = self._prepare(network, x, y, state)
-            inference.run(self._order, generator)
-            return inference.dyads()
-
-    def statistics(
-        self,
-        network: Network,
-        x: Tensor,
-        y: Tensor,
-        state: Dyads | None = None,
-        generator: torch.Generator | None = None,
-    ) -> dict[str, Any]:
-        """ "residual" and, per layer, "kink_crossing", after the schedule; see `AbstractRule.statistics`. The fused engine,
-        which holds no states, tells those of the explicit one."""
-        if self.engine == "fused":
-            return dataclasses.replace(self, engine="explicit").statistics(network, x, y, state, generator)
-        with torch.no_grad():
-            inference = self._prepare(network, x, y, state, keep_free=True)
-            inference.run(self._order, generator)
-            return inference.statistics()
-
-    def gradients(
-        self,
-        network: Network,
-        x: Tensor,
-        y: Tensor,
-        state: Dyads | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Outcome:
-        """Infer, then -(1/β_k) δ_kᵀ s̄_{k-1} averaged over the batch, for every layer.
-
-        Args:
-            x: (N, …) in the dtype of the parameters.
-            y: (N,) class indices or (N, K) target vectors.
-            state: the dyads of an earlier call, for start="previous" and for spectral damping.
-            generator: draws the layers of schedule random_order, and is needed for it alone.
-
-        Raises:
-            SettingError: x, y or state of the wrong shape, or settings that don't fit the network's depth.
-        """
-        if self.chosen_engine(network.depth) == "fused":
-            return self._fused_gradients(network, x, y)
-        with torch.no_grad():
-            inference = self._prepare(network, x, y, state)
-            inference.run(self._order, generator)
-            return inference.outcome()
-
-    def _prepare(self, network: Network, x: Tensor, y: Tensor, state: Dyads | None, keep_free: bool = False) -> Inference:
-        y = check_batch(x, y)
-        check_output(network, self.loss)
-        check_precision(network, x)
-        up, down = self._shares
-        at: Literal["current", "forward"] = "current" if self.coupling == "original" and self.damping is None else "forward"
-        settings = Settings(
-            alpha=self.alpha,
-            up=up,
-            down=down,
-            betas=self.betas(network.depth),
-            start=self.start,
-            output_nudge=self.output_nudge,
-            linearize_at=self.linearize_at or at,
-            damping=self.damping,
-            tolerance=self.tolerance,
-            # Without feedback in the mean, s̄ = f(a) exactly, and every layer above keeps its drive.
-            mean_is_free=self.coupling == "transposed" and self.alpha in (0, 1) and self.damping is None,
-            loss=self.loss,
-        )
-        return Inference(settings, network, x, y, state, keep_free=keep_free or self.tolerance is not None)
-
-    def _fused_gradients(self, network: Network, x: Tensor, y: Tensor) -> Outcome:
-        y = check_batch(x, y)
-        check_output(network, self.loss)
-        betas = self.betas(network.depth)
-        parameters = network.parameters
-        up, down = self._shares
-        with torch.enable_grad():
-            with recompute.recomputing():
-                states = {0: x}
-                for k, layer in enumerate(network.layers, start=1):
-                    nudge = CotangentNudge(up, down, betas[k - 1] * len(x))
-                    a = layer.forward(states)
-                    states[k] = a if isinstance(layer.neuron, Identity) else dyadic_activation(a, layer.neuron, nudge)
-                    del a
-                    for source in layer.sources:
-                        if network.out_of(source)[-1] == k:
-                            del states[source]  # as plain autograd lets go of what nothing reads any more
-            logits = states.pop(network.depth)
-            check_targets(y, logits)
-            loss = self.loss.value(logits, y).mean()
-            found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
-        return Outcome(
-            gradients=dict(zip(parameters, found, strict=True)),
-            loss=loss.detach(),
-            logits=logits.detach(),
-            diagnostics=dict(network.counts_of_backprop),
-        )
-
-    def betas(self, depth: int) -> tuple[float, ...]:
-        """β_1…β_L. Raises SettingError where a list has another length."""
-        return beta_per_layer(self.beta, depth)
+        is_spectral = isinstance(self.damping, str)
+        return Dyads((), (), self.alpha, state.directions) if state is not None and is_spectral else None

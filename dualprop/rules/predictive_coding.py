@@ -17,26 +17,25 @@ fixed at the forward pass (Millidge et al., 2020), and where each layer learns w
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Ge, Interval
 from torch import Tensor
 
-from dualprop import losses
 from dualprop.equilibrium import energies
-from dualprop.equilibrium.relaxations import may_wait
 from dualprop.errors import SettingError
 from dualprop.losses import AbstractLoss, CrossEntropy
 from dualprop.network import Network
-from dualprop.network.states import Activations, residual
+from dualprop.network.states import States, check_shapes
 from dualprop.neurons import Identity
-from dualprop.rules.base import AbstractRule, Outcome, check_batch, check_output, check_precision, check_targets
-from dualprop.settings import check_choices, check_numbers
-
-_CHOICES = {"predictions": ("current", "fixed"), "learn": ("end", "arrival"), "start": ("forward", "previous")}
-# A last step that moves the states by more than this share of their displacement has settled nothing.
-MOST_MOVED = 0.5
+from dualprop.rules.base import AbstractRule
+from dualprop.rules.problem import Problem
+from dualprop.schedules import Step
+from dualprop.settings import Positive
+from dualprop.settling import MOST_MOVED, residual, settle, update_together
 
 
 @dataclass(frozen=True)
@@ -48,263 +47,182 @@ class Values:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictiveCoding(AbstractRule):
+class PredictiveCoding(AbstractRule["PredictedStates"]):
     """Predictive coding: states by gradient steps on the prediction errors, output clamped.
 
     Attributes:
-        beta: the precision of the output's error beside the hidden ones', per example, > 0. 1 is the field's standard, whose
+        beta: the precision of the output's error beside the hidden ones', per example. 1 is the field's standard, whose
             gradients are far from back-propagation's where errors are large (variant `pc`); less is nearer to them.
-        steps: of inference, at least 1; the error descends a layer at each.
-        step_size: γ, > 0.
-        momentum: m, in [0, 1).
+        steps: of inference; the error descends a layer at each.
+        step_size: γ.
+        momentum: m.
         predictions: "current", of the states as they are now, or "fixed", those and their Jacobians of the forward pass.
             Fixed, the errors tend to back-propagation's, and are those after L-1 steps of size 1: numerically BP.
         learn: from the errors at the "end", or each layer at their first "arrival": numerically BP (needs step_size=1, no
             momentum, steps ≥ L-1, and a chain of layers).
         start: of the states: the "forward" pass, or the `state` passed in (the forward pass where none is): "previous" with
             steps=1 and several updates a batch is incremental PC (Salvatori et al., 2024), variant `ipc`.
-        loss: `dp.losses.CrossEntropy()`, `SquaredError()`, or a loss's name.
-
-    Raises:
-        SettingError: a value out of its range, or settings that don't go together.
     """
 
-    beta: float = 0.05
-    steps: int = 20
-    step_size: float = 0.1
-    momentum: float = 0.5
+    beta: Positive = 0.05
+    steps: Annotated[int, Ge(1)] = 20
+    step_size: Positive = 0.1
+    momentum: Annotated[float, Interval(ge=0, lt=1)] = 0.5
     predictions: Literal["current", "fixed"] = "current"
     learn: Literal["end", "arrival"] = "end"
     start: Literal["forward", "previous"] = "forward"
     loss: AbstractLoss = CrossEntropy()
 
-    def __post_init__(self) -> None:
-        check_choices(self, _CHOICES)
-        check_numbers(self)
-        object.__setattr__(self, "loss", losses.from_name(self.loss))
-        if self.steps < 1:
-            raise SettingError(f"steps must be at least 1, got {self.steps}.")
-        if not 0 < self.beta < float("inf"):
-            raise SettingError(f"beta must be positive and finite, got {self.beta:g}.")
-        if not 0 < self.step_size < float("inf"):
-            raise SettingError(f"step_size must be positive and finite, got {self.step_size:g}.")
-        if not 0 <= self.momentum < 1:
-            raise SettingError(f"momentum must be in [0, 1), got {self.momentum:g}.")
+    state_type = Values
+
+    def inference(self, problem: Problem) -> PredictedStates:
+        """The forward pass, the output held at its targets, then steps of all hidden layers together."""
+        states = PredictedStates(problem, self.predictions == "fixed", problem.state if self.keeps_state else None)
+        states.renew_errors()
+        self.hold_output(states)
+        learns_at_arrival, scale = self.learn == "arrival", self.scale(problem)
+        if learns_at_arrival:
+            states.learned = states.gradient(problem.depth, scale)
+
+        def after(step: int) -> None:
+            states.renew_errors()
+            self.hold_output(states)
+            if learns_at_arrival and step < problem.depth:
+                states.learned |= states.gradient(problem.depth - step, scale)
+
+        passes = [[Step(tuple(states.hidden))]] * self.steps
+        measure = states.moved_since if problem.is_measured and not problem.for_states else None
+        limit = float("inf") if learns_at_arrival else MOST_MOVED
+        progress = settle(states, passes, self.update, measure, limit=limit, after_pass=after)
+        # In incremental PC the error is on its way.
+        progress.expect_signals(states, "error", is_expected=self.start == "forward")
+        problem.report(states.counts, progress, "Raise steps, to L-1 or more, or lower step_size.")
+        return states
+
+    def update(self, states: PredictedStates, k: int) -> tuple[Tensor, Tensor | None]:
+        """v ← m v + γ (Δ - ε), h ← h + v; the very same tensors where nothing pulls."""
+        force, velocity = states.force(k), states.velocities[k]
+        if force is not None or velocity is not None:
+            push = self.step_size * (torch.zeros_like(states.free[k]) if force is None else force)
+            states.move(k, push if velocity is None else torch.add(push, velocity, alpha=self.momentum))
+        return states.shown(k), states.differences[k]
+
+    def hold_output(self, states: PredictedStates) -> None:
+        """ε_L = -β ∇ℓ, and its signal f'(a) ⊙ ε_L."""
+        k = states.network.depth
+        neuron, a = states.neuron(k), states.drive(k)
+        if self.predictions == "fixed" and states.differences[k] is not None:
+            return
+        error = -self.beta * self.loss.gradient(neuron.f(a), states.y)
+        states.set(k, states.shown(k), error if isinstance(neuron, Identity) else error * neuron.derivative(a))
+
+    def gradients_at(self, problem: Problem, settled: PredictedStates) -> dict[str, Tensor]:
+        """-(1/β) ε_kᵀ ∂f(a_k)/∂θ, for every layer."""
+        return settled.learned or settled.gradients((self.scale(problem),) * problem.depth)
+
+    def scale(self, problem: Problem) -> float:
+        """-1/β, and the mean over the batch."""
+        return -1 / (len(problem.y) * self.beta)
+
+    def states_at(self, problem: Problem, settled: PredictedStates) -> Values | None:
+        return settled.values() if self.keeps_state or problem.for_states else None
+
+    def statistics_at(self, problem: Problem, settled: PredictedStates) -> dict[str, Any]:
+        """Of one more step."""
+        before = settled.positions()
+        update_together(settled, Step(tuple(settled.hidden)), self.update)
+        return {"residual": settled.moved_since(before)}
+
+    def conflicts(self) -> Iterator[str]:
         if self.learn == "arrival" and (self.step_size != 1 or self.momentum != 0 or self.start != "forward"):
-            raise SettingError("learn='arrival' needs step_size=1, momentum=0 and start='forward'. Set them, or learn='end'.")
+            yield "learn='arrival' needs step_size=1, momentum=0 and start='forward'. Set them, or learn='end'."
+
+    def check(self, network: Network) -> None:
+        energies.PredictiveCoding().check(network)
+        for layer in network.layers if self.learn == "arrival" else ():
+            if len(layer.sources) > 1:
+                raise SettingError(
+                    f"learn='arrival' is of chains, but layer '{layer.name}' reads several. Use predictions='fixed'."
+                )
+        if self.learn == "arrival" and self.steps < network.depth - 1:
+            raise SettingError(
+                f"learn='arrival' needs a step for each of the {network.depth - 1} layers below the output, got "
+                f"steps={self.steps}. Raise it."
+            )
 
     @property
     def keeps_state(self) -> bool:
         return self.start == "previous"
 
-    def pack_state(self, state: Values | None) -> dict[str, Tensor]:
-        if state is None or not self.keeps_state:
-            return {}
-        packed = {f"state.{k}": h for k, h in enumerate(state.states)}
-        return packed | {f"velocity.{k}": v for k, v in enumerate(state.velocities)}
 
-    def unpack_state(self, tensors: dict[str, Tensor]) -> Values | None:
-        if not tensors:
-            return None
-        layers = range(len(tensors) // 2)
-        return Values(tuple(tensors[f"state.{k}"] for k in layers), tuple(tensors[f"velocity.{k}"] for k in layers))
-
-    def infer(
-        self,
-        network: Network,
-        x: Tensor,
-        y: Tensor,
-        state: Values | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Values:
-        """States and velocities after the last step. See `gradients` for the arguments and errors."""
-        with torch.no_grad():
-            inference = self._prepare(network, x, y, state)
-            for _ in range(self.steps):
-                inference.step()
-            return inference.values()
-
-    def gradients(
-        self,
-        network: Network,
-        x: Tensor,
-        y: Tensor,
-        state: Values | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Outcome:
-        """Infer, and -(1/β) ε_kᵀ ∂f(a_k)/∂θ averaged over the batch, for every layer. `generator` is not used.
-
-        Args:
-            state: the values of an earlier call, for start="previous".
-
-        Raises:
-            SettingError: x, y or state of the wrong shape, or settings that don't fit the network.
-        """
-        with torch.no_grad():
-            inference = self._prepare(network, x, y, state)
-            activations, depth = inference.activations, network.depth
-            found = activations.gradient(depth, inference.scale) if self.learn == "arrival" else {}
-            moved = None
-            for number in range(1, self.steps + 1):
-                before = tuple(inference.moves)
-                inference.step()
-                if self.learn == "arrival" and number < depth:
-                    found |= activations.gradient(depth - number, inference.scale)
-                if number == self.steps > 1 and may_wait(x):
-                    moved = inference.moved_since(before)
-            found = found or activations.gradients((inference.scale,) * depth)
-        diagnostics: dict[str, float] = {**activations.counts, "passes": self.steps}
-        return Outcome(
-            gradients={name: found[name] for name in network.parameters},
-            loss=self.loss.value(inference.logits, inference.y).mean(),
-            logits=inference.logits,
-            state=inference.values() if self.keeps_state else None,
-            diagnostics=diagnostics if moved is None else {**diagnostics, "residual": moved},
-            unsettled=self._trouble(activations, moved),
-        )
-
-    def _trouble(self, activations: Activations, moved: float | None) -> str:
-        unreached = [k for k, signal in enumerate(activations.differences) if k and signal is None]
-        # In incremental PC it is on its way.
-        if unreached and self.start == "forward":
-            return f"the error has not reached layer {unreached[-1]} in {self.steps} steps. Raise steps to L-1 or more."
-        if moved is None or moved <= MOST_MOVED or self.learn == "arrival":
-            return ""
-        return (
-            f"the states have not settled: step {self.steps} still moved them by {moved:.2g} of their displacement. Raise "
-            "steps, or lower step_size."
-        )
-
-    def statistics(
-        self,
-        network: Network,
-        x: Tensor,
-        y: Tensor,
-        state: Values | None = None,
-        generator: torch.Generator | None = None,
-    ) -> dict[str, Any]:
-        """ "residual": how far one more step would move the states, by their displacement from the forward pass."""
-        with torch.no_grad():
-            inference = self._prepare(network, x, y, state)
-            for _ in range(self.steps):
-                inference.step()
-            before = tuple(inference.moves)
-            inference.step()
-            return {"residual": inference.moved_since(before)}
-
-    def _prepare(self, network: Network, x: Tensor, y: Tensor, state: Values | None) -> _Inference:
-        y = check_batch(x, y)
-        check_output(network, self.loss)
-        check_precision(network, x)
-        energies.PredictiveCoding().check(network, "auto")
-        if self.learn == "arrival":
-            for layer in network.layers:
-                if len(layer.sources) > 1:
-                    raise SettingError(
-                        f"learn='arrival' is of chains, but layer '{layer.name}' reads several. Use predictions='fixed'."
-                    )
-            if self.steps < network.depth - 1:
-                raise SettingError(
-                    f"learn='arrival' needs a step for each of the {network.depth - 1} layers below the output, got "
-                    f"steps={self.steps}. Raise it."
-                )
-        return _Inference(self, network, x, y, state if self.keeps_state else None)
-
-
-class _Inference:
-    """The states of one batch; layers 0…L. `activations` hold what predicts, and the signals f'(a_k) ⊙ ε_k.
+class PredictedStates(States):
+    """The states of one batch: `means` hold what predicts, `differences` the signals f'(a_k) ⊙ ε_k; layers 0…L.
 
     A state is the forward pass's and how far it has moved since, h_k = f(a_k⁰) + d_k, and its error d_k - (f(a_k) - f(a_k⁰)):
     in the layers that an error reaches last, moves are smaller than the last digit of their states.
     """
 
-    def __init__(self, rule: PredictiveCoding, network: Network, x: Tensor, y: Tensor, previous: Values | None) -> None:
-        self.rule, self.network, self.y = rule, network, y
-        self.scale = -1 / (len(y) * rule.beta)
-        self.activations = Activations(network, x)
-        self.activations.forward()
-        self.free = tuple(self.activations.means)
-        self.logits = self.free[-1]
-        check_targets(y, self.logits)
-        self.hidden = range(1, network.depth)
+    def __init__(self, problem: Problem, is_fixed: bool, previous: Values | None) -> None:
+        super().__init__(problem.network, problem.x)
+        self.y, self.is_fixed, layers = problem.y, is_fixed, problem.depth + 1
+        self.forward()
+        problem.predicted(self.means[-1])
+        self.free = tuple(self.means)
+        self.hidden = range(1, problem.depth)
         self.states: list[Tensor] = list(self.free)
-        # d of each layer; None: zero.
-        self.moves: list[Tensor | None] = [None] * (network.depth + 1)
-        self.velocities: list[Tensor | None] = [None] * (network.depth + 1)
-        # ε of each layer (None: zero), and the drive and the move that it was made of.
-        self.errors: list[Tensor | None] = [None] * (network.depth + 1)
-        self.free_drives = [self._drive(k) if k else x for k in range(network.depth + 1)]
-        self._known: list[tuple[Tensor, Tensor | None]] = [(a, None) for a in self.free_drives]
+        # By layer, None where zero: d, its velocity, and ε with the drive and the move that it was made of.
+        self.moves: list[Tensor | None] = [None] * layers
+        self.velocities: list[Tensor | None] = [None] * layers
+        self.errors: list[Tensor | None] = [None] * layers
+        self.free_drives = [self.drive(k) if k else problem.x for k in range(layers)]
+        self._made_of: list[tuple[Tensor, Tensor | None]] = [(a, None) for a in self.free_drives]
+        # Gradients of the layers that have learned already.
+        self.learned: dict[str, Tensor] = {}
         if previous is not None:
-            self._resume(previous)
-        self._refresh()
-        self._set(network.depth, self._output_signal())
+            check_shapes(self.free[1:-1], previous.states)
+            for k, h, v in zip(self.hidden, previous.states, previous.velocities, strict=True):
+                self.states[k], self.moves[k], self.velocities[k] = h, h - self.free[k], v
+                self.set(k, self.shown(k), None)
 
-    def _resume(self, previous: Values) -> None:
-        now, before = ([tuple(h.shape) for h in states] for states in (self.free[1:-1], previous.states))
-        if now != before:
-            raise SettingError(
-                f"the previous state has shapes {before}, this batch needs {now}. Keep the batch size, or pass state=None."
-            )
-        for k, h, v in zip(self.hidden, previous.states, previous.velocities, strict=True):
-            self.states[k], self.moves[k], self.velocities[k] = h, h - self.free[k], v
-            self._set(k, None)
+    def shown(self, k: int) -> Tensor:
+        """What the layers above read of layer k: its state, unless predictions are fixed."""
+        return self.free[k] if self.is_fixed or self.is_output(k) else self.states[k]
 
-    def step(self) -> None:
-        """All hidden layers together; then every error anew."""
-        rule, acts = self.rule, self.activations
-        for k, force in [(k, self._force(k, acts.feedback(k))) for k in self.hidden]:
-            known = self.velocities[k]
-            if force is None and known is None:
-                continue
-            push = rule.step_size * (torch.zeros_like(self.states[k]) if force is None else force)
-            velocity = push if known is None else torch.add(push, known, alpha=rule.momentum)
-            before = self.moves[k]
-            move = velocity if before is None else before + velocity
-            self.velocities[k], self.moves[k], self.states[k] = velocity, move, self.free[k] + move
-            self._set(k, acts.differences[k])
-        self._refresh()
-        self._set(self.network.depth, self._output_signal())
-
-    def _force(self, k: int, pull: Tensor | None) -> Tensor | None:
-        error = self.errors[k]
+    def force(self, k: int) -> Tensor | None:
+        """Δ - ε."""
+        pull, error = self.feedback(k), self.errors[k]
         if error is None:
             return pull
         return -error if pull is None else pull - error
 
-    def _set(self, k: int, signal: Tensor | None) -> None:
-        """Give layer k a signal, and let those above read its state, unless predictions are fixed."""
-        is_fixed = self.rule.predictions == "fixed" or k == self.network.depth
-        self.activations.set(k, self.free[k] if is_fixed else self.states[k], signal)
+    def move(self, k: int, velocity: Tensor) -> None:
+        """Move the state of layer k by this much."""
+        before = self.moves[k]
+        move = velocity if before is None else before + velocity
+        self.velocities[k], self.moves[k], self.states[k] = velocity, move, self.free[k] + move
 
-    def _drive(self, k: int) -> Tensor:
-        return self.activations.drive(k)
-
-    def _refresh(self) -> None:
+    def renew_errors(self) -> None:
+        """Bring errors and signals of the hidden layers up to date with drives and states."""
         for k in self.hidden:
-            a, move = self._drive(k), self.moves[k]
-            if self._known[k][0] is a and self._known[k][1] is move:
+            a, move = self.drive(k), self.moves[k]
+            if self._made_of[k][0] is a and self._made_of[k][1] is move:
                 continue
-            neuron = self.network.into(k).neuron
+            neuron = self.neuron(k)
             predicted = None if a is self.free_drives[k] else neuron.f(a) - self.free[k]
             error = -predicted if move is None else move if predicted is None else move - predicted  # type: ignore[operator]
-            self.errors[k], self._known[k] = error, (a, move)
-            self._set(k, error if isinstance(neuron, Identity) else error * neuron.derivative(a))
+            self.errors[k], self._made_of[k] = error, (a, move)
+            self.set(k, self.shown(k), error if isinstance(neuron, Identity) else error * neuron.derivative(a))
 
-    def _output_signal(self) -> Tensor:
-        neuron, a = self.network.into(self.network.depth).neuron, self._drive(self.network.depth)
-        if self.rule.predictions == "fixed" and self.activations.differences[-1] is not None:
-            return self.activations.differences[-1]
-        error = -self.rule.beta * self.rule.loss.gradient(neuron.f(a), self.y)
-        return error if isinstance(neuron, Identity) else error * neuron.derivative(a)
+    def positions(self) -> tuple[Tensor | None, ...]:
+        return tuple(self.moves)
 
-    def moved_since(self, before: tuple[Tensor | None, ...]) -> float:
+    def moved_since(self, before: Sequence[Tensor | None]) -> float:
         """How far the states are from where their moves were `before`, by their displacement from the forward pass."""
         displacements = [now for now in self.moves if now is not None]
         pairs = [(now, then) for now, then in zip(self.moves, before, strict=True) if now is not None and now is not then]
         return residual([now if then is None else now - then for now, then in pairs], displacements)
 
     def values(self) -> Values:
-        velocities = (self.velocities[k] for k in self.hidden)
         states = tuple(self.states[k] for k in self.hidden)
+        velocities = (self.velocities[k] for k in self.hidden)
         return Values(states, tuple(torch.zeros_like(h) if v is None else v for h, v in zip(states, velocities, strict=True)))

@@ -15,20 +15,13 @@ from torch import nn
 from dualprop import feedback, rules
 from dualprop.data import Augmentation
 from dualprop.errors import RunError, SettingError
-from dualprop.kernels import KERNELS, Kernel
+from dualprop.kernels import Kernel
 from dualprop.models import MODELS, Architecture
 from dualprop.rules import AbstractRule
-from dualprop.settings import NamedPart, check_choices
+from dualprop.settings import NamedPart, kinds
 
 # What says how a run is computed and not what: no part of what a checkpoint belongs to.
 _HOW = ("residency", "capture", "kernel")
-_CHOICES = {
-    "dtype": ("float32", "float64", "bfloat16", "tf32"),
-    "channels_last": ("auto", "on", "off"),
-    "capture": ("auto", "on", "off"),
-    "residency": ("auto", "device", "mapped"),
-    "kernel": KERNELS,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +165,9 @@ class Recipe:
             raise SettingError(
                 f"feedback must be exact, {', '.join(feedback.KINDS[:-1])} or {feedback.KINDS[-1]}, got '{self.feedback}'."
             )
-        check_choices(self, _CHOICES)
+        for name, kind in kinds(Recipe).items():
+            if kind.choices:
+                kind.conform(name, getattr(self, name))
         if not 0 <= self.optimizer.cosine_epochs <= self.epochs:
             raise SettingError(
                 f"cosine_epochs must be at most the {self.epochs} epochs, got {self.optimizer.cosine_epochs:g}. "

@@ -70,7 +70,7 @@ def test_gradients_of_a_hopfield_network_keep_their_digits_in_float32(padding, p
     x, y = torch.randn(8, 3, 16, 16), torch.randint(10, (8,))
     rule = EquilibriumPropagation(
         energy="hopfield", estimator=estimator, beta=2e-3, loss=SquaredError(), output_nudge="exact",
-        free_schedule="odd_even(60)", schedule="odd_even(30)",
+        free_schedule="odd_even(60)", relaxation="blocks(odd_even(30))",
     )  # fmt: skip
     found = []
     for dtype in (torch.float32, torch.float64):

@@ -151,7 +151,7 @@ def test_weights_too_large_for_the_feedback_are_a_status_with_the_remedy():
             p.mul_(4)
     out = dp.ContrastiveHebbian(gamma=0.5).gradients(dp.Network.from_module(model), x, y)
     assert not out.status.ok
-    assert "have not settled" in out.status.message or "is not finite" in out.status.message
+    assert "inference did not settle" in out.status.message or "is not finite" in out.status.message
     assert "gamma" in out.status.message or "beta" in out.status.message
     settled = dp.ContrastiveHebbian(gamma=0.5, schedule="alternating_sweeps(300)", tolerance=1e-6)
     with torch.no_grad():
@@ -172,7 +172,7 @@ def test_a_phase_that_is_cut_short_is_told_by_what_is_left_of_its_motion():
     out = dp.ContrastiveHebbian(gamma=0.4, schedule="alternating_sweeps(3)").gradients(dp.Network.from_module(model), x, y)
     assert 0.01 < out.diagnostics["residual"] < 0.5
     assert not out.status.ok
-    assert "states have not settled: the last pass still moved them by" in out.status.message
+    assert "inference did not settle: the free states still move by" in out.status.message
     assert "Raise the number of schedule, or lower gamma" in out.status.message
 
 

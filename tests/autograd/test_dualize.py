@@ -99,7 +99,7 @@ def test_batchnorm_residuals_and_functional_activations_are_the_backward_pass_wr
 
 
 class Attribute(nn.Module):
-    """Activations by attribute, method and operator of the functional kind, some with settings."""
+    """States by attribute, method and operator of the functional kind, some with settings."""
 
     def __init__(self):
         super().__init__()

@@ -12,7 +12,7 @@ import dualprop as dp
 ESTIMATORS = ["centered", "forward", "backward", "random_sign"]
 # Where β is halved the error falls by 2 to the order.
 ORDERS = {"centered": 2, "forward": 1, "backward": 1, "random_sign": 1}
-SETTLED = {"relaxation": "blocks", "schedule": "even_odd(200)", "tolerance": 1e-11}
+SETTLED = {"relaxation": "blocks(even_odd(200))", "tolerance": 1e-11}
 PAIR = {"relaxation": "error_sweeps"}
 
 
@@ -90,7 +90,7 @@ def unrolled(network, x, y, loss, passes):
     return dict(zip(network.parameters, found, strict=True))
 
 
-HOPFIELD = {"energy": "hopfield", "free_schedule": "even_odd(500)", "schedule": "even_odd(200)", "tolerance": 1e-11}
+HOPFIELD = {"energy": "hopfield", "free_schedule": "even_odd(500)", "relaxation": "blocks(even_odd(200))", "tolerance": 1e-11}
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "squared_error"])
@@ -145,9 +145,9 @@ def test_with_average_pooling_every_convergent_relaxation_reaches_one_fixed_poin
     common = {"energy": energy, "beta": 0.05, "tolerance": 1e-12, "free_schedule": "even_odd(500)", "output_nudge": "exact"}
     orders = ("even_odd(200)", "odd_even(200)", "up_down(200)", "bottom_up(400)")
     relaxations = [{"relaxation": "blocks", "schedule": name} for name in orders]
-    relaxations.append({"relaxation": "blocks", "schedule": "even_odd(400)", "step_size": 0.5})
+    relaxations.append({"relaxation": "blocks(even_odd(400), step_size=0.5)"})
     if energy == "predictive_coding":
-        relaxations.append({"relaxation": "error_sweeps", "pairs": 100})
+        relaxations.append({"relaxation": "error_sweeps(100)"})
     found = []
     for relaxation in relaxations:
         rule = dp.EquilibriumPropagation(**common, **relaxation)
@@ -189,7 +189,7 @@ def test_a_clamped_output_sends_down_what_the_layers_below_do_not_take_up():
     model, (x, y) = mlp("identity", widths=(5, 6, 4)), batch(n=6)
     network = dp.Network.from_module(model)
     rule = dp.EquilibriumPropagation(
-        output_nudge="clamped", loss="squared_error", beta=0.1, schedule="even_odd(400)", tolerance=1e-13
+        output_nudge="clamped", loss="squared_error", beta=0.1, relaxation="blocks(even_odd(400))", tolerance=1e-13
     )
     out = rule.gradients(network, x, y)
     assert out.status.ok, out.status.message

@@ -1,4 +1,5 @@
-"""The fused engine: equal to explicit inference where DESIGN §4 says so, elsewhere to its own definition in plain tensors."""
+"""The fused engine: explicit inference where the mean stays f(a), else its own definition in plain
+tensors."""
 
 import pytest
 import torch
@@ -175,7 +176,7 @@ def test_large_tensors_are_walked_in_pieces_without_a_seam(engine, monkeypatch):
 
 
 def test_half_precision_differences_are_taken_in_float32():
-    """In bfloat16 s⁺ - s⁻ of states near one has no digit left at |δ| = 0.01 (DESIGN §5: 32 % error)."""
+    """In bfloat16 s⁺ - s⁻ of states near one has no digit left at |δ| = 0.01 (32 % error)."""
     generator = torch.Generator().manual_seed(0)
     a = torch.randn(4000, generator=generator).add(1).bfloat16()
     delta = torch.randn(4000, generator=generator).mul(0.01).bfloat16()

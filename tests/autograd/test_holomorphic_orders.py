@@ -12,7 +12,7 @@ from torch.nn import functional as F
 import dualprop as dp
 from dualprop.softmax import SoftmaxPool2d
 
-SETTLED = {"energy": "hopfield", "free_schedule": "even_odd(600)", "schedule": "even_odd(400)", "tolerance": 1e-13}
+SETTLED = {"energy": "hopfield", "free_schedule": "even_odd(600)", "relaxation": "blocks(even_odd(400))", "tolerance": 1e-13}
 # How the output is pulled; the last two are one equilibrium, reached in other ways.
 NUDGES = {
     "cross-entropy": {"loss": "cross_entropy"},
@@ -96,7 +96,9 @@ def test_the_error_at_a_finite_beta_falls_as_beta_to_the_number_of_points(name, 
 
 
 @pytest.mark.parametrize("activation", ["sigmoid", "hard_sigmoid"])
-@pytest.mark.parametrize("settings", [{}, {"tolerance": None, "schedule": "even_odd(5)"}], ids=["settled", "five passes"])
+@pytest.mark.parametrize(
+    "settings", [{}, {"tolerance": None, "relaxation": "blocks(even_odd(5))"}], ids=["settled", "five passes"]
+)
 def test_two_points_are_centered_ep_to_the_last_bit(activation, settings):
     """And ask for no more of the network: rectifiers and max-pools too."""
     model, (x, y) = conv_net(activation, "before"), images()
@@ -124,7 +126,7 @@ def both(model, x, y, beta, **settings):
 def test_gradients_keep_their_digits_in_float32(name):
     """∂E/∂θ / β is many times the gradient: summed over the phases as it stands, digits would go that the states still have.
     How many these have is eps by their displacement, which is small in the first layers."""
-    settings = {"tolerance": None, "schedule": "even_odd(40)", "free_schedule": "even_odd(60)"}
+    settings = {"tolerance": None, "relaxation": "blocks(even_odd(40))", "free_schedule": "even_odd(60)"}
     model, (x, y) = NETWORKS[name]()
     found = both(model, x, y, 2e-2, **settings)
     for narrow, wide in found.values():
@@ -139,7 +141,12 @@ def test_large_states_and_a_small_pull_cost_no_digits_either():
     layers = [nn.Conv2d(3, 8, 3, padding=1), SoftmaxPool2d(2), nn.Sigmoid(), nn.Flatten(), nn.Linear(8 * 64, 10)]
     scaled(layers[-1], 0.05)
     x, y = torch.randn(8, 3, 16, 16, dtype=torch.float64), torch.randint(10, (8,))
-    settings = {"tolerance": None, "schedule": "even_odd(20)", "free_schedule": "even_odd(40)", "loss": "squared_error"}
+    settings = {
+        "tolerance": None,
+        "relaxation": "blocks(even_odd(20))",
+        "free_schedule": "even_odd(40)",
+        "loss": "squared_error",
+    }
     for narrow, wide in both(nn.Sequential(*layers), x, y, 2e-3, **settings).values():
         assert error(narrow, wide) < 0.08, report(narrow, wide)
         assert max(distance(narrow[n], wide[n]) for n in ("4.weight", "4.bias")) < 1e-5, report(narrow, wide)

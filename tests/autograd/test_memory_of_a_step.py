@@ -10,7 +10,7 @@ from dualprop.models import VGG, ConvNet
 from dualprop.rules import Backprop, DualPropagation
 from dualprop.training.recipe import Optimizer, Recipe
 
-# Activations and not weights are what these hold. Narrow inputs, so that memory is of the hidden layers.
+# States and not weights are what these hold. Narrow inputs, so that memory is of the hidden layers.
 NETWORKS = {
     "pool before": ConvNet(channels=(16, 16), pool="before"),
     "pool after": VGG(channels=(8, 8, 16, 16), pooled=(2, 4), dense=(16,), pool="after"),

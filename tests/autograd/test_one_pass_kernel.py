@@ -388,3 +388,18 @@ def test_without_a_usable_home_it_is_built_among_temporary_files(settings, tmp_p
     code += "print(native.is_available(), os.listdir('.'))"
     printed = run(code, TMPDIR=str(tmp_path / "t"), **settings) if (tmp_path / "t").mkdir() is None else ""
     assert printed == "True ['t']"
+
+
+def test_a_kernel_that_there_is_not_is_refused_and_the_one_in_use_stays():
+    """A misspelt kernel that fell back to another would be measured in its place."""
+    with (
+        pytest.raises(dp.SettingError, match="kernel must be auto, native, compiled or eager, got 'triton'"),
+        dp.kernels.using("triton"),
+    ):
+        pass
+    with dp.kernels.using("eager"):
+        assert dp.kernels.current() == "eager"
+        with pytest.raises(ZeroDivisionError), dp.kernels.using("native"):
+            raise ZeroDivisionError
+        assert dp.kernels.current() == "eager"
+    assert dp.kernels.current() == "auto"

@@ -1,7 +1,8 @@
-"""How fast the gradients approach back-propagation's as β falls, layer by layer (papers.md §2.3, table of means and δ).
+"""How fast the gradients approach back-propagation's as β falls, layer by layer.
 
-With a smooth f the relative error of δ is ½(α²-ᾱ²) f'' Δ (DP; the opposite for DP⊤) plus O(β²), and the mean moves by
-(2α-1) f' Δ for DP and by ½αᾱ f'' Δ² for DP⊤. Closeness alone could not tell β from β².
+By Taylor's expansion of a smooth f the relative error of δ is ½(α²-ᾱ²) f'' Δ (DP; the opposite for
+DP⊤) plus O(β²), and the mean moves by (2α-1) f' Δ for DP and by ½αᾱ f'' Δ² for DP⊤. Closeness alone
+could not tell β from β².
 """
 
 import math

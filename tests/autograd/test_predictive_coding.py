@@ -171,7 +171,7 @@ def test_states_that_have_not_settled_are_a_status_with_the_remedy():
             p.mul_(5)
     out = dp.PredictiveCoding(step_size=0.9, steps=30).gradients(dp.Network.from_module(model), x, y)
     assert not out.status.ok
-    assert "Raise steps, or lower step_size" in out.status.message or "not finite" in out.status.message
+    assert "Raise steps, to L-1 or more, or lower step_size" in out.status.message or "not finite" in out.status.message
     assert dp.PredictiveCoding(steps=1, start="previous").gradients(dp.Network.from_module(model), x, y).status.ok
 
 
@@ -208,7 +208,9 @@ def test_layers_that_the_error_has_not_reached_are_told():
     network = dp.Network.from_module(model)
     out = dp.PredictiveCoding(steps=2).gradients(network, x, y)
     assert not bool(out.gradients["0.weight"].any())
-    assert out.status.message == "the error has not reached layer 1 in 2 steps. Raise steps to L-1 or more."
+    assert out.status.message == (
+        "inference did not settle: the error has not reached layer 1 in 2 passes. Raise steps, to L-1 or more, or lower step_size."
+    )
     assert dp.PredictiveCoding(steps=3).gradients(network, x, y).gradients["0.weight"].any()
     assert dp.PredictiveCoding(steps=1, start="previous").gradients(network, x, y).status.ok
 

@@ -8,7 +8,7 @@ from torch.nn.utils import parametrizations
 
 import dualprop as dp
 from dualprop.network import spectra
-from dualprop.network.states import Activations
+from dualprop.network.states import States
 from dualprop.network.synapses import Synapse
 
 
@@ -107,7 +107,7 @@ def test_a_rule_learns_the_shape_at_the_core_from_its_drive():
     """Entry pools and flattens change the shape that the state has."""
     model = drawn(lambda: nn.Sequential(nn.Conv2d(2, 3, 3), nn.Tanh(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(12, 4)))
     network = dp.Network.from_module(model)
-    activations = Activations(network, torch.randn(5, 2, 6, 6, dtype=torch.float64))
+    activations = States(network, torch.randn(5, 2, 6, 6, dtype=torch.float64))
     activations.forward()
     assert activations.core_shape(1, 0) == (2, 6, 6)
     assert activations.core_shape(2, 1) == (12,)

@@ -29,7 +29,7 @@ def _tiny(monkeypatch):
             sizes |= {"pooled": (2, 3), "dense": (4,) * len(model.dense)}
         rule = made.rule
         if "hopfield" in name:
-            rule = dataclasses.replace(rule, schedule="odd_even(3)", free_schedule="odd_even(5)")
+            rule = dataclasses.replace(rule, relaxation="blocks(odd_even(3))", free_schedule="odd_even(5)")
         small = dataclasses.replace(made, rule=rule, model=dataclasses.replace(model, **sizes))
         monkeypatch.setitem(recipes.RECIPES, name, lambda small=small: small)
     monkeypatch.setattr(runtime, "SHAPE", (3, 8, 8))
@@ -85,14 +85,14 @@ def test_the_table_fits_a_narrow_console(tmp_path, capsys, monkeypatch):
 
 
 def test_seconds_are_told_with_three_digits():
-    """3.5 seconds an epoch, as the seeds have for DP, must not read 4."""
+    """3.5 seconds an epoch, as published for DP, must not read 4."""
     assert [runtime.told_seconds(seconds) for seconds in (0.0421, 3.5, 99.94, 240.4, 14397.0)] == [
         "0.0421", "3.5", "99.9", "240", "14,397",
     ]  # fmt: skip
 
 
-def test_the_seeds_figures_are_those_of_the_slides():
-    """Back-of-the-envelope runtimes of the seeds: DP 3.5, holomorphic EP 1700, DTP 240 seconds per epoch."""
+def test_the_published_figures_are_those_of_the_authors_slides():
+    """Høier et al. (2023): DP 3.5, holomorphic EP 1700, DTP 240 seconds per epoch."""
     assert {name: method.published for name, method in METHODS.items() if method.published} == {
         "dp": 3.5, "hep": 1700.0, "dtp": 240.0,
     }  # fmt: skip

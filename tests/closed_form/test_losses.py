@@ -45,8 +45,8 @@ def test_the_values_are_per_example_and_written_out_by_hand():
 
 
 @pytest.mark.parametrize("c", [1.5, 0.3, -0.3, -0.9])
-def test_the_squared_error_nudge_of_a_linear_output_is_the_papers_row(c):
-    """(a + c y)/(1 + c) with c = αβ downhill and c = -ᾱβ uphill (papers.md §1.3)."""
+def test_the_squared_error_nudge_of_a_linear_output_is_the_papers_formula(c):
+    """(a + c y)/(1 + c) with c = αβ downhill and c = -ᾱβ uphill: the code of Høier & Zach (2024)."""
     a, y = outputs(), torch.tensor([0, 3, 1, 1, 2])
     expected = (a + c * F.one_hot(y, 4).double()) / (1 + c)
     torch.testing.assert_close(SquaredError().nudge(Identity(), a, y, c), expected, rtol=8 * EPS, atol=8 * EPS)

@@ -1,4 +1,7 @@
-"""The papers' networks, against their tables: layers, parameters and shapes counted by hand (papers.md §1.10, §3.3)."""
+"""The papers' networks, against their tables: layers, parameters and shapes counted by hand.
+
+VGG16: Høier et al. (2023), appendix C. VGG5 and VGG10: Kerjan et al. (2026), table 5.
+"""
 
 import itertools
 

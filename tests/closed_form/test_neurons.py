@@ -26,7 +26,7 @@ def leaky(c):
     return lambda s: np.where(s < 0, s * s / (2 * c), s * s / 2)
 
 
-# neuron: (f, G inside its range, the range of the state), written out by hand; papers.md §1.5.
+# neuron: (f, G inside its range, the range of the state), by hand; f(a) = argmin_s G(s) - s a.
 CASES = {
     Identity(): (lambda a: a, square, (-math.inf, math.inf)),
     ReLU(): (lambda a: np.maximum(0, a), square, (0.0, math.inf)),

@@ -8,7 +8,7 @@ from dualprop import schedules
 from dualprop.errors import SettingError
 from dualprop.schedules import Schedule
 
-# {schedule: {depth: its groups}}; DESIGN.md §3 read by hand.
+# {schedule: {depth: its groups}}, written out by hand.
 BY_HAND = {
     "alternating_sweeps(1)": {1: "1", 2: "2,1", 3: "3,2,1", 4: "4,3,2,1"},
     "alternating_sweeps(2)": {1: "1,1", 2: "2,1,2,1", 3: "3,2,1,2,3,2,1", 4: "4,3,2,1,2,3,4,3,2,1"},

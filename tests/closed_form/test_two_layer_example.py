@@ -1,4 +1,4 @@
-"""A network of two layers, worked out with fractions; squared error, exact nudge (papers.md §1.3)."""
+"""A network of two layers, worked out with fractions; squared error, exact nudge."""
 
 from fractions import Fraction as Q
 
@@ -62,7 +62,7 @@ def test_one_sweep_is_the_papers_formulas_in_fractions(coupling, alpha, betas):
     plus_2 = [(a + up * beta_2 * t) / (1 + up * beta_2) for a, t in zip(a_2, y, strict=True)]
     minus_2 = [(a - down * beta_2 * t) / (1 - down * beta_2) for a, t in zip(a_2, y, strict=True)]
     delta_2 = [p - m for p, m in zip(plus_2, minus_2, strict=True)]
-    # papers.md's row: δ_L = β (y - a) / ((1 + up β)(1 - down β)).
+    # In one formula: δ_L = β (y - a) / ((1 + up β)(1 - down β)).
     assert delta_2 == [beta_2 * (t - a) / ((1 + up * beta_2) * (1 - down * beta_2)) for a, t in zip(a_2, y, strict=True)]
     pull = [delta_2[0] + Q(1, 2) * delta_2[1], delta_2[1]]
     ratio = beta_1 / beta_2

@@ -16,9 +16,13 @@ import dualprop as dp
 CASES = {
     **{name: kind() for name, kind in dp.RULES.items()},
     "equilibrium_propagation by random signs": dp.EquilibriumPropagation(estimator="random_sign"),
-    "equilibrium_propagation by block updates": dp.EquilibriumPropagation(relaxation="blocks", schedule="even_odd(20)"),
+    "equilibrium_propagation by block updates": dp.EquilibriumPropagation(relaxation="blocks(even_odd(20))"),
     "equilibrium_propagation of a Hopfield network": dp.EquilibriumPropagation(
-        energy="hopfield", estimator="holomorphic(2)", beta=0.25, schedule="odd_even(60)", free_schedule="odd_even(100)"
+        energy="hopfield",
+        estimator="holomorphic(2)",
+        beta=0.25,
+        relaxation="blocks(odd_even(60))",
+        free_schedule="odd_even(100)",
     ),
     "predictive_coding, fixed": dp.PredictiveCoding(predictions="fixed", step_size=1.0, momentum=0.0),
     "predictive_coding from previous states": dp.PredictiveCoding(start="previous"),

@@ -126,7 +126,9 @@ class Mirror:
 
 
 @pytest.fixture
-def mirror() -> Iterator[Mirror]:
+def mirror(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
+    # A busy machine may let the server's thread wait for longer than a download's half minute.
+    monkeypatch.setattr("pooch.downloaders.DEFAULT_TIMEOUT", None)
     mirror = Mirror()
     thread = threading.Thread(target=mirror.server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()

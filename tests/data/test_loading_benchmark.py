@@ -1,6 +1,6 @@
 """The loader's benchmark: what it times is a whole batch, in every case, and its rates are rates."""
 
-import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -8,16 +8,28 @@ from dualprop.bench import loader
 from dualprop.data import examples
 
 
-def test_every_case_has_a_row_and_its_figures_belong_together():
+def test_every_case_has_a_row_and_its_figures_belong_together(monkeypatch):
     """Milliseconds taken for seconds, or a rate per batch for one per example, would prove any loader fast."""
-    rows = loader.measure(batch_size=20, rounds=10, num_images=200, step=lambda: time.sleep(0.05), step_rounds=2)
+    clock = SimpleNamespace(now=0.0)
+    made, step_seconds = loader._endless, iter((9.0, 0.05, 0.05))
+
+    def timed(*given):
+        """The real batches. By this clock each takes 9 s while warming up, then 1 ms, the last one 11 ms."""
+        for number, batch in enumerate(made(*given), start=-loader.WARMUP):
+            clock.now += 9.0 if number < 0 else 0.001 if number < 9 else 0.011
+            yield batch
+
+    def step():
+        clock.now += next(step_seconds)
+
+    monkeypatch.setattr(loader, "_endless", timed)
+    monkeypatch.setattr(loader, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    rows = loader.measure(batch_size=20, rounds=10, num_images=200, step=step, step_rounds=2)
     assert [row["label"] for row in rows] == [case.label for case in loader.CASES]
     for row in rows:
-        assert row["milliseconds"] > 0.005
-        mean = 20 / row["examples_per_second"]
-        # A sleep lasts at least so long, on a busy machine longer; and half of the batches take the median or more.
-        assert 0.05 <= row["times_the_step"] * mean < 0.5
-        assert mean >= row["milliseconds"] / 1e3 / 2
+        assert row["milliseconds"] == pytest.approx(1)
+        assert row["examples_per_second"] == pytest.approx(20 / 0.002)
+        assert row["times_the_step"] == pytest.approx(0.05 / 0.002)
 
 
 def test_without_a_step_the_rows_do_not_compare():

@@ -1,10 +1,10 @@
 """Reading ahead and letting go: the same items in the same order, no thread left behind, and memory that does not grow."""
 
 import dataclasses
+import queue
 import subprocess
 import sys
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -33,16 +33,29 @@ def test_items_come_in_their_order_and_all_of_them():
     assert threads() == 0
 
 
-def test_items_are_made_before_they_are_asked_for_and_not_too_many():
+def test_items_are_made_before_they_are_asked_for_and_not_too_many(monkeypatch):
     """Else nothing is gained; or all of a set larger than memory waits in the queue."""
-    made = []
-    items = ahead((made.append(i) or i for i in range(100)), depth=3)
+    made, stopped = [], threading.Semaphore(0)
+
+    class Queue(queue.Queue):
+        def put(self, *given, **options):
+            if self.full():
+                stopped.release()
+            super().put(*given, **options)
+
+    def numbers():
+        for i in range(100):
+            made.append(i)
+            yield i
+        stopped.release(2)
+
+    monkeypatch.setattr(queue, "Queue", Queue)
+    items = ahead(numbers(), depth=3)
     assert made == [], "the thread runs before the first item is asked for"
     assert next(items) == 0
-    deadline = time.monotonic() + 5
-    while len(made) < 5 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    time.sleep(0.1)
+    # Until the thread has tried twice to put an item into the full queue, or has made them all.
+    stopped.acquire()
+    stopped.acquire()
     assert made == [0, 1, 2, 3, 4]  # one handed out, three in the queue, one that waits for its place
     items.close()
     assert threads() == 0

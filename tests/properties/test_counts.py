@@ -1,4 +1,5 @@
-"""What a step costs (DESIGN §5): synapse evaluations, compared with a simulation that knows only what was replaced when."""
+"""What a step costs: synapse evaluations, compared with a simulation that knows only what was
+replaced when."""
 
 import itertools
 
@@ -38,7 +39,7 @@ def test_transposed_dp_at_alpha_zero_or_one_always_costs_one_bp_step(alpha, sche
 
 
 def test_layers_with_normalisation_or_two_maps_cost_one_bp_step_too_where_the_mean_is_free():
-    """DESIGN §5 says always for DP⊤ at α ∈ {0, 1}."""
+    """DP⊤ at α ∈ {0, 1}: s̄ stays f(a), so that no synapse is driven again."""
     model = nn.Sequential(
         nn.Linear(5, 6), nn.LayerNorm(6), nn.Tanh(), nn.Linear(6, 5), nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 4)
     ).double()

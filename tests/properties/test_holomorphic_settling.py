@@ -10,10 +10,11 @@ from torch import nn
 
 import dualprop as dp
 from dualprop.equilibrium import estimators, holomorphic
-from dualprop.network.states import Activations, residual
+from dualprop.network.states import States
+from dualprop.settling import residual
 from dualprop.softmax import SoftmaxPool2d
 
-HOPFIELD = {"energy": "hopfield", "schedule": "even_odd(40)", "free_schedule": "even_odd(60)", "beta": 0.2}
+HOPFIELD = {"energy": "hopfield", "relaxation": "blocks(even_odd(40))", "free_schedule": "even_odd(60)", "beta": 0.2}
 
 
 def rule(points=4, **settings):
@@ -48,9 +49,10 @@ def counted(out):
 def test_a_complex_evaluation_counts_as_two_and_conjugates_as_none(points):
     """Counts stand beside back-propagation's: a complex product is two real ones on twice the batch, or the table flatters."""
     network, (x, y) = dp.Network.from_module(mlp("sigmoid")), batch()
-    settings = {"schedule": "even_odd(5)", "free_schedule": "even_odd(5)"}
+    settings = {"relaxation": "blocks(even_odd(5))", "free_schedule": "even_odd(5)"}
     one, two = (
-        counted(rule(2, schedule=f"even_odd({n})", free_schedule="even_odd(5)").gradients(network, x, y)) for n in (5, 6)
+        counted(rule(2, relaxation=f"blocks(even_odd({n}))", free_schedule="even_odd(5)").gradients(network, x, y))
+        for n in (5, 6)
     )
     found = counted(rule(points, **settings).gradients(network, x, y))
     reals, complexes = (2, points // 2 - 1) if points % 2 == 0 else (1, (points - 1) // 2)
@@ -91,7 +93,7 @@ def test_a_rule_of_complex_phases_is_deterministic_and_needs_no_generator():
 def test_statistics_are_of_the_complex_phases_too():
     """A real phase settles long before a complex one that cycles."""
     network, (x, y) = dp.Network.from_module(mlp("sigmoid")), batch()
-    few = {"schedule": "even_odd(3)"}
+    few = {"relaxation": "blocks(even_odd(3))"}
     told = rule(3, **few).statistics(network, x, y)
     assert told["kink_crossing"] == [0.0] * 4
     assert told["residual"] >= rule(2, **few).statistics(network, x, y)["residual"] > 0
@@ -101,7 +103,7 @@ def test_statistics_are_of_the_complex_phases_too():
 def test_a_beta_that_is_too_large_for_complex_states_alone_ends_in_a_status_with_a_remedy(tolerance):
     """At β = 2 real phases settle and those at ±2i go round; the gradient is then nothing, and looks like any other."""
     network, (x, y) = dp.Network.from_module(mlp("sigmoid")), batch()
-    settings = {"beta": 2.0, "schedule": "even_odd(60)", "free_schedule": "even_odd(100)", "tolerance": tolerance}
+    settings = {"beta": 2.0, "relaxation": "blocks(even_odd(60))", "free_schedule": "even_odd(100)", "tolerance": tolerance}
     assert rule(2, **settings).gradients(network, x, y).status.ok
     out = rule(4, **settings).gradients(network, x, y)
     assert not out.status.ok
@@ -120,8 +122,8 @@ def test_states_that_are_no_numbers_are_told_with_the_phase_that_they_are_of():
     assert not out.status.ok
     assert not out.status.is_finite
     assert math.isnan(out.diagnostics["residual"]) or math.isinf(out.diagnostics["residual"])
-    assert "is not finite. The " in out.status.message
-    assert "states diverged under even_odd(400)" in out.status.message
+    assert "is not finite. Inference did not settle: the " in out.status.message
+    assert "states diverged by pass" in out.status.message
 
 
 def test_the_motion_of_imaginary_parts_is_motion():
@@ -133,8 +135,9 @@ def test_the_motion_of_imaginary_parts_is_motion():
 
 def test_a_smaller_step_reaches_the_same_complex_equilibrium():
     network, (x, y) = dp.Network.from_module(mlp("sigmoid")), batch()
-    settings = {"schedule": "even_odd(300)", "free_schedule": "even_odd(100)", "tolerance": 1e-12}
-    whole, half = (rule(4, step_size=size, **settings).gradients(network, x, y) for size in (1.0, 0.5))
+    settings = {"free_schedule": "even_odd(100)", "tolerance": 1e-12}
+    blocks = ("blocks(even_odd(300))", "blocks(even_odd(300), step_size=0.5)")
+    whole, half = (rule(4, relaxation=each, **settings).gradients(network, x, y) for each in blocks)
     assert half.status.ok
     assert_same(half.gradients, whole.gradients, 1e-8)
 
@@ -153,7 +156,7 @@ def test_sigmoids_and_softmaxes_of_large_complex_numbers_are_numbers():
 def test_a_complex_counterpart_shares_the_modules_and_leaves_the_free_phase_alone():
     """A copy of the parameters would go stale, and a tape that is shared would be another phase's."""
     network, x = dp.Network.from_module(conv_net("sigmoid", "none")), images(3)[0]
-    free = Activations(network, x)
+    free = States(network, x)
     with torch.no_grad():
         free.forward()
         counts = dict(free.counts)

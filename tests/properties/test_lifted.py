@@ -129,7 +129,7 @@ def test_a_fixed_point_update_that_does_not_settle_says_how_far_it_is_and_what_t
     out = dp.Lifted(update="fixed_point", beta=0.5, max_sweeps=12).gradients(network, *batch())
     assert not out.status.ok
     assert out.status.is_finite
-    for part in ("sweep 12", f"{out.diagnostics['residual']:.2g}", "Raise max_sweeps", "lower beta", "update='majorized'"):
+    for part in ("after pass 12", f"{out.diagnostics['residual']:.2g}", "Raise max_sweeps", "lower beta", "update='majorized'"):
         assert part in out.status.message
     out = dp.Lifted(max_sweeps=1).gradients(network, *batch())
     assert "sweep 1 " in out.status.message

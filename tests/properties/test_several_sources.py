@@ -116,7 +116,7 @@ def test_the_fused_engine_is_the_explicit_one_where_the_mean_is_free(alpha):
 def test_equilibrium_propagation_tends_to_back_propagation_over_skips():
     model, (x, y) = skips(pool=False), problem()
     network, expected = dp.Network.from_module(model), autograd_gradients(model, x, y)
-    for settings in ({}, {"relaxation": "blocks", "schedule": "even_odd(100)"}):
+    for settings in ({}, {"relaxation": "blocks(even_odd(100))"}):
         errors = []
         for beta in (0.02, 0.01):
             out = dp.EquilibriumPropagation(beta=beta, **settings).gradients(network, x, y)
@@ -133,7 +133,12 @@ def test_hopfield_networks_with_skips_tend_to_the_implicit_gradient():
         for p in model.parameters():
             p.mul_(0.6)
     network = dp.Network.from_module(model)
-    settings = {"energy": "hopfield", "free_schedule": "even_odd(500)", "schedule": "even_odd(500)", "tolerance": 1e-11}
+    settings = {
+        "energy": "hopfield",
+        "free_schedule": "even_odd(500)",
+        "relaxation": "blocks(even_odd(500))",
+        "tolerance": 1e-11,
+    }
     expected = dp.EquilibriumPropagation(**settings).exact_gradients(network, x, y)
     errors = []
     for beta in (0.02, 0.01):
@@ -222,7 +227,12 @@ def test_the_implicit_gradient_is_found_where_skips_close_odd_cycles():
             p.fill_(0.1 if name.endswith("bias") else -0.7)
     network = dp.Network.from_module(model)
     x, y = torch.full((2, 1), 0.3, dtype=torch.float64), torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
-    settings = {"energy": "hopfield", "loss": "squared_error", "free_schedule": "even_odd(900)", "schedule": "even_odd(900)"}
+    settings = {
+        "energy": "hopfield",
+        "loss": "squared_error",
+        "free_schedule": "even_odd(900)",
+        "relaxation": "blocks(even_odd(900))",
+    }
     rule = dp.EquilibriumPropagation(beta=1e-3, tolerance=1e-11, **settings)
     assert_same(rule.gradients(network, x, y).gradients, rule.exact_gradients(network, x, y), 1e-3)
 

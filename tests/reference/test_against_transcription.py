@@ -121,7 +121,8 @@ def test_states_and_gradients_are_those_of_the_transcription(case):
     expected = transcribe(explicit, setting, x, F.one_hot(y, classes).double(), previous)
 
     size = max(float(s.norm()) for s in expected.plus + expected.minus)
-    # At α = 0 or 1 with β = 10 the loop through s̄ has a gain above one (papers.md §1.12): rounding grows with each step.
+    # At α = 0 or 1 with β = 10 the loop through s̄ has a gain above one, up to |2α-1| ‖W‖²:
+    # rounding grows with each step.
     growth = size * len(setting.groups)
     state_tolerance = rounding(1.0) * growth
     tolerance = state_tolerance / min(*betas, 1.0)

@@ -1,4 +1,7 @@
-"""Equilibrium propagation against a slow transcription of papers.md §3: every derivative by autograd, nothing reused."""
+"""Equilibrium propagation against a slow transcription of Kerjan et al. (2026), eq. 7 to 20.
+
+Every derivative is by autograd, and nothing is reused.
+"""
 
 import itertools
 
@@ -11,7 +14,7 @@ from torch.nn import functional as F
 
 import dualprop as dp
 from dualprop.equilibrium.energies import Hopfield, PredictiveCoding
-from dualprop.network.states import Activations
+from dualprop.network.states import States
 
 F64 = torch.float64
 
@@ -102,7 +105,7 @@ def test_block_updates_are_the_papers_iteration_and_its_estimators(name, update,
     model, (x, y) = MODELS[name]()
     blocks, network = blocks_of(model), dp.Network.from_module(model)
     rule = dp.EquilibriumPropagation(
-        relaxation="blocks", schedule=f"even_odd({passes})", update=update, loss=loss, estimator=estimator, beta=beta
+        relaxation=f"blocks(even_odd({passes}), update={update})", loss=loss, estimator=estimator, beta=beta
     )
     out = rule.gradients(network, x, y)
     expected = {n: torch.zeros_like(p) for n, p in model.named_parameters()}
@@ -120,9 +123,7 @@ def test_a_clamped_output_stays_where_it_is_put(name):
     """(1-β) h⁰ + β y, eq. 8: an output that drifts back with its drive is a nudge, not a clamp."""
     model, (x, y) = MODELS[name]()
     blocks, network = blocks_of(model), dp.Network.from_module(model)
-    rule = dp.EquilibriumPropagation(
-        relaxation="blocks", schedule="even_odd(4)", output_nudge="clamped", loss="squared_error", beta=0.05
-    )
+    rule = dp.EquilibriumPropagation(relaxation="blocks(even_odd(4))", output_nudge="clamped", loss="squared_error", beta=0.05)
     expected = {n: torch.zeros_like(p) for n, p in model.named_parameters()}
     for beta in (0.05, -0.05):
         states = slow_phase(blocks, x, y, beta, "squared_error", even_odd(len(blocks), 4), "mod_pgd", clamped=True)
@@ -184,7 +185,7 @@ def test_the_local_maps_are_the_derivatives_of_the_energy(energy, activation, po
     value = scalar(network, leaves).sum()
     of_states = torch.autograd.grad(value, leaves[1:], retain_graph=True)
     of_parameters = dict(zip(network.parameters, torch.autograd.grad(value, list(network.parameters.values())), strict=True))
-    acts = Activations(network, x)
+    acts = States(network, x)
     for k, (layer, s, a) in enumerate(zip(network.layers, states[1:], drives, strict=True), start=1):
         acts.set(k, s, energy.signal(layer.neuron, a, s))
     with torch.no_grad():

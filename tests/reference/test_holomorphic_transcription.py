@@ -14,8 +14,9 @@ import dualprop as dp
 
 
 def naive(model, x, y, points, beta, loss, passes):
-    """All N phases, conjugates and all, in a transcription of papers.md §4.3: real parameters made complex, every derivative by
-    PyTorch's complex autograd, dense layers and sigmoids alone; nothing of the library's."""
+    """All N phases, conjugates and all, in a transcription of Laborieux & Zenke (2022): real
+    parameters made complex, every derivative by PyTorch's complex autograd, dense layers and
+    sigmoids alone; nothing of the library's."""
     parts = [(m.weight.detach() + 0j, m.bias.detach() + 0j) for m in model if isinstance(m, nn.Linear)]
     weights = [tuple(p.requires_grad_() for p in pair) for pair in parts]
     depth = len(weights)
@@ -60,7 +61,7 @@ def test_half_of_the_phases_say_what_all_of_them_do(points, loss):
     """By conjugate symmetry, at a β so large that the gradient is not yet the exact one."""
     model, (x, y) = mlp("sigmoid", (5, 6, 5, 4)), batch(n=3)
     network = dp.Network.from_module(model)
-    settings = {"free_schedule": "even_odd(60)", "schedule": "even_odd(60)", "tolerance": None}
+    settings = {"free_schedule": "even_odd(60)", "relaxation": "blocks(even_odd(60))", "tolerance": None}
     rule = dp.EquilibriumPropagation(energy="hopfield", estimator=f"holomorphic({points})", beta=0.5, loss=loss, **settings)
     found = rule.gradients(network, x, y).gradients
     expected = naive(model, x, y, points, 0.5, loss, 60)

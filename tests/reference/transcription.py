@@ -1,6 +1,6 @@
 """DP, DP⊤ and damped DP from their formulas, slowly: every quantity anew at every update, all by autograd of one scalar.
 
-The φ trick (papers.md §2.5): with φ_k(s_below, signal) = <a_k(s_below), signal>,
+The φ trick of the code of Høier & Zach (2024): with φ_k(s_below, signal) = <a_k(s_below), signal>,
 
     a_k = ∇_signal φ_k(s̄_{k-1}, ·)      Δ_{k-1} = ∇_s φ_k(s̄_{k-1}, δ_k)      gradient = -∇_θ φ_k(s̄_{k-1}, δ_k) / (β_k N)
 

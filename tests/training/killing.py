@@ -1,8 +1,9 @@
-"""Runs and comparisons that are killed with SIGKILL and resumed: a program of its own, and `kill`, which starts it.
+"""Runs and comparisons that are killed outright and resumed: a program of its own, and `kill`, which starts it.
 
 The program imports everything once and forks a child for every attempt, so that an attempt costs milliseconds and yet is a
 process that really dies. A child tells each event (a step, a file opened, half written, written, about to be renamed,
 renamed, a figure begun) before the next can happen, and is killed at the event whose number it was given, or after a time.
+That is processor time, not the clock's, so that a busy machine kills a child no earlier in its work.
 """
 
 from __future__ import annotations
@@ -11,24 +12,22 @@ import functools
 import json
 import os
 import random
-import select
 import shutil
 import signal
 import subprocess
 import sys
-import time
 import traceback
 from pathlib import Path
 from typing import Any
 
 
-def kill(task: dict[str, Any], timeout: float = 240) -> list[dict[str, Any]]:
+def kill(task: dict[str, Any]) -> list[dict[str, Any]]:
     """Run the task in a fresh process. Returns its trials: "folder", and "kills", the events at which a child died; the
     first trial is the uninterrupted one, with all its events under "events"."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     result = subprocess.run(
         [sys.executable, __file__],
-        input=json.dumps(task), capture_output=True, text=True, timeout=timeout, env=environment, check=False,
+        input=json.dumps(task), capture_output=True, text=True, env=environment, check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     found: list[dict[str, Any]] = json.loads(result.stdout.splitlines()[-1])
@@ -117,12 +116,16 @@ class Trials:
 
         self.task, self.recipe = task, Recipe.from_plain(task["recipe"])
 
-    def attempt(self, folder: Path, kill_at: int | None = None, delay: float | None = None) -> tuple[bool, list[str]]:
-        """Start or continue in a child. Returns whether it came to its end, and its events."""
+    def attempt(self, folder: Path, kill_at: int | None = None, seconds: float | None = None) -> tuple[bool, list[str], float]:
+        """Start or continue in a child, killed at event number `kill_at` or after `seconds` of processor time. Returns whether
+        it came to its end, its events and the processor time that it took."""
         readable, writable = os.pipe()
         child = os.fork()
         if child == 0:
             os.close(readable)
+            if seconds is not None:
+                # Nobody handles SIGPROF: it ends the process as SIGKILL does.
+                signal.setitimer(signal.ITIMER_PROF, seconds)
             try:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
                 self.work(folder, Watch(writable, kill_at))
@@ -132,22 +135,12 @@ class Trials:
                 os._exit(1)
             os._exit(0)
         os.close(writable)
-        told, deadline = b"", None if delay is None else time.monotonic() + delay
-        while True:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            if not select.select([readable], [], [], left)[0]:
-                os.kill(child, signal.SIGKILL)
-                deadline = None
-                continue
-            chunk = os.read(readable, 1 << 16)
-            if not chunk:
-                break
-            told += chunk
-        os.close(readable)
-        _, status = os.waitpid(child, 0)
+        with open(readable, encoding="utf-8") as pipe:
+            told = pipe.read().splitlines()
+        _, status, used = os.wait4(child, 0)
         if os.WIFEXITED(status) and os.WEXITSTATUS(status) != 0:
-            raise SystemExit(f"the child failed in {folder} after {told.decode().split(chr(10))[-5:]}")
-        return os.WIFEXITED(status), told.decode().splitlines()
+            raise SystemExit(f"the child failed in {folder} after {told[-5:]}")
+        return os.WIFEXITED(status), told, used.ru_utime + used.ru_stime
 
     def work(self, folder: Path, watch: Watch) -> None:
         from dualprop import training
@@ -181,16 +174,14 @@ class Trials:
 
     def run(self) -> list[dict[str, Any]]:
         root, dice = Path(self.task["folder"]), random.Random(self.task.get("dice", 0))
-        started = time.monotonic()
-        finished, events = self.attempt(root / "uninterrupted")
-        duration = time.monotonic() - started
+        finished, events, duration = self.attempt(root / "uninterrupted")
         assert finished
         trials: list[dict[str, Any]] = [{"folder": str(root / "uninterrupted"), "kills": [], "events": events}]
         if self.task["moments"] == "each":
             chosen = [i for i, event in enumerate(events) if self._is_wanted(event)]
             for i in chosen:
                 folder = root / f"killed-at-{i}"
-                finished, told = self.attempt(folder, kill_at=i)
+                finished, told, _ = self.attempt(folder, kill_at=i)
                 assert not finished
                 assert self.attempt(folder)[0]
                 trials.append({"folder": str(folder), "kills": [f"{i}: {told[-1]}"]})
@@ -206,8 +197,8 @@ class Trials:
                 if self.task["moments"] == "random events":
                     limits = {} if enough else {"kill_at": dice.randrange(self.task.get("within", 60))}
                 else:
-                    limits = {} if enough else {"delay": dice.uniform(0.1, 0.9) * duration}
-                finished, told = self.attempt(folder, **limits)
+                    limits = {} if enough else {"seconds": dice.uniform(0.1, 0.9) * duration}
+                finished, told, _ = self.attempt(folder, **limits)
                 if not finished and not (folder / "recipe.json").exists() and not (folder / "comparison.json").exists():
                     shutil.rmtree(folder, ignore_errors=True)  # killed before there was anything to resume
                     continue

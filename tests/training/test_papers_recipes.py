@@ -1,4 +1,7 @@
-"""The recipes of VGG16, against the papers' tables of settings (papers.md §1.10 and §2.7), and the forms that are derived."""
+"""The recipes of VGG16, against the papers' settings, and the forms that are derived.
+
+Høier et al. (2023), table 6; Høier & Zach (2024), §6.2, and their code.
+"""
 
 import dataclasses
 
@@ -119,8 +122,8 @@ def test_the_rate_stays_where_the_cosine_has_ended():
 
 
 def test_the_recipe_of_target_propagation_has_the_settings_of_the_authors_code():
-    """papers.md §4.4. Their forward weights learn from β times what ours do: the same steps by β times the rate, and a decay
-    divided by β."""
+    """Ernoult et al. (2022). Their forward weights learn from β times what ours do: the same steps by
+    β times the rate, and a decay divided by β."""
     made = recipes.from_name("cifar10-vgg-dtp")
     rule, sgd = made.rule, made.optimizer
     assert (made.epochs, made.batch_size, made.model.channels) == (90, 128, (128, 128, 256, 256, 512))

@@ -55,7 +55,11 @@ CASES = {
     },
     "holomorphic equilibrium propagation of a Hopfield network": {
         "rule": EquilibriumPropagation(
-            energy="hopfield", estimator="holomorphic(4)", beta=0.5, schedule="odd_even(4)", free_schedule="odd_even(6)"
+            energy="hopfield",
+            estimator="holomorphic(4)",
+            beta=0.5,
+            relaxation="blocks(odd_even(4))",
+            free_schedule="odd_even(6)",
         ),
         "model": MLP((5,), "sigmoid"),
     },
@@ -126,7 +130,7 @@ def test_a_run_killed_at_twenty_random_events_ends_as_if_left_alone(case, recipe
 
 
 def test_a_run_killed_after_random_times_ends_as_if_left_alone(recipe, tmp_path):
-    """Kills at events come when Python has just told one; a kill by the clock comes in the middle of anything."""
+    """Kills at events come when Python has just told one; a kill after a time comes in the middle of anything."""
     made = recipe(rule=RANDOM_ORDER, model=MLP(widths=(8, 6)), batch_size=115, epochs=4, checkpoint_every=3)
     trials = kill(
         {

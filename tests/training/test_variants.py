@@ -34,7 +34,8 @@ from dualprop.training.evaluation import evaluate
 DEPTH = 4
 KEPT = {"beta": 0.3, "loss": SquaredError(), "kernel": "compiled", "alpha": 0.5}
 ONE_SWEEP = "alternating_sweeps(1)"
-# papers.md §1.6, 1.7, 2.3 and 2.6: of a network of four layers, the rule's settings, then the recipe's.
+# From the code of Høier et al. (2023), and for DP⊤ and damped DP of Høier & Zach (2024): of a network
+# of four layers, the rule's settings, then the recipe's.
 EXPECTED = {
     "dp": ({"schedule": ONE_SWEEP}, {}),
     "ms-dp": ({"schedule": "up_down(1)", "start": "previous"}, {"updates_per_batch": 2, "reset_states": True}),
@@ -88,7 +89,7 @@ def test_the_expectations_cover_every_variant():
     assert set(VARIANTS) == {"bp", "chl", "dtp", "ep-hopfield", "hep", "lpom", *EXPECTED, *EXPECTED_OF_EP, *EXPECTED_OF_PC}
 
 
-# Kerjan et al. 2026: papers.md §3.1 and §3.2.
+# Kerjan et al. (2026), eq. 7 to 20.
 EXPECTED_OF_EP = {
     "ep": {},
     "ep-random": {"estimator": "random_sign"},
@@ -97,22 +98,22 @@ EXPECTED_OF_EP = {
     "ep-clamped": {
         "energy": "predictive_coding",
         "relaxation": "blocks",
-        "pairs": 1,
         "output_nudge": "clamped",
         "loss": SquaredError(),
     },
-    "ep-two-pairs": {"relaxation": "error_sweeps", "pairs": 2},
-    "ep-published": {"relaxation": "blocks", "pairs": 1},
+    "ep-two-pairs": {"relaxation": "error_sweeps(2)"},
+    "ep-published": {"relaxation": "blocks"},
 }
 
 
 @pytest.mark.parametrize("name", EXPECTED_OF_EP)
 def test_a_variant_of_equilibrium_propagation_keeps_the_recipes_own_settings(name, recipe):
     """Of a recipe by another rule its loss alone."""
-    own = EquilibriumPropagation(beta=0.3, schedule="even_odd(7)", loss=SquaredError(), output_nudge="exact")
+    own = EquilibriumPropagation(beta=0.3, relaxation="blocks(even_odd(7))", loss=SquaredError(), output_nudge="exact")
     base = dataclasses.replace(odd(recipe), rule=own)
     changed = {"feedback": "exact", "updates_per_batch": 1, "reset_states": False}
-    wanted = dataclasses.replace(own, **EXPECTED_OF_EP[name])
+    kept = {"relaxation": own.relaxation} if EXPECTED_OF_EP[name].get("relaxation") == "blocks" else {}
+    wanted = dataclasses.replace(own, **EXPECTED_OF_EP[name] | kept)
     assert VARIANTS[name].apply(base) == dataclasses.replace(base, rule=wanted, **changed)
     other = EquilibriumPropagation(**{"loss": SquaredError(), **EXPECTED_OF_EP[name]})
     assert VARIANTS[name].apply(odd(recipe)) == dataclasses.replace(base, rule=other, **changed)
@@ -146,12 +147,12 @@ def test_a_variant_of_predictive_coding_keeps_the_recipes_own_settings(name, rec
 
 def test_holomorphic_ep_is_of_a_hopfield_network_that_is_holomorphic(recipe):
     """Sigmoids and softmax pools where the recipe has none such, whatever its energy and order were; the rest is kept."""
-    own = EquilibriumPropagation(beta=0.3, schedule="even_odd(7)", pairs=2, jacobians="free", output_nudge="exact")
+    own = EquilibriumPropagation(beta=0.3, relaxation="blocks(even_odd(7))", jacobians="free", output_nudge="exact")
     base = dataclasses.replace(odd(recipe), rule=own, model=ConvNet((4,), "relu"))
     made = VARIANTS["hep"].apply(base)
     assert made.model == ConvNet((4,), "sigmoid", pooling="softmax")
-    settings = {"energy": "hopfield", "estimator": "holomorphic(4)", "relaxation": "blocks"}
-    assert made.rule == EquilibriumPropagation(beta=0.3, schedule="even_odd(7)", **settings)
+    settings = {"energy": "hopfield", "estimator": "holomorphic(4)", "relaxation": "blocks(even_odd(7))"}
+    assert made.rule == EquilibriumPropagation(beta=0.3, **settings)
     assert (made.feedback, made.updates_per_batch, made.reset_states) == ("exact", 1, False)
     again = dataclasses.replace(base, rule=dataclasses.replace(made.rule, estimator="holomorphic(6)"))
     assert str(VARIANTS["hep"].apply(again).rule.estimator) == "holomorphic(6)"
@@ -162,10 +163,10 @@ def test_holomorphic_ep_is_of_a_hopfield_network_that_is_holomorphic(recipe):
 
 def test_ep_on_a_hopfield_network_keeps_what_is_of_one_and_no_more(recipe):
     """Error sweeps and free Jacobians are refused by a Hopfield network; its own nudge and order are kept."""
-    of_coding = EquilibriumPropagation(beta=0.3, pairs=2, relaxation="error_sweeps", jacobians="free", output_nudge="exact")
+    of_coding = EquilibriumPropagation(beta=0.3, relaxation="error_sweeps(2)", jacobians="free", output_nudge="exact")
     made = VARIANTS["ep-hopfield"].apply(dataclasses.replace(odd(recipe), rule=of_coding))
     assert made.rule == EquilibriumPropagation(beta=0.3, energy="hopfield", relaxation="blocks")
-    own = EquilibriumPropagation(energy="hopfield", output_nudge="exact", schedule="odd_even(3)", loss=SquaredError())
+    own = EquilibriumPropagation(energy="hopfield", output_nudge="exact", relaxation="blocks(odd_even(3))", loss=SquaredError())
     assert VARIANTS["ep-hopfield"].apply(dataclasses.replace(odd(recipe), rule=own)).rule == own
     holomorphic = dataclasses.replace(own, estimator="holomorphic(4)", output_nudge="linearized", loss=CrossEntropy())
     made = VARIANTS["ep-hopfield"].apply(dataclasses.replace(odd(recipe), rule=holomorphic))

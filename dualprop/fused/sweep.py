@@ -1,0 +1,31 @@
+"""One downward sweep of dual propagation inside autograd: the forward pass of a network with dyadic activations."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from dualprop.fused import recompute
+from dualprop.fused.dyadic import CotangentNudge, dyadic_activation
+from dualprop.network import Network
+from dualprop.neurons import Identity
+
+
+def swept(network: Network, x: Tensor, betas: tuple[float, ...], shares: tuple[float, float]) -> Tensor:
+    """The prediction (N, K), whose mean loss's gradient by autograd is that of one downward sweep from the forward pass.
+
+    Args:
+        betas: β_1…β_L, per example.
+        shares: of the nudge, those of s⁺ and s⁻.
+    """
+    up, down = shares
+    with recompute.recomputing():
+        states = {0: x}
+        for k, layer in enumerate(network.layers, start=1):
+            nudge = CotangentNudge(up, down, betas[k - 1] * len(x))
+            a = layer.forward(states)
+            states[k] = a if isinstance(layer.neuron, Identity) else dyadic_activation(a, layer.neuron, nudge)
+            del a
+            for source in layer.sources:
+                if network.out_of(source)[-1] == k:
+                    del states[source]  # as plain autograd lets go of what nothing reads any more
+    return states.pop(network.depth)

@@ -1,0 +1,197 @@
+"""Settling: the one loop that every iterating rule runs, and how far its states still move.
+
+A schedule is walked pass by pass, step by step; the layers of a step are updated together, each from the states before the
+step. How far states still move is measured against how far inference has moved them,
+
+    residual = ‖moves‖ / ‖displacements‖        over all layers, examples and units
+
+with a tolerance after every pass, else once after the last.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from dualprop.network.states import States
+from dualprop.neurons import AbstractNeuron
+from dualprop.schedules import AbstractSchedule, Step
+
+# A last pass that moves the states by more than this share of their displacement has settled nothing.
+MOST_MOVED = 0.5
+# Where two phases differ by less than so many units in the last place of a layer's states, what is
+# seen of it is rounding.
+LEAST_DIGITS = 4
+
+
+@dataclass
+class Settling:
+    """How a phase has gone.
+
+    Attributes:
+        passes: that were made.
+        moved: the residuals that were measured: after every pass where there is a tolerance, else after the last.
+        limit: the residual that is small enough.
+        trouble: why the states can't be trusted, without the remedy; empty where they can.
+    """
+
+    passes: int = 0
+    moved: list[float] = field(default_factory=list)
+    limit: float = MOST_MOVED
+    trouble: str = ""
+
+    @property
+    def residual(self) -> float | None:
+        """The last that was measured."""
+        return self.moved[-1] if self.moved else None
+
+    def judge(self, kind: str) -> None:
+        """Say in `trouble` that inference did not settle, where the states, "nudged" say, did not."""
+        last = self.residual
+        if last is None or last <= self.limit:
+            return
+        half = self.moved[len(self.moved) // 2]
+        told = f"still move by {last:.2g} of their displacement a pass (tolerance {self.limit:g})"
+        if not math.isfinite(last):
+            told = f"diverged by pass {self.passes}"
+        elif len(self.moved) > 5 and last > half / 2:
+            told = f"cycle: after pass {self.passes} they {told}, and did by {half:.2g} after pass {len(self.moved) // 2 + 1}"
+        else:
+            told = f"{told}, after pass {self.passes}"
+        self.trouble = f"inference did not settle: the {f'{kind} ' if kind else ''}states {told}"
+
+    def expect_signals(self, states: States, what: str, is_expected: bool = True) -> None:
+        """Say so where `what` comes down from the output and has not reached a layer."""
+        unreached = [k for k, signal in enumerate(states.differences) if k and signal is None]
+        if unreached and is_expected:
+            told = f"the {what} has not reached layer {unreached[-1]} in {self.passes} passes"
+            self.trouble = f"inference did not settle: {told}"
+
+
+class Settles(Protocol):
+    """States that settle: `network.states.States`, or what holds some. `set` takes what an update gives, `positions` are what
+    moves; `kind` is what they are called, "nudged" say."""
+
+    step: Step
+    final: frozenset[int]
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def set(self) -> Callable[..., None]: ...
+    def positions(self) -> Sequence[Any]: ...
+
+
+def settle(
+    states: Settles,
+    passes: Iterable[Sequence[Step]],
+    update: Callable[[Any, int], tuple[Any, ...]],
+    measure: Callable[[Sequence[Any]], float] | None = None,
+    tolerance: float | None = None,
+    *,
+    limit: float = MOST_MOVED,
+    most: int | None = None,
+    least: int = 0,
+    releases: bool = False,
+    after_pass: Callable[[int], None] | None = None,
+) -> Settling:
+    """Update the states pass by pass: `update(states, k)` gives what `states.set(k, …)` takes.
+
+    Args:
+        passes: of a schedule.
+        measure: the residual, given the `states.positions()` before the last pass. None measures nothing.
+        tolerance: stop after the first pass whose residual is no more than this.
+        limit: without a tolerance, the residual after the last pass that is small enough.
+        most: passes, however many there are.
+        least: passes before a tolerance may stop.
+        releases: tell the states, in `final`, which layers of a step are updated for the last time, so that what they
+            read may be written over.
+        after_pass: is called after pass 1, 2, … with its number.
+    """
+    settling = Settling(limit=limit if tolerance is None else tolerance)
+    passes = list(passes) if releases else passes
+    last = (
+        {k: (i, j) for i, steps in enumerate(passes) for j, step in enumerate(steps) for k in step.layers} if releases else {}
+    )
+    before: Sequence[Any] = ()
+    for i, steps in enumerate(islice(passes, most)):
+        before = states.positions()
+        for j, step in enumerate(steps):
+            states.final = frozenset(k for k in step.layers if last.get(k) == (i, j))
+            update_together(states, step, update)
+        settling.passes += 1
+        if after_pass is not None:
+            after_pass(settling.passes)
+        if tolerance is not None and measure is not None:
+            settling.moved.append(measure(before))
+            # Also where it is not a number: no further pass would mend that.
+            if not settling.moved[-1] > tolerance and settling.passes >= least:
+                break
+    # What the first pass moves is the displacement itself.
+    if tolerance is None and measure is not None and settling.passes > 1:
+        settling.moved.append(measure(before))
+    settling.judge(states.kind)
+    return settling
+
+
+def update_together(states: Settles, step: Step, update: Callable[[Any, int], tuple[Any, ...]]) -> None:
+    """Update the layers of one step, each from the states before it."""
+    states.step = step
+    new = [(k, update(states, k)) for k in step.layers]
+    for k, parts in new:
+        states.set(k, *parts)
+
+
+def motion(now: Sequence[Tensor], before: Sequence[Tensor], start: Sequence[Tensor]) -> float:
+    """The residual of states that a pass has moved from `before`, and inference from `start`."""
+    moves = [new - old for new, old in zip(now, before, strict=True) if new is not old]
+    displacements = [new - old for new, old in zip(now, start, strict=True) if new is not old]
+    return residual(moves, displacements)
+
+
+def residual(moves: Sequence[Tensor], displacements: Sequence[Tensor]) -> float:
+    """‖moves‖ / ‖displacements‖; 0 where nothing moves. Waits for the device."""
+    moved, displaced = (math.sqrt(sum(_squared_norm(t) for t in tensors)) for tensors in (moves, displacements))
+    return 0.0 if moved == 0 else moved / displaced if displaced else math.inf
+
+
+def kink_crossing(neuron: AbstractNeuron, a: Tensor, b: Tensor) -> float:
+    """The share of units between whose drives a and b a kink of the activation lies."""
+    return float(neuron.crosses_kink(a, b).double().mean())
+
+
+def fixed_passes(schedule: AbstractSchedule, remedy: str) -> Iterator[str]:
+    """Why a tolerance can't be had with this schedule, and the remedy; nothing where it can."""
+    if schedule.is_random or schedule.is_one_pass:
+        yield f"tolerance needs a schedule of passes over all layers, got {schedule}. Use {remedy}, say."
+
+
+def lost_in_rounding(first: Sequence[Tensor], second: Sequence[Tensor], what: str) -> str:
+    """Where `what` tells the states 0…L of two phases apart by so little in a layer that it is rounding; else empty."""
+    if not can_sync(first[-1]):
+        return ""
+    for k, (before, after) in enumerate(zip(first[1:], second[1:], strict=True), start=1):
+        least = LEAST_DIGITS * torch.finfo(before.dtype).eps * float(before.norm())
+        if not float((after - before).norm()) >= least:
+            return f"of the {what}'s effect on layer {k} only rounding is left in {before.dtype}"
+    return ""
+
+
+def can_sync(x: Tensor) -> bool:
+    """Whether the host may wait for the device: not while a CUDA graph is captured, whose replays are not measured."""
+    return not (x.is_cuda and torch.cuda.is_current_stream_capturing())
+
+
+def largest(residuals: Sequence[float]) -> float:
+    """The largest residual; what is not a number is larger than any."""
+    return max(residuals, key=lambda each: math.inf if math.isnan(each) else each)
+
+
+def _squared_norm(t: Tensor) -> float:
+    return float((torch.view_as_real(t) if t.is_complex() else t).double().square().sum())
