@@ -92,8 +92,8 @@ def test_feedback_weights_outlive_a_batch_also_where_a_recipe_resets_states():
     rule, model, (x, y) = dp.TargetPropagation(start="random"), mlp("tanh"), batch()
     recipe = dataclasses.replace(recipes.from_name("digits-mlp"), rule=rule, updates_per_batch=2, reset_states=True)
     network, optimizer = dp.Network.from_module(model), torch.optim.SGD(model.parameters(), lr=0.0)
-    _, state = step.take(recipe, network, optimizer, x, y, None, generator())
-    outcomes, later = step.take(recipe, network, optimizer, x, y, state, generator(1))
+    _, state = step.training_step(recipe, network, optimizer, x, y, None, generator())
+    outcomes, later = step.training_step(recipe, network, optimizer, x, y, state, generator(1))
     expected = rule.gradients(network, x, y, state=state, generator=generator(1))
     assert_same(outcomes[0].gradients, expected.gradients, 0.0)
     assert later is outcomes[1].state

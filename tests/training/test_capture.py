@@ -70,7 +70,7 @@ def train(made, captured, steps=8):
     generator = torch.Generator().manual_seed(1)
 
     def take(x, y, state):
-        return step.take(made, network, optimizer, x, y, state, generator)
+        return step.training_step(made, network, optimizer, x, y, state, generator)
 
     graph = StandIn(model, optimizer)
     taken, state, losses = capture.CapturedStep(take, made, graph) if captured else take, None, []
@@ -175,9 +175,9 @@ def test_no_step_waits_for_the_device(name, architecture, monkeypatch):
     # While a graph is captured nothing is measured.
     for module in ("settling", "rules.problem"):
         monkeypatch.setattr(f"dualprop.{module}.can_sync", lambda x: False)
-    _, state = step.take(made, network, optimizer, x, y, None, None)
+    _, state = step.training_step(made, network, optimizer, x, y, None, None)
     with Watch() as watch:
-        step.take(made, network, optimizer, x, y, state, None)
+        step.training_step(made, network, optimizer, x, y, state, None)
     assert not watch.seen
 
 
