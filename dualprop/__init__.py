@@ -10,28 +10,14 @@ if TYPE_CHECKING:
     from dualprop.fused import dualize
     from dualprop.network import Layer, Layered, Network
     from dualprop.network.states import Dyads
-    from dualprop.rules import (
-        RULES,
-        AbstractRule,
-        Backprop,
-        ContrastiveHebbian,
-        DualPropagation,
-        EquilibriumPropagation,
-        Lifted,
-        Outcome,
-        PredictiveCoding,
-        Status,
-        TargetPropagation,
-    )
+    from dualprop.rules import *
 
 __version__ = "0.1.0"
 
-__all__ = [  # noqa: RUF022 — grouped by what they are
-    # The user's model, read as layers
-    "Network", "Layer", "Layered",
-    # Learning rules, and what they return
-    "AbstractRule", "Backprop", "ContrastiveHebbian", "DualPropagation", "EquilibriumPropagation", "Lifted",
-    "PredictiveCoding", "TargetPropagation", "RULES", "Outcome", "Status", "Dyads",
+# Beside the rules and what they return, all that `dualprop.rules` exports.
+_NAMES = [
+    # The user's model, read as layers, and the states that rules infer on it
+    "Network", "Layer", "Layered", "Dyads",
     # Any module, any training loop
     "dualize",
     # Parts
@@ -48,8 +34,6 @@ _MODULES = {
 }  # fmt: skip
 _HOMES = {
     **dict.fromkeys(("Network", "Layer", "Layered"), "network"),
-    **dict.fromkeys(("AbstractRule", "Backprop", "ContrastiveHebbian", "DualPropagation", "EquilibriumPropagation"), "rules"),
-    **dict.fromkeys(("Lifted", "PredictiveCoding", "TargetPropagation", "RULES", "Outcome", "Status"), "rules"),
     **dict.fromkeys(("DualpropError", "SettingError", "UnsupportedModuleError"), "errors"),
     "Dyads": "network.states", "dualize": "fused",
 }  # fmt: skip
@@ -60,6 +44,10 @@ def __getattr__(name: str) -> object:
         value: object = import_module(f"dualprop.{_MODULES[name]}")
     elif name in _HOMES:
         value = getattr(import_module(f"dualprop.{_HOMES[name]}"), name)
+    elif name == "__all__":
+        value = [*_NAMES, *import_module("dualprop.rules").__all__]
+    elif not name.startswith("_") and name in import_module("dualprop.rules").__all__:
+        value = getattr(import_module("dualprop.rules"), name)
     else:
         raise AttributeError(f"module 'dualprop' has no attribute '{name}'")
     globals()[name] = value
@@ -67,4 +55,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *_NAMES, *import_module("dualprop.rules").__all__})

@@ -168,9 +168,14 @@ def _blocks(recipe: Recipe) -> Blocks:
     return dataclasses.replace(own, update="auto") if isinstance(own, Blocks) else published
 
 
+def _ep_coding(**settings: Any) -> Callable[[Recipe], Recipe]:
+    """The same on a predictive coding network, whose free phase is the forward pass."""
+    plain = EquilibriumPropagation()
+    return _ep(energy="predictive_coding", free_schedule=plain.free_schedule, start=plain.start, **settings)
+
+
 def _ep_clamped(recipe: Recipe) -> Recipe:
-    changes = {"energy": "predictive_coding", "output_nudge": "clamped", "loss": SquaredError()}
-    return _ep(relaxation=_blocks(recipe), **changes)(recipe)
+    return _ep_coding(relaxation=_blocks(recipe), output_nudge="clamped", loss=SquaredError())(recipe)
 
 
 def _ep_published(recipe: Recipe) -> Recipe:
@@ -233,7 +238,7 @@ VARIANTS: dict[str, Variant] = {
     ),
     "ep-two-pairs": Variant(
         "EP by two pairs of error sweeps on a predictive coding network",
-        _ep(energy="predictive_coding", relaxation="error_sweeps(2)"),
+        _ep_coding(relaxation="error_sweeps(2)"),
     ),
     "ep-published": Variant("EP as published: K even/odd iterations of block updates, 10 or the recipe's", _ep_published),
     "ep-hopfield": Variant("EP on a Hopfield network: a free phase, and two nudged from it, by block updates", _ep_hopfield),

@@ -43,5 +43,4 @@ __all__ = [
     "PredictiveCoding",
     "Status",
     "TargetPropagation",
-    "from_name",
 ]

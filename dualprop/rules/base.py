@@ -51,6 +51,9 @@ class AbstractRule(ABC, Generic[Settled]):
     # What numbers its inference is safe in; and what a rule of full precision would lose in half.
     precision: ClassVar[Precision] = "half_products"
     loses: ClassVar[str] = ""
+    # Whether its gradients tend to the true ones in some limit of its settings. Not in feedback alignment, whose
+    # only come to point their way while the network learns.
+    approaches_gradient: ClassVar[bool] = True
     # Whether its elementwise work is given to `kernels`; else it is left to PyTorch.
     uses_kernels: ClassVar[bool] = False
     # What to do where the loss or a gradient is not finite.

@@ -37,6 +37,7 @@ from dualprop.settling import can_sync, fixed_passes, largest, lost_in_rounding
 
 # Examples that a prediction by free equilibrium takes at a time.
 PREDICTED_TOGETHER = 100
+FREE_SCHEDULE = schedules.even_odd(60)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +64,7 @@ class EquilibriumPropagation(AbstractRule[Phase]):
     estimator: AbstractEstimator | str = estimators.Centered()
     beta: Positive = 0.02
     relaxation: Literal["auto"] | AbstractRelaxation | str = "auto"
-    free_schedule: AnySchedule | str = schedules.even_odd(60)
+    free_schedule: AnySchedule | str = FREE_SCHEDULE
     start: Literal["zeros", "forward"] = "zeros"
     tolerance: Annotated[float, Gt(0), Lt(1), Remedy("Use None to run all passes.")] | None = None
     jacobians: Literal["current", "free"] = "current"
@@ -198,6 +199,8 @@ class EquilibriumPropagation(AbstractRule[Phase]):
             yield f"jacobians='free' is of predictive coding. With energy='{energy}' leave it at 'current'."
         if settles_freely and self._free_order.is_random:
             yield f"a prediction needs a fixed order, got free_schedule={self.free_schedule}. Use 'even_odd(60)'."
+        if not settles_freely and (self.free_schedule, self.start) != (FREE_SCHEDULE, "zeros"):
+            yield f"free_schedule and start are of energy='hopfield'. With energy='{energy}' leave them at their defaults."
         if settles_freely and self.tolerance is not None:
             yield from fixed_passes(self._free_order, "even_odd(100)")
         # On a circle of nudges whatever is inside counts: there the states must be a function of β.

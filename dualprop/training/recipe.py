@@ -19,6 +19,7 @@ from dualprop.kernels import Kernel
 from dualprop.models import MODELS, Architecture
 from dualprop.rules import AbstractRule
 from dualprop.settings import NamedPart, kinds
+from dualprop.training.older_recipes import renewed
 
 # What says how a run is computed and not what: no part of what a checkpoint belongs to.
 _HOW = ("residency", "capture", "kernel")
@@ -230,6 +231,7 @@ class Recipe:
     def from_plain(cls, plain: dict[str, Any]) -> Recipe:
         """The inverse of `to_plain`. Raises RunError where it does not describe a recipe of this version."""
         try:
+            plain = renewed(plain)
             fields = {name: _value(value) for name, value in plain.items()}
             rule, model, optimizer = dict(plain["rule"]), dict(plain["model"]), dict(plain["optimizer"])
             fields["rule"] = _instance(rules.from_name(rule.pop("name")), rule)

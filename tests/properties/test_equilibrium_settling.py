@@ -225,6 +225,8 @@ REFUSED = [
     ({"energy": "hopfield", "free_schedule": "random_order(9)"}, "a prediction needs a fixed order"),
     ({"tolerance": 1.0, "relaxation": "error_sweeps(2)"}, r"tolerance must be in \(0, 1\), got 1"),
     ({"relaxation": "sweeps"}, "unknown relaxation 'sweeps'.*Known: auto, blocks\\(SCHEDULE\\), error_sweeps"),
+    ({"free_schedule": "odd_even(3)"}, "free_schedule and start are of energy='hopfield'"),
+    ({"start": "forward"}, "free_schedule and start are of energy='hopfield'"),
     ({"jacobians": "frozen"}, "jacobians must be one of 'current', 'free'"),
     ({"energy": "hopfield", "relaxation": "error_sweeps"}, "error sweeps are of predictive coding"),
     ({"energy": "hopfield", "relaxation": "blocks(update=pgd)"}, "update='pgd' is of predictive coding"),
