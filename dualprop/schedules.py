@@ -148,12 +148,12 @@ def top_down(n: int) -> Schedule:
 
 
 def odd_even(n: int) -> Schedule:
-    """1, 3, 5, … one after another, then 2, 4, …; n times."""
+    """1, 3, 5, … one after another, then 2, 4, …; n times. In a chain: all odd layers together, then all even ones."""
     return Schedule("odd_even", n)
 
 
 def even_odd(n: int) -> Schedule:
-    """2, 4, … one after another, then 1, 3, 5, …; n times."""
+    """2, 4, … one after another, then 1, 3, 5, …; n times. In a chain: all even layers together, then all odd ones."""
     return Schedule("even_odd", n)
 
 

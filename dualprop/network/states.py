@@ -120,7 +120,11 @@ class States:
         return tuple(self.means)
 
     def set(self, k: int, mean: Tensor, difference: Tensor | None) -> None:
-        """Replace the state of layer k. Pass the very same tensor where it did not change."""
+        """Replace the state of layer k. Pass the very same tensor where it did not change.
+
+        `difference` is what the layers below receive through Jᵀ: δ of a dyad, f'(a) ⊙ ε of a prediction
+        error, the state itself in a Hopfield network. One that depends on the drive is the rule's to renew.
+        """
         self.means[k], self.differences[k] = mean, difference
 
     def forward(self) -> None:

@@ -6,6 +6,9 @@ equations; the batch, ranges and precision are checked here, status and counts g
     inference(problem)               free pass, nudge, updates: whatever its inference holds at the end
     gradients_at(problem, settled)   the gradients there
 
+and tells `problem.report` the counts of every phase, the free one too. Where it has them it also writes `states_at` (with
+`state_type`), `statistics_at`, `conflicts` of its settings, `check` of the network, and its `precision`.
+
 N batch, K classes. A rule's gradients estimate the gradient of the loss's *mean* over the batch, on the scale of
 back-propagation's.
 """
@@ -14,7 +17,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Generic, TypeVar, final
 
 import torch
@@ -22,11 +25,12 @@ from torch import Tensor
 
 from dualprop import feedback, settings
 from dualprop.errors import SettingError
-from dualprop.losses import AbstractLoss, SquaredError
+from dualprop.losses import AbstractLoss, CrossEntropy, SquaredError
 from dualprop.network import Network
 from dualprop.rules import packing
 from dualprop.rules.outcome import Outcome
 from dualprop.rules.problem import Precision, Problem, check_batch, check_output, check_precision
+from dualprop.schedules import AbstractSchedule
 
 # What a rule's inference holds at its end.
 Settled = TypeVar("Settled")
@@ -44,13 +48,13 @@ class AbstractRule(ABC, Generic[Settled]):
         SettingError: a value out of its range, or settings that don't go together.
     """
 
-    loss: AbstractLoss
+    loss: AbstractLoss = CrossEntropy()
 
     # The dataclass of the states that a call may be given and gives back.
     state_type: ClassVar[type | None] = None
     # What numbers its inference is safe in; and what a rule of full precision would lose in half.
-    precision: ClassVar[Precision] = "half_products"
-    loses: ClassVar[str] = ""
+    precision: ClassVar[Precision] = "full"
+    loses: ClassVar[str] = "inference loses its small differences"
     # Whether its gradients tend to the true ones in some limit of its settings. Not in feedback alignment, whose
     # only come to point their way while the network learns.
     approaches_gradient: ClassVar[bool] = True
@@ -117,8 +121,9 @@ class AbstractRule(ABC, Generic[Settled]):
 
     @property
     def needs_generator(self) -> bool:
-        """Whether inference draws random numbers."""
-        return False
+        """Whether inference draws random numbers: the order of its updates, unless the rule says otherwise."""
+        parts = (getattr(self, field.name) for field in fields(self))
+        return any(isinstance(part, AbstractSchedule) and part.is_random for part in parts)
 
     @property
     def capture_obstacle(self) -> str:
@@ -196,7 +201,10 @@ class AbstractRule(ABC, Generic[Settled]):
 
     @final
     def infer(self, network: Network, x: Tensor, y: Tensor, state: Any = None, generator: torch.Generator | None = None) -> Any:
-        """The states where inference ended. See `gradients` for the arguments and errors."""
+        """The states where inference ended. See `gradients` for the arguments and errors; raises SettingError, too, of a rule
+        that infers none."""
+        if type(self).states_at is AbstractRule.states_at:
+            raise SettingError(f"{type(self).__name__} infers no states. Use rule.gradients.")
         with torch.no_grad():
             problem = self.problem(network, x, y, state, generator, for_states=True)
             return self.states_at(problem, self.inference(problem))

@@ -67,6 +67,7 @@ class DualPropagation(AbstractRule[DyadStates | Tensor]):
     loss: AbstractLoss = CrossEntropy()
 
     state_type = Dyads
+    precision = "half_products"
     uses_kernels = True
 
     def inference(self, problem: Problem) -> DyadStates | Tensor:
@@ -235,10 +236,6 @@ class DualPropagation(AbstractRule[DyadStates | Tensor]):
     @property
     def keeps_state(self) -> bool:
         return self.start == "previous" or isinstance(self.damping, str)
-
-    @property
-    def needs_generator(self) -> bool:
-        return self._order.is_random
 
     def kept(self, state: Dyads) -> Dyads:
         return state if self.start == "previous" else Dyads((), (), self.alpha, state.directions)

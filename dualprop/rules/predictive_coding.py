@@ -74,6 +74,7 @@ class PredictiveCoding(AbstractRule["PredictedStates"]):
     loss: AbstractLoss = CrossEntropy()
 
     state_type = Values
+    precision = "half_products"
 
     def inference(self, problem: Problem) -> PredictedStates:
         """The forward pass, the output held at its targets, then steps of all hidden layers together."""

@@ -107,6 +107,8 @@ def test_the_outcome_holds_the_predictions_loss_and_logits(name, kind):
     torch.testing.assert_close(out.loss, torch.nn.functional.cross_entropy(predicted, y), rtol=1e-12, atol=1e-12)
     assert all(isinstance(out.diagnostics[count], int) for count in ("drives", "feedbacks", "gradients"))
     assert all(number >= 0 for number in out.diagnostics.values())
+    assert out.diagnostics["drives"] >= network.depth, "the free phase is not reported"
+    assert out.diagnostics["gradients"] > 0
     assert out.status.ok
     assert out.status == dp.Status(True)
 
@@ -188,6 +190,7 @@ def test_a_rule_is_a_frozen_set_of_settings_that_compares_by_value(name):
     with pytest.raises(TypeError):
         rule("cross_entropy")
     assert dp.rules.from_name(name) is rule
+    assert getattr(dp, rule.__name__) is rule, "dualprop.rules.__all__ does not name it"
     assert issubclass(rule, dp.AbstractRule)
 
 
@@ -233,3 +236,36 @@ def test_a_setting_of_a_wrong_type_is_refused_in_one_line_that_names_it(name, fi
         assert type(getattr(made, field)) is type(default), "no recipe could be written"
     kept = getattr(dp.RULES[name](), field)
     assert getattr(dp.RULES[name](**{field: kept}), field) == kept
+
+
+@every_case
+def test_half_precision_is_refused_or_costs_no_direction(name):
+    """Small differences vanish in bfloat16, and what is left of them points anywhere, without a word."""
+    model, x, y = problem("mlp", torch.float32, name)
+    network = dp.Network.from_module(model)
+    wide, refused = run(name, network, x, y), ""
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            narrow = run(name, network, x, y)
+    except dp.SettingError as refusal:
+        refused = str(refusal)
+    if refused:
+        assert "half precision" in refused
+        return
+    for n, gradient in wide.gradients.items():
+        is_near = cosine(narrow.gradients[n], gradient) > 0.95
+        assert is_near or not narrow.status.ok, f"{n}\n{report(narrow.gradients, wide.gradients)}"
+
+
+@every_rule
+def test_an_order_that_is_drawn_is_said_to_need_a_generator_or_refused(name):
+    """The trainer would pass none, and the command line has no way to."""
+    kinds = {field.name for field in dataclasses.fields(dp.RULES[name])}
+    if "schedule" not in kinds:
+        return
+    refused = ""
+    try:
+        rule = dp.RULES[name](schedule="random_order(9)")
+    except dp.SettingError as refusal:
+        refused = str(refusal)
+    assert "fixed order" in refused if refused else rule.needs_generator
