@@ -4,6 +4,7 @@ from dualprop.errors import SettingError, closest
 from dualprop.rules.backprop import Backprop
 from dualprop.rules.base import AbstractRule
 from dualprop.rules.contrastive_hebbian import ContrastiveHebbian
+from dualprop.rules.direct_feedback_alignment import DirectFeedbackAlignment
 from dualprop.rules.dual_propagation import DualPropagation
 from dualprop.rules.equilibrium_propagation import EquilibriumPropagation
 from dualprop.rules.lifted import Lifted
@@ -14,6 +15,7 @@ from dualprop.rules.target_propagation import TargetPropagation
 RULES: dict[str, type[AbstractRule]] = {
     "backprop": Backprop,
     "contrastive_hebbian": ContrastiveHebbian,
+    "direct_feedback_alignment": DirectFeedbackAlignment,
     "dual_propagation": DualPropagation,
     "equilibrium_propagation": EquilibriumPropagation,
     "lifted": Lifted,
@@ -36,6 +38,7 @@ __all__ = [
     "AbstractRule",
     "Backprop",
     "ContrastiveHebbian",
+    "DirectFeedbackAlignment",
     "DualPropagation",
     "EquilibriumPropagation",
     "Lifted",
