@@ -53,7 +53,7 @@ def angles(recipe: Recipe, num_batches: int, data_root: Path | None) -> dict[str
         rate = optimization.learning_rate(recipe.optimizer, number, steps_per_epoch, recipe.epochs)
         optimization.set_learning_rate(optimizer, rate)
         with how.computing():
-            outcomes, _ = step.take(recipe, network, optimizer, x, y, None, None)
+            outcomes, _ = step.training_step(recipe, network, optimizer, x, y, None, None)
         losses.append(float(outcomes[0].loss))
     return {"layers": layers, "angles": found, "losses": losses}
 

@@ -1,8 +1,9 @@
 """Whether a rule's test accuracy differs from its back-propagation twin's by more than chance.
 
-With several seeds the differences are paired, as both runs of a seed share weights, order and augmentation; their mean is held
-against Student's 95 % interval. With one seed nothing is known of the spread over seeds, and the difference is held against
-twice the sampling error of the test set alone, √(p(1-p)/n + q(1-q)/n), which is the least that it can be.
+With several seeds the differences are paired, as both runs of a seed share weights, order and
+augmentation; their mean is held against Student's 95 % interval. With one seed nothing is known of
+the spread over seeds, and the difference is held against twice the sampling error of the test set
+alone, √(p(1-p)/n + q(1-q)/n), which is the least that it can be.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
 
 @dataclass(frozen=True)
 class Difference:
-    """Points of accuracy in which a rule is above its twin, and the half-width of the interval that chance explains."""
+    """Points of accuracy by which a rule is above its twin, ± what chance explains."""
 
     points: float
     chance: float
@@ -39,10 +40,13 @@ class Difference:
         return f"{self.points:+.2f} points to back-propagation, chance ± {self.chance:.2f} ({basis}): {self.verdict}"
 
 
-def difference(own: Sequence[dict[str, Any]], twin: Sequence[dict[str, Any]]) -> Difference | None:
-    """Of two rules' results by seed; None where they share no seed, or one seed whose test set's size is not recorded."""
+def difference(results: Sequence[dict[str, Any]], twin: Sequence[dict[str, Any]]) -> Difference | None:
+    """Of two rules' results by seed.
+
+    None where they share no seed, or one seed whose test set's size is not recorded.
+    """
     of_twin = {result["seed"]: result for result in twin}
-    pairs = [(result, of_twin[result["seed"]]) for result in own if result["seed"] in of_twin]
+    pairs = [(result, of_twin[result["seed"]]) for result in results if result["seed"] in of_twin]
     if not pairs:
         return None
     points = [100 * (a["test_accuracy"] - b["test_accuracy"]) for a, b in pairs]
@@ -57,9 +61,9 @@ def difference(own: Sequence[dict[str, Any]], twin: Sequence[dict[str, Any]]) ->
 
 
 def to_twin(results: dict[str, list[dict[str, Any]]]) -> dict[str, Difference]:
-    """Of every other rule or variant to "backprop" or "bp", where one is there and the difference is known."""
+    """Of every other rule or variant to "backprop" or "bp", where that is there and it is known."""
     twin = next((name for name in ("backprop", "bp") if name in results), None)
     if twin is None:
         return {}
-    found = {name: difference(own, results[twin]) for name, own in results.items() if name != twin}
-    return {name: each for name, each in found.items() if each is not None}
+    by_name = {name: difference(each, results[twin]) for name, each in results.items() if name != twin}
+    return {name: each for name, each in by_name.items() if each is not None}

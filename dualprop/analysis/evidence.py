@@ -1,13 +1,14 @@
-"""Evidence that the rules are right on this machine: each item a claim, what was measured, and the bound it must keep.
+"""Evidence that the rules are right on this machine: claims, what was measured, and its bound.
 
-Bounds come from the mathematics: rounding in float64 where two computations are the same, an order of convergence where one
-is the limit of the other.
+Bounds come from the mathematics: rounding in float64 where two computations are the same, an order
+of convergence where one is the limit of the other. `check` is what `dualprop check` does.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from dualprop import neurons, schedules
 from dualprop.alignment import LayerAlignment, alignment
+from dualprop.analysis.keywords import by_keyword
 from dualprop.analysis.transcription import transcribe
 from dualprop.errors import DataError
 from dualprop.fused.dualization import dualize
@@ -27,7 +29,7 @@ from dualprop.models import MLP, ConvNet
 from dualprop.network import Network
 from dualprop.rules import AbstractRule, Backprop, DualPropagation
 
-# Two ways to compute the same in float64 may differ by rounding, and by its growth through a few layers.
+# Two ways to compute the same in float64 may differ by rounding, and by its growth through layers.
 ROUNDING = 1e-10
 
 
@@ -44,8 +46,53 @@ class Evidence:
         return self.measured <= self.bound
 
 
+@dataclass(frozen=True)
+class CheckOptions:
+    """Show the evidence that the rules are right on this machine.
+
+    Attributes:
+        reference: folder of cases (.npz) computed by the authors' code; by
+            default $DUALPROP_REFERENCE, where that is set.
+        seed: of the random networks.
+    """
+
+    reference: Path | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Check:
+    """All evidence; the folder of the authors' cases, where there is one; and by rule and network
+    the alignment of each layer's gradient with back-propagation's."""
+
+    evidence: list[Evidence]
+    reference: Path | None
+    alignments: list[tuple[str, list[LayerAlignment]]]
+
+    @property
+    def failed(self) -> list[Evidence]:
+        return [item for item in self.evidence if not item.holds]
+
+
+@by_keyword(CheckOptions)
+def check(options: CheckOptions) -> Check:
+    """Gather the evidence. The arguments are the fields of `CheckOptions`.
+
+    Raises DataError where the folder holds no case, or a damaged one.
+    """
+    return run_check(options)
+
+
+def run_check(options: CheckOptions) -> Check:
+    """What `check` does by options that are there already."""
+    folder = options.reference or (Path(path) if (path := os.environ.get("DUALPROP_REFERENCE")) else None)
+    evidence = list(reference_cases(folder)) if folder else []
+    evidence += [*transcription_cases(options.seed), *autograd_cases(options.seed)]
+    return Check(evidence, folder, layer_alignments(options.seed))
+
+
 def reference_cases(folder: Path) -> Iterator[Evidence]:
-    """States and gradients of every case (.npz) in `folder` that the authors' code computed, against ours.
+    """States and gradients of every case (.npz) in `folder`, by the authors' code, against ours.
 
     Raises DataError where the folder holds no case, or a damaged one.
     """
@@ -108,12 +155,12 @@ def _reference_model(case: Any, meta: dict[str, Any]) -> nn.Sequential:
     return nn.Sequential(*modules)
 
 
-def _error(found: Tensor, expected: np.ndarray) -> float:
-    return float((found - torch.from_numpy(expected)).abs().max())
+def _error(state: Tensor, expected: np.ndarray) -> float:
+    return float((state - torch.from_numpy(expected)).abs().max())
 
 
-def transcription_cases(seed: int = 0) -> Iterator[Evidence]:
-    """The explicit engine against the slow transcription: couplings, schedules, neurons, pools, damping, start."""
+def transcription_cases(seed: int = CheckOptions.seed) -> Iterator[Evidence]:
+    """The explicit engine against the slow transcription, over many settings."""
     settings: list[tuple[str, str, dict[str, Any]]] = [
         ("mlp", "relu", {"alpha": 0.5, "schedule": "alternating_sweeps(2)"}),
         ("mlp", "tanh", {"alpha": 0.3, "schedule": "up_down(3)", "beta": (0.5, 1.0, 2.0, 0.3)}),
@@ -138,7 +185,7 @@ def transcription_cases(seed: int = 0) -> Iterator[Evidence]:
         yield Evidence(claim, error, ROUNDING)
 
 
-def autograd_cases(seed: int = 0) -> Iterator[Evidence]:
+def autograd_cases(seed: int = CheckOptions.seed) -> Iterator[Evidence]:
     """Where dual propagation must equal, or converge to, the gradient that autograd finds."""
     network, x, y = _example("mlp", "identity", seed)
     for alpha in (0.0, 0.25, 1.0):
@@ -148,8 +195,10 @@ def autograd_cases(seed: int = 0) -> Iterator[Evidence]:
     network, x, y = _example("mlp", "tanh", seed)
     for alpha, order in ((0.5, 2), (0.25, 1)):
         coarse, fine = (_relative_error(network, DualPropagation(alpha=alpha, beta=beta), x, y) for beta in (0.1, 0.05))
-        found = math.log2(coarse / fine)
-        yield Evidence(f"tanh: DP, α = {alpha:g}, error falls as β^{order} (order found: {found:.3f})", abs(found - order), 0.1)
+        measured = math.log2(coarse / fine)
+        yield Evidence(
+            f"tanh: DP, α = {alpha:g}, error falls as β^{order} (order found: {measured:.3f})", abs(measured - order), 0.1
+        )
     for alpha in (0.0, 1.0):
         network, x, y = _example("conv, pool after", "tanh", seed)
         rule = DualPropagation(coupling="transposed", alpha=alpha, beta=2.0, engine="explicit")
@@ -163,19 +212,20 @@ def autograd_cases(seed: int = 0) -> Iterator[Evidence]:
         yield Evidence(f"fused engine = explicit engine: DP⊤, α = {alpha:g}, β = 2, pooled conv, tanh", error, ROUNDING)
 
 
-def layer_alignments(seed: int = 0) -> list[tuple[str, list[LayerAlignment]]]:
-    """Cosine and norm ratio to back-propagation per layer, float32, for a few settings on two random networks."""
+def layer_alignments(seed: int = CheckOptions.seed) -> list[tuple[str, list[LayerAlignment]]]:
+    """Cosine and norm ratio to back-propagation per layer, float32, on two random networks."""
     rules = {
         "DP α=½ β=1": DualPropagation(),
         "DP α=½ β=0.01": DualPropagation(beta=0.01),
         "DP⊤ α=0 β=1": DualPropagation(coupling="transposed", alpha=0.0),
         "DP⊤ α=1 β=1": DualPropagation(coupling="transposed", alpha=1.0),
     }
-    found = []
+    by_label = []
     for architecture in ("mlp", "conv, pool after"):
         network, x, y = _example(architecture, "relu", seed, torch.float32)
-        found += [(f"{label}, {architecture.split(',')[0]}", alignment(network, rule, x, y)) for label, rule in rules.items()]
-    return found
+        name = architecture.split(",")[0]
+        by_label += [(f"{label}, {name}", alignment(network, rule, x, y)) for label, rule in rules.items()]
+    return by_label
 
 
 def _example(
@@ -195,5 +245,6 @@ def _example(
 
 def _relative_error(network: Network, rule: AbstractRule, x: Tensor, y: Tensor) -> float:
     """The greatest error over parameters, relative to the norm of the exact gradient."""
-    found, exact = rule.gradients(network, x, y).gradients, Backprop(loss=rule.loss).gradients(network, x, y).gradients
-    return max(float((found[name] - exact[name]).norm() / exact[name].norm()) for name in exact)
+    gradients = rule.gradients(network, x, y).gradients
+    exact = Backprop(loss=rule.loss).gradients(network, x, y).gradients
+    return max(float((gradients[name] - exact[name]).norm() / exact[name].norm()) for name in exact)

@@ -1,7 +1,8 @@
-"""Figures of runs: training curves with their spread over seeds, and the angle to back-propagation per layer and epoch. Of more
-rules than there are colours, an overview of what each reached, what its step costs and where its angles ended.
+"""Figures of runs: training curves, and the angle to back-propagation per layer and epoch.
 
-Colours: one fixed colour per rule (blue, orange, …, safe for colour-blind readers), and a single-hue scale for angles.
+Of more rules than there are colours, an overview of what each reached, what its step costs and
+where its angles ended. Colours: one fixed colour per rule (blue, orange, …, safe for colour-blind
+readers), and a single-hue scale for angles.
 """
 
 from __future__ import annotations
@@ -29,8 +30,10 @@ COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
 
 
 def draw(runs: Sequence[tuple[str, Run]], folder: Path, costs: dict[str, Any] | None = None) -> list[Path]:
-    """Draw all figures of the labelled runs into `folder`, each replaced as a whole; returns their paths. `costs` has what is
-    known of each label's step, as `cli.tables.measure_costs` does."""
+    """Draw all figures of the labelled runs into `folder`, each replaced as a whole.
+
+    Returns their paths. `costs` holds what a step of each label costs, as `bench.rows.costs` does.
+    """
     folder.mkdir(exist_ok=True)
     files.remove_leftovers(folder)
     paths = [save(training_curves(runs), folder / "training_curves.png")]
@@ -50,7 +53,7 @@ def draw(runs: Sequence[tuple[str, Run]], folder: Path, costs: dict[str, Any] | 
 
 
 def training_curves(runs: Sequence[tuple[str, Run]]) -> Figure:
-    """Validation error and training loss against epochs, logarithmic; the mean over seeds and the range from least to most."""
+    """Validation error and training loss against epochs; mean and range over the seeds."""
     figure, (error_axes, loss_axes) = new_figure(1, 2, (10.5, 4.2))
     loss = runs[0][1].recipe.rule.loss
     for number, (label, run) in enumerate(runs):
@@ -87,14 +90,17 @@ def training_curves(runs: Sequence[tuple[str, Run]]) -> Figure:
 
 
 def _style(number: int) -> tuple[str, Any, str | None]:
-    """Colour, dash and marker of a run, no two alike: both differ from run to run, so that curves which coincide are seen."""
+    """Colour, dash and marker of a run, no two alike, so that curves which coincide are seen."""
     turn = number // (2 * len(COLOURS))
     return COLOURS[number % len(COLOURS)], DASHES[(number + turn) % len(DASHES)], (None, "o", "s", "v")[turn // 2 % 4]
 
 
 def overview(runs: Sequence[tuple[str, Run]], costs: dict[str, Any] | None) -> Figure:
-    """A line per run: test accuracy, each seed and their mean; a step's time by the plain loop's, where `costs` knows it; and
-    the angle to the true gradient after the last epoch by layer, the mean over seeds."""
+    """A line per run: test accuracy, a step's time, the last angles.
+
+    Accuracy of each seed and their mean; the time by the plain loop's, where `costs` knows it; the
+    angle to the true gradient after the last epoch by layer, the mean over seeds.
+    """
     figure, panels = new_figure(1, 3 if costs else 2, (12.5 if costs else 9.0, 1.4 + 0.27 * len(runs)))
     axes_list = list(np.atleast_1d(np.asarray(panels, dtype=object)))
     _accuracies(axes_list[0], runs)
@@ -115,13 +121,13 @@ def overview(runs: Sequence[tuple[str, Run]], costs: dict[str, Any] | None) -> F
 
 def _accuracies(axes: Axes, runs: Sequence[tuple[str, Run]]) -> None:
     for height, (_, run) in enumerate(runs):
-        found = [100 * result["test_accuracy"] for result in run.results()]
-        if not found:
+        accuracies = [100 * result["test_accuracy"] for result in run.results()]
+        if not accuracies:
             continue
-        axes.plot(found, [height] * len(found), color=COLOURS[4], marker="o", ms=5, ls="none", alpha=0.6)
-        axes.plot(np.mean(found), height, color=COLOURS[0], marker="|", ms=11, mew=2.4, ls="none")
+        axes.plot(accuracies, [height] * len(accuracies), color=COLOURS[4], marker="o", ms=5, ls="none", alpha=0.6)
+        axes.plot(np.mean(accuracies), height, color=COLOURS[0], marker="|", ms=11, mew=2.4, ls="none")
         if run.recipe.rule_name == "backprop":
-            axes.axvline(float(np.mean(found)), color="#333333", lw=0.8, ls=(0, (1, 2)))
+            axes.axvline(float(np.mean(accuracies)), color="#333333", lw=0.8, ls=(0, (1, 2)))
     axes.set_xlabel("test accuracy (%): seeds, and bars at their means")
     axes.grid(alpha=0.25, lw=0.6)
 
@@ -145,10 +151,10 @@ def _times(axes: Axes, runs: Sequence[tuple[str, Run]], costs: dict[str, Any]) -
 
 
 def _last_angles(figure: Figure, axes: Axes, runs: Sequence[tuple[str, Run]]) -> None:
-    found = [_per_layer(run, "alignment", "angle")[1] for _, run in runs]
-    deepest = max((len(angles) for angles in found), default=0) or 1
+    per_run = [_per_layer(run, "alignment", "angle")[1] for _, run in runs]
+    deepest = max((len(angles) for angles in per_run), default=0) or 1
     shown = np.full((len(runs), deepest), np.nan)
-    for row, angles in zip(shown, found, strict=True):
+    for row, angles in zip(shown, per_run, strict=True):
         if angles.size:
             row[: len(angles)] = angles[:, -1]
     top = float(np.nanmax(shown)) if np.isfinite(shown).any() else 1.0
@@ -156,7 +162,7 @@ def _last_angles(figure: Figure, axes: Axes, runs: Sequence[tuple[str, Run]]) ->
         shown, aspect="auto", cmap="Blues", vmin=0, vmax=max(top, LEAST_SCALE), interpolation="nearest",
         extent=(0.5, deepest + 0.5, len(runs) - 0.5, -0.5),
     )  # fmt: skip
-    for height, (row, angles) in enumerate(zip(shown, found, strict=True)):
+    for height, (row, angles) in enumerate(zip(shown, per_run, strict=True)):
         depth = len(angles)
         _annotate_row(axes, np.arange(1, depth + 1), height, row[:depth], max(top, LEAST_SCALE))
     axes.set_xticks(range(1, deepest + 1))
@@ -165,15 +171,15 @@ def _last_angles(figure: Figure, axes: Axes, runs: Sequence[tuple[str, Run]]) ->
 
 
 def angle_maps(runs: Sequence[tuple[str, Run]]) -> Figure:
-    """One heat map per run: angle between the rule's and back-propagation's gradient, layers (input below) × epochs."""
-    found = [(label, run, *_per_layer(run, "alignment", "angle")) for label, run in runs]
+    """One heat map per run: angle to back-propagation, layers (input below) × epochs."""
+    maps = [(label, run, *_per_layer(run, "alignment", "angle")) for label, run in runs]
     # Every layer's number and angles need a line's height.
-    deepest = max(len(angles) for *_, angles in found)
+    deepest = max(len(angles) for *_, angles in maps)
     figure, rows = new_figure(len(runs), 1, (10.5, 1.6 + max(1.7, 0.24 * deepest) * len(runs)))
     axes_list = np.atleast_1d(np.asarray(rows, dtype=object))
-    top = max((float(angle) for *_, angles in found for angle in angles.flat if math.isfinite(angle)), default=1.0)
+    top = max((float(angle) for *_, angles in maps for angle in angles.flat if math.isfinite(angle)), default=1.0)
     image: Any = None
-    for axes, (label, run, epochs, angles) in zip(axes_list, found, strict=True):
+    for axes, (label, run, epochs, angles) in zip(axes_list, maps, strict=True):
         image = axes.imshow(
             angles, aspect="auto", origin="lower", cmap="Blues", vmin=0, vmax=max(top, 1e-3), interpolation="nearest",
             extent=(epochs[0] - 0.5, epochs[-1] + 0.5, 0.5, len(angles) + 0.5),
@@ -189,7 +195,7 @@ def angle_maps(runs: Sequence[tuple[str, Run]]) -> Figure:
 
 
 def weight_alignment_curves(runs: Sequence[tuple[str, Run]]) -> Figure:
-    """One panel per run: the cosine of feedback and forward weights of each layer against epochs, the mean over seeds."""
+    """One panel per run: cosine of feedback and forward weights by layer, mean over seeds."""
     figure, panels = new_figure(1, len(runs), (2.0 + 3.2 * len(runs), 3.4))
     for axes, (label, run) in zip(np.atleast_1d(np.asarray(panels, dtype=object)), runs, strict=True):
         epochs, cosines = _per_layer(run, "weight_alignment", "cosine")
@@ -228,7 +234,7 @@ def _series(run: Run, key: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _per_layer(run: Run, metric: str, key: str) -> tuple[np.ndarray, np.ndarray]:
-    """Epochs, and the mean over seeds of a metric's `key` for layers × epochs; empty where it was not recorded."""
+    """Epochs, and the mean over seeds of a metric's `key`, layers × epochs; empty without it."""
     per_seed = [{m["epoch"]: [layer[key] for layer in m[metric]] for m in run.metrics(s) if metric in m} for s in run.seeds]
     per_seed = [series for series in per_seed if series]
     if not per_seed:
@@ -240,9 +246,9 @@ def _per_layer(run: Run, metric: str, key: str) -> tuple[np.ndarray, np.ndarray]
 
 def _mean(values: np.ndarray) -> np.ndarray:
     """The mean over seeds (the first axis) of what is known; nan where nothing is."""
-    known = np.isfinite(values)
-    count = known.sum(0)
-    return np.where(count > 0, np.where(known, values, 0).sum(0) / np.maximum(count, 1), np.nan)
+    is_known = np.isfinite(values)
+    count = is_known.sum(0)
+    return np.where(count > 0, np.where(is_known, values, 0).sum(0) / np.maximum(count, 1), np.nan)
 
 
 def _with_result(label: str, run: Run) -> str:

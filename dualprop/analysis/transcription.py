@@ -1,7 +1,8 @@
-"""Dual propagation once more, written to be obviously right: every state explicit, every product by autograd, nothing reused.
+"""Dual propagation once more, written to be obviously right.
 
-The slow twin that `dualprop check` and the tests hold the engines against. It follows the papers' formulas term by term
-(see rules/dual_propagation.py for them) and shares only the neurons and losses with the engines.
+Every state is explicit, every product by autograd, and nothing is reused. It is the slow twin that
+`dualprop check` and the tests hold the engines against. It follows the papers' formulas term by
+term (see rules/dual_propagation.py) and shares only the neurons and losses with the engines.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ from dualprop.schedules import Step
 def transcribe(
     network: Network, rule: DualPropagation, x: Tensor, y: Tensor, steps: Sequence[Step]
 ) -> tuple[list[Tensor], list[Tensor], dict[str, Tensor]]:
-    """s⁺, s⁻ of layers 0…L and the gradients, after the steps, from a forward or zero start with a linearized nudge."""
+    """s⁺, s⁻ of layers 0…L and the gradients, after the steps.
+
+    From a forward or zero start, with a linearized nudge.
+    """
     assert rule.output_nudge == "linearized"
     assert rule.start in ("forward", "zeros")
     constants = rule.damping or (0.0,) * (network.depth - 1)
@@ -70,6 +74,6 @@ def transcribe(
         if not parameters:
             continue
         product = (network.into(k).forward([mean(j) for j in range(k)]) * (plus[k] - minus[k])).sum()
-        found = torch.autograd.grad(-product / (betas[k - 1] * len(x)), list(parameters.values()))
-        gradients.update(zip(parameters, found, strict=True))
+        derivatives = torch.autograd.grad(-product / (betas[k - 1] * len(x)), list(parameters.values()))
+        gradients.update(zip(parameters, derivatives, strict=True))
     return plus, minus, gradients

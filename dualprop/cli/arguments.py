@@ -57,19 +57,19 @@ def parse(kind: type[T], default: T, arguments: Sequence[str], command: str) -> 
 
 def options(value: Any, prefix: str = "") -> list[str]:
     """The option names of a (nested) dataclass value, "--rule.beta" say."""
-    found: list[str] = []
+    names: list[str] = []
     for field in dataclasses.fields(value):
         inner = getattr(value, field.name)
         unprefixed = field.metadata.get("flat", False)
         name = prefix if unprefixed else f"{prefix}{field.name}".replace("_", "-")
         if dataclasses.is_dataclass(inner) and not isinstance(inner, NamedPart):
-            found += options(inner, name if unprefixed else f"{name}.")
+            names += options(inner, name if unprefixed else f"{name}.")
         else:
-            found.append(f"--{name}")
+            names.append(f"--{name}")
             if isinstance(inner, bool):
                 *path, last = name.split(".")
-                found.append("--" + ".".join([*path, f"no-{last}"]))
-    return found
+                names.append("--" + ".".join([*path, f"no-{last}"]))
+    return names
 
 
 def take_recipe(arguments: Sequence[str], default: str) -> tuple[Recipe, list[str]]:
@@ -108,19 +108,12 @@ def take_resume(arguments: Sequence[str], command: str) -> tuple[Path, Path | No
     return Path(folder), None if data is None else Path(data)
 
 
-def resolve_dataset(recipe: Recipe) -> Recipe:
-    """The recipe with an .npz path made absolute, so that a run resumes from any folder."""
-    if recipe.dataset.endswith(".npz"):
-        return dataclasses.replace(recipe, dataset=str(Path(recipe.dataset).resolve()))
-    return recipe
-
-
 def _check_spelling(default: Any, arguments: Sequence[str], command: str) -> None:
-    known = [*options(default), "--help"]
+    names = [*options(default), "--help"]
     for word in arguments:
         name = word.split("=", 1)[0].replace("_", "-")
-        if name.startswith("--") and name not in known:
-            raise SettingError(f"unknown option '{word}'.{closest(name, known)} `dualprop {command} --help` shows them all.")
+        if name.startswith("--") and name not in names:
+            raise SettingError(f"unknown option '{word}'.{closest(name, names)} `dualprop {command} --help` shows them all.")
 
 
 def _in_one_line(text: str, command: str) -> str:

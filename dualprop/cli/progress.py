@@ -2,20 +2,50 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from dualprop.training import Reporter
+from dualprop.bench.experiments import Watch
+from dualprop.training import Reporter, execution
+from dualprop.training.recipe import Recipe
 
 SECONDS_BETWEEN_LINES = 5
 
 
+class ConsoleWatch(Watch):
+    """Says what is trained, how, and where to; each seed is shown by a `ConsoleReporter`."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    def started(self, folder: Path, recipes: dict[str, Recipe], is_comparison: bool) -> None:
+        first = next(iter(recipes.values()))
+        self._say(f"{first.name} by {', '.join(recipes)} → {folder}")
+        for label, recipe in recipes.items():
+            self._say(f"execution{f' of {label}' if is_comparison else ''}: {execution.resolve(recipe)}")
+
+    def measuring_costs(self) -> None:
+        self._say("measuring time and memory per step …")
+
+    def training(self, label: str, recipe: Recipe) -> AbstractContextManager[Reporter]:
+        return contextlib.closing(ConsoleReporter(self.console, label, recipe.batch_size))
+
+    def _say(self, line: str) -> None:
+        self.console.print(line, highlight=False, soft_wrap=True)
+
+
 class ConsoleReporter(Reporter):
-    """Shows one seed at a time under a label. On a terminal a bar with loss, accuracy, examples/s and time left."""
+    """Shows one seed at a time under a label.
+
+    On a terminal it is a bar with loss, accuracy, examples/s and time left.
+    """
 
     def __init__(self, console: Console, label: str, batch_size: int) -> None:
         self.console, self.label, self.batch_size = console, label, batch_size

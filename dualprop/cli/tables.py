@@ -11,23 +11,22 @@ from rich.console import Console
 from rich.table import Table
 
 from dualprop import recipes
-from dualprop.analysis import benchmark, cost, differences, steps
+from dualprop.analysis import differences
+from dualprop.analysis.reports import Report
+from dualprop.bench.timing import PLAIN, PLAIN_AGAIN
 from dualprop.training.recipe import Recipe
 from dualprop.training.runs import Run
 
 
-def measure_costs(
-    recipes: dict[str, Recipe], input_shape: tuple[int, ...], num_classes: int, rounds: int = 40, seconds: float = 60
-) -> dict[str, Any]:
-    """By label: time per step, interleaved with a plain PyTorch loop; peak memory in fresh processes; counted operations."""
-    entries = benchmark.yardsticks(next(iter(recipes.values())))
-    entries += [cost.Contender(name, recipe) for name, recipe in recipes.items()]
-    rows = steps.measure(entries, input_shape, num_classes, rounds, seconds)
-    return {row["label"]: row for row in rows}
+def show_report(report: Report, console: Console) -> None:
+    """The table of its runs, and where its pictures lie."""
+    show_runs(list(report.runs.items()), console, report.costs)
+    for path in report.figures:
+        console.print(f"picture: {path}", highlight=False, soft_wrap=True)
 
 
 def show_runs(labelled: list[tuple[str, Run]], console: Console, costs: dict[str, Any] | None = None) -> None:
-    """One row per rule: accuracy over the seeds, cost per step, and the last epoch's alignment with back-propagation."""
+    """One row per rule: accuracy over seeds, cost per step, and the last epoch's alignment."""
     results_of_all = [result for _, run in labelled for result in run.results()]
     title = f"{labelled[0][1].recipe.name}, {_seeds(labelled[0][1])}, {_epochs(results_of_all)} epochs"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAVY, pad_edge=False)
@@ -49,16 +48,16 @@ def show_runs(labelled: list[tuple[str, Run]], console: Console, costs: dict[str
         cells = [f"{mean(accuracies):.2f}{spread}" if accuracies else "–"]
         cells += [published.get(name, "–")] if is_published else []
         if costs is not None:
-            own = costs[name]
-            cells += [f"{own['count_ratio']:.2f}", f"{own['ratio']:.3f}", f"{own['memory']['peak']:.0f}"]
+            cost = costs[name]
+            cells += [f"{cost['count_ratio']:.2f}", f"{cost['ratio']:.3f}", f"{cost['memory']['peak']:.0f}"]
         table.add_row(name, *cells, _worst_cosine(run))
     console.print(table)
     for line in _explanations(labelled):
         console.print(line, highlight=False, soft_wrap=True)
     updates = {name: run.recipe.updates_per_batch for name, run in labelled}
-    for name, found in differences.to_twin({name: run.results() for name, run in labelled}).items():
+    for name, difference in differences.to_twin({name: run.results() for name, run in labelled}).items():
         times = f", by {updates[name]} updates a batch" if updates[name] != updates.get("bp", updates.get("backprop")) else ""
-        console.print(f"{name}: {found}{times}.", highlight=False, soft_wrap=True)
+        console.print(f"{name}: {difference}{times}.", highlight=False, soft_wrap=True)
     if is_published:
         console.print(_say_published(labelled[0][1].recipe, results_of_all), highlight=False, soft_wrap=True)
     if costs is not None:
@@ -66,9 +65,9 @@ def show_runs(labelled: list[tuple[str, Run]], console: Console, costs: dict[str
             "count/BP: drives, feedbacks and gradients of a step, by those of a BP step (L, L-1 and L).",
             highlight=False, soft_wrap=True,
         )  # fmt: skip
-        floor = costs[cost.PLAIN_AGAIN]
+        floor = costs[PLAIN_AGAIN]
         console.print(
-            f"time/BP: against a plain PyTorch loop, which takes {costs[cost.PLAIN]['milliseconds']:.2f} ms a step; the same "
+            f"time/BP: against a plain PyTorch loop, which takes {costs[PLAIN]['milliseconds']:.2f} ms a step; the same "
             f"loop again in the same rounds has {floor['ratio']:.3f} (quartiles {floor['lower_quartile']:.3f} to "
             f"{floor['upper_quartile']:.3f}): the noise.",
             highlight=False, soft_wrap=True,

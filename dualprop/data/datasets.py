@@ -79,10 +79,10 @@ def load(
     elif name == "imagenet32":
         arrays = imagenet32.read(root)
     else:
-        known = ["digits", *sources.SOURCES, "imagenet32"]
-        hint = closest(name.lower().replace("_", "-"), known)
+        names = ["digits", *sources.SOURCES, "imagenet32"]
+        hint = closest(name.lower().replace("_", "-"), names)
         raise DataError(
-            f"unknown data set '{name}'.{hint} Known are {', '.join(known)} and paths ending in .npz; "
+            f"unknown data set '{name}'.{hint} Known are {', '.join(names)} and paths ending in .npz; "
             "`dualprop list datasets` describes them."
         )
     parts = [x for x in (arrays.x_train, arrays.x_test) if isinstance(x, mapped.MappedImages)]

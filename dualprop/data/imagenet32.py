@@ -60,7 +60,7 @@ def find(root: Path | None) -> list[Path]:
     """The ten training files and the test file, all of one form."""
     if root is None:
         raise DataError(f"imagenet32 is not downloaded by itself. {GET_IT}, and name the folder with --data.")
-    found: list[Path] = []
+    chosen: list[Path] = []
     for part, files in (("train", TRAIN), ("val", (TEST,))):
         folders = (root / folder.format(part) for folder in FOLDERS)
         names = (*files, *(f"{name}.npz" for name in files))
@@ -72,11 +72,11 @@ def find(root: Path | None) -> list[Path]:
         missing = [name for name in files if not any(path.stem == name for path in paths)]
         if missing:
             raise DataError(f"{folder} lacks {', '.join(missing)}. {GET_IT}, and unpack them there.")
-        found += paths
-    if len({path.suffix for path in found}) > 1:
-        one, other = (next(p for p in found if (p.suffix == ".npz") == flag) for flag in (False, True))
+        chosen += paths
+    if len({path.suffix for path in chosen}) > 1:
+        one, other = (next(p for p in chosen if (p.suffix == ".npz") == flag) for flag in (False, True))
         raise DataError(f"imagenet32 is there in two forms, {one} and {other}; move one away.")
-    return sorted(found[:-1], key=lambda path: int(path.stem.rsplit("_", 1)[1])) + found[-1:]
+    return sorted(chosen[:-1], key=lambda path: int(path.stem.rsplit("_", 1)[1])) + chosen[-1:]
 
 
 def _from_pickle(path: Path) -> Batch:

@@ -65,18 +65,18 @@ class MappedFiles:
         ascending = rows[order]
         bounds = np.searchsorted(ascending, self.starts)
         # np.take leaves Python free while the disk is read; and a disk is quickest in ascending order.
-        found = np.empty((len(rows), self.row_bytes), np.uint8)
+        gathered = np.empty((len(rows), self.row_bytes), np.uint8)
         for i, (start, begin, end) in enumerate(zip(self.starts, bounds, bounds[1:], strict=False)):
             if begin < end:
                 local = ascending[begin:end] - start
                 self._read_ahead(i, local)
-                np.take(self.pixels[i], local, axis=0, out=found[begin:end], mode="clip")
+                np.take(self.pixels[i], local, axis=0, out=gathered[begin:end], mode="clip")
         self._num_read += len(rows)
         if self._num_read * BYTES_PER_FAULT > KEEP_BYTES:
             self._num_read = 0
             self.let_go()
-        images = np.empty_like(found)
-        images[order] = found
+        images = np.empty_like(gathered)
+        images[order] = gathered
         return images
 
     def _read_ahead(self, i: int, rows: np.ndarray) -> None:

@@ -49,12 +49,12 @@ def locate(path: Path, info: zipfile.ZipInfo) -> Stored:
             lengths = struct.unpack("<HH", header[26:30])
             begin = info.header_offset + LOCAL_HEADER + sum(lengths)
             file.seek(begin)
-            found = header_of(file)
-            if found.offset + _num_bytes(found) != begin + info.file_size:
+            stored = header_of(file)
+            if stored.offset + _num_bytes(stored) != begin + info.file_size:
                 raise ValueError("sizes differ")
             if begin + info.file_size > os.fstat(file.fileno()).st_size:
                 raise ValueError("truncated")
-            return found
+            return stored
 
     return _guarded(path, info.filename, read)
 
@@ -64,10 +64,10 @@ def locate_unpacked(path: Path, info: zipfile.ZipInfo) -> Stored:
 
     def read() -> Stored:
         with zipfile.ZipFile(path) as archive, archive.open(info) as file:
-            found = header_of(file)
-            if found.offset + _num_bytes(found) != info.file_size:
+            stored = header_of(file)
+            if stored.offset + _num_bytes(stored) != info.file_size:
                 raise ValueError("sizes differ")
-            return found
+            return stored
 
     return _guarded(path, info.filename, read)
 

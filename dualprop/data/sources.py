@@ -48,7 +48,7 @@ def contents(name: str, *, root: Path | None, mirror: str | None) -> dict[str, b
 
 def members(name: str, archive: bytes) -> dict[str, bytes]:
     """The verified files of data set `name` from its .tar.gz, read in memory: nothing that it holds is written anywhere."""
-    source, found = SOURCES[name], {}
+    source, contents = SOURCES[name], {}
     shown = f"{name}'s archive"
     try:
         with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as tar:
@@ -57,14 +57,14 @@ def members(name: str, archive: bytes) -> dict[str, bytes]:
                 # Regular files alone: a link would name a file of the machine's.
                 if file in source.sha256 and folder in source.folders and member.isreg():
                     opened = tar.extractfile(member)
-                    found[file] = b"" if opened is None else opened.read()
+                    contents[file] = b"" if opened is None else opened.read()
     except (tarfile.TarError, EOFError, OSError, zlib.error):
         raise DataError(f"{shown} is a truncated or damaged .tar.gz. {REPLACE}") from None
     for file in source.sha256:
-        if file not in found:
+        if file not in contents:
             raise DataError(f"{shown} lacks {file}. {REPLACE}")
-        check(found[file], name, file, f"{file} in {shown}", REPLACE)
-    return found
+        check(contents[file], name, file, f"{file} in {shown}", REPLACE)
+    return contents
 
 
 def data_folder(root: Path | None) -> Path | None:
@@ -134,10 +134,10 @@ def check(content: bytes, name: str, file: str, shown: str, remedy: str) -> None
     """Raise DataError unless `content` is what the table has as `file` of data set `name`."""
     digest, digests = hashlib.sha256(content).hexdigest(), _digests(name)
     if digest != digests[file]:
-        known = {d: f"{other}'s {f}" for other in SOURCES for f, d in _digests(other).items()}
+        whose = {d: f"{other}'s {f}" for other in SOURCES for f, d in _digests(other).items()}
         wanted = digests[file][:12]
-        found = f"it is {known[digest]}" if digest in known else f"its SHA-256 is {digest[:12]}…, not {wanted}…"
-        raise DataError(f"{shown} is not {name}'s {file}: {found}. {remedy}".rstrip())
+        reason = f"it is {whose[digest]}" if digest in whose else f"its SHA-256 is {digest[:12]}…, not {wanted}…"
+        raise DataError(f"{shown} is not {name}'s {file}: {reason}. {remedy}".rstrip())
 
 
 def _digests(name: str) -> dict[str, str]:

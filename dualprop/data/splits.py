@@ -98,11 +98,11 @@ def count_classes(y_train: np.ndarray, y_test: np.ndarray, where: str) -> int:
     if y_train.min() > 0:
         raise DataError(f"{where}: the labels in y_train begin at {y_train.min()}; number the classes from 0.")
     if num_classes > len(y_train):
-        found = f"the label {num_classes - 1} but only {len(y_train)} examples"
-        raise DataError(f"{where}: y_train holds {found}; number the classes 0, 1, 2, … without gaps.")
+        labels = f"the label {num_classes - 1} but only {len(y_train)} examples"
+        raise DataError(f"{where}: y_train holds {labels}; number the classes 0, 1, 2, … without gaps.")
     if y_test.max() >= num_classes:
-        found = f"the label {y_test.max()}, but y_train only 0 to {num_classes - 1}"
-        raise DataError(f"{where}: y_test holds {found}; leave out classes that training does not see.")
+        labels = f"the label {y_test.max()}, but y_train only 0 to {num_classes - 1}"
+        raise DataError(f"{where}: y_test holds {labels}; leave out classes that training does not see.")
     return num_classes
 
 

@@ -48,8 +48,8 @@ def _items(state: Any) -> Iterator[tuple[str, Tensor]]:
             yield field.name, torch.tensor(value, dtype=torch.float64)
         else:
             for k, tensor in value.items() if isinstance(value, Mapping) else enumerate(value):
-                yield f"{field.name}.{k}", torch.empty(0, dtype=torch.bool) if tensor is None else tensor
+                yield f"{field.name}.{k}", torch.empty(0, dtype=torch.float64) if tensor is None else tensor
 
 
 def _held(tensor: Tensor) -> Tensor | None:
-    return None if tensor.dtype == torch.bool and tensor.numel() == 0 else tensor
+    return tensor if tensor.numel() else None

@@ -1,9 +1,10 @@
-"""A training step captured once as a CUDA graph and replayed: the launches of a deep network's many small kernels cost nothing.
+"""A training step captured once as a CUDA graph and replayed: launching kernels costs nothing.
 
-Capturing records what the step launches, whatever Python did to launch it, so every rule can be captured whose Python does the
-same for each batch. A replay reads and writes the memory of the capture: batches and states are copied in, the learning rate is
-a tensor. Where a rule keeps states, the last replay's are the next one's. The first steps run as they are, on the capture's
-stream, until lazily made buffers (momenta, workspaces, the rule's first states) exist.
+Capturing records what the step launches, whatever Python did to launch it, so every rule can be
+captured whose Python does the same for each batch. A replay reads and writes the memory of the
+capture: batches and states are copied in, the learning rate is a tensor. Where a rule keeps states,
+the last replay's are the next one's. The first steps run as they are, on the capture's stream,
+until lazily made buffers (momenta, workspaces, the rule's first states) exist.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from dualprop.errors import SettingError
 from dualprop.rules import Outcome
 from dualprop.training.recipe import Recipe
 
-Take = Callable[[Tensor, Tensor, Any], tuple[list[Outcome], Any]]
+TrainingStep = Callable[[Tensor, Tensor, Any], tuple[list[Outcome], Any]]
 # Steps before the capture: the first makes momenta and states, the second is like all that follow.
 WARMUP = 3
 
@@ -59,15 +60,16 @@ class CudaGraph:
 
 
 class CapturedStep:
-    """`take(x, y, state)` as a function of the same arguments and results, replayed from the fourth call on.
+    """`step(x, y, state)` as a function of the same arguments, replayed from the fourth call on.
 
-    The results of a replay lie in the graph's memory: the next one writes over them. Batches must keep their shapes. A step
-    that turns out to wait for the device can't be captured: where the recipe leaves the choice it is then taken as it is,
-    and `obstacle` says why; else a SettingError does.
+    The results of a replay lie in the graph's memory: the next one writes over them. Batches must
+    keep their shapes. A step that turns out to wait for the device can't be captured: where the
+    recipe leaves the choice it then runs as it is, and `obstacle` says why; else a SettingError
+    does.
     """
 
-    def __init__(self, take: Take, recipe: Recipe, graph: Graph) -> None:
-        self.take, self.rule, self.graph, self.must = take, recipe.rule, graph, recipe.capture == "on"
+    def __init__(self, step: TrainingStep, recipe: Recipe, graph: Graph) -> None:
+        self.step, self.rule, self.graph, self.must = step, recipe.rule, graph, recipe.capture == "on"
         self.obstacle = ""
         self.calls = 0
         self.inputs: tuple[Tensor, Tensor] | None = None
@@ -78,15 +80,15 @@ class CapturedStep:
     def __call__(self, x: Tensor, y: Tensor, state: Any) -> tuple[list[Outcome], Any]:
         self.calls += 1
         if self.calls <= WARMUP:
-            result: tuple[list[Outcome], Any] = self.graph.warm_up(lambda: self.take(x, y, state))
+            result: tuple[list[Outcome], Any] = self.graph.warm_up(lambda: self.step(x, y, state))
             return result
         if self.inputs is None and not self.obstacle:
             self._try_to_capture(x, y, state)
         if self.obstacle:
-            return self.take(x, y, state)
+            return self.step(x, y, state)
         assert self.inputs is not None
-        for own, given in zip(self.inputs, (x, y), strict=True):
-            own.copy_(given)
+        for held, given in zip(self.inputs, (x, y), strict=True):
+            held.copy_(given)
         for name, tensor in self.rule.pack_state(state).items():
             if self.state_in[name] is not tensor:
                 self.state_in[name].copy_(tensor)
@@ -106,6 +108,6 @@ class CapturedStep:
         self.inputs = x.clone(), y.clone()
         # Copies that keep their strides; the state that the step reads is made of them.
         self.state_in = {name: tensor.clone() for name, tensor in self.rule.pack_state(state).items()}
-        held = self.rule.unpack_state(self.state_in)
-        own_x, own_y = self.inputs
-        self.outcomes, self.state_out = self.graph.capture(lambda: self.take(own_x, own_y, held))
+        state_held = self.rule.unpack_state(self.state_in)
+        x_held, y_held = self.inputs
+        self.outcomes, self.state_out = self.graph.capture(lambda: self.step(x_held, y_held, state_held))

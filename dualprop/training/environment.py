@@ -17,7 +17,7 @@ import dualprop
 
 def describe(device: str = "cpu") -> dict[str, Any]:
     """Plain values, for environment.json and for published numbers."""
-    found: dict[str, Any] = {
+    environment: dict[str, Any] = {
         "dualprop": dualprop.__version__,
         "commit": commit(),
         "python": platform.python_version(),
@@ -33,8 +33,8 @@ def describe(device: str = "cpu") -> dict[str, Any]:
         "device": device,
     }
     if device.startswith("cuda") and torch.cuda.is_available():
-        found |= {"accelerator": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
-    return found
+        environment |= {"accelerator": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
+    return environment
 
 
 def commit() -> str | None:
@@ -61,10 +61,10 @@ def _processor() -> str:
 
 def _instruction_sets() -> list[str]:
     """Those of vectors, matrices and short floating-point numbers, by the names of Linux; empty where it does not run."""
-    known = ("avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "avx_vnni", "amx_tile", "amx_bf16",
+    names = ("avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "avx_vnni", "amx_tile", "amx_bf16",
              "amx_fp16", "asimd", "sve", "bf16")  # fmt: skip
     flags = (_cpuinfo("flags") or _cpuinfo("Features")).split()
-    return [name for name in known if name in flags]
+    return [name for name in names if name in flags]
 
 
 def _mkldnn() -> str | None:

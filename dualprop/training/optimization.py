@@ -27,15 +27,16 @@ def build(settings: Optimizer, model: nn.Module, capturable: bool = False) -> to
     rate = rate_of(1.0)
     parameters: list[Any] = list(model.parameters())
     if settings.layer_factors:
-        layers = [own for module in model.modules() if (own := list(module.parameters(recurse=False)))]
+        per_module = (list(module.parameters(recurse=False)) for module in model.modules())
+        layers = [layer for layer in per_module if layer]
         if len(layers) != len(settings.layer_factors):
             raise SettingError(
                 f"layer_factors lists {len(settings.layer_factors)} factors, but the model has {len(layers)} modules with "
                 "parameters. Give one each."
             )
         parameters = [
-            {"params": own, "lr": rate_of(factor), "factor": factor}
-            for own, factor in zip(layers, settings.layer_factors, strict=True)
+            {"params": layer, "lr": rate_of(factor), "factor": factor}
+            for layer, factor in zip(layers, settings.layer_factors, strict=True)
         ]
     if settings.name == "sgd":
         return torch.optim.SGD(
@@ -63,8 +64,8 @@ def learning_rate(settings: Optimizer, step: int, steps_per_epoch: int, epochs: 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Give every parameter group this rate, times its factor."""
     for group in optimizer.param_groups:
-        own = rate * group.get("factor", 1.0)
+        group_rate = rate * group.get("factor", 1.0)
         if isinstance(group["lr"], torch.Tensor):
-            group["lr"].fill_(own)
+            group["lr"].fill_(group_rate)
         else:
-            group["lr"] = own
+            group["lr"] = group_rate

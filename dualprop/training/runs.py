@@ -64,7 +64,7 @@ def load(folder: Path) -> Run:
     """An existing run folder. Raises RunError where it is none."""
     path = folder / "recipe.json"
     if not path.is_file():
-        within = sorted(str(found.parent) for found in folder.glob("*/recipe.json"))
+        within = sorted(str(path.parent) for path in folder.glob("*/recipe.json"))
         remedy = f"Give one of its runs: {', '.join(within)}" if within else "Give the folder that `dualprop train` named"
         raise RunError(f"{folder} holds no recipe.json, so it is no run folder. {remedy}.")
     try:

@@ -1,4 +1,4 @@
-"""One training step, the same in trainer and benchmark: inference and update, as often per batch as the recipe says."""
+"""One training step: inference and update, as often per batch as the recipe says."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dualprop.rules import Outcome
 from dualprop.training.recipe import Recipe
 
 
-def take(
+def training_step(
     recipe: Recipe,
     network: Network,
     optimizer: torch.optim.Optimizer,
@@ -21,9 +21,10 @@ def take(
     state: Any,
     generator: torch.Generator | None,
 ) -> tuple[list[Outcome], Any]:
-    """The outcome of each update on this batch, and the rule's state for the next batch (None where it keeps none).
+    """The outcome of each update on this batch, and the rule's state for the next batch.
 
-    Each update but the first starts from the states of the one before, where the rule keeps states (MS-DP).
+    The state is None where the rule keeps none. Where it keeps states, each update but the first
+    starts from those of the one before (MS-DP).
     """
     state = recipe.rule.at_new_batch(state) if recipe.reset_states else state
     outcomes: list[Outcome] = []

@@ -21,7 +21,7 @@ from dualprop.errors import CheckpointError, RunError
 from dualprop.network import Network
 from dualprop.rules import Outcome
 from dualprop.training import checkpoint, execution, files, monitoring, optimization, step
-from dualprop.training.capture import CapturedStep, CudaGraph
+from dualprop.training.capture import CapturedStep, CudaGraph, TrainingStep
 from dualprop.training.checkpoint import Checkpoint
 from dualprop.training.evaluation import Score, evaluate
 from dualprop.training.recipe import Recipe
@@ -105,7 +105,9 @@ class _SeedRun:
         self.network = Network.from_module(self.model)
         captured = self.execution.captured
         self.optimizer = optimization.build(recipe.optimizer, self.model, capturable=captured)
-        self.take = CapturedStep(self._take, recipe, CudaGraph(torch.device(recipe.device))) if captured else self._take
+        self.training_step: TrainingStep = self._uncaptured_step
+        if captured:
+            self.training_step = CapturedStep(self._uncaptured_step, recipe, CudaGraph(torch.device(recipe.device)))
         # Two streams: the order of the examples is the same whatever the rule draws.
         self.order = torch.Generator().manual_seed(seed)
         self.order_at_epoch = self.order.get_state()
@@ -175,7 +177,7 @@ class _SeedRun:
         rate = optimization.learning_rate(recipe.optimizer, global_step, self.steps_per_epoch, recipe.epochs)
         optimization.set_learning_rate(self.optimizer, rate)
         self.rate = rate
-        outcomes, self.rule_state = self.take(x, y, self.rule_state)
+        outcomes, self.rule_state = self.training_step(x, y, self.rule_state)
         # What the network said before it learned from this batch.
         outcome = outcomes[0]
         self.loss_sum += outcome.loss * len(y)
@@ -187,10 +189,10 @@ class _SeedRun:
             self._check_for_divergence(outcome)
         return outcome
 
-    def _take(self, x: Tensor, y: Tensor, state: Any) -> tuple[list[Outcome], Any]:
+    def _uncaptured_step(self, x: Tensor, y: Tensor, state: Any) -> tuple[list[Outcome], Any]:
         # The context is entered here: what autocast keeps in it belongs to one step, captured or not.
         with self.execution.computing():
-            return step.take(self.recipe, self.network, self.optimizer, x, y, state, self.inference)
+            return step.training_step(self.recipe, self.network, self.optimizer, x, y, state, self.inference)
 
     def _check_for_divergence(self, outcome: Outcome) -> None:
         if not math.isfinite(float(self.loss_sum)) or not outcome.status.is_finite:

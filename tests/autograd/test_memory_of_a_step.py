@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from dualprop.analysis import memory
-from dualprop.analysis.cost import Contender
+from dualprop.bench import memory
+from dualprop.bench.contenders import Contender
 from dualprop.models import VGG, ConvNet
 from dualprop.rules import Backprop, DualPropagation
 from dualprop.training.recipe import Optimizer, Recipe

@@ -47,7 +47,7 @@ MISTAKES = {
     "beta of 0": (("train", "--rule.beta", "0"), "beta must be positive and finite, got 0"),
     "beta below 0": (("train", "--rule.beta", "-1"), "beta must be positive and finite"),
     "beta without end": (("train", "--rule.beta", "inf"), "beta must be positive and finite"),
-    "beta of too many layers": (("train", "--rule.beta", "1", "2"), "beta lists 2 values, but the network has 3 layers"),
+    "beta of too many layers": (("train", "--rule.beta", "1", "2"), "beta lists 2 values, but it is of 3 layers"),
     "an exact nudge outside its domain": (("train", *EXACT, "--rule.beta", "2"), "needs (1-alpha)·beta < 1, got 1."),
     "an exact nudge outside its domain, transposed": (
         ("train", *EXACT, "--rule.coupling", "transposed", "--rule.alpha", "1"),
@@ -63,7 +63,7 @@ MISTAKES = {
     "a schedule with a layer too many": (("train", "--rule.schedule", "9,1"), "names layer 9"),
     "an unknown loss": (("train", "--rule.loss", "hinge"), "hinge"),
     "an unknown coupling": (("train", "--rule.coupling", "transpose"), "transpose"),
-    "damping of too many layers": (("train", "--rule.damping", "1", "1", "1"), "damping lists 3 constants"),
+    "damping of too many layers": (("train", "--rule.damping", "1", "1", "1"), "damping lists 3 values"),
     "a fused engine with a schedule": (("train", "--rule.engine", "fused", "--rule.schedule", "up_down(2)"), "engine='fused'"),
     "an unknown optimizer": (("train", "--optimizer.name", "lion"), "lion"),
     "a learning rate of 0": (("train", "--optimizer.learning-rate", "0"), "learning_rate must be positive and finite, got 0"),

@@ -5,9 +5,9 @@ import json
 import pytest
 import torch
 
-from dualprop.analysis import benchmark, ceilings, cost, memory, settling, steps
+from dualprop.bench import BenchOptions, ceilings, contenders, memory, models, options, settling, steps, timing
+from dualprop.bench.contenders import Contender
 from dualprop.cli import main
-from dualprop.cli.bench import BenchOptions
 from dualprop.errors import SettingError
 from dualprop.models import MLP, ConvNet
 from dualprop.recipes.variants import VARIANTS
@@ -19,11 +19,11 @@ QUICK = ("--rounds", "2", "--batch-size", "4", "--no-memory")
 def _tiny(monkeypatch):
     """Networks and matrices of a few units under the benchmark's names."""
     tiny = {
-        "mlp": benchmark.Subject(MLP(widths=(8, 8, 8)), (12,)),
-        "conv": benchmark.Subject(ConvNet(channels=(4, 4)), (3, 8, 8)),
-        "conv-stride": benchmark.Subject(ConvNet(channels=(4, 4), pool="stride"), (3, 8, 8)),
+        "mlp": models.Subject(MLP(widths=(8, 8, 8)), (12,)),
+        "conv": models.Subject(ConvNet(channels=(4, 4)), (3, 8, 8)),
+        "conv-stride": models.Subject(ConvNet(channels=(4, 4), pool="stride"), (3, 8, 8)),
     }
-    monkeypatch.setattr(benchmark, "MODELS", tiny)
+    monkeypatch.setattr(models, "MODELS", tiny)
     monkeypatch.setattr(ceilings, "SIDES", {"cpu": (16,), "cuda": (16,)})
 
 
@@ -71,8 +71,8 @@ def test_every_contender_is_measured_against_the_plain_loop(capsys, tmp_path):
     (group,) = written["groups"]
     rows = {row["label"]: row for row in group["rows"]}
     by_engines = [f"{rule} {engine}" for rule in ("DP α=½", "DP⊤ α=0") for engine in ("explicit", "dualized")]
-    assert list(rows) == [cost.PLAIN, cost.PLAIN_AGAIN, "bp", *by_engines]
-    assert rows[cost.PLAIN]["ratio"] == 1.0
+    assert list(rows) == [timing.PLAIN, timing.PLAIN_AGAIN, "bp", *by_engines]
+    assert rows[timing.PLAIN]["ratio"] == 1.0
     assert group["refused"] == {}
     assert written["environment"]["torch"] in shown
     assert str(tmp_path) not in json.dumps(written), "published numbers name a folder of this machine"
@@ -94,9 +94,9 @@ def test_rules_are_measured_by_their_counted_operations_too(capsys, tmp_path):
     """The cost table: a variant whose settings were lost on the way would show the counts of another."""
     (group,) = measured(tmp_path, "--models", "mlp", "--rules", "all", *QUICK)["groups"]
     rows = {row["label"]: row for row in group["rows"]}
-    assert list(rows) == [cost.PLAIN, cost.PLAIN_AGAIN, *VARIANTS]
-    assert "count_ratio" not in rows[cost.PLAIN]
-    counts = {name: tuple(rows[name][kind] for kind in cost.COUNTS) for name in VARIANTS}
+    assert list(rows) == [timing.PLAIN, timing.PLAIN_AGAIN, *VARIANTS]
+    assert "count_ratio" not in rows[timing.PLAIN]
+    counts = {name: tuple(rows[name][kind] for kind in contenders.COUNTS) for name in VARIANTS}
     # Four layers. One sweep: L drives, L-1 feedbacks, L gradients; two updates have two times L gradients.
     for name in ("bp", "dp", "dp-transposed", "kp-dp", "fa-dp", "sign-dp"):
         assert counts[name] == (4, 3, 4), name
@@ -124,14 +124,14 @@ def test_what_cannot_run_here_is_listed_with_the_reason(capsys, tmp_path):
 
 def test_a_compiler_that_fails_is_listed_and_the_others_are_measured(monkeypatch, tmp_path):
     """Inductor without a C++ compiler raises errors of its own."""
-    take = cost.Contender.step
+    take = Contender.step
 
     def failing(self, *arguments):
         if self.engine.endswith("compiled"):
             raise RuntimeError("no C++ compiler found\nand much more")
         return take(self, *arguments)
 
-    monkeypatch.setattr(cost.Contender, "step", failing)
+    monkeypatch.setattr(Contender, "step", failing)
     (group,) = measured(tmp_path, "--models", "mlp", "--engines", "explicit,compiled", *QUICK)["groups"]
     assert group["refused"]["DP α=½ explicit-compiled"] == "no C++ compiler found"
     assert "DP α=½ explicit" in [row["label"] for row in group["rows"]]
@@ -151,21 +151,21 @@ def test_an_engine_is_what_its_name_says():
     from dualprop.recipes.variants import VARIANTS
 
     rules = {"dp": VARIANTS["dp"].apply}
-    base = benchmark.recipe("mlp", 4, "cpu", 1)
-    for name, engine in benchmark.ENGINES.items():
+    base = models.recipe("mlp", 4, "cpu", 1)
+    for name, engine in contenders.ENGINES.items():
         if engine.is_captured or engine.kernel == "native":  # these need a device and a compiler
             continue
-        ((entry,), refused) = benchmark.contenders(base, rules, [0.25], [name])
+        ((entry,), refused) = contenders.contenders(base, rules, [0.25], [name])
         rule = entry.recipe.rule
         assert refused == {}
         assert (entry.label, entry.rule, entry.engine) == (f"DP α=0.25 {name}", "DP α=0.25", name)
         assert (entry.how == "dualized") == name.startswith("dualized")
         assert (rule.engine == "explicit") == name.startswith("explicit")
-        assert rule.kernel == (name.split("-")[1] if name.endswith(("compiled", "eager")) else "auto")
+        assert entry.recipe.kernel == (name.split("-")[1] if name.endswith(("compiled", "eager")) else "auto")
         assert entry.recomputes_states == (name != "dualized-keeping")
         assert entry.recipe.capture == "off"
         assert entry.is_one_sweep
-        assert cost.Contender.from_plain(json.loads(json.dumps(entry.to_plain()))) == entry
+        assert Contender.from_plain(json.loads(json.dumps(entry.to_plain()))) == entry
 
 
 def test_a_step_is_captured_where_there_is_a_cuda_device_alone(tmp_path):
@@ -230,13 +230,13 @@ def test_settling_tells_that_passes_and_one_sweep_agree(capsys, tmp_path):
 
 def test_relaxations_are_measured_by_cost_and_by_gradient(capsys, tmp_path, monkeypatch):
     """Predictive coding against its most settled state and back-propagation, Hopfield against its implicit gradient."""
-    from dualprop.analysis import relaxations
+    from dualprop.bench import relaxations
     from dualprop.models import VGG
 
     small = VGG((4, 5), (1, 2), (), "hard_sigmoid", "before", init="uniform", gain=0.5)
-    monkeypatch.setitem(benchmark.MODELS, "hopfield", benchmark.Subject(small, (3, 8, 8)))
-    options = ("--table", "relaxations", "--models", "mlp,hopfield", "--betas", "0.05", *QUICK)
-    groups = {group["model"]: group for group in measured(tmp_path, *options)["groups"]}
+    monkeypatch.setitem(models.MODELS, "hopfield", models.Subject(small, (3, 8, 8)))
+    words = ("--table", "relaxations", "--models", "mlp,hopfield", "--betas", "0.05", *QUICK)
+    groups = {group["model"]: group for group in measured(tmp_path, *words)["groups"]}
     assert {name: group["beta"] for name, group in groups.items()} == {"mlp": 0.05, "hopfield": 0.05}
     rows = {row["label"]: row for row in groups["mlp"]["rows"]}
     assert list(rows) == list(relaxations.PREDICTIVE)
@@ -255,7 +255,7 @@ def test_relaxations_are_measured_by_cost_and_by_gradient(capsys, tmp_path, monk
 
 def test_relaxations_are_measured_at_the_weights_and_on_the_examples_of_a_run(tmp_path, capsys):
     """Initial weights on noise are not what training meets; the run itself is left as it is."""
-    from dualprop.analysis import relaxations
+    from dualprop.bench import relaxations
     from dualprop.training import runs
 
     words = ("train", "digits-mlp", "--rule", "equilibrium_propagation", "--epochs", "2", "--seeds", "1", "--num-threads", "1")
@@ -338,17 +338,17 @@ def test_a_run_that_was_published_without_its_weights_and_a_comparison_are_told_
 @pytest.mark.parametrize("betas", ["0.1,x", "0", "inf"])
 def test_betas_that_are_none_are_refused(betas):
     with pytest.raises(SettingError, match="betas must be"):
-        benchmark.parse_betas(betas)
+        options.parse_betas(betas)
 
 
 def test_the_loaders_batches_are_set_beside_a_step_of_a_model_that_reads_images(monkeypatch, tmp_path, capsys):
     """A loader beside a step of an MLP on 784 numbers would prove nothing."""
-    from dualprop.analysis import loading
+    from dualprop.bench import loader
 
     asked = []
     row = {"label": "normalised", "milliseconds": 1.0, "examples_per_second": 5000.0, "times_the_step": 20.0}
-    monkeypatch.setattr(loading, "measure", lambda **given: asked.append(given) or [row])
-    monkeypatch.setattr(loading, "SHAPE", (3, 8, 8))
+    monkeypatch.setattr(loader, "measure", lambda **given: asked.append(given) or [row])
+    monkeypatch.setattr(loader, "SHAPE", (3, 8, 8))
     (group,) = measured(tmp_path, "--table", "loader", *QUICK)["groups"]
     assert (group["model"], group["rows"]) == ("conv", [row])
     assert (asked[0]["batch_size"], asked[0]["rounds"]) == (4, 2)
@@ -367,32 +367,32 @@ def test_differences_of_gradients_are_relative_to_the_largest_entry():
 def test_rounds_stop_when_the_time_is_over_but_not_before_five(monkeypatch):
     """A step of VGG16 takes a second, and a hundred rounds of twelve contenders twenty minutes."""
     clock = iter(range(10_000))
-    monkeypatch.setattr(cost.time, "perf_counter", lambda: float(next(clock)))
-    both = {cost.PLAIN: lambda: None, "other": lambda: None}
-    assert cost.interleaved(both, 100, seconds=0)["other"].rounds == cost.LEAST_ROUNDS
-    assert cost.interleaved(both, 3, seconds=0)["other"].rounds == 3
-    assert cost.LEAST_ROUNDS < cost.interleaved(both, 100, seconds=50)["other"].rounds < 20
-    assert cost.interleaved(both, 7)["other"].rounds == 7
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: float(next(clock)))
+    both = {timing.PLAIN: lambda: None, "other": lambda: None}
+    assert timing.interleaved(both, 100, seconds=0)["other"].rounds == timing.LEAST_ROUNDS
+    assert timing.interleaved(both, 3, seconds=0)["other"].rounds == 3
+    assert timing.LEAST_ROUNDS < timing.interleaved(both, 100, seconds=50)["other"].rounds < 20
+    assert timing.interleaved(both, 7)["other"].rounds == 7
 
 
 def test_a_ratio_is_the_median_of_the_ratios_within_rounds():
     """Not the ratio of medians: what slows a whole round down slows both."""
-    found = cost._timing([2.0, 30.0, 4.0], [1.0, 10.0, 4.0])
+    found = timing._timing([2.0, 30.0, 4.0], [1.0, 10.0, 4.0])
     assert found.ratio == 2.0
     assert (found.milliseconds, found.least_milliseconds) == (4000.0, 2000.0)
 
 
 def test_quartiles_of_few_rounds_lie_among_the_ratios():
     """Extrapolated from two rounds, a quartile was below nought."""
-    found = cost._timing([1.0, 9.0], [1.0, 1.0])
+    found = timing._timing([1.0, 9.0], [1.0, 1.0])
     assert 1.0 <= found.lower_quartile <= found.ratio <= found.upper_quartile <= 9.0
 
 
 def test_memory_is_that_of_a_fresh_process(monkeypatch):
     """A child's ru_maxrss begins at its parent's; 256 MB held here must not show in the child."""
     held = torch.ones(64_000_000)
-    monkeypatch.setitem(benchmark.MODELS, "mlp", benchmark.Subject(MLP(widths=(1000, 1000, 1000)), (784,)))
-    entry = benchmark.yardsticks(benchmark.recipe("mlp", 4, "cpu", 1))[0]
+    monkeypatch.setitem(models.MODELS, "mlp", models.Subject(MLP(widths=(1000, 1000, 1000)), (784,)))
+    entry = contenders.yardsticks(models.recipe("mlp", 4, "cpu", 1))[0]
     found = memory.measure(entry, (784,), 10, steps=1)
     # Parameters, gradients and two moments of 2.8 million float32 are 45 MB, of which the steps add 34.
     assert 25 < found.by_steps < 150

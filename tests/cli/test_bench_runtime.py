@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from dualprop import Network, recipes
-from dualprop.analysis import benchmark, cost, plots, runtime, steps
-from dualprop.analysis.relaxations import largest_angle
-from dualprop.cli import bench_runtime, main
-from dualprop.cli.bench_runtime import METHODS
+from dualprop.analysis import plots
+from dualprop.bench import contenders, models, rows, runtime, timing
+from dualprop.bench.rows import largest_angle
+from dualprop.bench.runtime import METHODS
+from dualprop.cli import main
 from dualprop.models import VGG
 from dualprop.recipes import variants
 
@@ -31,7 +32,7 @@ def _tiny(monkeypatch):
             rule = dataclasses.replace(rule, relaxation="blocks(odd_even(3))", free_schedule="odd_even(5)")
         small = dataclasses.replace(made, rule=rule, model=dataclasses.replace(model, **sizes))
         monkeypatch.setitem(recipes.RECIPES, name, lambda small=small: small)
-    monkeypatch.setattr(bench_runtime, "SHAPE", (3, 8, 8))
+    monkeypatch.setattr(runtime, "SHAPE", (3, 8, 8))
 
 
 def measured(folder, *words):
@@ -48,14 +49,14 @@ def test_every_method_has_a_row_beside_its_own_twin(capsys, tmp_path):
     shown = capsys.readouterr().out
     for name, method in METHODS.items():
         group = by_network[method.recipe]
-        rows = {row["label"]: row for row in group["rows"]}
+        by_label = {row["label"]: row for row in group["rows"]}
         assert group["layers"] == recipes.from_name(method.recipe).model.depth
         assert group["refused"] == {}
-        assert list(rows)[:2] == [cost.PLAIN, cost.PLAIN_AGAIN]
-        row = rows[name]
+        assert list(by_label)[:2] == [timing.PLAIN, timing.PLAIN_AGAIN]
+        row = by_label[name]
         assert row["published"] == method.published
         assert row["seconds_per_epoch"] == pytest.approx(row["milliseconds"] / 1e3 * 50_000 / 4)
-        assert rows[cost.PLAIN]["ratio"] == 1
+        assert by_label[timing.PLAIN]["ratio"] == 1
         assert f"\n   {name} " in shown
         assert f"{name} {runtime.told_seconds(row['seconds_per_epoch'])} (" in shown, "no line while the others are measured"
     assert "published" in by_network["cifar10-vgg16"]["rows"][0]
@@ -105,7 +106,7 @@ def test_rows_have_the_counts_and_angles_of_their_rule(tmp_path, capsys):
     assert dp["angle"] == dp["angle_to_backprop"]
     assert chl["angle"] != chl["angle_to_backprop"]
     made = variants.named("chl").apply(recipes.from_name("cifar10-cnn-chl"))
-    contender = cost.Contender("chl", dataclasses.replace(made, batch_size=4))
+    contender = contenders.Contender("chl", dataclasses.replace(made, batch_size=4))
     model, x, y = contender.problem((3, 8, 8), 10, seed=0)
     network = Network.from_module(model)
     found = made.rule.gradients(network, x, y).gradients
@@ -131,8 +132,8 @@ def test_angles_of_a_rule_with_state_are_with_what_the_timed_steps_have_left():
 
     watched = Watched(**{field.name: getattr(rule, field.name) for field in dataclasses.fields(rule)})
     object.__setattr__(watched, "iterations", (1,) * 5)
-    recipe = dataclasses.replace(made, rule=watched, batch_size=4, optimizer=benchmark.RESTING)
-    (entry,), refused = steps.ready([cost.Contender("dtp", recipe)], (3, 8, 8), 10)
+    recipe = dataclasses.replace(made, rule=watched, batch_size=4, optimizer=models.RESTING)
+    (entry,), refused = rows.ready([contenders.Contender("dtp", recipe)], (3, 8, 8), 10)
     assert refused == {}
     taken = len(seen)
     found = runtime._angles(entry, (3, 8, 8), 10)
@@ -146,14 +147,14 @@ def test_angles_of_a_rule_with_state_are_with_what_the_timed_steps_have_left():
 
 def test_memory_is_measured_where_it_is_asked_for(monkeypatch, tmp_path, capsys):
     """Each contender in a fresh process: none where it is left out."""
-    from dualprop.analysis import memory
+    from dualprop.bench import memory
 
     asked = []
     monkeypatch.setattr(
         memory, "measure", lambda entry, *given: asked.append((entry.label, given)) or memory.Memory(9e2, 8e2, 2.0 * len(asked))
     )
     written = measured(tmp_path, "--rules", "dp")
-    assert [label for label, _ in asked] == [cost.PLAIN, cost.PLAIN_AGAIN, "dp"]
+    assert [label for label, _ in asked] == [timing.PLAIN, timing.PLAIN_AGAIN, "dp"]
     assert {given for _, given in asked} == {((3, 8, 8), 10, 1)}
     assert written["groups"][0]["rows"][2]["memory_ratio"] == pytest.approx(3.0)
     assert " 3.00 " in capsys.readouterr().out
@@ -161,14 +162,14 @@ def test_memory_is_measured_where_it_is_asked_for(monkeypatch, tmp_path, capsys)
 
 def test_a_method_that_cannot_run_is_listed_with_the_reason(monkeypatch, tmp_path, capsys):
     """A row that is missing without a word would read as one that was measured and forgotten."""
-    take = cost.Contender.step
+    take = contenders.Contender.step
 
     def failing(self, *arguments):
         if self.label == "ep-published":
             raise RuntimeError("out of memory\nand much more")
         return take(self, *arguments)
 
-    monkeypatch.setattr(cost.Contender, "step", failing)
+    monkeypatch.setattr(contenders.Contender, "step", failing)
     (group,) = measured(tmp_path, "--rules", "ep,ep-published", "--no-memory")["groups"]
     assert [row["label"] for row in group["rows"]][2:] == ["ep"]
     assert group["refused"] == {"ep-published": "out of memory"}

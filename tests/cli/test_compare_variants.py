@@ -130,7 +130,7 @@ def test_what_a_cosine_is_of_is_told_where_it_is_not_of_one_gradient_to_back_pro
         (("--variants", "dp,dp"), "a variant is named twice: dp,dp"),
         (("--variants", "published"), "recipe digits-mlp holds no published figures"),
         (("--variants", "dp,"), "unknown variant ''"),
-        (("--variants", "damped-dp", "--rule.beta", "0.1", "0.2"), "the network has 3 layers"),
+        (("--variants", "damped-dp", "--rule.beta", "0.1", "0.2"), "it is of 3 layers"),
     ],
 )
 def test_what_can_not_be_compared_is_refused_in_one_line_with_nothing_left_behind(words, reason, refused):

@@ -26,8 +26,8 @@ def test_check_matches_the_authors_cases(capsys, shared_folder):
 
 def test_check_fails_where_a_rule_is_wrong(capsys, monkeypatch):
     """Exit code 1 and a cross: a check that can't fail is no evidence."""
-    shares = DualPropagation._shares.fget
-    monkeypatch.setattr(DualPropagation, "_shares", property(lambda rule: shares(rule)[::-1]))
+    shares = DualPropagation.shares.fget
+    monkeypatch.setattr(DualPropagation, "shares", property(lambda rule: shares(rule)[::-1]))
     with pytest.raises(SystemExit) as stopped:
         main(["check"])
     assert stopped.value.code == 1

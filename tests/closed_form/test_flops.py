@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 import torch
 
-from dualprop.analysis import ceilings, flops
+from dualprop.bench import ceilings, flops
 from dualprop.models import MLP, ConvNet
 from dualprop.rules import Backprop
 from dualprop.training.recipe import Recipe

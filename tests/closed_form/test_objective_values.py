@@ -388,7 +388,7 @@ REFUSED = {
     "alpha": (lambda: objectives.arovr(half_square, half_square, 1.5, 1.0, START), r"alpha must be in \[0, 1\], got 1.5"),
     "beta": (
         lambda: objectives.sprovr(half_square, half_square, 0.5, -1.0, START),
-        "beta must be positive and finite, got -1.0",
+        "beta must be positive and finite, got -1",
     ),
     "start": (lambda: objectives.rovr(half_square, half_square, 1.0, START[0]), r"shape \(N, D\), got torch.float64 of \(3,\)"),
     "ReLU": (

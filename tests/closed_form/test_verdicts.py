@@ -2,9 +2,9 @@
 
 import pytest
 
-from dualprop.analysis import verdicts
-from dualprop.analysis.cost import PLAIN, PLAIN_AGAIN
-from dualprop.analysis.verdicts import Verdict
+from dualprop.bench import verdicts
+from dualprop.bench.timing import PLAIN, PLAIN_AGAIN
+from dualprop.bench.verdicts import Verdict
 
 
 def _row(label, rule="", engine="", ratio=1.0, memory=None, resident=None, spread=0.0, rounds=16, is_one_sweep=True):

@@ -118,7 +118,7 @@ def test_a_beta_that_is_too_large_for_complex_states_alone_ends_in_a_status_with
 def test_states_that_are_no_numbers_are_told_with_the_phase_that_they_are_of():
     """That a gradient is not finite says nothing of why."""
     network, (x, y) = dp.Network.from_module(mlp("sigmoid")), batch()
-    out = rule(4, beta=40.0, schedule="even_odd(400)", loss="squared_error").gradients(network, x, y)
+    out = rule(4, beta=40.0, relaxation="blocks(even_odd(400))", loss="squared_error").gradients(network, x, y)
     assert not out.status.ok
     assert not out.status.is_finite
     assert math.isnan(out.diagnostics["residual"]) or math.isinf(out.diagnostics["residual"])
@@ -184,7 +184,7 @@ NORMED = nn.Sequential(nn.Linear(5, 6), nn.LayerNorm(6), nn.Sigmoid(), nn.Linear
         (mlp("leaky_relu"), "layer '0' has LeakyReLU, which is not holomorphic"),
         (
             MAX_POOLED,
-            r"holds MaxPool2d \('1'\), which is not holomorphic\. Use average pooling, pooling\.SoftmaxPool2d, or",
+            r"holds MaxPool2d \('1'\), which is not holomorphic\. Use average pooling, softmax\.SoftmaxPool2d, or",
         ),
         (NORMED, r"holds LayerNorm \('1'\), which is not holomorphic"),
     ],
@@ -219,10 +219,10 @@ def test_an_exact_nudge_of_other_outputs_than_linear_ones_is_refused():
             {"output_nudge": "exact"},
             r"an exact cross_entropy nudge is found by real iteration\. With .* use output_nudge='linear",
         ),
-        ({"output_nudge": "exact", "loss": "squared_error", "beta": 1.0}, "needs a beta < 1, got 1"),
+        ({"output_nudge": "exact", "loss": "squared_error", "beta": 1.0}, "needs an uphill beta < 1, got 1"),
         (
             {"output_nudge": "exact", "loss": "squared_error", "beta": 1.0, "estimator": "holomorphic(3)"},
-            "needs a beta < 1, got 1",
+            "needs an uphill beta < 1, got 1",
         ),
         ({"output_nudge": "clamped", "loss": "squared_error"}, "pulls the output of a predictive coding network"),
     ],

@@ -315,6 +315,7 @@ def test_the_constant_of_a_majorized_block_is_the_curvature_of_all_that_read_it(
         (j, k): float(torch.linalg.matrix_norm(model.maps(j)[k].weight.detach(), 2)) ** 2 for j, k in ((2, 1), (3, 1), (3, 2))
     }
     with torch.no_grad():
-        first, second = dp.Lifted(beta=(0.2, 0.1, 0.4))._settled(network, x, y).constants
+        rule = dp.Lifted(beta=(0.2, 0.1, 0.4))
+        _, first, second, _ = rule.inference(rule.problem(network, x, y, None, None)).constants
     assert float(first) == pytest.approx(0.2 / 0.1 * squared[2, 1] + 0.2 / 0.4 * squared[3, 1], rel=1e-3)
     assert float(second) == pytest.approx(0.1 / 0.4 * squared[3, 2], rel=1e-3)

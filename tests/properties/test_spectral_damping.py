@@ -143,7 +143,7 @@ def test_the_vectors_are_returned_anew_and_survive_a_checkpoint(start):
     assert not any(a.equal(b) for a, b in zip(straight.state.directions[1:], state.directions[1:], strict=True))
 
     packed = rule.pack_state(state)
-    assert ("mean.1" in packed) == (start == "previous"), "states are saved where, and only where, they are used again"
+    assert ("means.1" in packed) == (start == "previous"), "states are saved where, and only where, they are used again"
     back = rule.unpack_state({name: tensor.clone() for name, tensor in packed.items()})
     assert len(back.directions) == 4
     assert all(a.equal(b) for a, b in zip(back.directions[1:], state.directions[1:], strict=True))
@@ -287,7 +287,7 @@ def test_a_normalisation_below_the_first_layer_is_no_obstacle():
 def test_what_is_no_state_is_refused(settings):
     """It would fail somewhere inside, in words that say nothing of `state`."""
     model, x, y = problem("mlp")
-    with pytest.raises(dp.SettingError, match=r"state must be the dyads of an earlier call, got str\. Pass state=None"):
+    with pytest.raises(dp.SettingError, match=r"state must be the Dyads of an earlier call, got str\. Pass state=None"):
         dp.DualPropagation(**settings).gradients(dp.Network.from_module(model), x, y, state="foo")
 
 

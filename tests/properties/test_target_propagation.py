@@ -92,8 +92,8 @@ def test_feedback_weights_outlive_a_batch_also_where_a_recipe_resets_states():
     rule, model, (x, y) = dp.TargetPropagation(start="random"), mlp("tanh"), batch()
     recipe = dataclasses.replace(recipes.from_name("digits-mlp"), rule=rule, updates_per_batch=2, reset_states=True)
     network, optimizer = dp.Network.from_module(model), torch.optim.SGD(model.parameters(), lr=0.0)
-    _, state = step.take(recipe, network, optimizer, x, y, None, generator())
-    outcomes, later = step.take(recipe, network, optimizer, x, y, state, generator(1))
+    _, state = step.training_step(recipe, network, optimizer, x, y, None, generator())
+    outcomes, later = step.training_step(recipe, network, optimizer, x, y, state, generator(1))
     expected = rule.gradients(network, x, y, state=state, generator=generator(1))
     assert_same(outcomes[0].gradients, expected.gradients, 0.0)
     assert later is outcomes[1].state
@@ -207,7 +207,7 @@ def test_settings_a_state_or_a_generator_that_do_not_fit_are_refused():
     network, (x, y) = dp.Network.from_module(mlp()), batch()
     for settings in ({"iterations": (1, 2)}, {"noise": (0.1, 0.2)}, {"feedback_rate": (0.1, 0.2)}):
         (name,) = settings
-        with pytest.raises(dp.SettingError, match=rf"{name} lists 2 values, but 3 layers have a feedback map, 2…4\. Give one"):
+        with pytest.raises(dp.SettingError, match=rf"{name} lists 2 values, but it is of 3 layers, 2 to 4\. Give one"):
             dp.TargetPropagation(**settings).gradients(network, x, y, generator=generator())
     with pytest.raises(dp.SettingError, match=r"pass generator=torch\.Generator\(\)"):
         dp.TargetPropagation().gradients(network, x, y)

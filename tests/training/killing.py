@@ -143,29 +143,28 @@ class Trials:
         return os.WIFEXITED(status), told, used.ru_utime + used.ru_stime
 
     def work(self, folder: Path, watch: Watch) -> None:
-        from rich.console import Console
-
         from dualprop import training
         from dualprop.analysis import plots
-        from dualprop.cli import running
+        from dualprop.bench import experiments
+        from dualprop.training import files
 
-        seeds, console = tuple(self.task["seeds"]), Console()
+        seeds = tuple(self.task["seeds"])
         if self.task["kind"] == "comparison":
             if folder.is_dir():
                 watch_everything(watch)
-                running.resume(folder, None, console)
+                experiments.resume(folder)
             else:
-                write_json = running.files.write_json
+                write_json = files.write_json
 
                 def first_write(path: Path, value: Any) -> None:
                     # Before comparison.json is there, there is nothing to resume; from then on every event counts.
-                    running.files.write_json = write_json
+                    files.write_json = write_json
                     write_json(path, value)
                     watch_everything(watch)
 
-                running.files.write_json = first_write
+                files.write_json = first_write
                 recipes = {name: self.recipe.with_rule(name) for name in ("backprop", "dual_propagation")}
-                running.start(recipes, seeds, folder, None, console, costs=False)
+                experiments.start(recipes, seeds, folder, measures_costs=False)
             return
         run = training.load(folder) if folder.is_dir() else training.create(folder, self.recipe, seeds)
         watch_everything(watch)
@@ -221,7 +220,7 @@ def main() -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from dualprop.cli import running  # noqa: F401
+    from dualprop.bench import experiments  # noqa: F401
     from dualprop.training import environment
 
     torch.set_num_threads(1)

@@ -70,7 +70,7 @@ def train(made, captured, steps=8):
     generator = torch.Generator().manual_seed(1)
 
     def take(x, y, state):
-        return step.take(made, network, optimizer, x, y, state, generator)
+        return step.training_step(made, network, optimizer, x, y, state, generator)
 
     graph = StandIn(model, optimizer)
     taken, state, losses = capture.CapturedStep(take, made, graph) if captured else take, None, []
@@ -102,7 +102,7 @@ def test_only_what_iterates_or_draws_is_not_captured():
     assert set(VARIANTS) - set(CAPTURABLE) == {"r-dp-100", "lpom", "ep-random", "dtp"}
     assert "drawn anew" in VARIANTS["r-dp-100"].apply(recipe()).rule.capture_obstacle
     assert "drawn anew" in VARIANTS["ep-random"].apply(recipe()).rule.capture_obstacle
-    assert "tolerance" in EquilibriumPropagation(tolerance=0.1, pairs=2).capture_obstacle
+    assert "tolerance" in EquilibriumPropagation(tolerance=0.1, relaxation="error_sweeps(2)").capture_obstacle
     assert "iteration" in EquilibriumPropagation(output_nudge="exact").capture_obstacle
     assert "tolerance" in DualPropagation(tolerance=0.1, schedule="bottom_up(9)").capture_obstacle
     assert "iteration" in DualPropagation(output_nudge="exact").capture_obstacle
@@ -175,9 +175,9 @@ def test_no_step_waits_for_the_device(name, architecture, monkeypatch):
     # While a graph is captured nothing is measured.
     for module in ("settling", "rules.problem"):
         monkeypatch.setattr(f"dualprop.{module}.can_sync", lambda x: False)
-    _, state = step.take(made, network, optimizer, x, y, None, None)
+    _, state = step.training_step(made, network, optimizer, x, y, None, None)
     with Watch() as watch:
-        step.take(made, network, optimizer, x, y, state, None)
+        step.training_step(made, network, optimizer, x, y, state, None)
     assert not watch.seen
 
 

@@ -142,7 +142,7 @@ def test_a_device_that_is_not_there_is_refused_in_one_line(device, recipe):
 def test_what_does_not_fit_the_network_is_found_before_a_folder_is_made(recipe):
     """Two values of beta for three layers: found after the folder is made, the name would be taken."""
     made = recipe(rule=DualPropagation(beta=(0.1, 0.2, 0.3)))
-    with pytest.raises(SettingError, match="beta lists 3 values, but the network has 2 layers"):
+    with pytest.raises(SettingError, match="beta lists 3 values, but it is of 2 layers"):
         runs.check_fit(made, runs.load_data(made, 0))
 
 

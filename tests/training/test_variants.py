@@ -321,7 +321,7 @@ def test_a_step_of_ms_dp_takes_and_leaves_no_state_and_one_of_l_dp_does_both(nam
         model = made.build((1, 8, 8), 10)
         network, optimizer = Network.from_module(model), torch.optim.SGD(model.parameters(), lr=0.1)
         stale = made.rule.infer(network, x.flip(0), y.flip(0)) if is_given else None
-        outcomes, left = step.take(made, network, optimizer, x, y, stale, None)
+        outcomes, left = step.training_step(made, network, optimizer, x, y, stale, None)
         assert len(outcomes) == made.updates_per_batch
         assert (left is None) == (name == "ms-dp")
         learned.append(model[1].weight.detach())
@@ -564,13 +564,13 @@ def test_states_that_are_reset_leave_the_vectors_of_the_weights(recipe):
     model = made.build((12,), 4)
     network, optimizer = Network.from_module(model), torch.optim.SGD(model.parameters(), lr=0.1)
     x, y = torch.randn(6, 12), torch.randint(4, (6,))
-    outcomes, state = step.take(made, network, optimizer, x, y, None, None)
+    outcomes, state = step.training_step(made, network, optimizer, x, y, None, None)
     assert state.means == ()
     assert all(a is b for a, b in zip(state.directions, outcomes[-1].state.directions, strict=True))
     fresh = rule.gradients(network, x, y, state=state)
     from_forward = rule.gradients(network, x, y)
     torch.testing.assert_close(fresh.state.means[1], from_forward.state.means[1], rtol=1e-2, atol=1e-3)
-    _, after = step.take(made, network, optimizer, x, y, state, None)
+    _, after = step.training_step(made, network, optimizer, x, y, state, None)
     assert not torch.equal(after.directions[1], state.directions[1])
     assert DualPropagation(start="previous").at_new_batch(outcomes[-1].state) is None
 

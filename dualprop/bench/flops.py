@@ -1,8 +1,8 @@
-"""Floating-point operations of a training step: counted, and listed by shape so that each can be timed alone.
+"""Floating-point operations of a training step: counted, and listed by shape to be timed alone.
 
-A multiplication and an addition are two, and only matrix products and convolutions count, as in PyTorch's own counter. A
-layer of M multiply-adds takes 2M forward, 2M for the gradient of its weights and 2M for that of its input, which the first
-layer does not need:
+A multiplication and an addition are two, and only matrix products and convolutions count, as in
+PyTorch's own counter. A layer of M multiply-adds takes 2M forward, 2M for the gradient of its
+weights and 2M for that of its input, which the first layer does not need:
 
     FLOPs of a step = Σ_k 6 M_k - 2 M_1
 
@@ -37,7 +37,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Operation:
-    """One matrix product or convolution: PyTorch's operator and its arguments, every tensor among them as its shape."""
+    """One matrix product or convolution: PyTorch's operator and arguments, tensors as shapes."""
 
     kind: str
     function: Callable[..., Any]
@@ -78,14 +78,17 @@ def of_step(recipe: Recipe, input_shape: tuple[int, ...], num_classes: int) -> i
 
 
 def operations(recipe: Recipe, input_shape: tuple[int, ...], num_classes: int) -> Counter[Operation]:
-    """The matrix products and convolutions of one back-propagation step, with how often each occurs. The gradients of a
-    convolution's input and weights, one operator to PyTorch, are two here; sums over biases are left out."""
+    """The matrix products and convolutions of one back-propagation step, and how often each occurs.
+
+    The gradients of a convolution's input and weights, one operator to PyTorch, are two here; sums
+    over biases are left out.
+    """
     with _Recorder() as recorder:
         _step(recipe, input_shape, num_classes)
-    found: Counter[Operation] = Counter()
+    counted: Counter[Operation] = Counter()
     for function, arguments, flops in recorder.calls:
-        found.update(_parts(function, arguments, flops))
-    return found
+        counted.update(_parts(function, arguments, flops))
+    return counted
 
 
 def _step(recipe: Recipe, input_shape: tuple[int, ...], num_classes: int) -> None:

@@ -1,13 +1,15 @@
 """Peak memory of training steps, each contender in a fresh process, measured in two ways.
 
-tensors     the most bytes of tensors alive at once, from before the first step on: gradients, optimizer state, activations and
-            scratch, but not the parameters. Exact and repeatable: PyTorch's own count of what it allocates and frees.
-by steps    how far the steps raise the process's peak above what was resident before the first: what the system sees, with the
-            allocator's gaps and oneDNN's scratch memory. It differs by 5 to 10 % between runs (VGG-like nets), also because the
-            trainer has glibc keep freed blocks (`runs.prepare`), so the plain loop is measured twice to show by how much.
+tensors     the most bytes of tensors alive at once, from before the first step on: gradients,
+            optimizer state, activations and scratch, but not the parameters. Exact and repeatable:
+            PyTorch's own count of what it allocates and frees.
+by steps    how far the steps raise the process's peak above what was resident before the first:
+            what the system sees, with the allocator's gaps and oneDNN's scratch memory. It differs
+            by 5 to 10 % between runs (VGG-like nets), also because the trainer has glibc keep freed
+            blocks (`runs.prepare`), so the plain loop is measured twice to show by how much.
 
-Two small steps of another model come first: pages of library code and compiled kernels are the process's, not the steps'. On
-a GPU both are what PyTorch allocated there.
+Two small steps of another model come first: pages of library code and compiled kernels are the
+process's, not the steps'. On a GPU both are what PyTorch allocated there.
 """
 
 from __future__ import annotations
@@ -25,14 +27,14 @@ from typing import Any
 
 import torch
 
-from dualprop.analysis.cost import Contender
+from dualprop.bench.contenders import Contender
 from dualprop.errors import DualpropError
 from dualprop.training import runs
 
 
 @dataclass(frozen=True)
 class Memory:
-    """In MB (10⁶ bytes): peak of the process, how far its steps raised it, and the most bytes of the steps' tensors."""
+    """In MB (10⁶ bytes): of the process, how far its steps raised it, and of their tensors."""
 
     peak: float
     by_steps: float
@@ -40,11 +42,11 @@ class Memory:
 
 
 def measure(contender: Contender, input_shape: tuple[int, ...], num_classes: int, steps: int = 5) -> Memory:
-    """Peak memory of a few steps in a process of their own. Raises DualpropError with the reason where that fails."""
+    """Peak memory of a few steps in a process of their own. Raises DualpropError."""
     task = {"contender": contender.to_plain(), "input_shape": input_shape, "num_classes": num_classes, "steps": steps,
             "threads": torch.get_num_threads()}  # fmt: skip
     result = subprocess.run(
-        [sys.executable, "-m", "dualprop.analysis.memory"], input=json.dumps(task), capture_output=True, text=True, check=False
+        [sys.executable, "-m", "dualprop.bench.memory"], input=json.dumps(task), capture_output=True, text=True, check=False
     )
     if result.returncode != 0:
         reason = (result.stderr.strip().splitlines() or ["no message"])[-1]
@@ -81,7 +83,7 @@ def _warm_up(contender: Contender, input_shape: tuple[int, ...], num_classes: in
 
 
 def _narrowed(model: Any) -> Any:
-    """The architecture with few units or channels per layer, and as many layers: settings per layer still fit."""
+    """The architecture with few units per layer; settings per layer still fit."""
     sizes = {name: getattr(model, name, None) for name in ("widths", "channels", "dense")}
     return dataclasses.replace(model, **{name: (4,) * len(size) for name, size in sizes.items() if isinstance(size, tuple)})
 
@@ -97,7 +99,7 @@ def _on_gpu(step: Callable[[], object], steps: int) -> Memory:
 
 
 def peak_of_tensors(step: Callable[[], object], steps: int = 2) -> float:
-    """The most bytes on the CPU of tensors made since the first of these steps and alive at once."""
+    """The most bytes on the CPU of tensors made since the first step and alive at once."""
     # Frees of what was left before would be counted too.
     gc.collect()
     activities = [torch.profiler.ProfilerActivity.CPU]
@@ -116,14 +118,18 @@ def peak_of_tensors(step: Callable[[], object], steps: int = 2) -> float:
 
 
 def _resident_and_peak() -> tuple[float, float]:
-    """Bytes resident now and at most since the process began; where the system tells only the peak, that for both."""
+    """Bytes resident now, and at most since the process began.
+
+    Where the system tells only the peak, that for both.
+    """
     try:
         status = Path("/proc/self/status").read_text()
         now, peak = (
             float(line.split()[1]) * 1024 for key in ("VmRSS:", "VmHWM:") for line in status.splitlines() if key in line
         )
     except (OSError, ValueError):
-        # Not used on Linux, where it would begin at the peak of the process that started this one. macOS counts bytes.
+        # Not used on Linux, where it would begin at the peak of the process that started this one.
+        # macOS counts bytes.
         unit = 1 if sys.platform == "darwin" else 1024
         now = peak = float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
     return now, peak

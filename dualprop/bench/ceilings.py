@@ -1,14 +1,15 @@
-"""What this machine can reach: GFLOP/s of a large matrix product, and of a model's own operations one at a time.
+"""What this machine can reach: GFLOP/s of a large matrix product, and of a model's own operations.
 
-The second is the fairer ceiling. Were a back-propagation step nothing but its convolutions and matrix products, each as fast
-as it is alone, it would run at
+The second is the fairer ceiling. Were a back-propagation step nothing but its convolutions and
+matrix products, each as fast as it is alone, it would run at
 
     Σ_i FLOPs_i / Σ_i t_i
 
-with t_i the least time of operation i over repetitions and over the two memory formats, contiguous and channels-last. A step
-that hides layout conversions, elementwise work and the optimizer reaches it; it passes it only by fusing, or where it finds in
-the cache what the isolated operation fetches. Ceilings are the best of several repetitions and steps are medians: on a shared
-machine the share errs to the low side.
+with t_i the least time of operation i over repetitions and over the two memory formats, contiguous
+and channels-last. A step that hides layout conversions, elementwise work and the optimizer reaches
+it; it passes it only by fusing, or where it finds in the cache what the isolated operation fetches.
+Ceilings are the best of several repetitions and steps are medians: on a shared machine the share
+errs to the low side.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dualprop.analysis.flops import Operation, Shape
+from dualprop.bench.flops import Operation, Shape
 
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 # Sides of the square matrices: smaller ones don't fill the machine, larger ones take seconds.
@@ -36,9 +37,10 @@ class Ceilings:
 
     Attributes:
         matmul: of the best square matrix product, whose side is `matmul_side`.
-        model: of the model's operations one after another, each alone and in its best memory format.
+        model: of the model's operations one after another, each alone, in its best format.
         kinds: the same over the operations of one kind: convolutions, their input gradients, …
-        operations: per distinct operation: what it is, how often a step has it, its FLOPs, GFLOP/s in each memory format.
+        operations: per distinct operation: what it is, how often a step has it, its FLOPs, and
+            GFLOP/s in each memory format.
     """
 
     matmul: float
@@ -49,8 +51,11 @@ class Ceilings:
 
 
 def measure(operations: Counter[Operation], dtype: torch.dtype, device: str, sides: tuple[int, ...] = ()) -> Ceilings:
-    """Time a large matrix product, of the best of these sides, and every distinct operation of a step, on factors of `dtype`.
-    Whether a GPU rounds float32 factors to TF32 is the process's setting."""
+    """Time a large matrix product and every distinct operation of a step, on factors of `dtype`.
+
+    The product is the best of these sides. Whether a GPU rounds float32 factors to TF32 is the
+    process's setting.
+    """
     with torch.no_grad():
         sides = sides or SIDES["cuda" if device.startswith("cuda") else "cpu"]
         speed, side = max((_square_product(side, dtype, device), side) for side in sides)

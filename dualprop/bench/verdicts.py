@@ -1,10 +1,12 @@
-"""The engines' figures against what they are to reach: time and memory of a step by those of a plain back-propagation loop.
+"""The engines' figures against their targets: time and memory of a step, by a plain loop's.
 
-    best engine ≤ 1.02 of the time and ≤ 1.05 of the memory, explicit inference in one sweep ≤ 1.10 of the time
+    best engine                          ≤ 1.02 of the time and ≤ 1.05 of the memory
+    explicit inference in one sweep      ≤ 1.10 of the time
 
-over the noise floor. That of a time is the largest of |median - 1| of the second plain loop and (upper - lower quartile) by
-√rounds, about the standard error of a median, of that loop and of the row itself; that of resident memory is what the two
-plain processes differ by; the tensors' memory is exact. A floor above MOST_NOISE decides nothing.
+over the noise floor. The floor of a time is the largest of |median - 1| of the second plain loop
+and (upper - lower quartile) by √rounds, about the standard error of a median, of that loop and of
+the row itself. The floor of resident memory is what the two plain processes differ by. The tensors'
+memory is exact. A floor above MOST_NOISE decides nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from dualprop.analysis.cost import PLAIN_AGAIN
+from dualprop.bench.timing import PLAIN_AGAIN
 
 BEST_TIME, EXPLICIT_TIME, BEST_MEMORY = 1.02, 1.10, 1.05
 MOST_NOISE = 0.05
@@ -22,8 +24,11 @@ MOST_NOISE = 0.05
 
 @dataclass(frozen=True)
 class Verdict:
-    """One figure against its target. Within the noise: above the target by no more than the floor; undecided: the floor is too
-    high for the figure to be told from its target."""
+    """One figure against its target.
+
+    Within the noise: it is above the target by no more than the floor. Undecided: the floor is too
+    high for the figure to be told from its target.
+    """
 
     rule: str
     what: Literal["best engine", "explicit engine", "memory of tensors", "memory resident"]
@@ -60,31 +65,31 @@ def noise_of_memory(rows: Sequence[dict[str, Any]]) -> float:
 
 
 def best(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """By rule, the row of the fastest engine that keeps to BEST_MEMORY; of all, where none does or it was not measured."""
+    """By rule, the row of the fastest engine that keeps to BEST_MEMORY; of all, where none does."""
 
     def rank(row: dict[str, Any]) -> tuple[bool, float]:
         return (row.get("memory_ratio") or 0) > BEST_MEMORY, row["ratio"]
 
-    found: dict[str, dict[str, Any]] = {}
+    fastest: dict[str, dict[str, Any]] = {}
     for row in sorted((row for row in rows if row["engine"]), key=rank):
-        found.setdefault(row["rule"], row)
-    return {rule: found[rule] for rule in dict.fromkeys(row["rule"] for row in rows if row["engine"])}
+        fastest.setdefault(row["rule"], row)
+    return {rule: fastest[rule] for rule in dict.fromkeys(row["rule"] for row in rows if row["engine"])}
 
 
 def judge(rows: Sequence[dict[str, Any]]) -> list[Verdict]:
-    """Every rule that is one sweep of dual propagation and was measured by engines, against the targets."""
+    """Every rule that is one sweep of dual propagation, by its engines, against the targets."""
     single = [row for row in rows if row["is_one_sweep"]]
     explicit = best([row for row in single if row["engine"].startswith("explicit")])
     time, resident = noise_of_time(rows), noise_of_memory(rows)
-    found = []
+    verdicts = []
     for rule, row in best(single).items():
-        found.append(Verdict(rule, "best engine", row["engine"], row["ratio"], BEST_TIME, max(time, _error(row))))
+        verdicts.append(Verdict(rule, "best engine", row["engine"], row["ratio"], BEST_TIME, max(time, _error(row))))
         if rule in explicit:
-            own = explicit[rule]
-            noise = max(time, _error(own))
-            found.append(Verdict(rule, "explicit engine", own["engine"], own["ratio"], EXPLICIT_TIME, noise))
+            slower = explicit[rule]
+            noise = max(time, _error(slower))
+            verdicts.append(Verdict(rule, "explicit engine", slower["engine"], slower["ratio"], EXPLICIT_TIME, noise))
         if row.get("memory_ratio"):
-            found.append(Verdict(rule, "memory of tensors", row["engine"], row["memory_ratio"], BEST_MEMORY, 0.0))
+            verdicts.append(Verdict(rule, "memory of tensors", row["engine"], row["memory_ratio"], BEST_MEMORY, 0.0))
         if row.get("resident_ratio"):
-            found.append(Verdict(rule, "memory resident", row["engine"], row["resident_ratio"], BEST_MEMORY, resident))
-    return found
+            verdicts.append(Verdict(rule, "memory resident", row["engine"], row["resident_ratio"], BEST_MEMORY, resident))
+    return verdicts

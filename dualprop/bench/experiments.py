@@ -1,0 +1,259 @@
+"""Experiments: a recipe trained in a new folder, or by several rules in one, with their figures.
+
+    bench.train("mnist-mlp", seeds=1)                     what `dualprop train` does
+    bench.compare("mnist-mlp", variants="published")      what `dualprop compare` does
+
+A comparison also measures what a step of each rule costs, see `bench.rows`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from dualprop import recipes as recipe_table
+from dualprop import rules as rule_table
+from dualprop.analysis import reports
+from dualprop.analysis.keywords import by_keyword
+from dualprop.analysis.reports import Report
+from dualprop.bench import rows
+from dualprop.errors import SettingError
+from dualprop.recipes import variants
+from dualprop.training import Reporter, comparisons, environment, files, runs
+from dualprop.training.comparisons import Comparison
+from dualprop.training.recipe import Recipe
+from dualprop.training.runs import Run
+
+# The recipe that is taken where none is named.
+DEFAULT_RECIPE = "digits-mlp"
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Train a recipe: dualprop train [RECIPE] [--rule NAME] [options].
+
+    Attributes:
+        recipe: a recipe, or the name of one.
+        out: the new run folder; by default one in runs/ named after recipe and time.
+        resume: continue this run folder where it stopped; no other option but --data goes with it.
+        data: folder of the data sets; by default $DUALPROP_DATA, then the download cache.
+        seeds: how many seeds to train in turn; by default all of the recipe's.
+        budget: the recipe's short form: fewer epochs (--budget-epochs), warm-up and cosine
+            compressed with them.
+        twin: train the back-propagation twin beside it, from the same seeds.
+    """
+
+    recipe: Recipe | str = field(default=DEFAULT_RECIPE, metadata={"flat": True})
+    out: Path | None = None
+    resume: Path | None = None
+    data: Path | None = None
+    seeds: int | None = None
+    budget: bool = False
+    twin: bool = False
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """Compare rules on a recipe: dualprop compare [RECIPE] [--rules NAME,NAME | --variants
+    NAME,NAME] [--seeds N] [options].
+
+    Options --rule.… are the recipe's own rule's; other rules run at their defaults with the same
+    loss, and variants change of them what defines the variant.
+
+    Attributes:
+        recipe: a recipe, or the name of one.
+        rules: names with commas between; by default back-propagation and the recipe's own rule.
+        variants: names with commas between (`dualprop list variants`), "all", those that the recipe
+            has "published" figures of, or its "grid" of α and β; in place of rules.
+        budget: the recipe's short form: fewer epochs (--budget-epochs), warm-up and cosine
+            compressed with them.
+        seeds: how many seeds; by default all of the recipe's.
+        out: the new folder; by default one in runs/ named after recipe and time.
+        resume: continue this comparison where it stopped; no other option but --data goes with it.
+        data: folder of the data sets; by default $DUALPROP_DATA, then the download cache.
+        costs: measure time and memory per step after training.
+    """
+
+    recipe: Recipe | str = field(default=DEFAULT_RECIPE, metadata={"flat": True})
+    rules: str = ""
+    variants: str = ""
+    budget: bool = False
+    seeds: int | None = None
+    out: Path | None = None
+    resume: Path | None = None
+    data: Path | None = None
+    costs: bool = True
+
+
+class Watch:
+    """What is told while recipes are trained. This one is silent; the command line's prints."""
+
+    def started(self, folder: Path, recipes: dict[str, Recipe], is_comparison: bool) -> None: ...
+    def measuring_costs(self) -> None: ...
+
+    def training(self, label: str, recipe: Recipe) -> AbstractContextManager[Reporter]:
+        """What is told while this recipe is trained."""
+        return contextlib.nullcontext(Reporter())
+
+
+@by_keyword(TrainOptions)
+def train(options: TrainOptions) -> Report:
+    """Train a recipe in a new folder, and draw its figures.
+
+    The arguments are the fields of `TrainOptions`. Data and device are tried first, so that a
+    mistake leaves no folder behind. With `twin` the folder is a comparison's. Raises DataError,
+    RunError, SettingError or UnsupportedModuleError, with the remedy.
+    """
+    return run_training(options)
+
+
+@by_keyword(CompareOptions)
+def compare(options: CompareOptions) -> Report:
+    """Train several rules on one recipe from the same seeds, measure their costs, draw figures.
+
+    The arguments are the fields of `CompareOptions`. Data and device are tried first, so that a
+    mistake leaves no folder behind. Raises DataError, RunError, SettingError or
+    UnsupportedModuleError, with the remedy.
+    """
+    return run_comparison(options)
+
+
+def run_training(options: TrainOptions, watch: Watch | None = None) -> Report:
+    """What `train` does by options that are there already, and told to `watch`."""
+    if options.resume is not None:
+        return resume(_resumed(options, options.resume), options.data, watch)
+    recipe = _resolved(options.recipe)
+    recipe = recipe.compressed() if options.budget else recipe
+    names = [recipe.rule_name]
+    if options.twin:
+        if recipe.rule_name == "backprop":
+            raise SettingError("--twin adds the back-propagation twin, and this rule is back-propagation already.")
+        names.append("backprop")
+    recipes = {name: recipe.with_rule(name) for name in names}
+    seeds = recipe.seeds(options.seeds)
+    return start(recipes, seeds, options.out, options.data, watch, is_comparison=options.twin)
+
+
+def run_comparison(options: CompareOptions, watch: Watch | None = None) -> Report:
+    """What `compare` does by options that are there already, and told to `watch`."""
+    if options.resume is not None:
+        return resume(_resumed(options, options.resume), options.data, watch)
+    recipe = _resolved(options.recipe)
+    recipes = _by_variants(options, recipe) if options.variants else _by_rules(options, recipe)
+    if options.budget:
+        recipes = {label: each.compressed() for label, each in recipes.items()}
+    if not _is_published(recipe):
+        recipes = {label: dataclasses.replace(each, published=()) for label, each in recipes.items()}
+    return start(recipes, recipe.seeds(options.seeds), options.out, options.data, watch, measures_costs=options.costs)
+
+
+def start(
+    recipes: dict[str, Recipe],
+    seeds: tuple[int, ...],
+    out: Path | None = None,
+    data: Path | None = None,
+    watch: Watch | None = None,
+    *,
+    is_comparison: bool = True,
+    measures_costs: bool = True,
+) -> Report:
+    """Create the folder, then train the labelled recipes. No comparison is of the first alone.
+
+    Data and device are tried first, so that a mistake leaves no folder behind.
+    """
+    recipe = next(iter(recipes.values()))
+    runs.prepare(recipe)
+    splits = runs.load_data(recipe, seeds[0], data)
+    for each in recipes.values():
+        runs.check_fit(each, splits)
+    folder = out or _new_folder(recipe.name)
+    if not is_comparison:
+        return _train_run(runs.create(folder, recipe, seeds), data, watch or Watch())
+    return _train_comparison(comparisons.create(folder, recipes, seeds, measures_costs), data, watch or Watch())
+
+
+def resume(folder: Path, data: Path | None = None, watch: Watch | None = None) -> Report:
+    """Continue a run or a comparison where it stopped. Raises RunError where there is none."""
+    if comparisons.is_comparison(folder):
+        return _train_comparison(comparisons.load(folder), data, watch or Watch())
+    return _train_run(runs.load(folder), data, watch or Watch())
+
+
+def _resumed(options: TrainOptions | CompareOptions, folder: Path) -> Path:
+    """The folder to resume. Raises SettingError for an option that says otherwise."""
+    for each in fields(options):
+        if each.name not in ("resume", "data") and getattr(options, each.name) != each.default:
+            raise SettingError(f"resume keeps the recipe and the options of its folder. Leave out {each.name}, or start anew.")
+    return folder
+
+
+def _resolved(recipe: Recipe | str) -> Recipe:
+    """The recipe, whose .npz path is made absolute so that a run resumes from any folder."""
+    recipe = recipe_table.from_name(recipe) if isinstance(recipe, str) else recipe
+    if recipe.dataset.endswith(".npz"):
+        return dataclasses.replace(recipe, dataset=str(Path(recipe.dataset).resolve()))
+    return recipe
+
+
+def _is_published(recipe: Recipe) -> bool:
+    """Whether its published figures belong to it: it may differ in seeds, epochs and the like."""
+    original = recipe_table.from_name(recipe.name) if recipe.name in recipe_table.RECIPES else None
+    defining = ("dataset", "model", "feedback", "rule", "optimizer", "batch_size", "updates_per_batch", "validation_fraction")
+    return original is not None and all(getattr(recipe, name) == getattr(original, name) for name in defining)
+
+
+def _by_variants(options: CompareOptions, recipe: Recipe) -> dict[str, Recipe]:
+    if options.rules:
+        raise SettingError("--rules and --variants exclude each other. Give one of them.")
+    return {name: variants.named(name).apply(recipe) for name in variants.parse(options.variants, recipe)}
+
+
+def _by_rules(options: CompareOptions, recipe: Recipe) -> dict[str, Recipe]:
+    names = options.rules.split(",") if options.rules else ["backprop", recipe.rule_name]
+    for name in names:
+        rule_table.from_name(name)
+    if len(set(names)) != len(names):
+        raise SettingError(f"--rules names a rule twice: {options.rules}. Name each once.")
+    return {name: recipe.with_rule(name) for name in names}
+
+
+def _train_run(run: Run, data: Path | None, watch: Watch) -> Report:
+    label = run.recipe.rule_name
+    watch.started(run.folder, {label: run.recipe}, is_comparison=False)
+    with watch.training(label, run.recipe) as reporter:
+        runs.train(run, data, reporter)
+    return reports.drawn(run.folder, {label: run})
+
+
+def _train_comparison(comparison: Comparison, data: Path | None, watch: Watch) -> Report:
+    files.remove_leftovers(comparison.folder)
+    watch.started(comparison.folder, comparison.recipes, is_comparison=True)
+    by_label: dict[str, Run] = {}
+    for label, recipe in comparison.recipes.items():
+        path = comparison.folder / label
+        run = runs.load(path) if (path / "recipe.json").is_file() else runs.create(path, recipe, comparison.seeds)
+        with watch.training(label, run.recipe) as reporter:
+            runs.train(run, data, reporter)
+        by_label[label] = run
+    first = next(iter(comparison.recipes.values()))
+    if comparison.measures_costs and not comparison.costs_path.exists():
+        watch.measuring_costs()
+        splits = runs.load_data(first, comparison.seeds[0], data)
+        files.write_json(comparison.costs_path, rows.costs(comparison.recipes, splits.input_shape, splits.num_classes))
+    costs = comparison.costs() if comparison.measures_costs else None
+    results = {"environment": environment.describe(first.device), **Report(by_label, costs, []).results}
+    files.write_json(comparison.folder / "results.json", results)
+    return reports.drawn(comparison.folder, by_label, costs)
+
+
+def _new_folder(recipe_name: str) -> Path:
+    stem = f"{recipe_name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    folder, number = Path("runs") / stem, 1
+    while folder.exists():
+        number += 1
+        folder = Path("runs") / f"{stem}-{number}"
+    return folder
