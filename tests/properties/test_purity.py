@@ -166,6 +166,19 @@ def test_a_state_comes_back_from_named_tensors_as_it_was(schedule):
     assert rule.unpack_state({}) is None
 
 
+def test_a_state_of_many_layers_comes_back_in_their_order_whatever_the_order_of_the_tensors():
+    """A file lists its tensors by name, "means.10" before "means.2"."""
+    means = tuple(torch.full((1, 1), float(k)) for k in range(12))
+    state = dp.Dyads(means, (None, *means[1:]), alpha=0.3)
+    rule = dp.DualPropagation(alpha=0.3, start="previous")
+    packed = rule.pack_state(state)
+    back = rule.unpack_state({name: packed[name] for name in sorted(packed)})
+    assert [float(mean) for mean in back.means] == list(range(12))
+    assert back.differences[0] is None
+    assert [float(delta) for delta in back.differences[1:]] == list(range(1, 12))
+    assert back.alpha == 0.3
+
+
 def test_dyads_hold_what_their_docstring_says():
     """s̄ = α s⁺ + (1-α) s⁻ and δ = s⁺ - s⁻ must hold of what is handed out; layer 0 is the input."""
     model, x, y = problem("mlp")
