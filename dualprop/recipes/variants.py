@@ -22,6 +22,7 @@ from dualprop.rules import (
     AbstractRule,
     Backprop,
     ContrastiveHebbian,
+    DirectFeedbackAlignment,
     DualPropagation,
     EquilibriumPropagation,
     Lifted,
@@ -195,6 +196,10 @@ def _target_propagation(recipe: Recipe) -> Recipe:
     return _by(own, recipe)
 
 
+def _direct_feedback(recipe: Recipe) -> Recipe:
+    return _by(DirectFeedbackAlignment(loss=recipe.rule.loss), recipe)
+
+
 def _points(rule: AbstractRule) -> int:
     """N of a rule whose estimator is holomorphic(N); 0 of any other."""
     estimator = rule.estimator if isinstance(rule, EquilibriumPropagation) else None
@@ -256,6 +261,7 @@ VARIANTS: dict[str, Variant] = {
     "dtp": Variant("difference target propagation: feedback maps of its own, trained on every batch", _target_propagation),
     "kp-dp": Variant("DP with Kolen-Pollack feedback: weights of its own that learn alike", _with_feedback("kolen_pollack")),
     "fa-dp": Variant("DP with fixed random feedback weights (feedback alignment)", _with_feedback("random")),
+    "dfa": Variant("direct feedback alignment: errors straight from the output by fixed random matrices", _direct_feedback),
     "sign-dp": Variant("DP with sign-symmetric feedback: the signs of the forward weights", _with_feedback("sign_symmetric")),
 }
 
