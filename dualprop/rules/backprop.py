@@ -1,4 +1,4 @@
-"""Back-propagation (BP), the twin that every other rule is held against: autograd through the same network."""
+"""Back-propagation (BP) by autograd: the twin that every other rule is held against."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dualprop.rules.problem import Problem
 
 @dataclass(frozen=True, kw_only=True)
 class Backprop(AbstractRule[Tensor]):
-    """The exact gradient of the mean loss. Costs one drive and one gradient a layer and L-1 feedbacks."""
+    """The exact gradient of the mean loss. A step costs L drives, L gradients and L-1 feedbacks."""
 
     loss: AbstractLoss = CrossEntropy()
 

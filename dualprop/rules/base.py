@@ -1,16 +1,18 @@
 """The frame of a rule: what every rule needs and no paper prints.
 
-A rule is a frozen set of hyperparameters and a pure function of (network, x, y, state, generator). Its file holds its
-equations; the batch, ranges and precision are checked here, status and counts gathered, states packed. A rule writes
+A rule is a frozen set of hyperparameters and a pure function of (network, x, y, state, generator).
+Its file holds its equations. This frame checks the batch, ranges and precision, gathers status and
+counts, and packs states. A rule writes
 
-    inference(problem)               free pass, nudge, updates: whatever its inference holds at the end
+    inference(problem)               free pass, nudge, updates: what its inference holds at the end
     gradients_at(problem, settled)   the gradients there
 
-and tells `problem.report` the counts of every phase, the free one too. Where it has them it also writes `states_at` (with
-`state_type`), `statistics_at`, `conflicts` of its settings, `check` of the network, and its `precision`.
+It also tells `problem.report` the counts of every phase, the free one too. Where it has them it
+writes `states_at` (with `state_type`), `statistics_at`, `conflicts` of its settings, `check` of the
+network, and its `precision`.
 
-N batch, K classes. A rule's gradients estimate the gradient of the loss's *mean* over the batch, on the scale of
-back-propagation's.
+N batch, K classes. A rule's gradients estimate the gradient of the loss's *mean* over the batch, on
+the scale of back-propagation's.
 """
 
 from __future__ import annotations
@@ -41,8 +43,8 @@ class AbstractRule(ABC, Generic[Settled]):
     """A learning rule.
 
     Attributes:
-        loss: on the network's output, a part of `dp.losses` or its name: "cross_entropy" on logits, "squared_error", or
-            "log_loss" behind a softmax.
+        loss: on the network's output; a part of `dp.losses` or its name: "cross_entropy" on logits,
+            "squared_error", or "log_loss" behind a softmax.
 
     Raises:
         SettingError: a value out of its range, or settings that don't go together.
@@ -52,13 +54,13 @@ class AbstractRule(ABC, Generic[Settled]):
 
     # The dataclass of the states that a call may be given and gives back.
     state_type: ClassVar[type | None] = None
-    # What numbers its inference is safe in; and what a rule of full precision would lose in half.
+    # The numbers its inference is safe in, and what a rule of full precision would lose in half.
     precision: ClassVar[Precision] = "full"
     loses: ClassVar[str] = "inference loses its small differences"
-    # Whether its gradients tend to the true ones in some limit of its settings. Not in feedback alignment, whose
-    # only come to point their way while the network learns.
+    # Whether its gradients tend to the true ones in some limit of its settings. In feedback
+    # alignment they don't: they only turn towards them while the network learns.
     approaches_gradient: ClassVar[bool] = True
-    # Whether its elementwise work is given to `kernels`; else it is left to PyTorch.
+    # Whether its elementwise work is given to `kernels`, and not left to PyTorch.
     uses_kernels: ClassVar[bool] = False
     # What to do where the loss or a gradient is not finite.
     remedy: ClassVar[str] = Outcome.remedy
@@ -74,11 +76,11 @@ class AbstractRule(ABC, Generic[Settled]):
             raise SettingError(conflict)
 
     def conflicts(self) -> Iterator[str]:
-        """What is wrong with settings that don't go together, each with the remedy. The first is raised."""
+        """Why settings don't go together, each with the remedy. The first is raised."""
         return iter(())
 
     def check(self, network: Network) -> None:
-        """Raise SettingError, naming what is in the way, where the rule can't work on this network."""
+        """Raise SettingError, naming the obstacle, where the rule can't work on this network."""
         return
 
     @abstractmethod
@@ -87,7 +89,7 @@ class AbstractRule(ABC, Generic[Settled]):
 
     @abstractmethod
     def gradients_at(self, problem: Problem, settled: Settled) -> dict[str, Tensor]:
-        """The gradients where inference ended, averaged over the batch, for every trainable parameter."""
+        """The gradients where inference ended: the batch's mean, for every trainable parameter."""
 
     def states_at(self, problem: Problem, settled: Settled) -> Any:
         """The states that `infer` returns. None for a rule that infers none."""
@@ -102,16 +104,16 @@ class AbstractRule(ABC, Generic[Settled]):
         return state
 
     def at_new_batch(self, state: Any) -> Any:
-        """The part of a state that outlives its batch where a recipe resets the states. None by default."""
+        """The part of a state that is kept where each batch resets it. None by default."""
         return None
 
     def needed_precision(self, problem: Problem) -> Precision:
-        """What numbers its inference is safe in on this problem."""
+        """The numbers its inference is safe in on this problem."""
         return self.precision
 
     @property
     def predicts_by_equilibrium(self) -> bool:
-        """Whether `predict` settles states, and `exact_gradients` are the implicit gradient there."""
+        """Whether `predict` settles states. `exact_gradients` is then the implicit one."""
         return False
 
     @property
@@ -135,17 +137,18 @@ class AbstractRule(ABC, Generic[Settled]):
         return "what is random in it is drawn anew for each batch" if self.needs_generator else ""
 
     def chosen_engine(self, depth: int) -> str:
-        """The engine that finds the gradients of a network of `depth` layers; empty where there is but one."""
+        """The engine for a network of `depth` layers; empty where there is but one."""
         return ""
 
     def predict(self, network: Network, x: Tensor) -> Tensor:
-        """The network's output for x, (N, K), which accuracies are taken of: of the forward pass, for most rules."""
+        """The output that accuracies are taken of, (N, K). For most rules, the forward pass's."""
         return network.forward(x)
 
     def exact_gradients(self, network: Network, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """What the rule's gradients estimate, by trainable parameter: the true gradient of the mean loss of `predict`.
+        """The true gradient of the mean loss of `predict`, by trainable parameter.
 
-        For most rules back-propagation's: through the forward weights, also where the network has feedback weights.
+        The rule's gradients estimate it. For most rules it is back-propagation's: through the
+        forward weights, also where the network has feedback weights.
         """
         predict: Callable[[Tensor], Tensor] = network.forward
         parameters: dict[str, Tensor] = dict(network.parameters)
@@ -161,13 +164,13 @@ class AbstractRule(ABC, Generic[Settled]):
     def gradients(
         self, network: Network, x: Tensor, y: Tensor, state: Any = None, generator: torch.Generator | None = None
     ) -> Outcome:
-        """Infer, and return gradients, loss, logits and state; nothing that was passed in is changed.
+        """Infer, and return gradients, loss, logits and state. No argument is changed.
 
         Args:
             x: (N, …) in the dtype of the parameters.
             y: (N,) class indices or (N, K) target vectors.
             state: an earlier call's, where the rule keeps one.
-            generator: draws what the rule draws, and is needed where it draws anything.
+            generator: for random draws; needed by rules that draw.
 
         Raises:
             SettingError: x, y or state of the wrong shape, or settings that don't fit the network.
@@ -192,7 +195,7 @@ class AbstractRule(ABC, Generic[Settled]):
     def backward(
         self, network: Network, x: Tensor, y: Tensor, state: Any = None, generator: torch.Generator | None = None
     ) -> Outcome:
-        """The same, and add the gradients into `parameter.grad`, as `loss.backward()` does; any optimizer then steps."""
+        """The same, and add the gradients into `parameter.grad`, for any optimizer to step."""
         outcome = self.gradients(network, x, y, state=state, generator=generator)
         for name, parameter in network.parameters.items():
             gradient = outcome.gradients[name]
@@ -213,11 +216,12 @@ class AbstractRule(ABC, Generic[Settled]):
     def statistics(
         self, network: Network, x: Tensor, y: Tensor, state: Any = None, generator: torch.Generator | None = None
     ) -> dict[str, Any]:
-        """Numbers about one inference, for the record of a training run; empty for a rule that infers no states.
+        """Numbers about one inference, for a training record. Empty where no states are inferred.
 
-        "residual": how far one more pass would move the states, relative to how far inference has moved them (see
-        `settling`); "kink_crossing": per layer, the share of units whose nudges reach across a kink of the activation,
-        where the difference of the states is not the derivative.
+        "residual": how far one more pass would move the states, relative to how far inference has
+        moved them (see `settling`). "kink_crossing": per layer, the share of units whose nudges
+        reach across a kink of the activation. There the difference of the states is not the
+        derivative.
         """
         with torch.no_grad():
             problem = self.problem(network, x, y, state, generator, for_states=True)

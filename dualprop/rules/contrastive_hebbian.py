@@ -1,15 +1,18 @@
-"""Contrastive Hebbian learning (CHL: Xie & Seung, 2003): two phases of a network whose feedback is weak.
+"""Contrastive Hebbian learning (CHL: Xie & Seung, 2003): two phases with weak feedback.
 
-A Hopfield network in which each layer counts γ times as much as the one below, so that what comes back down is discounted by γ:
+In this Hopfield network each layer counts γ times as much as the one below. What comes back down is
+therefore discounted by γ:
 
     E = Σ_k γ^{k-L} [ G_k(s_k) - s_k·a_k ]          s_k = f( a_k + γ J_{k+1}ᵀ s_{k+1} )
 
-settles twice: free, š, and with its output clamped, ŝ_L = š_L - ∇ℓ by the drive (for squared error and for softmax neurons: at
-the targets). The difference that the clamp makes has lost a factor γ at each layer on its way down, and learning gives it back:
+It settles twice: free, š, and clamped, ŝ. The clamp holds the output at ŝ_L = š_L - ∇ℓ, with ∇ℓ by
+the drive; for squared error and for softmax neurons these are the targets. The difference that the
+clamp makes loses a factor γ at each layer on its way down. Learning gives it back:
 
-    gradient of layer k = -γ^{k-L} [ ŝ_kᵀ ∂a_k/∂θ at ŝ - š_kᵀ ∂a_k/∂θ at š ]          averaged over the batch
+    gradient of layer k = -γ^{k-L} [ ŝ_kᵀ ∂a_k/∂θ at ŝ - š_kᵀ ∂a_k/∂θ at š ]
 
-As γ → 0 it is back-propagation's, at order γ. What the network predicts is its free equilibrium.
+averaged over the batch. As γ → 0 it is back-propagation's, at order γ. The network predicts by its
+free equilibrium.
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ from dualprop.schedules import AbstractSchedule, AnySchedule
 from dualprop.settings import Remedy
 from dualprop.settling import can_sync, fixed_passes, lost_in_rounding, update_together
 
-# A last pass that still moves the states by more than this share of their displacement has not settled them.
+# States that the last pass moves by more than this share of their displacement aren't settled.
 MOST_MOVED = 0.01
 REMEDY = "Raise the number of schedule, or lower gamma."
 
@@ -56,12 +59,13 @@ class ContrastiveHebbian(AbstractRule[Phase]):
     """Contrastive Hebbian learning with discounted feedback.
 
     Attributes:
-        gamma: the discount γ of feedback: the smaller, the nearer to back-propagation, and the fewer digits are left of
-            γ^{L-1}, the clamp's effect on layer 1. States settle while γ times the squared norm of the weights is below
-            about 1; with ReLU they grow for ever beyond.
+        gamma: the discount γ of feedback. A smaller one is nearer to back-propagation, but leaves
+            fewer digits of γ^{L-1}, the clamp's effect on layer 1. States settle while γ times the
+            squared norm of the weights is below about 1; beyond, with ReLU, they grow for ever.
         schedule: the order of block updates in either phase, and their number.
-        tolerance: settle until a pass moves the states by no more than this share of their displacement from where the phase
-            began; schedule is then the most. None runs it all, and says so where the last pass still moved them by a hundredth.
+        tolerance: settle until a pass moves the states by no more than this share of their
+            displacement from where the phase began, or schedule ends. None runs all of schedule,
+            and says so where the last pass still moved them by a hundredth.
     """
 
     gamma: Annotated[float, Interval(gt=0, le=1)] = 0.02
@@ -81,7 +85,7 @@ class ContrastiveHebbian(AbstractRule[Phase]):
 
     def free_phase(self, network: Network, x: Tensor, is_measured: bool) -> Phase:
         """š, settled from the forward pass."""
-        # Of what layer k sends down, a layer further below than the next counts γ less for each.
+        # A layer further below than the next counts γ less for each layer between.
         states = States(network, x, tuple(self.gamma**-k for k in range(1, network.depth + 1)))
         states.forward()
         for k in range(1, network.depth + 1):
@@ -99,7 +103,7 @@ class ContrastiveHebbian(AbstractRule[Phase]):
         return self._settled(phase, problem.is_measured)
 
     def gradients_at(self, problem: Problem, settled: Phase) -> dict[str, Tensor]:
-        """-γ^{k-L} (ŝ_kᵀ ∂a_k/∂θ at ŝ - š_kᵀ ∂a_k/∂θ at š), averaged over the batch, for every layer k."""
+        """-γ^{k-L} (ŝ_kᵀ ∂a_k/∂θ at ŝ - š_kᵀ ∂a_k/∂θ at š) for every layer k, the batch's mean."""
         depth, clamped = problem.depth, self.clamped_phase(problem, settled)
         problem.report(clamped.states.counts, clamped.settling, REMEDY)
         lost = lost_in_rounding(settled.states.means, clamped.states.means, "clamp")
@@ -113,7 +117,10 @@ class ContrastiveHebbian(AbstractRule[Phase]):
             return self.free_phase(network, x, is_measured=False).states.means[-1]
 
     def exact_gradients(self, network: Network, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """The implicit gradient of the loss at the free equilibrium, see `implicit_gradient`; back-propagation's as γ → 0."""
+        """The implicit gradient of the loss at the free equilibrium (see `implicit_gradient`).
+
+        As γ → 0 it is back-propagation's.
+        """
         with torch.no_grad():
             y, free = check_batch(x, y), self.free_phase(network, x, can_sync(x))
         return implicit_gradient.gradients(network, free.states.means, y, self.loss, discount=self.gamma)
@@ -124,7 +131,7 @@ class ContrastiveHebbian(AbstractRule[Phase]):
         return FreeAndClamped(tuple(settled.states.means), tuple(clamped.states.means))
 
     def statistics_at(self, problem: Problem, settled: Phase) -> dict[str, Any]:
-        """Of the clamped phase."""
+        """The numbers of the clamped phase."""
         phase = self.clamped_phase(problem, settled)
         before = phase.positions()
         for step in next(iter(self._order.passes(problem.depth))):

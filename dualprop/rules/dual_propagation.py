@@ -1,13 +1,13 @@
-"""Dual propagation (Høier et al., 2023) and its transposed form, DP⊤ (Høier & Zach, 2024). Each neuron holds two states.
+"""Dual propagation (DP: Høier et al., 2023) and its transposed form, DP⊤ (Høier & Zach, 2024).
 
-Inference sweeps the layers; weights then learn from s̄ = α s⁺ + (1-α) s⁻ and δ = s⁺ - s⁻. Layer k maps s̄_{k-1} to a_k; s_0 is
-the input, and Δ_k = Jᵀ δ_{k+1} comes back from the layer above, linearised at s̄_k. With r = β_k / β_{k+1}:
+Each neuron holds two states. Weights learn from their mean, s̄ = α s⁺ + (1-α) s⁻, and difference,
+δ = s⁺ - s⁻. Layer k maps s̄_{k-1} to a_k; s_0 is the input. Δ_k = Jᵀ δ_{k+1}, linearised at s̄_k,
+comes back from the layer above. Inference sweeps the layers, with r = β_k / β_{k+1}:
 
     DP    s⁺ = f(a + α r Δ)        s⁻ = f(a - (1-α) r Δ)
     DP⊤   s⁺ = f(a + (1-α) r Δ)    s⁻ = f(a - α r Δ)
 
-The output is nudged by its loss instead: f(a ∓ … β_L ∇ℓ), or exactly, at the compartment's own argmin. s⁺ is the downhill
-state. The gradient of layer k's parameters is -(1/β_k) Σ δ_kᵀ ∂a_k/∂W at s̄_{k-1}, averaged over the batch.
+The loss nudges the output. Layer k's gradient is -(1/β_k) δ_kᵀ ∂a_k/∂W at s̄_{k-1}, a batch mean.
 """
 
 from __future__ import annotations
@@ -20,15 +20,13 @@ import torch
 from annotated_types import Ge, Gt, Interval
 from torch import Tensor
 
-from dualprop import fused, kernels, schedules
+from dualprop import fused, kernels, neurons, schedules
 from dualprop.errors import SettingError
 from dualprop.losses import AbstractLoss, CrossEntropy, wide
 from dualprop.network.states import Dyads
-from dualprop.neurons import Identity
 from dualprop.rules.base import AbstractRule
 from dualprop.rules.dyad_states import DyadStates
 from dualprop.rules.problem import Precision, Problem
-from dualprop.schedules import AbstractSchedule, AnySchedule
 from dualprop.settings import PerLayer, Remedy, as_tuple, beta_per_layer
 from dualprop.settling import fixed_passes, kink_crossing, settle
 
@@ -44,20 +42,16 @@ class DualPropagation(AbstractRule[DyadStates | Tensor]):
         schedule: from `dp.schedules`, its text ("bottom_up(4)"), or a sequence of layer numbers.
         start: of the states: the "forward" pass, "zeros", or the "previous" call's `state`.
         output_nudge: "linearized", along ∇ℓ, or "exact".
-        linearize_at: where ∇ℓ is taken: at the "current" output or, fixed, at that of the "forward" pass. None is "current"
-            for the original coupling, "forward" for the transposed and for damping, as in the authors' code.
-        damping: L_k by hidden layer, s± = prox(a ± nudge + L_k s±_old, L_k); "spectral" takes |1-2α| max(0, r‖W_{k+1}‖² - 1)/2
-            (Høier & Zach 2024), "spectral_full" leaves out |1-2α|.
-        tolerance: stop where one more update of every layer would move the states by no more than this share of their
-            displacement from the forward pass. None makes all passes, unchecked.
-        engine: what is computed: "explicit" holds the dyads, "fused" is one sweep inside autograd, with f(a) for s̄; "auto" is
-            fused where the two are the same, DP⊤ at alpha 0 or 1.
+        linearize_at: where ∇ℓ is taken, the "current" or "forward" output. None: as the authors do.
+        damping: "spectral", "spectral_full" or L_k by hidden layer, see damped_dual_propagation.md.
+        tolerance: stop at this residual (see `settling`). None makes all passes, unchecked.
+        engine: "explicit" holds the dyads, "fused" runs in autograd; "auto" is fused if both agree.
     """
 
     coupling: Literal["original", "transposed"] = "original"
     alpha: Annotated[float, Interval(ge=0, le=1)] = 0.5
     beta: PerLayer = 1.0
-    schedule: AnySchedule | str | Sequence[int] = schedules.alternating_sweeps(1)
+    schedule: schedules.AnySchedule | str | Sequence[int] = schedules.alternating_sweeps(1)
     start: Literal["forward", "zeros", "previous"] = "forward"
     output_nudge: Literal["linearized", "exact"] = "linearized"
     linearize_at: Literal["current", "forward"] | None = None
@@ -84,7 +78,7 @@ class DualPropagation(AbstractRule[DyadStates | Tensor]):
         return states
 
     def update(self, states: DyadStates, k: int) -> tuple[Tensor, Tensor | None]:
-        """The mean and the difference of layer k's dyad; the very same tensors where nothing that it reads has changed."""
+        """s̄ and δ of layer k's dyad; the same tensors where nothing that it reads has changed."""
         a, feedback = states.drive(k), None if states.is_output(k) else states.feedback(k)
         if states.has_read(k, a, feedback):
             return states.means[k], states.differences[k]
@@ -100,8 +94,7 @@ class DualPropagation(AbstractRule[DyadStates | Tensor]):
         """s̄ and δ of s⁺ = f(a + up·strength·pull) and s⁻ = f(a - down·strength·pull)."""
         up, down = (strength * share for share in self.shares)
         neuron, alpha, overwrite = states.neuron(k), self.alpha, states.may_overwrite(k)
-        if isinstance(neuron, Identity):
-            # Written out, so that nothing cancels: at small β the two states agree in most of their digits.
+        if isinstance(neuron, neurons.Identity):  # written out: at small β s± share most digits
             shift = alpha * up - (1 - alpha) * down
             return (a if shift == 0 else torch.add(a, pull, alpha=shift)), pull * (up + down)
         if self._mean_is_free and not states.is_output(k):
@@ -110,7 +103,7 @@ class DualPropagation(AbstractRule[DyadStates | Tensor]):
         return kernels.dyad(neuron, a, pull, up, down, alpha, overwrite=overwrite)
 
     def nudged_output(self, states: DyadStates, k: int, a: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The output's dyad, pulled by its loss."""
+        """The output's dyad: f(a ∓ share·β ∇ℓ), or the exact argmins; s⁺ goes downhill."""
         neuron, beta = states.neuron(k), states.betas[-1]
         if not states.is_nudged:
             return neuron.f(a), None
@@ -137,7 +130,7 @@ class DualPropagation(AbstractRule[DyadStates | Tensor]):
         """s± = prox(a ± nudge + L s±_old, L)."""
         neuron, constant, ratio = states.neuron(k), states.damping[k], states.betas[k - 1] / states.betas[k]
         assert constant is not None
-        # States of float32 also where drives are of half precision, which would lose what is left of them pass by pass.
+        # In float32 also where drives are of half precision, which would lose small moves.
         a, feedback = wide(a), None if feedback is None else wide(feedback)
         mean, delta = wide(states.means[k]), states.differences[k]
         sides: list[Tensor] = []
@@ -157,7 +150,7 @@ class DualPropagation(AbstractRule[DyadStates | Tensor]):
         return Dyads(tuple(settled.means), tuple(settled.differences), self.alpha, settled.directions)
 
     def statistics_at(self, problem: Problem, settled: DyadStates | Tensor) -> dict[str, Any]:
-        """Of the fused engine, which holds no states, those of the explicit one."""
+        """The numbers of the explicit engine, since the fused one holds no states."""
         assert isinstance(settled, DyadStates)
         crossing, (up, down) = [], self.shares
         for k in range(1, problem.depth + 1):
@@ -175,7 +168,7 @@ class DualPropagation(AbstractRule[DyadStates | Tensor]):
             if self.linearize_at is not None:
                 yield "linearize_at has no meaning with output_nudge='exact'. Leave it at None."
             share, free = ("(1-alpha)", 1) if self.coupling == "original" else ("alpha", 0)
-            # An uphill share of 0 leaves s⁻ free, which every loss allows, also one that allows no more.
+            # With an uphill share of 0, s⁻ is free. Every loss allows that.
             remedy = f"Use alpha={free}" if self.loss.concave_limit <= 0 else "Lower beta, move alpha"
             yield from self.loss.uphill_conflict(self.shares[1] * as_tuple(self.beta)[-1], f"{share}·beta", remedy)
         plain = {"schedule": schedules.alternating_sweeps(1), "start": "forward", "output_nudge": "linearized", "damping": None,
@@ -186,8 +179,9 @@ class DualPropagation(AbstractRule[DyadStates | Tensor]):
                 yield f"engine='fused' needs {name}={shown}, got {getattr(self, name)}. Use engine='explicit'."
 
     def chosen_engine(self, depth: int) -> Literal["explicit", "fused"]:
-        """At α ∈ {0, 1} the mean of DP⊤ is f(a), so that one downward sweep is the fixed point (Høier & Zach 2024): any
-        schedule that brings the error down to layer 1 ends there."""
+        """Fused where the explicit one would end at the same point."""
+        # At α ∈ {0, 1} the mean of DP⊤ is f(a), and one downward sweep is the fixed point (Høier &
+        # Zach 2024). Any schedule that brings the error down to layer 1 ends there.
         if self.engine != "auto":
             return self.engine
         is_plain = (self.start, self.output_nudge, self.tolerance) == ("forward", "linearized", None)
@@ -207,13 +201,13 @@ class DualPropagation(AbstractRule[DyadStates | Tensor]):
         return (self.alpha, 1 - self.alpha) if self.coupling == "original" else (1 - self.alpha, self.alpha)
 
     @property
-    def _order(self) -> AbstractSchedule:
-        assert isinstance(self.schedule, AbstractSchedule)
+    def _order(self) -> schedules.AbstractSchedule:
+        assert isinstance(self.schedule, schedules.AbstractSchedule)
         return self.schedule
 
     @property
     def _mean_is_free(self) -> bool:
-        """Whether s̄ = f(a) exactly: without feedback in the mean every layer above keeps its drive."""
+        """Whether s̄ = f(a) exactly: the drives above then stay what they are."""
         return self.coupling == "transposed" and self.alpha in (0, 1) and self.damping is None
 
     @property
@@ -223,7 +217,7 @@ class DualPropagation(AbstractRule[DyadStates | Tensor]):
 
     @property
     def _settling_remedy(self) -> str:
-        # Neither is a remedy where it is in use already; at alpha=½ the couplings are one, and spectral damping is none.
+        # Advise nothing that is in use. At α = ½ the couplings are one, and spectral damping is 0.
         if self.coupling == "original" and self.alpha != 0.5:
             return "Use coupling='transposed', damping='spectral', alpha nearer to 0.5, or more passes."
         if self._mean_is_free:
@@ -241,6 +235,6 @@ class DualPropagation(AbstractRule[DyadStates | Tensor]):
         return state if self.start == "previous" else Dyads((), (), self.alpha, state.directions)
 
     def at_new_batch(self, state: Dyads | None) -> Dyads | None:
-        """The vectors of spectral damping are the weights', not the batch's."""
+        """Keep the vectors of spectral damping: they are the weights', not the batch's."""
         is_spectral = isinstance(self.damping, str)
         return Dyads((), (), self.alpha, state.directions) if state is not None and is_spectral else None

@@ -1,4 +1,4 @@
-"""The dyads of one batch while dual propagation updates them: where they start, what damps them, what each was made of."""
+"""The dyads of one batch in dual propagation: their start, their damping, what each was made of."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class DyadStates(States):
         damping: L_k by layer, None where undamped.
         directions: of the power iteration behind spectral damping.
         forward_drive, forward_gradient: of the output at the forward pass, its drive and ∇ℓ.
-        forward_means: the states of the forward pass, where they are to be measured against; else empty.
+        forward_means: the states of the forward pass, where motion is to be measured; else empty.
     """
 
     def __init__(
@@ -64,11 +64,11 @@ class DyadStates(States):
 
     @property
     def is_nudged(self) -> bool:
-        """Whether the output is nudged in this step: not before the forward signal has reached it."""
+        """Whether the output is nudged in this step: not before the forward signal arrives."""
         return self._is_trying or not (self.step.before_arrival and self.starts_from_zeros)
 
     def has_read(self, k: int, a: Tensor, feedback: Tensor | None) -> bool:
-        """Whether the dyad of layer k was made of just these; they are noted as what it is made of next."""
+        """Whether the dyad of layer k was made of just these. They are noted for the next call."""
         before, now = self._read[k], (a, feedback, self.is_output(k) and self.is_nudged)
         self._read[k] = now
         self._has_same_drive = before is not None and before[0] is a
@@ -82,12 +82,12 @@ class DyadStates(States):
         return self.means[k] if self._has_same_drive else self.neuron(k).f(a)
 
     def may_overwrite(self, k: int) -> bool:
-        """Whether drive and feedback of layer k may be written over: it is not to be updated again, and owns both."""
+        """Whether layer k's drive and feedback may be overwritten: its own, in its last update."""
         return k in self.final and not self.is_output(k) and self.release(k)
 
     @contextlib.contextmanager
     def trying(self, k: int) -> Iterator[None]:
-        """Within it an update of layer k is undamped, and leaves no trace."""
+        """Inside, an update of layer k is undamped and leaves no trace."""
         read, damping, final = self._read[k], self.damping, self.final
         if damping[k] is not None:
             self.damping, self._read[k] = (None,) * len(damping), None
@@ -99,8 +99,11 @@ class DyadStates(States):
             self.damping, self._read[k] = damping, read
 
     def one_more(self, update: Callable[[Any, int], tuple[Tensor, Tensor | None]]) -> float:
-        """How far one more update of every layer, undamped and each from the present states, would move them, relative to
-        their displacement from the forward pass. A damped move is a fraction of it, and small where damping is strong."""
+        """The move by one more undamped update of every layer, each from the present states.
+
+        It is relative to the states' displacement from the forward pass. A damped move is a
+        fraction of it, and small where damping is strong.
+        """
         moves, displacements = [], []
         for k in range(1, self.network.depth + 1):
             mean, delta = self.means[k], self.differences[k]

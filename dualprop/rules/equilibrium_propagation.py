@@ -1,13 +1,13 @@
-"""Equilibrium propagation (EP: Scellier & Bengio, 2017), on Hopfield and predictive coding networks (PCN).
+"""Equilibrium propagation (EP: Scellier & Bengio, 2017), by the contrast of settled phases.
 
-States settle at a minimum h⁰ of an energy E(θ, x, h), the free phase, and with the loss pulling at the output at minima h^β of
-E + β ℓ(h_L, y). The difference of the energy's gradients estimates that of the loss at h⁰:
+States settle at a minimum h⁰ of an energy E(θ, x, h): the free phase. With the loss pulling at the
+output they settle at h^β, of E + β ℓ(h_L, y). The loss's gradient at h⁰ is estimated by, say,
 
     centered    (1/2β) [ ∂E/∂θ(h^β) - ∂E/∂θ(h^{-β}) ]        error O(β²)
 
-The rule is an energy × a relaxation × an estimator, each replaceable (`dualprop.equilibrium`). On a PCN (Kerjan, Høier &
-Scellier, 2026) the free phase is the forward pass and as β → 0 the gradient is back-propagation's; on a Hopfield network it is
-the implicit gradient of its free equilibrium, which is also what it predicts by.
+The rule is an energy × a relaxation × an estimator (`dualprop.equilibrium`). On a predictive coding
+network (PCN: Kerjan, Høier & Scellier, 2026) h⁰ is the forward pass; as β → 0 the gradient is
+back-propagation's. A Hopfield network predicts by h⁰; the gradient is the implicit one there.
 """
 
 from __future__ import annotations
@@ -35,8 +35,6 @@ from dualprop.schedules import AbstractSchedule, AnySchedule
 from dualprop.settings import Positive, Remedy
 from dualprop.settling import can_sync, fixed_passes, largest, lost_in_rounding
 
-# Examples that a prediction by free equilibrium takes at a time.
-PREDICTED_TOGETHER = 100
 FREE_SCHEDULE = schedules.even_odd(60)
 
 
@@ -46,18 +44,14 @@ class EquilibriumPropagation(AbstractRule[Phase]):
 
     Attributes:
         energy: "predictive_coding" or "hopfield".
-        estimator: "centered", "forward", "backward", "random_sign", or "holomorphic(N)" of holomorphic Hopfield networks.
+        estimator: "centered", "forward", "backward", "random_sign", or "holomorphic(N)" (Hopfield).
         beta: the nudging strength, per example.
-        relaxation: how nudged states settle: "error_sweeps(1)" or "blocks(even_odd(10))", see `dp.relaxations`; "auto" takes
-            the first where the energy has it and the output is not clamped.
+        relaxation: "auto", or "error_sweeps(1)", "blocks(even_odd(10))" …, see `dp.relaxations`.
         free_schedule: of block updates in the free phase, where that is not the forward pass.
         start: of that free phase: "zeros" or the "forward" pass.
-        tolerance: settle until a pass moves the states by no more than this share of their displacement; schedule or pairs
-            are then the most. It waits for the device.
-        jacobians: "current", or held at those of the "free" states, where centered EP is back-propagation but for the loss's
-            own curvature (PCN; one Linear or convolution a synapse).
-        output_nudge: "linearized", by ∇ℓ at the present output (papers), the "exact" minimum, or "clamped" to
-            (1-β) h_L⁰ + β y (PCN, squared error, blocks): no gradient of the loss, but one through (I + J Jᵀ)⁻¹ at the output.
+        tolerance: stop a phase at this residual (see `settling`), which waits for the device.
+        jacobians: "current", or "free": held at those of the free states (PCN).
+        output_nudge: "linearized" by ∇ℓ, the "exact" minimum, or "clamped" to (1-β) h_L⁰ + β y.
     """
 
     energy: AbstractEnergy | str = energies.PredictiveCoding()
@@ -83,7 +77,7 @@ class EquilibriumPropagation(AbstractRule[Phase]):
         return free
 
     def free_phase(self, network: Network, x: Tensor, generator: torch.Generator | None, is_measured: bool) -> Phase:
-        """The settled states without a nudge: of a predictive coding network those of the forward pass."""
+        """The settled states without a nudge. On a predictive coding network: the forward pass."""
         states = States(network, x)
         states.forward()
         if self._energy.free_is_forward:
@@ -92,7 +86,7 @@ class EquilibriumPropagation(AbstractRule[Phase]):
             mean = states.means[k]
             states.set(k, *((torch.zeros_like(mean), None) if self.start == "zeros" else (mean, mean)))
         phase = Phase(self._dynamics, states, None)
-        # Nudged states are displaced by about β of the free ones' size, and that is what motion must be small against.
+        # A nudge displaces states by about β of their size: motion must be small against that.
         tolerance = None if self.tolerance is None else self.tolerance * min(1.0, self.beta)
         settle_by_blocks(phase, self._free_order, generator, is_measured, tolerance)
         return phase
@@ -104,7 +98,7 @@ class EquilibriumPropagation(AbstractRule[Phase]):
         for term in self._terms:
             phase = self.nudged_phase(problem, settled, term, signs, first)
             weight = term.weight / len(problem.y)
-            # Those of a Hopfield network are large, and their weights sum to zero: taken relative to the first phase.
+            # A Hopfield network's are large, and their weights sum to 0: subtract the first's.
             _add(total, phase.gradients(weight) if self._energy.free_is_forward else phase.contrasted(first, weight))
             self._report(problem, phase, first)
             first = first if self._energy.free_is_forward else first or phase
@@ -112,14 +106,11 @@ class EquilibriumPropagation(AbstractRule[Phase]):
         return total
 
     def nudged_phase(self, problem: Problem, free: Phase, term: Term, signs: Tensor | None, first: Phase | None) -> Phase:
-        """The settled phase of one term, from the free states; its signals with their signs.
-
-        Hopfield: run as many passes as the `first` phase did, so that leftover motion cancels; where states are complex at
-        least as many, until they have settled.
-        """
+        """The settled phase of one term, from the free states; its signals with their signs."""
         sign = signs if term.is_signed else None
         nudge = Nudge(problem.y, term.nudge if sign is None else term.nudge * sign) if term.nudge else None
         phase = free.nudged(nudge, is_frozen=self.jacobians == "free")
+        # Hopfield: as many passes as `first`, so that leftover motion cancels; if complex, or more.
         is_measured, passes = problem.is_measured and nudge is not None, None if first is None else first.passes
         most, least = (None, passes or 0) if self._is_complex else (passes, 0)
         tolerance = None if most is not None else self.tolerance
@@ -145,17 +136,16 @@ class EquilibriumPropagation(AbstractRule[Phase]):
         return estimators.signs(len(problem.x), problem.generator).to(problem.x.device, problem.x.dtype)
 
     def predict(self, network: Network, x: Tensor) -> Tensor:
-        """The output of the free equilibrium, (N, K): of a predictive coding network its forward pass."""
+        """The output of the free equilibrium, (N, K). On a PCN that is the forward pass."""
         if self._energy.free_is_forward:
             return network.forward(x)
         with torch.no_grad():
-            # In parts: a phase holds all that it computes of its examples, where a forward pass does not.
-            parts = x.split(PREDICTED_TOGETHER)
+            # In parts of 100: a phase holds all that it computes, where a forward pass does not.
+            parts = x.split(100)
             return torch.cat([self.free_phase(network, part, None, False).states.means[-1] for part in parts])
 
     def exact_gradients(self, network: Network, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """Of a Hopfield network the implicit gradient at its free equilibrium, see `implicit_gradient`; not a number where that
-        is not found."""
+        """Of a Hopfield network the implicit gradient at its free equilibrium; nan if not found."""
         if self._energy.free_is_forward:
             return super().exact_gradients(network, x, y)
         with torch.no_grad():
@@ -172,7 +162,7 @@ class EquilibriumPropagation(AbstractRule[Phase]):
         return Equilibria(tuple(settled.states.means), tuple(nudged))
 
     def statistics_at(self, problem: Problem, settled: Phase) -> dict[str, Any]:
-        """Of the first nudged phase, and of the complex one that one more pass moves most."""
+        """The first nudged phase's, and the residual of the complex phase that moves most."""
         first, residuals = None, []
         crossing: list[float] = []
         for term in (term for term in self._terms if term.nudge):
@@ -203,7 +193,7 @@ class EquilibriumPropagation(AbstractRule[Phase]):
             yield f"free_schedule and start are of energy='hopfield'. With energy='{energy}' leave them at their defaults."
         if settles_freely and self.tolerance is not None:
             yield from fixed_passes(self._free_order, "even_odd(100)")
-        # On a circle of nudges whatever is inside counts: there the states must be a function of β.
+        # A circle of nudges counts whatever lies inside: there the states must be a function of β.
         uphill = self.beta if self._is_complex else max(0.0, *(term.uphill for term in self._terms))
         yield from nudge_conflicts(self.output_nudge, energy, self.loss, uphill, self._is_complex)
 
@@ -232,7 +222,7 @@ class EquilibriumPropagation(AbstractRule[Phase]):
 
     @property
     def _terms(self) -> tuple[Term, ...]:
-        """The phases to run: not the free one where its energy has no gradient."""
+        """The phases to run. The free one is left out where its energy has no gradient."""
         terms = self._estimator.terms(self.beta)
         return tuple(term for term in terms if term.nudge != 0 or not self._energy.free_is_forward)
 

@@ -1,19 +1,24 @@
-"""Learned feedback maps G, and the local difference reconstruction loss (L-DRL: Ernoult et al., 2022) that trains each alone.
+"""Learned feedback maps G, and the local loss that trains each alone (L-DRL: Ernoult et al., 2022).
 
-Layer k maps the state below to F(s) = f(P(W E s + b)); E and P are the reshapes and pools before and behind its weights W.
-Back goes
+Layer k maps the state x below it to F(x) = f(P(W E x + b)). E and P are the reshapes and pools
+before and behind its weights W. Back goes
 
     G(t) = Eᵀ Bᵀ Pᵀ h(t),    h'(f(a)) = f'(a)    so that J_G = J_Fᵀ wherever B = W,
 
-with B the feedback weights, in the shape of W (a convolution's come back as a transposed convolution), and pools by their
-switches in the forward pass. The feedback activation h is t - t³/3 for tanh and t²/2 - t³/3 for the sigmoid, on f's range; for
-activations with kinks it is linear, f'(a) t with the mask of the forward pass: relu(t) would let a unit that is off send
-down a pull towards being on, but not the opposite. G has no bias, as only its differences are used. With noise dx, dy ~
-σ N(0, I), summed over units, mean over the batch,
+B holds the feedback weights, in the shape of W; a convolution's map comes back as a transposed
+convolution. Pools come back by their switches in the forward pass. G has no bias, since only its
+differences are used.
+
+The feedback activation h is t - t³/3 for tanh and t²/2 - t³/3 for the sigmoid, on f's range. For
+activations with kinks it is linear, f'(a) t, with the mask of the forward pass. With relu(t) a unit
+that is off could send down a pull towards on, but not the opposite.
+
+With noise dx, dy ~ σ N(0, I), summed over units, mean over the batch,
 
     L-DRL = -2 ⟨dx, G(F(x+dx)) - G(F(x))⟩ + ‖G(F(x)+dy) - G(F(x))‖²  ≈  σ² ‖J_G - J_Fᵀ‖² + constant.
 
-Its gradient is local to the layer: products of what enters its weights from either side (`FeedbackMap.loss_gradient`).
+Its gradient is local to the layer: products of what enters its weights from either side, see
+`FeedbackMap.loss_gradient`.
 """
 
 from __future__ import annotations
@@ -32,7 +37,10 @@ from dualprop.neurons import Identity, Sigmoid, Softmax, Tanh
 
 
 def check_network(network: Network) -> None:
-    """Raise where G can't be made of every layer above the first, or a neuron couples units; the message names the layer."""
+    """Raise where a layer above the first allows no G, or where a neuron couples units.
+
+    The message names the layer.
+    """
     for k, layer in enumerate(network.layers, start=1):
         where = f"layer {k} ('{layer.name}')"
         if layer.sources != (k - 1,):
@@ -61,7 +69,7 @@ def check_network(network: Network) -> None:
 
 
 def has_weights(layer: Layer) -> bool:
-    """Whether the layer's G has weights: not where it is a pool alone."""
+    """Whether the layer's G has weights. A pool alone has none."""
     return isinstance(layer.synapse.core, LinearStretch | ConvolutionStretch)
 
 
@@ -79,13 +87,16 @@ def drawn_weight(layer: Layer, generator: torch.Generator) -> Tensor:
 
 
 class FeedbackMap:
-    """G of one layer at one forward pass: `tape` and `drive` of its synapse at the state `below`, and its `state` f(a)."""
+    """G of one layer at one forward pass.
+
+    `tape` and `drive` are its synapse's at the state `below`; `state` is f(a).
+    """
 
     def __init__(self, layer: Layer, below: Tensor, drive: Tensor, tape: Tape, state: Tensor) -> None:
         self.layer, self.below, self.drive, self.tape, self.state = layer, below, drive, tape, state
 
     def activation_difference(self, change: Tensor) -> Tensor:
-        """h(s + change) - h(s) at the layer's state s, by the difference's own factors: nothing nearly equal is subtracted."""
+        """h(s + change) - h(s) at the layer's state s, without subtracting near equals."""
         neuron, s = self.layer.neuron, self.state
         if isinstance(neuron, Identity):
             return change
@@ -98,7 +109,10 @@ class FeedbackMap:
         return neuron.derivative(self.drive) * change
 
     def back(self, difference: Tensor, weight: Tensor | None) -> Tensor:
-        """Eᵀ Bᵀ Pᵀ of a difference of h: the difference of G. `weight` is B, None where the layer has none."""
+        """Eᵀ Bᵀ Pᵀ of a difference of h: the difference of G.
+
+        `weight` is B, and None where the layer has none.
+        """
         synapse, (entered, left, exited) = self.layer.synapse, self.tape.records
         signal = synapse.exit.pull(exited, difference)
         if isinstance(synapse.core, LinearStretch | ConvolutionStretch):
@@ -106,13 +120,17 @@ class FeedbackMap:
         return synapse.entry.pull(entered, signal)
 
     def target_difference(self, change: Tensor, weight: Tensor | None) -> Tensor:
-        """G(s + change) - G(s), which is the difference target of the layer below less its state."""
+        """G(s + change) - G(s): the layer below's difference target less its state."""
         return self.back(self.activation_difference(change), weight)
 
     def loss_gradient(self, weight: Tensor, dx: Tensor, dy: Tensor) -> Tensor:
-        """∂/∂B of the loss for this noise, in the shape of B: one drive, one feedback and two gradients of the synapse.
+        """∂/∂B of the loss for this noise, in the shape of B.
 
-        With v = h(F(x)+dy) - h(F(x)) and u = h(F(x+dx)) - h(F(x)) it is (2/N) Σ [ Pᵀv (E EᵀBᵀPᵀv)ᵀ - Pᵀu (E dx)ᵀ ].
+        With v = h(F(x)+dy) - h(F(x)) and u = h(F(x+dx)) - h(F(x)) it is
+
+            (2/N) Σ [ Pᵀv (E EᵀBᵀPᵀv)ᵀ - Pᵀu (E dx)ᵀ ].
+
+        It takes one drive, one feedback and two gradients of the synapse.
         """
         layer, (entered, _, exited) = self.layer, self.tape.records
         synapse = layer.synapse
@@ -126,10 +144,13 @@ class FeedbackMap:
         return found.sub_(synapse.core.weight_gradient(Record(noise, None), synapse.exit.pull(exited, u), scale))
 
     def stable_rate(self, noise: float) -> float:
-        """1/(σ² (M + D/N)): B learned at a share r of it is stable, and settles at a relative error of about √(r/2).
+        """1/(σ² (M + D/N)): the scale of stable learning rates of B.
 
-        M is the number of places at which each weight is used, D that of the inputs and outputs that one place connects, N of
-        examples: the noise in ⟨dx, …⟩ grows with the former, the largest curvature of ‖…‖² with the latter.
+        At a share r of it learning is stable, and B settles at a relative error of about √(r/2).
+
+        M is the number of places at which each weight is used, D the inputs and outputs that one
+        place connects, N the examples. The noise in ⟨dx, …⟩ grows with M, the largest curvature of
+        ‖…‖² with D/N.
         """
         weight, state = forward_weight(self.layer), self.state
         places = state[0].numel() / weight.shape[0]

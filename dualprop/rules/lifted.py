@@ -1,22 +1,29 @@
-"""Lifted networks (LPOM: Li, Fang & Lin, 2019; Zach, 2021): the states are variables of their own, held to the network by gaps.
+"""Lifted networks (LPOM: Li, Fang & Lin, 2019; Zach, 2021): states tied to the network by gaps.
 
-One state X_k a neuron, X_0 the input, a_k the drive from X_{k-1}. Per example, with f(a) = argmin_s G(s) - s·a and G* = ∫f,
+Each neuron has one state X_k, a variable of its own. X_0 is the input, a_k the drive from X_{k-1}.
+Per example, with f(a) = argmin_s G(s) - s·a and G* = ∫f,
 
-    J(X, W) = ℓ(X_L, y) + Σ_k (1/β_k) [ G_k(X_k) + G_k*(a_k) - X_k·a_k ]        each gap ≥ 0, and 0 only at X_k = f(a_k)
+    J(X, W) = ℓ(X_L, y) + Σ_k (1/β_k) [ G_k(X_k) + G_k*(a_k) - X_k·a_k ]
 
-Inference starts from the forward pass and sweeps down, one block at a time. With ε_k = X_k - f(a_k), r = β_k/β_{k+1} and
-T_k = r J_{k+1}ᵀ ε_{k+1} at the present states:
+Each gap […] is ≥ 0, and 0 only at X_k = f(a_k).
+
+Inference starts from the forward pass and sweeps down, one block at a time. With
+ε_k = X_k - f(a_k), r = β_k/β_{k+1} and T_k = r J_{k+1}ᵀ ε_{k+1} at the present states:
 
     X_L ← argmin_s G(s) - s·a_L + β_L ℓ(s, y)
-    X_k ← f(a_k + T_k)                        "fixed_point", the papers' update: the fixed points are J's stationary points
-    X_k ← prox(a_k + T_k + c X_k, c)          "majorized": the same fixed points; c = r ‖W_{k+1}‖² bounds the curvature
+    X_k ← f(a_k + T_k)                   "fixed_point", the papers' update
+    X_k ← prox(a_k + T_k + c X_k, c)     "majorized"; c = r ‖W_{k+1}‖² bounds the curvature
 
-The gap above has curvature ‖W_{k+1}‖² / β_{k+1} at most, since f is 1-Lipschitz, and the block's own gap 1/β_k at least. So a
-majorized update lowers J by (1 + 2c - r‖W‖²)/(2β_k) ‖move‖² or more: even at half of ‖W‖², which power iteration is sure to
-reach. (No bound holds past a max-pool, whose switches flip, past a pool of windows that overlap, or with feedback weights other
-than W, whose T is no gradient.)
+The fixed points of both are J's stationary points.
 
-The gradient of layer k's parameters is -(1/β_k) Σ ε_kᵀ ∂a_k/∂W at X_{k-1}, averaged over the batch. As β → 0 it is BP's.
+The gap above has curvature ‖W_{k+1}‖² / β_{k+1} at most, since f is 1-Lipschitz; the block's own
+gap has 1/β_k at least. So a majorized update lowers J by (1 + 2c - r‖W‖²)/(2β_k) ‖move‖² or more.
+That holds even at half of ‖W‖², which power iteration is sure to reach. No bound holds past a
+max-pool, whose switches flip, past a pool of overlapping windows, or with feedback weights other
+than W, whose T is no gradient.
+
+Layer k's gradient is -(1/β_k) Σ ε_kᵀ ∂a_k/∂W at X_{k-1}, averaged over the batch. As β → 0 it is
+back-propagation's.
 """
 
 from __future__ import annotations
@@ -44,13 +51,14 @@ class Lifted(AbstractRule["LiftedStates"]):
     """Lifted networks (LPOM): states settle by block-wise sweeps of a penalised objective.
 
     Attributes:
-        beta: how far the loss may pull the states, per example; one for all layers, or one per layer 1…L. The papers' μ_k is
-            1/beta_k.
-        update: "majorized", under which the objective never rises (but see the head of this file), or "fixed_point", faster
-            where it settles at all.
+        beta: how far the loss may pull the states, per example; one for all layers, or one per
+            layer 1…L. The papers' μ_k is 1/beta_k.
+        update: "majorized": the objective never rises (but see the head of this file); or
+            "fixed_point": faster where it settles at all.
         max_sweeps: the most sweeps over the layers.
-        tolerance: settled when a sweep moves the states by less than this share of their displacement from the forward pass;
-            each sweep then waits for the device. 0 makes all sweeps, unchecked.
+        tolerance: settled when a sweep moves the states by less than this share of their
+            displacement from the forward pass. Each sweep then waits for the device. 0 makes all
+            sweeps, unchecked.
         output_nudge: "exact", or "linearized" along ∇ℓ at the forward prediction.
     """
 
@@ -66,7 +74,7 @@ class Lifted(AbstractRule["LiftedStates"]):
     loses = "lifted inference loses ε"
 
     def inference(self, problem: Problem) -> LiftedStates:
-        """The forward pass, sweeps down until the states move no more, and every ε_k brought up to date."""
+        """The forward pass, sweeps down until the states settle, and all ε_k brought up to date."""
         states = LiftedStates(problem, self.betas(problem.depth))
         states.forward_gradient = self.loss.gradient(states.forward_means[-1], problem.y)
         if self.update == "majorized":
@@ -107,7 +115,7 @@ class Lifted(AbstractRule["LiftedStates"]):
         return Dyads(tuple(settled.means), tuple(settled.differences), alpha=1.0)
 
     def statistics_at(self, problem: Problem, settled: LiftedStates) -> dict[str, Any]:
-        """A unit crosses a kink where its pull from above reaches from a_k across one."""
+        """The residual and the crossings. A unit crosses where T_k takes a_k across a kink."""
         crossing = []
         for k in range(1, problem.depth + 1):
             a = settled.drive(k)
@@ -131,7 +139,11 @@ class Lifted(AbstractRule["LiftedStates"]):
 
 
 class LiftedStates(States):
-    """The states X_k as `means`, the ε_k of their last update as `differences`; c_k by layer where they are majorized."""
+    """The states of one batch.
+
+    `means` are the X_k, `differences` the ε_k of their last update. Where updates are majorized,
+    c_k is kept by layer.
+    """
 
     def __init__(self, problem: Problem, betas: tuple[float, ...]) -> None:
         super().__init__(problem.network, problem.x, betas)
@@ -149,5 +161,5 @@ class LiftedStates(States):
         return torch.add(self.drive(k), feedback, alpha=self.betas[k - 1] / self.betas[k])
 
     def moved_since(self, before: Sequence[Tensor]) -> float:
-        """How far the last sweep has moved the states, by their displacement from the forward pass."""
+        """The last sweep's move of the states, by their displacement from the forward pass."""
         return motion(self.means, before, self.forward_means)

@@ -14,8 +14,8 @@ from torch import Tensor
 class Status:
     """Whether the numbers can be trusted; if not, `message` says what happened and what to do.
 
-    `is_finite` tells the two kinds of trouble apart. With gradients that are not finite no step can be taken. Where
-    inference merely did not settle (`ok` false, `is_finite` true), one can.
+    `is_finite` tells two troubles apart. With gradients that are not finite no step can be taken.
+    Where inference merely did not settle (`ok` false, `is_finite` true), one can.
     """
 
     ok: bool
@@ -28,13 +28,16 @@ class Outcome:
     """What a rule makes of one batch.
 
     Attributes:
-        gradients: by parameter name, for every trainable parameter; estimates of the gradient of the mean loss.
+        gradients: by parameter name, for every trainable parameter: estimates of the mean loss's
+            gradient.
         loss: of the prediction (`AbstractRule.predict`), the mean over the batch, shape ().
         logits: of the prediction, shape (N, K).
-        state: the inferred states, reusable as the next call's `state`; None where the rule keeps none.
-        diagnostics: numbers about the inference. "drives", "feedbacks" and "gradients" count the synapse evaluations;
-            a rule that iterates adds "passes", and "residual" where it was measured.
-        unsettled: why inference did not settle and what to do; empty where it did, or where the rule does not iterate.
+        state: the inferred states, for the next call's `state`; None where the rule keeps none.
+        diagnostics: numbers about the inference. "drives", "feedbacks" and "gradients" count
+            synapse evaluations. A rule that iterates adds "passes", and "residual" where it was
+            measured.
+        unsettled: why inference did not settle and what to do; empty where it settled or did not
+            iterate.
         remedy: what to do where the loss or a gradient is not finite.
     """
 
@@ -48,8 +51,10 @@ class Outcome:
 
     @cached_property
     def status(self) -> Status:
-        """Not ok where the loss or a gradient is not finite, or inference did not settle. Found out when first asked
-        for: it waits for the device."""
+        """Not ok where the loss or a gradient is not finite, or inference did not settle.
+
+        It is computed when first asked for, and waits for the device.
+        """
         if not bool(torch.isfinite(self.loss)):
             return Status(False, f"the loss is {float(self.loss)}. {self.remedy}", is_finite=False)
         remedy = f"{self.unsettled[0].upper()}{self.unsettled[1:]}" if self.unsettled else self.remedy

@@ -1,7 +1,8 @@
-"""A rule's state as named tensors and back, from the fields of its dataclass: what checkpoints and captured steps hold.
+"""A rule's state as named tensors and back, for checkpoints and captured steps.
 
-A field is a tensor, a number, or tensors by position or by layer: "means.2" is the third of the field `means`. A missing one
-among them is held as a tensor without elements.
+A field of the state's dataclass is a tensor, a number, or tensors by position or by layer:
+"means.2" is the third of the field `means`. A missing one among them becomes a tensor without
+elements.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ def pack(state: Any) -> dict[str, Tensor]:
 
 
 def unpack(kind: type, tensors: dict[str, Tensor]) -> Any:
-    """The state of that class, of what `pack` made; the tensors are the same."""
+    """The state of that class from what `pack` made, holding the same tensors."""
     hints = typing.get_type_hints(kind)
     values: dict[str, Any] = {}
     for field in dataclasses.fields(kind):

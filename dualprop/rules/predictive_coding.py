@@ -1,18 +1,22 @@
-"""Predictive coding (PC: Rao & Ballard, 1999; Whittington & Bogacz, 2017): states descend their energy by gradient steps.
+"""Predictive coding (PC: Rao & Ballard, 1999; Whittington & Bogacz, 2017), by gradient steps.
 
-One state h_k a neuron, h_0 the input; every layer predicts the next, and the output is held at the targets:
+Each neuron has one state h_k; h_0 is the input. Every layer predicts the next, and the output is
+held at the targets:
 
-    E = Σ_{k<L} ½‖h_k - f(a_k(h_{k-1}))‖² + β ℓ(f(a_L(h_{L-1})), y)          ε_k = h_k - f(a_k),  ε_L = -β ∇ℓ
+    E = Σ_{k<L} ½‖h_k - f(a_k(h_{k-1}))‖² + β ℓ(f(a_L(h_{L-1})), y)
+    ε_k = h_k - f(a_k),    ε_L = -β ∇ℓ
 
-(of squared error the last term is the output's own error, its state clamped to y, with precision β). From the forward pass all
-hidden layers step together, with momentum m and step size γ; then the weights descend E at the states:
+With squared error the last term is the output's own error, its state clamped to y, with precision
+β. From the forward pass all hidden layers step together, with momentum m and step size γ. Then the
+weights descend E at the states:
 
-    v_k ← m v_k + γ ( J_{k+1}ᵀ ε_{k+1} - ε_k ),   h_k ← h_k + v_k          gradient of layer k: -(1/β) ε_kᵀ ∂f(a_k)/∂θ
+    v_k ← m v_k + γ ( J_{k+1}ᵀ ε_{k+1} - ε_k ),    h_k ← h_k + v_k
+    gradient of layer k: -(1/β) ε_kᵀ ∂f(a_k)/∂θ, averaged over the batch
 
-averaged over the batch; J_{k+1} is the Jacobian of f ∘ a_{k+1}. Settled, the gradient is back-propagation's as β → 0, at order
-β. It is back-propagation's to rounding (eps/β), and to be called so, in two published cases: with predictions and Jacobians
-fixed at the forward pass (Millidge et al., 2020), and where each layer learns when the error first reaches it, by steps of size
-1 (Song et al., 2020).
+J_{k+1} is the Jacobian of f ∘ a_{k+1}. Settled, the gradient is back-propagation's as β → 0, at
+order β. In two published cases it is back-propagation's to rounding (eps/β), and to be called so:
+with predictions and Jacobians fixed at the forward pass (Millidge et al., 2020), and where each
+layer learns when the error first reaches it, by steps of size 1 (Song et al., 2020).
 """
 
 from __future__ import annotations
@@ -51,17 +55,20 @@ class PredictiveCoding(AbstractRule["PredictedStates"]):
     """Predictive coding: states by gradient steps on the prediction errors, output clamped.
 
     Attributes:
-        beta: the precision of the output's error beside the hidden ones', per example. 1 is the field's standard, whose
-            gradients are far from back-propagation's where errors are large (variant `pc`); less is nearer to them.
+        beta: the precision of the output's error beside the hidden ones', per example. 1 is the
+            field's standard (variant `pc`); where errors are large its gradients are far from
+            back-propagation's. Smaller is nearer.
         steps: of inference; the error descends a layer at each.
         step_size: γ.
         momentum: m.
-        predictions: "current", of the states as they are now, or "fixed", those and their Jacobians of the forward pass.
-            Fixed, the errors tend to back-propagation's, and are those after L-1 steps of size 1: numerically BP.
-        learn: from the errors at the "end", or each layer at their first "arrival": numerically BP (needs step_size=1, no
-            momentum, steps ≥ L-1, and a chain of layers).
-        start: of the states: the "forward" pass, or the `state` passed in (the forward pass where none is): "previous" with
-            steps=1 and several updates a batch is incremental PC (Salvatori et al., 2024), variant `ipc`.
+        predictions: "current", of the states as they are now, or "fixed", those of the forward
+            pass, and their Jacobians. Fixed, the errors tend to back-propagation's. After L-1 steps
+            of size 1 they are those: numerically BP.
+        learn: from the errors at the "end", or each layer at their first "arrival": numerically BP,
+            which needs step_size=1, no momentum, steps ≥ L-1, and a chain of layers.
+        start: "forward", from the forward pass, or "previous", from the `state` passed in (the
+            forward pass where none is). "previous" with steps=1 and several updates a batch is
+            incremental PC (Salvatori et al., 2024), variant `ipc`.
     """
 
     beta: Positive = 0.05
@@ -77,7 +84,7 @@ class PredictiveCoding(AbstractRule["PredictedStates"]):
     precision = "half_products"
 
     def inference(self, problem: Problem) -> PredictedStates:
-        """The forward pass, the output held at its targets, then steps of all hidden layers together."""
+        """The forward pass, the output held at the targets, steps of all hidden layers together."""
         states = PredictedStates(problem, self.predictions == "fixed", problem.state if self.keeps_state else None)
         states.renew_errors()
         self.hold_output(states)
@@ -101,7 +108,7 @@ class PredictiveCoding(AbstractRule["PredictedStates"]):
         return states
 
     def update(self, states: PredictedStates, k: int) -> tuple[Tensor, Tensor | None]:
-        """v ← m v + γ (Δ - ε), h ← h + v; the very same tensors where nothing pulls."""
+        """v ← m v + γ (Δ - ε), h ← h + v; the same tensors where nothing pulls."""
         force, velocity = states.force(k), states.velocities[k]
         if force is not None or velocity is not None:
             push = self.step_size * (torch.zeros_like(states.free[k]) if force is None else force)
@@ -129,7 +136,7 @@ class PredictiveCoding(AbstractRule["PredictedStates"]):
         return settled.values() if self.keeps_state or problem.for_states else None
 
     def statistics_at(self, problem: Problem, settled: PredictedStates) -> dict[str, Any]:
-        """Of one more step."""
+        """The numbers of one more step."""
         before = settled.positions()
         update_together(settled, Step(tuple(settled.hidden)), self.update)
         return {"residual": settled.moved_since(before)}
@@ -157,10 +164,13 @@ class PredictiveCoding(AbstractRule["PredictedStates"]):
 
 
 class PredictedStates(States):
-    """The states of one batch: `means` hold what predicts, `differences` the signals f'(a_k) ⊙ ε_k; layers 0…L.
+    """The states of one batch, layers 0…L.
 
-    A state is the forward pass's and how far it has moved since, h_k = f(a_k⁰) + d_k, and its error d_k - (f(a_k) - f(a_k⁰)):
-    in the layers that an error reaches last, moves are smaller than the last digit of their states.
+    `means` hold what predicts, `differences` the signals f'(a_k) ⊙ ε_k.
+
+    A state is held as the forward pass's and its move since, h_k = f(a_k⁰) + d_k, its error as
+    d_k - (f(a_k) - f(a_k⁰)). In the layers that an error reaches last, moves are smaller than the
+    last digit of their states.
     """
 
     def __init__(self, problem: Problem, is_fixed: bool, previous: Values | None) -> None:
@@ -171,7 +181,7 @@ class PredictedStates(States):
         self.free = tuple(self.means)
         self.hidden = range(1, problem.depth)
         self.states: list[Tensor] = list(self.free)
-        # By layer, None where zero: d, its velocity, and ε with the drive and the move that it was made of.
+        # By layer, None where zero: d, its velocity, and ε with the drive and move behind it.
         self.moves: list[Tensor | None] = [None] * layers
         self.velocities: list[Tensor | None] = [None] * layers
         self.errors: list[Tensor | None] = [None] * layers
@@ -218,7 +228,7 @@ class PredictedStates(States):
         return tuple(self.moves)
 
     def moved_since(self, before: Sequence[Tensor | None]) -> float:
-        """How far the states are from where their moves were `before`, by their displacement from the forward pass."""
+        """The move of the states since `before`, by their displacement from the forward pass."""
         displacements = [now for now in self.moves if now is not None]
         pairs = [(now, then) for now, then in zip(self.moves, before, strict=True) if now is not None and now is not then]
         return residual([now if then is None else now - then for now, then in pairs], displacements)

@@ -18,13 +18,13 @@ from dualprop.network import Network
 from dualprop.network.states import States
 from dualprop.settling import Settling, can_sync, largest
 
-# What numbers inference is safe in: any; float32 with products of bfloat16; float32 or wider throughout.
+# Inference is safe in any numbers, in float32 with bfloat16 products, or in float32 or wider alone.
 Precision = Literal["any", "half_products", "full"]
 
 
 @dataclass(frozen=True)
 class Report:
-    """What is kept of a phase: its counts, still growing, and how it settled (None: it did not iterate)."""
+    """What is kept of a phase: its counts, still growing, and how it settled, if it iterated."""
 
     counts: dict[str, int]
     settling: Settling | None = None
@@ -33,13 +33,14 @@ class Report:
 
 
 class Problem:
-    """A batch that a rule works on, with what it has found so far.
+    """A batch that a rule works on, with the results so far.
 
     Attributes:
         network, x, y: y as int64 indices (N,) or floating-point vectors (N, K).
         state: of an earlier call, or None.
         generator: draws what the rule draws, or None.
-        for_states: whether the states are asked for, and not the gradients alone: what they read may then not be written over.
+        for_states: whether the states are asked for, and not the gradients alone. What states read
+            may then not be written over.
         logits: of the prediction, (N, K), once there is one.
         reports: of the phases, in their order.
     """
@@ -71,12 +72,12 @@ class Problem:
         return states
 
     def predicted(self, logits: Tensor) -> None:
-        """Take these outputs as the prediction. Raises SettingError where the targets don't fit them."""
+        """Keep these outputs as the prediction. Raises SettingError unless the targets fit."""
         check_targets(self.y, logits)
         self.logits = logits
 
     def mean_loss(self, predict: Callable[[Tensor], Tensor], loss: AbstractLoss) -> Tensor:
-        """The mean loss of predict(x), shape (), in autograd's graph; counted as back-propagation."""
+        """The mean loss of predict(x), shape (), in autograd's graph; counted as BP."""
         with torch.enable_grad():
             logits = predict(self.x)
             self.predicted(logits.detach())
@@ -84,23 +85,25 @@ class Problem:
             return loss.value(logits, self.y).mean()
 
     def gradients_of(self, loss: Tensor) -> dict[str, Tensor]:
-        """Autograd's, of every trainable parameter; zero where it has no effect."""
+        """Autograd's gradients of every trainable parameter; zero where it has no effect."""
         parameters = self.network.parameters
         gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
         return dict(zip(parameters, gradients, strict=True))
 
     def report(self, counts: dict[str, int], settling: Settling | None = None, remedy: str = "", each: int = 1) -> None:
-        """Keep what is told of a phase: its `counts`, which may still grow, and what to do where it did not settle. An
-        evaluation counts as `each`."""
+        """Keep a phase's `counts`, which may still grow, how it settled, and the remedy if not.
+
+        An evaluation counts as `each`.
+        """
         self.reports.append(Report(counts, settling, remedy, each))
 
     def doubt(self, trouble: str) -> None:
-        """Keep why the numbers can't be trusted though all phases have settled; empty where they can."""
+        """Keep why the numbers can't be trusted though all phases have settled, if so."""
         self._doubt = self._doubt or trouble
 
     @property
     def trouble(self) -> str:
-        """What the first phase that did not settle says, and what to do; else the first doubt; empty where there is none."""
+        """The trouble and remedy of the first unsettled phase, else the first doubt, else ''."""
         for report in self.reports:
             if report.settling is not None and report.settling.trouble:
                 return f"{report.settling.trouble}. {report.remedy}"
@@ -108,7 +111,7 @@ class Problem:
 
     @property
     def diagnostics(self) -> dict[str, float]:
-        """Counts over all phases, passes of those that iterated, and the largest residual that was measured."""
+        """Counts over all phases, passes of those that iterate, the largest measured residual."""
         numbers: dict[str, float] = {
             kind: sum(report.each * report.counts[kind] for report in self.reports)
             for kind in ("drives", "feedbacks", "gradients")
@@ -141,10 +144,10 @@ def check_batch(x: Tensor, y: Tensor) -> Tensor:
 
 
 def check_precision(network: Network, x: Tensor, precision: Precision, loses: str) -> None:
-    """Raise SettingError where inference would lose its small differences, or the updates of its parameters.
+    """Raise SettingError where inference would lose small differences, or parameters their updates.
 
-    Half precision belongs to the products alone, under bfloat16 autocast: float16 has no room for differences of 1e-8.
-    `loses` is what a rule of full precision would lose in half.
+    Half precision belongs to the products alone, under bfloat16 autocast: float16 has no room for
+    differences of 1e-8. `loses` is what a rule of full precision would lose in half.
     """
     half = (torch.float16, torch.bfloat16)
     device = x.device.type
@@ -165,12 +168,18 @@ def check_precision(network: Network, x: Tensor, precision: Precision, loses: st
 
 
 def check_output(network: Network, loss: AbstractLoss) -> None:
-    """Raise SettingError where the loss does not read what the network's output neuron gives: logits or probabilities."""
+    """Raise SettingError where the loss does not read what the output neuron gives.
+
+    An output neuron gives logits or probabilities.
+    """
     loss.check_output(network.into(network.depth).neuron)
 
 
 def check_targets(y: Tensor, logits: Tensor) -> None:
-    """Raise SettingError where targets don't fit outputs (N, K). Index ranges are checked on the CPU, where it is free."""
+    """Raise SettingError where targets don't fit outputs (N, K).
+
+    Index ranges are checked on the CPU, where it is free.
+    """
     if logits.dim() != 2:
         raise SettingError(f"the network's outputs must have shape (N, K), got {tuple(logits.shape)}. Add nn.Flatten().")
     if y.dim() > 1 and y.shape != logits.shape:

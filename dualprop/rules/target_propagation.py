@@ -1,11 +1,13 @@
-"""Difference target propagation (DTP: Lee et al., 2015) with feedback maps that learn to be the transposed Jacobians (L-DRL:
-Ernoult et al., 2022). From the forward pass s_k, and with a map G_k of its own back through every layer above the first,
+"""Difference target propagation (DTP: Lee et al., 2015; feedback as in Ernoult et al., 2022).
+
+From the forward pass s_k, and with a map G_k of its own back through every layer above the first,
 
     t_L = s_L - β ∇ℓ(s_L)        t_{k-1} = s_{k-1} + G_k(t_k) - G_k(s_k)
 
-and each layer's weights learn from one local step on ½‖s_k - t_k‖², with t_k held, divided by β. Before the targets, every G_k
-takes some steps on its own loss, from noise. As β → 0 the gradients are back-propagation's, of the forward weights where
-J_G = J_Fᵀ: what the maps learn (`reconstruction`).
+Each layer's weights learn from one local step on ½‖s_k - t_k‖² / β, with t_k held. Before the
+targets, every G_k takes some steps on its own loss (L-DRL), from noise: it learns to be the
+transposed Jacobian. As β → 0 the gradients are back-propagation's, of the forward weights where
+J_G = J_Fᵀ, which is what the maps learn (`learned_feedback`).
 """
 
 from __future__ import annotations
@@ -27,13 +29,16 @@ from dualprop.rules.learned_feedback import FeedbackMap
 from dualprop.rules.problem import Problem
 from dualprop.settings import PerLayer, Positive, Remedy, as_tuple, per_layer
 
-# The share of the stable rate that feedback weights learn at by themselves: their error is then some 7 %.
+# The feedback weights' share of the stable rate. Their error is then some 7 %.
 RATE = 0.01
 
 
 @dataclass(frozen=True)
 class FeedbackWeights:
-    """The feedback weights B_k and their momenta by layer, 2…L, each in the shape of the layer's W. Never written into."""
+    """The feedback weights B_k and their momenta by layer, 2…L. Never written into.
+
+    Each has the shape of the layer's W.
+    """
 
     weights: Mapping[int, Tensor]
     momenta: Mapping[int, Tensor]
@@ -41,20 +46,22 @@ class FeedbackWeights:
 
 @dataclass(frozen=True, kw_only=True)
 class TargetPropagation(AbstractRule["Taught"]):
-    """Difference target propagation, its feedback maps trained by the local difference reconstruction loss (L-DRL).
+    """Difference target propagation, its feedback maps trained by a local loss (L-DRL).
 
-    What is given per layer is one for all, or one for each layer that has a feedback map, 2…L.
+    A setting per layer is one number for all, or one for each layer that has a feedback map, 2…L.
 
     Attributes:
         beta: how far the output's target lies along -∇ℓ, per example.
-        iterations: steps that the feedback weights take on each batch; per layer. 0 leaves them as they started.
+        iterations: steps of the feedback weights on each batch; per layer. 0 leaves them alone.
         noise: σ of the Gaussian noise that they learn from; per layer.
-        feedback_rate: their learning rate, of the loss summed over units; per layer. None: 0.01 (1-momentum) / (σ² (M +
-            D/N)), M places at which a weight is used, D inputs and outputs of one place (channels × kernel), N examples.
+        feedback_rate: their learning rate, of the loss summed over units; per layer. None is
+            0.01 (1-momentum) / (σ² (M + D/N)): M places at which a weight is used, D inputs and
+            outputs of one place (channels × kernel), N examples.
         feedback_momentum: of their SGD.
         feedback_decay: their weight decay.
-        start: of the feedback weights: "symmetric", the forward weights, which they then learn to follow, or "random", drawn as
-            PyTorch draws the layers' own (published): gradients point anywhere until these have learned, some tens of batches.
+        start: "symmetric": feedback weights start as the forward weights, which they then follow.
+            "random" (published): drawn as PyTorch draws the layers' own. Gradients point anywhere
+            until these have learned, some tens of batches.
     """
 
     beta: Positive = 0.1
@@ -79,10 +86,10 @@ class TargetPropagation(AbstractRule["Taught"]):
         return forward, self._trained(forward, started, problem.generator)
 
     def gradients_at(self, problem: Problem, settled: Taught) -> dict[str, Tensor]:
-        """The targets, layer by layer downwards, and ∂W_k of ½‖s_k - t_k‖² / β averaged over the batch."""
+        """Targets, layer by layer downwards, and the mean ∂W_k of ½‖s_k - t_k‖² / β with them."""
         (forward, feedback), network = settled, problem.network
         output = forward.maps[problem.depth].state
-        # What the targets differ from the states by: differences are held, so that a small β costs no digits.
+        # Target less state. Differences are held, so that a small β costs no digits.
         change = self.loss.gradient(output, problem.y).to(output.dtype) * -self.beta
         gradients: dict[str, Tensor] = {}
         for k in range(network.depth, 0, -1):
@@ -101,7 +108,7 @@ class TargetPropagation(AbstractRule["Taught"]):
         return settled[1]
 
     def statistics_at(self, problem: Problem, settled: Taught) -> dict[str, Any]:
-        """ "feedback_alignment": the cosine of B_k and W_k after learning on this batch, per layer with feedback weights."""
+        """The "feedback_alignment": cos(B_k, W_k) after learning, by layer that has a B."""
         weights = settled[1].weights
         forward = {k: learned_feedback.forward_weight(problem.network.into(k)) for k in weights}
         return {"feedback_alignment": [_cosine(weight, forward[k]) for k, weight in weights.items()]}
@@ -122,11 +129,11 @@ class TargetPropagation(AbstractRule["Taught"]):
         return "the feedback's noise is drawn anew for each batch" if any(as_tuple(self.iterations)) else ""
 
     def at_new_batch(self, state: Any) -> Any:
-        """All of it: feedback weights are no batch's own."""
+        """All of it: feedback weights belong to no batch."""
         return state
 
     def _started(self, network: Network, state: Any, generator: torch.Generator | None) -> FeedbackWeights:
-        """The state to learn on from."""
+        """The state that learning goes on from."""
         if generator is None and self.needs_generator:
             raise SettingError(
                 "target propagation draws noise and feedback weights: pass generator=torch.Generator().manual_seed(0), say."
@@ -146,7 +153,7 @@ class TargetPropagation(AbstractRule["Taught"]):
         return FeedbackWeights(dict(state.weights), dict(state.momenta))
 
     def _trained(self, pass_: ForwardPass, feedback: FeedbackWeights, generator: torch.Generator | None) -> FeedbackWeights:
-        """The feedback weights after their steps on this batch, layer by layer: momentum SGD on the L-DRL."""
+        """The feedback weights after this batch's steps: momentum SGD on the L-DRL, by layer."""
         layers = range(2, pass_.network.depth + 1)
         iterations, noise = per_layer(self.iterations, "iterations", layers), per_layer(self.noise, "noise", layers)
         rates = None if self.feedback_rate is None else per_layer(self.feedback_rate, "feedback_rate", layers)
@@ -167,7 +174,10 @@ class TargetPropagation(AbstractRule["Taught"]):
 
 
 class ForwardPass:
-    """The forward pass on one batch: by layer its feedback map there, which holds its state; and what has been counted."""
+    """The forward pass on one batch, with counts.
+
+    `maps` holds by layer its feedback map there, which holds the layer's state.
+    """
 
     def __init__(self, problem: Problem) -> None:
         self.network = network = problem.network
