@@ -1,4 +1,5 @@
-"""Train PyTorch networks without back-propagation: dual propagation (DP) and its relatives on the user's own model."""
+"""Train PyTorch networks without back-propagation: dual propagation (DP) and its relatives on the
+user's own model."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING

@@ -1,4 +1,5 @@
-"""How a rule's gradients compare with back-propagation's, layer by layer, at the present weights on one batch."""
+"""How a rule's gradients compare with back-propagation's, layer by layer, at the present weights on
+one batch."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from dualprop.rules import AbstractRule
 
 @dataclass(frozen=True)
 class LayerAlignment:
-    """cosine and norm ratio ‖rule‖ / ‖BP‖ of one layer's gradient, all its parameters as one vector; angle in degrees."""
+    """cosine and norm ratio ‖rule‖ / ‖BP‖ of one layer's gradient, all its parameters as one
+    vector; angle in degrees."""
 
     layer: str
     cosine: float
@@ -36,13 +38,16 @@ def alignment(
     generator: torch.Generator | None = None,
     updates: int = 1,
 ) -> list[LayerAlignment]:
-    """One entry per layer with parameters, from input to output. A zero gradient has cosine and norm ratio nan.
+    """One entry per layer with parameters, from input to output. A zero gradient has cosine and
+    norm ratio nan.
 
-    Of a rule that makes several `updates` on a batch it is the mean of their gradients, each from the states of the one before
-    and all at the present weights: the first of incremental predictive coding has not reached the lower layers.
+    Of a rule that makes several `updates` on a batch it is the mean of their gradients, each from
+    the states of the one before and all at the present weights: the first of incremental predictive
+    coding has not reached the lower layers.
 
-    Back-propagation means the true gradient, `rule.exact_gradients`: through the forward weights, also where the network has
-    feedback weights; of a rule that predicts by an equilibrium, that equilibrium's.
+    Back-propagation means the true gradient, `rule.exact_gradients`: through the forward weights,
+    also where the network has feedback weights; of a rule that predicts by an equilibrium, that
+    equilibrium's.
     """
     found = rule.gradients(network, x, y, state=state, generator=generator)
     total = dict(found.gradients)
@@ -58,7 +63,8 @@ def alignment(
 
 
 def angle_between(found: list[Tensor], exact: list[Tensor]) -> float:
-    """The angle between two gradients in degrees, each of several tensors as one vector; nan where one is zero."""
+    """The angle between two gradients in degrees, each of several tensors as one vector; nan where
+    one is zero."""
     return _compare("", found, exact).angle
 
 

@@ -1,7 +1,7 @@
 """Schedules: the order in which layers are updated during inference.
 
-A schedule maps a depth L to passes, and a pass is a sequence of steps; a step is a group of layer numbers 1…L that are
-updated together, each from the states before the step.
+A schedule maps a depth L to passes, and a pass is a sequence of steps; a step is a group of layer
+numbers 1…L that are updated together, each from the states before the step.
 
 (Høier et al. 2023, §4; Høier & Zach 2024, §6; the names of the authors' code in brackets.)
 """
@@ -23,16 +23,16 @@ from dualprop.settings import NamedPart
 
 @dataclass(frozen=True)
 class Step:
-    """One group of layers. `before_arrival`: started from zeros, the forward signal has not yet reached the output, so
-    the output is driven but not nudged."""
+    """One group of layers. `before_arrival`: started from zeros, the forward signal has not yet
+    reached the output, so the output is driven but not nudged."""
 
     layers: tuple[int, ...]
     before_arrival: bool = False
 
 
 class AbstractSchedule(NamedPart):
-    """Passes over the layers of a network. `is_random` says that they are drawn, `is_one_pass` that they are an order of its
-    own and no passes over all layers."""
+    """Passes over the layers of a network. `is_random` says that they are drawn, `is_one_pass` that
+    they are an order of its own and no passes over all layers."""
 
     is_one_pass: bool = False
 
@@ -62,7 +62,8 @@ class AbstractSchedule(NamedPart):
             yield from steps_of_pass
 
     def brings_down(self, depth: int) -> bool:
-        """Whether an error at the output surely reaches layer 1: the steps update L, later L-1, … later 1. Not where drawn."""
+        """Whether an error at the output surely reaches layer 1: the steps update L, later L-1, …
+        later 1. Not where drawn."""
         if self.is_random:
             return False
         awaited = depth
@@ -73,7 +74,8 @@ class AbstractSchedule(NamedPart):
 
 @dataclass(frozen=True)
 class Schedule(AbstractSchedule):
-    """A named schedule with its count. `str()` gives the form that recipes and the command line read, "up_down(2)"."""
+    """A named schedule with its count. `str()` gives the form that recipes and the command line
+    read, "up_down(2)"."""
 
     name: str
     count: int
@@ -85,8 +87,8 @@ class Schedule(AbstractSchedule):
             raise SettingError(f"the count of schedule '{self.name}' must be a whole number of at least 1, got {self.count}.")
 
     def passes(self, depth: int, generator: torch.Generator | None = None) -> Iterator[list[Step]]:
-        """The passes for a network of `depth` layers, `count` of them. `generator` is needed by random_order alone, whose
-        draws are one pass."""
+        """The passes for a network of `depth` layers, `count` of them. `generator` is needed by
+        random_order alone, whose draws are one pass."""
         if self.name == "random_order":
             yield _random_order(depth, self.count, generator)
             return
@@ -114,7 +116,8 @@ class ExplicitOrder(AbstractSchedule):
                 raise SettingError(f"the schedule updates a layer twice in the group {group}. Name each once a group.")
 
     def passes(self, depth: int, generator: torch.Generator | None = None) -> Iterator[list[Step]]:
-        """The whole order, one pass. Raises SettingError where it names a layer that the network does not have."""
+        """The whole order, one pass. Raises SettingError where it names a layer that the network
+        does not have."""
         for k in (k for group in self.groups for k in group):
             if not 1 <= k <= depth:
                 raise SettingError(f"the schedule names layer {k}, but the network has layers 1 to {depth}.")
@@ -148,17 +151,20 @@ def top_down(n: int) -> Schedule:
 
 
 def odd_even(n: int) -> Schedule:
-    """1, 3, 5, … one after another, then 2, 4, …; n times. In a chain: all odd layers together, then all even ones."""
+    """1, 3, 5, … one after another, then 2, 4, …; n times. In a chain: all odd layers together,
+    then all even ones."""
     return Schedule("odd_even", n)
 
 
 def even_odd(n: int) -> Schedule:
-    """2, 4, … one after another, then 1, 3, 5, …; n times. In a chain: all even layers together, then all odd ones."""
+    """2, 4, … one after another, then 1, 3, 5, …; n times. In a chain: all even layers together,
+    then all odd ones."""
     return Schedule("even_odd", n)
 
 
 def synchronous(n: int) -> Schedule:
-    """All layers together, n times; from zeros the output stays un-nudged in the first L-1 steps (P-DP)."""
+    """All layers together, n times; from zeros the output stays un-nudged in the first L-1 steps
+    (P-DP)."""
     return Schedule("synchronous", n)
 
 
@@ -227,8 +233,9 @@ def names() -> list[str]:
 
 
 def parse(schedule: AnySchedule | str | Sequence[int | Sequence[int]]) -> AnySchedule:
-    """A schedule from itself, from its text ("bottom_up(16)", or an order such as "4,3,2,1" with "1+3" for a group), or
-    from a plain sequence of layer numbers or groups of them. Raises SettingError."""
+    """A schedule from itself, from its text ("bottom_up(16)", or an order such as "4,3,2,1" with
+    "1+3" for a group), or from a plain sequence of layer numbers or groups of them. Raises
+    SettingError."""
     if isinstance(schedule, Schedule | ExplicitOrder):
         return schedule
     if isinstance(schedule, str):

@@ -1,7 +1,8 @@
 """Settling: the one loop that every iterating rule runs, and how far its states still move.
 
-A schedule is walked pass by pass, step by step; the layers of a step are updated together, each from the states before the
-step. How far states still move is measured against how far inference has moved them,
+A schedule is walked pass by pass, step by step; the layers of a step are updated together, each
+from the states before the step. How far states still move is measured against how far inference has
+moved them,
 
     residual = ‖moves‖ / ‖displacements‖        over all layers, examples and units
 
@@ -23,7 +24,8 @@ from dualprop.network.states import States
 from dualprop.neurons import AbstractNeuron
 from dualprop.schedules import AbstractSchedule, Step
 
-# A last pass that moves the states by more than this share of their displacement has settled nothing.
+# A last pass that moves the states by more than this share of their displacement has settled
+# nothing.
 MOST_MOVED = 0.5
 # Where two phases differ by less than so many units in the last place of a layer's states, what is
 # seen of it is rounding.
@@ -36,7 +38,8 @@ class Settling:
 
     Attributes:
         passes: that were made.
-        moved: the residuals that were measured: after every pass where there is a tolerance, else after the last.
+        moved: the residuals that were measured: after every pass where there is a tolerance, else
+            after the last.
         limit: the residual that is small enough.
         trouble: why the states can't be trusted, without the remedy; empty where they can.
     """
@@ -52,7 +55,8 @@ class Settling:
         return self.moved[-1] if self.moved else None
 
     def judge(self, kind: str) -> None:
-        """Say in `trouble` that inference did not settle, where the states, "nudged" say, did not."""
+        """Say in `trouble` that inference did not settle, where the states, "nudged" say, did
+        not."""
         last = self.residual
         if last is None or last <= self.limit:
             return
@@ -75,8 +79,8 @@ class Settling:
 
 
 class Settles(Protocol):
-    """States that settle: `network.states.States`, or what holds some. `set` takes what an update gives, `positions` are what
-    moves; `kind` is what they are called, "nudged" say."""
+    """States that settle: `network.states.States`, or what holds some. `set` takes what an update
+    gives, `positions` are what moves; `kind` is what they are called, "nudged" say."""
 
     step: Step
     final: frozenset[int]
@@ -105,13 +109,14 @@ def settle(
 
     Args:
         passes: of a schedule.
-        measure: the residual, given the `states.positions()` before the last pass. None measures nothing.
+        measure: the residual, given the `states.positions()` before the last pass. None measures
+            nothing.
         tolerance: stop after the first pass whose residual is no more than this.
         limit: without a tolerance, the residual after the last pass that is small enough.
         most: passes, however many there are.
         least: passes before a tolerance may stop.
-        releases: tell the states, in `final`, which layers of a step are updated for the last time, so that what they
-            read may be written over.
+        releases: tell the states, in `final`, which layers of a step are updated for the last time,
+            so that what they read may be written over.
         after_pass: is called after pass 1, 2, … with its number.
     """
     settling = Settling(limit=limit if tolerance is None else tolerance)
@@ -173,7 +178,8 @@ def fixed_passes(schedule: AbstractSchedule, remedy: str) -> Iterator[str]:
 
 
 def lost_in_rounding(first: Sequence[Tensor], second: Sequence[Tensor], what: str) -> str:
-    """Where `what` tells the states 0…L of two phases apart by so little in a layer that it is rounding; else empty."""
+    """Where `what` tells the states 0…L of two phases apart by so little in a layer that it is
+    rounding; else empty."""
     if not can_sync(first[-1]):
         return ""
     for k, (before, after) in enumerate(zip(first[1:], second[1:], strict=True), start=1):
@@ -184,7 +190,8 @@ def lost_in_rounding(first: Sequence[Tensor], second: Sequence[Tensor], what: st
 
 
 def can_sync(x: Tensor) -> bool:
-    """Whether the host may wait for the device: not while a CUDA graph is captured, whose replays are not measured."""
+    """Whether the host may wait for the device: not while a CUDA graph is captured, whose replays
+    are not measured."""
     return not (x.is_cuda and torch.cuda.is_current_stream_capturing())
 
 

@@ -1,4 +1,5 @@
-"""Dual propagation on your own model with your own optimizer: twelve lines, then the same in any training loop."""
+"""Dual propagation on your own model with your own optimizer: twelve lines, then the same in any
+training loop."""
 
 import torch
 from sklearn.datasets import load_digits

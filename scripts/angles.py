@@ -1,10 +1,12 @@
-"""The angle of DP⊤'s gradients to back-propagation's, per layer, over the first minibatches: Høier & Zach (2024), figure 2.
+"""The angle of DP⊤'s gradients to back-propagation's, per layer, over the first minibatches: Høier
+& Zach (2024), figure 2.
 
-    python scripts/angles.py OUT [--recipe cifar10-cnn] [--betas 0.01,1] [--alpha 0] [--batches 200] [--data DIR]
+    python scripts/angles.py OUT [--recipe cifar10-cnn] [--betas 0.01,1] [--alpha 0] [--batches 200]
+    [--data DIR]
 
-Each β trains the recipe's network from its first seed by DP⊤, and before every step compares the gradients on the step's own
-minibatch with the exact ones at the same weights; the back-propagation twin trains beside them. OUT/angles.json and
-OUT/angles.png hold what came out; over whole epochs,
+Each β trains the recipe's network from its first seed by DP⊤, and before every step compares the
+gradients on the step's own minibatch with the exact ones at the same weights; the back-propagation
+twin trains beside them. OUT/angles.json and OUT/angles.png hold what came out; over whole epochs,
 `dualprop compare RECIPE --variants grid` draws the same (the paper's left column).
 """
 
@@ -30,7 +32,8 @@ from dualprop.training.recipe import Recipe
 
 
 def angles(recipe: Recipe, num_batches: int, data_root: Path | None) -> dict[str, Any]:
-    """Degrees per minibatch and layer (none for back-propagation itself), the layers' names, and the loss per minibatch."""
+    """Degrees per minibatch and layer (none for back-propagation itself), the layers' names, and
+    the loss per minibatch."""
     seed = recipe.seed_list[0]
     splits, how = runs.load_data(recipe, seed, data_root), execution.resolve(recipe)
     torch.manual_seed(seed)
@@ -59,7 +62,8 @@ def angles(recipe: Recipe, num_batches: int, data_root: Path | None) -> dict[str
 
 
 def draw(found: dict[str, dict[str, Any]], title: str, path: Path) -> None:
-    """A map of layers × minibatches for each β, in one colour scale; below, the losses beside the twin's."""
+    """A map of layers × minibatches for each β, in one colour scale; below, the losses beside the
+    twin's."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -1,10 +1,12 @@
-"""Whether a step has become slower or larger from one checkout to another: both take turns in one run.
+"""Whether a step has become slower or larger from one checkout to another: both take turns in one
+run.
 
-    python scripts/bench_commits.py BEFORE AFTER [--rounds 40] [--only TEXT]     # two checkouts of this repository
+    python scripts/bench_commits.py BEFORE AFTER [--rounds 40] [--only TEXT]     # two checkouts
 
-A worker process for each checkout holds its models. They step in turns, in random order, on the same threads; a third worker,
-on BEFORE again, tells the noise. Shown are the medians over the rounds of the ratios of times, and the ratio of the most bytes
-of tensors alive in a step, which is exact.
+A worker process for each checkout holds its models. They step in turns, in random order, on the
+same threads; a third worker, on BEFORE again, tells the noise. Shown are the medians over the
+rounds of the ratios of times, and the ratio of the most bytes of tensors alive in a step, which is
+exact.
 """
 
 from __future__ import annotations
@@ -79,7 +81,8 @@ def peak(step: Any) -> float:
 
 
 def work() -> None:
-    """A worker: for each line "model|rule" make that step; for each "go" take it and say how long it took."""
+    """A worker: for each line "model|rule" make that step; for each "go" take it and say how long
+    it took."""
     import torch
 
     torch.set_flush_denormal(True)

@@ -1,11 +1,15 @@
-"""Trains a predictive coding network by EP over a grid of iterations K and nudging strengths β: where does the scheme break?
+"""Trains a predictive coding network by EP over a grid of iterations K and nudging strengths β:
+where does the scheme break?
 
-    python scripts/equilibrium_grid.py OUT [--recipe mnist-vgg5-ep-mse] [--channels 16 32 64 64 64] [--train-examples 5000]
-        [--epochs 1] [--iterations 1,2,3,4,6,10] [--betas 2e-5,2e-4,0.002,0.02,0.1,0.5] [--seeds 1] [--data DIR]
+    python scripts/equilibrium_grid.py OUT [--recipe mnist-vgg5-ep-mse] [--channels 16 32 64 64 64]
+    [--train-examples 5000]
+        [--epochs 1] [--iterations 1,2,3,4,6,10] [--betas 2e-5,2e-4,0.002,0.02,0.1,0.5] [--seeds 1]
+        [--data DIR]
 
-Each cell trains the recipe's network by K even/odd iterations of block updates a phase, as published (Kerjan, Høier & Scellier
-2026: flat for K ≥ 4 and 2e-4 ≤ β ≤ 0.1, VGG5 on CIFAR-100); the last row by one pair of error sweeps instead. OUT holds a run
-folder per cell, which is skipped if it is finished; grid.json and grid.png hold what came out.
+Each cell trains the recipe's network by K even/odd iterations of block updates a phase, as
+published (Kerjan, Høier & Scellier 2026: flat for K ≥ 4 and 2e-4 ≤ β ≤ 0.1, VGG5 on CIFAR-100); the
+last row by one pair of error sweeps instead. OUT holds a run folder per cell, which is skipped if
+it is finished; grid.json and grid.png hold what came out.
 """
 
 from __future__ import annotations
@@ -47,7 +51,8 @@ def cell_recipe(base: Recipe, row: str, beta: float) -> Recipe:
 
 
 def measured(run: runs.Run) -> dict[str, Any]:
-    """Means over the seeds; the angle is of the last epoch measured, the largest over layers, None where a layer has none."""
+    """Means over the seeds; the angle is of the last epoch measured, the largest over layers, None
+    where a layer has none."""
     results = run.results()
     angles = []
     for seed in run.seeds:

@@ -1,11 +1,13 @@
-"""Maps where the layered objective of dual propagation breaks Proposition 4.1's monotonicity, over weight gain and β.
+"""Maps where the layered objective of dual propagation breaks Proposition 4.1's monotonicity, over
+weight gain and β.
 
     python scripts/monotonicity_map.py --out map.png --json map.json
 
-J_{α,β} is L_α (dualprop.objectives.dyadic, squared error, exact nudges) where inference has come to rest. Small random networks
-of four layers, weights gain·N(0, 1/n_in); inference is swept down and up from the forward pass, or from random states, and
-slowed down where it does not settle. Per cell: the share of inferences that did not settle, and of the pairs of neighbours that
-both did, the share with J_{α',β} > J_{α,β} for α < α', and with β J_{α,β} > β' J_{α,β'} for β < β'.
+J_{α,β} is L_α (dualprop.objectives.dyadic, squared error, exact nudges) where inference has come to
+rest. Small random networks of four layers, weights gain·N(0, 1/n_in); inference is swept down and
+up from the forward pass, or from random states, and slowed down where it does not settle. Per cell:
+the share of inferences that did not settle, and of the pairs of neighbours that both did, the share
+with J_{α',β} > J_{α,β} for α < α', and with β J_{α,β} > β' J_{α,β'} for β < β'.
 """
 
 from __future__ import annotations
@@ -39,7 +41,8 @@ SETTLED = 1e-9  # one more undamped sweep by the library's own rule moves no sta
 
 @dataclass(frozen=True)
 class Found:
-    """Of one gain, activation and start: J and whether inference settled, shapes (networks, α, β, examples)."""
+    """Of one gain, activation and start: J and whether inference settled, shapes (networks, α, β,
+    examples)."""
 
     values: Tensor
     settled: Tensor
@@ -59,7 +62,8 @@ def random_models(gain: float, activation: str, generator: torch.Generator) -> l
 
 
 def settle(models: list[nn.Sequential], x: Tensor, y: Tensor, start: list[Tensor] | None) -> tuple[list[Tensor], list[Tensor]]:
-    """s⁺ and s⁻ of all layers, for all networks, α and β at once: shapes (networks, α, β, examples, width)."""
+    """s⁺ and s⁻ of all layers, for all networks, α and β at once: shapes (networks, α, β, examples,
+    width)."""
     weights = [torch.stack([m[2 * k].weight.data for m in models])[:, None, None] for k in range(len(WIDTHS) - 1)]
     f = torch.tanh if isinstance(models[0][1], nn.Tanh) else torch.relu
     alpha = torch.tensor(ALPHAS, dtype=x.dtype)[:, None, None, None]
@@ -109,7 +113,8 @@ def measure(gain: float, activation: str, start: str, seed: int) -> Found:
     y = torch.randint(WIDTHS[-1], (EXAMPLES,), generator=generator)
     random = None
     if start == "random":
-        # One start for every α and β of a network and example: states of the size of the activation's range.
+        # One start for every α and β of a network and example: states of the size of the
+        # activation's range.
         drawn = [torch.randn(NETWORKS, 1, 1, EXAMPLES, w, generator=generator, dtype=torch.float64) for w in WIDTHS[1:]]
         random = [s if k == len(drawn) - 1 else (s.tanh() if activation == "tanh" else s.relu()) for k, s in enumerate(drawn)]
     plus, minus = settle(models, x, y, random)
@@ -127,7 +132,8 @@ def measure(gain: float, activation: str, start: str, seed: int) -> Found:
 def judge(
     network: dp.Network, plus: list[Tensor], minus: list[Tensor], y: Tensor, alpha: float, beta: float
 ) -> tuple[Tensor, Tensor]:
-    """L_α per example, and whether the library's own rule would leave these dyads where they are."""
+    """L_α per example, and whether the library's own rule would leave these dyads where they
+    are."""
     means = tuple(alpha * p + (1 - alpha) * q for p, q in zip(plus, minus, strict=True))
     differences = tuple(p - q for p, q in zip(plus, minus, strict=True))
     dyads = dp.Dyads(means, (None, *differences[1:]), alpha)
@@ -144,7 +150,8 @@ def judge(
 
 
 def shares(found: Found) -> dict[str, list[Any]]:
-    """Per β, or pair of neighbouring β's: the shares of PANELS, None where there is no pair, and the numbers of pairs."""
+    """Per β, or pair of neighbouring β's: the shares of PANELS, None where there is no pair, and
+    the numbers of pairs."""
     j, settled = found.values, found.settled
     beta = torch.tensor(BETAS, dtype=j.dtype)[:, None]
     # What an inference within SETTLED of its end, and the rounding of E/β, leave uncertain.
@@ -176,7 +183,8 @@ PANELS = {
 
 
 def draw(maps: dict[str, dict[str, list[list[Any]]]], path: Path) -> None:
-    """A row per activation and start, a column per panel; gain upwards, β to the right, darker where more breaks."""
+    """A row per activation and start, a column per panel; gain upwards, β to the right, darker
+    where more breaks."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

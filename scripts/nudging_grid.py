@@ -1,10 +1,12 @@
-"""Trains MNIST over a grid of α and β by DP, damped DP and DP⊤, and draws where inference and learning break.
+"""Trains MNIST over a grid of α and β by DP, damped DP and DP⊤, and draws where inference and
+learning break.
 
     python scripts/nudging_grid.py OUT [--epochs 2] [--seeds 1] [--data DIR]
 
-Recipe mnist-nudging (784-512-512-10, squared error; Høier & Zach 2024, §6.1) with several passes of inference, which is where
-DP away from α = ½ loses its footing: five rounds of sweeps for DP and DP⊤ and fifteen for damped DP, as in the authors' code.
-OUT holds a run folder per cell, which is skipped if it is finished; grid.json and grid.png hold what came out.
+Recipe mnist-nudging (784-512-512-10, squared error; Høier & Zach 2024, §6.1) with several passes of
+inference, which is where DP away from α = ½ loses its footing: five rounds of sweeps for DP and DP⊤
+and fifteen for damped DP, as in the authors' code. OUT holds a run folder per cell, which is
+skipped if it is finished; grid.json and grid.png hold what came out.
 """
 
 from __future__ import annotations
@@ -45,7 +47,8 @@ def cell_recipe(base: Recipe, method: str, alpha: float, beta: float) -> Recipe:
 
 
 def measured(run: runs.Run) -> dict[str, Any]:
-    """Means over the seeds, after the last epoch that was measured; an angle or a residual that is not finite is None."""
+    """Means over the seeds, after the last epoch that was measured; an angle or a residual that is
+    not finite is None."""
     results = run.results()
     last = [next(m for m in reversed(run.metrics(seed)) if "alignment" in m) for seed in run.seeds]
     found: dict[str, Any] = {

@@ -1,9 +1,11 @@
-"""How many digits of DP's gradients survive in float32 and under bfloat16 autocast, for which β: a table in Markdown.
+"""How many digits of DP's gradients survive in float32 and under bfloat16 autocast, for which β: a
+table in Markdown.
 
     python scripts/precision.py [--steps 150]
 
-A network 64-256-256-256-10 is trained by back-propagation on digits; then each case's gradients on one batch of 100 are
-compared with those of the same rule in float64 at the same weights: ‖g - g₆₄‖ / ‖g₆₄‖, the worst parameter's.
+A network 64-256-256-256-10 is trained by back-propagation on digits; then each case's gradients on
+one batch of 100 are compared with those of the same rule in float64 at the same weights: ‖g - g₆₄‖
+/ ‖g₆₄‖, the worst parameter's.
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
-"""Streams a synthetic set in ImageNet32's format that need not fit into memory, and tells rate and memory as it goes.
+"""Streams a synthetic set in ImageNet32's format that need not fit into memory, and tells rate and
+memory as it goes.
 
     python scripts/stream_imagenet32.py --gigabytes 10 --folder /tmp
 
-Every image carries its own number, and its label follows from that, so that each batch is checked. The files are removed at the
-end. `--seconds` ends earlier; `--form pickle` writes the other form; `--step 0.05` sleeps that long a batch, as a training
-step would take, and tells how much of it the loader added.
+Every image carries its own number, and its label follows from that, so that each batch is checked.
+The files are removed at the end. `--seconds` ends earlier; `--form pickle` writes the other form;
+`--step 0.05` sleeps that long a batch, as a training step would take, and tells how much of it the
+loader added.
 """
 
 from __future__ import annotations
@@ -55,7 +57,8 @@ def main() -> int:
 
 
 def write(folder: Path, name: str, form: str, first: int, number: int) -> None:
-    """One file of `number` images from image `first` on; not left in the system's cache: reading is to come from the disk."""
+    """One file of `number` images from image `first` on; not left in the system's cache: reading is
+    to come from the disk."""
     path = folder / (f"{name}.npz" if form == "npz" else name)
     labels = np.arange(first, first + number) % 1000 + 1
     rows = np.random.default_rng(0).integers(0, 256, (BLOCK, ROW_BYTES), dtype=np.uint8)
@@ -100,7 +103,8 @@ def stream(folder: Path, arguments: argparse.Namespace) -> dict[str, object]:
     done = waited = 0
     order = torch.Generator().manual_seed(0)
     before = time.perf_counter()
-    # Crops without flips and padding leave the first pixels of some images; so the check is on batches without augmentation.
+    # Crops without flips and padding leave the first pixels of some images; so the check is on
+    # batches without augmentation.
     for is_varied, seconds in ((False, arguments.seconds / 2), (True, arguments.seconds / 2)):
         augmentation = Augmentation(pad=4, flip=True) if is_varied else None
         until = time.perf_counter() + seconds

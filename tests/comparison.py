@@ -1,4 +1,5 @@
-"""Comparing gradients and states with an oracle's, layer by layer. A norm ratio of 2, β or N diagnoses itself."""
+"""Comparing gradients and states with an oracle's, layer by layer. A norm ratio of 2, β or N
+diagnoses itself."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,9 +10,11 @@ Named = Mapping[str, Tensor]
 
 
 def rounding(beta: float, dtype: torch.dtype = torch.float64, terms: float = 1e3) -> float:
-    """The relative error that arithmetic alone explains: δ is a difference of nearly equal numbers, so eps/β.
+    """The relative error that arithmetic alone explains: δ is a difference of nearly equal numbers,
+    so eps/β.
 
-    `terms` stands for the sums over units and layers, and for how much larger a state is than its loss gradient.
+    `terms` stands for the sums over units and layers, and for how much larger a state is than its
+    loss gradient.
     """
     return terms * torch.finfo(dtype).eps / min(beta, 1.0)
 

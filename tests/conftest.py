@@ -1,4 +1,5 @@
-"""What every test shares: one thread (the machine is small, and sums then have one order), and the shared folder."""
+"""What every test shares: one thread (the machine is small, and sums then have one order), and the
+shared folder."""
 
 import signal
 from pathlib import Path
@@ -8,10 +9,12 @@ import torch
 from hypothesis import HealthCheck, settings
 
 torch.set_num_threads(1)
-# A shell's background jobs ignore Ctrl-C, and so would the commands that the tests start and interrupt.
+# A shell's background jobs ignore Ctrl-C, and so would the commands that the tests start and
+# interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Examples are derived from the test's own code, so a run is the same everywhere; a slow machine is no failure.
+# Examples are derived from the test's own code, so a run is the same everywhere; a slow machine is
+# no failure.
 settings.register_profile(
     "repeatable",
     deadline=None,
@@ -22,7 +25,8 @@ settings.register_profile(
 )
 settings.load_profile("repeatable")
 
-# pytest starts in the package's repository; the shared reference data lies beside it, where it lies at all.
+# pytest starts in the package's repository; the shared reference data lies beside it, where it lies
+# at all.
 SHARED = Path(__file__).parents[1].parent / "shared"
 
 

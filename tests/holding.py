@@ -1,4 +1,5 @@
-"""The installed command held at one event, where a test may stop it however fast or slow the machine is."""
+"""The installed command held at one event, where a test may stop it however fast or slow the
+machine is."""
 
 from __future__ import annotations
 
@@ -24,9 +25,11 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 @contextmanager
 def held(before: str, *words: str) -> Iterator[subprocess.Popen[str]]:
-    """`dualprop WORDS` in a process that has come to a call of hold(), which waits for ever; it is killed in the end.
+    """`dualprop WORDS` in a process that has come to a call of hold(), which waits for ever; it is
+    killed in the end.
 
-    before: lines of Python that run before the command, and put the call of hold() where it is wanted.
+    before: lines of Python that run before the command, and put the call of hold() where it is
+    wanted.
     """
     program = [sys.executable, "-c", PROGRAM.format(before=before), str(COMMAND), *words]
     pipe = subprocess.PIPE

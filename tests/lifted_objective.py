@@ -1,4 +1,5 @@
-"""The objective of lifted networks (LPOM) in plain torch: none of the package's potentials, drives or losses."""
+"""The objective of lifted networks (LPOM) in plain torch: none of the package's potentials, drives
+or losses."""
 
 import math
 
@@ -55,7 +56,8 @@ def layers(model):
 
 
 def objective(model, states, y, betas, loss="cross_entropy"):
-    """J of each example, shape (N,): ℓ(X_L, y) + Σ_k (1/β_k) [G_k(X_k) + G_k*(a_k) - X_k·a_k]; states are X_0 … X_L."""
+    """J of each example, shape (N,): ℓ(X_L, y) + Σ_k (1/β_k) [G_k(X_k) + G_k*(a_k) - X_k·a_k];
+    states are X_0 … X_L."""
     if loss == "cross_entropy":
         total = F.cross_entropy(states[-1], y, reduction="none")
     else:

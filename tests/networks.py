@@ -1,4 +1,5 @@
-"""Small random networks and batches in float64, drawn from a seed of their own; and plain autograd."""
+"""Small random networks and batches in float64, drawn from a seed of their own; and plain
+autograd."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -42,7 +43,8 @@ def mlp(
 def conv_net(
     activation: str = "relu", pool: str = "before", seed: int = 0, dtype: torch.dtype = torch.float64
 ) -> nn.Sequential:
-    """Images (N, 2, 6, 6) to 3 logits; the max-pool stands "before" or "after" the activation, or nowhere ("none")."""
+    """Images (N, 2, 6, 6) to 3 logits; the max-pool stands "before" or "after" the activation, or
+    nowhere ("none")."""
 
     def block(inputs: int, outputs: int, pooled: bool) -> list[nn.Module]:
         conv, act = nn.Conv2d(inputs, outputs, 3, padding=1), ACTIVATIONS[activation]()

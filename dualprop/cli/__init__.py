@@ -1,4 +1,5 @@
-"""The `dualprop` command: parsing only. Nothing slow is imported before a command is known, so that --help is instant."""
+"""The `dualprop` command: parsing only. Nothing slow is imported before a command is known, so that
+--help is instant."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ examples:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; exits with 0, with 2 and one line for a user's error, or with 130 when interrupted."""
+    """Run the command line; exits with 0, with 2 and one line for a user's error, or with 130 when
+    interrupted."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         commands = "\n".join(f"  {name:9}{summary}" for name, (_, summary) in COMMANDS.items())

@@ -43,7 +43,8 @@ def _named_part(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None
 
 
 def parse(kind: type[T], default: T, arguments: Sequence[str], command: str) -> T:
-    """Read the options into `kind`. Prints the help and exits with 0 where asked; raises SettingError for a mistake."""
+    """Read the options into `kind`. Prints the help and exits with 0 where asked; raises
+    SettingError for a mistake."""
     _check_spelling(default, arguments, command)
     told = io.StringIO()
     try:
@@ -81,7 +82,8 @@ def take_recipe(arguments: Sequence[str], default: str) -> tuple[Recipe, list[st
 
 
 def take_option(arguments: Sequence[str], name: str) -> tuple[str | None, list[str]]:
-    """The value of `--name VALUE` or `--name=VALUE` where given, and the other arguments. Raises SettingError without one."""
+    """The value of `--name VALUE` or `--name=VALUE` where given, and the other arguments. Raises
+    SettingError without one."""
     arguments, value = list(arguments), None
     for i, word in enumerate(arguments):
         if word == name:
@@ -96,7 +98,8 @@ def take_option(arguments: Sequence[str], name: str) -> tuple[str | None, list[s
 
 
 def take_resume(arguments: Sequence[str], command: str) -> tuple[Path, Path | None] | None:
-    """The folder to resume and the data folder, where --resume is given. Raises SettingError for anything beside them."""
+    """The folder to resume and the data folder, where --resume is given. Raises SettingError for
+    anything beside them."""
     folder, rest = take_option(arguments, "--resume")
     if folder is None:
         return None
@@ -119,7 +122,8 @@ def _check_spelling(default: Any, arguments: Sequence[str], command: str) -> Non
 def _in_one_line(text: str, command: str) -> str:
     """The message in tyro's box, without its frame and its help."""
     message: list[str] = []
-    # The first line is the frame's with its title; a ruled line ends the message. Frames are ASCII where the locale is.
+    # The first line is the frame's with its title; a ruled line ends the message. Frames are ASCII
+    # where the locale is.
     for line in text.splitlines()[1:]:
         line = line.strip().strip("│|╭╮╰╯+ ").strip()
         if not line.strip("─- "):

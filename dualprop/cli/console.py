@@ -9,7 +9,8 @@ from rich.console import Console
 
 
 class OutputConsole(Console):
-    """A rich console for which a reader that goes away (head, less) is no error: there is nobody left to tell."""
+    """A rich console for which a reader that goes away (head, less) is no error: there is nobody
+    left to tell."""
 
     def on_broken_pipe(self) -> None:
         # Python flushes once more at exit; that must not fail either.

@@ -1,4 +1,5 @@
-"""Named data sets as tensors that live on the training device: `load` one, then draw `batches` from its parts."""
+"""Named data sets as tensors that live on the training device: `load` one, then draw `batches` from
+its parts."""
 
 from dualprop.data.augmentation import Augmentation
 from dualprop.data.datasets import load, names

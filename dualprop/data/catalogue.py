@@ -1,4 +1,5 @@
-"""The data sets that come as canonical files: their names and digests, where they are, how they are read and normalised."""
+"""The data sets that come as canonical files: their names and digests, where they are, how they are
+read and normalised."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ class Source:
 
     Attributes:
         description: what it is, in one line.
-        folders: below the data folder, in the order of search; for an `archive`, also where its files are within it.
+        folders: below the data folder, in the order of search; for an `archive`, also where its
+            files are within it.
         mirror: the URL of the folder that has the `archive`, else each file as FILE.gz.
         sha256: of each file's uncompressed content, by its name.
         parse: reads the files' contents, by their names.
@@ -85,7 +87,8 @@ SOURCES = {
         std=(0.2023, 0.1994, 0.2010),
         archive=("cifar-10-python.tar.gz", "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"),
     ),
-    # Digests as published (among others by torchvision and Keras); no copy of the files was at hand to compute them from.
+    # Digests as published (among others by torchvision and Keras); no copy of the files was at hand
+    # to compute them from.
     "cifar100": Source(
         description="tiny photographs, 32×32 colour, 50 000 + 10 000, 100 classes",
         folders=("cifar-100-python", "cifar100", "cifar100/cifar-100-python", "."),

@@ -1,5 +1,5 @@
-"""CIFAR-10 and CIFAR-100 (Krizhevsky, 2009) in their python form: pickled dictionaries of pixels (N, 3072) uint8, each row an
-image as (3, 32, 32), and of labels."""
+"""CIFAR-10 and CIFAR-100 (Krizhevsky, 2009) in their python form: pickled dictionaries of pixels
+(N, 3072) uint8, each row an image as (3, 32, 32), and of labels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ SHAPE = (3, 32, 32)
 
 
 def cifar10(name: str, contents: dict[str, bytes]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """x_train, y_train, x_test, y_test of CIFAR-10's files by their names: x (N, 3, 32, 32) uint8, y (N,) int64."""
+    """x_train, y_train, x_test, y_test of CIFAR-10's files by their names: x (N, 3, 32, 32) uint8,
+    y (N,) int64."""
     *train, test = (batch(content, "labels", f"{name}'s {file}") for file, content in sorted(contents.items()))
     x, y = zip(*train, strict=True)
     return np.concatenate(x), np.concatenate(y), *test
@@ -25,7 +26,8 @@ def cifar100(name: str, contents: dict[str, bytes]) -> tuple[np.ndarray, np.ndar
 
 
 def batch(content: bytes, labels: str, where: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images (N, 3, 32, 32) uint8, writable, and labels (N,) int64 of one file, which DataErrors call `where`."""
+    """Images (N, 3, 32, 32) uint8, writable, and labels (N,) int64 of one file, which DataErrors
+    call `where`."""
     entries = pickles.read(content, where)
     x, y = entries.get("data"), entries.get(labels)
     if not isinstance(x, pickles.Stored) or not isinstance(y, list):

@@ -41,22 +41,29 @@ def load(
 ) -> Splits:
     """The data set `name` (one of `names()`, or a path that ends in .npz), divided and on `device`.
 
-    root: the folder with the user's own copies, else $DUALPROP_DATA; raw or .gz files, for CIFAR also the .tar.gz, in a
-        folder of the data set's name, in torchvision's, or in the root itself. What is not there comes from the
-        cache, or is downloaded into it.
-    validation_fraction: in (0, 1), of the training set, drawn at random with `seed`. The test set is the canonical one
-        where there is one, else fixed whatever the seed: a stratified fifth of digits, a sixth of a .npz without one.
-    mirror: the URL that replaces the default one, else $DUALPROP_MIRROR; it holds NAME/FILE.gz, or FILE.gz (for CIFAR
+    root: the folder with the user's own copies, else $DUALPROP_DATA; raw or .gz files, for CIFAR
+    also the .tar.gz, in a
+        folder of the data set's name, in torchvision's, or in the root itself. What is not there
+        comes from the cache, or is downloaded into it.
+    validation_fraction: in (0, 1), of the training set, drawn at random with `seed`. The test set
+    is the canonical one
+        where there is one, else fixed whatever the seed: a stratified fifth of digits, a sixth of a
+            .npz without one.
+    mirror: the URL that replaces the default one, else $DUALPROP_MIRROR; it holds NAME/FILE.gz, or
+    FILE.gz (for CIFAR
         the .tar.gz).
-    residency: where the images of imagenet32 are kept: all on the `device`, or "mapped", in their files, of which each
-        batch is read. "auto" is the device if they take at most half of its free memory. Batches are the same.
-    border: rows and columns of zeros around every image, before normalising (MNIST at 32×32: 2); not where images are mapped.
-    train_examples: how many of the training part to keep, drawn with `seed`; 0, or more than there are, keeps all. Validation
+    residency: where the images of imagenet32 are kept: all on the `device`, or "mapped", in their
+    files, of which each
+        batch is read. "auto" is the device if they take at most half of its free memory. Batches
+        are the same.
+    border: rows and columns of zeros around every image, before normalising (MNIST at 32×32: 2);
+    not where images are mapped. train_examples: how many of the training part to keep, drawn with
+    `seed`; 0, or more than there are, keeps all. Validation
         and test examples are the same for any number.
 
-    Normalisation: the field's constants, for each channel; for a .npz the statistics of the training part,
-    validation excluded. Raises DataError for a data set that is unknown, missing, damaged or malformed, SettingError
-    for the other arguments.
+    Normalisation: the field's constants, for each channel; for a .npz the statistics of the
+    training part, validation excluded. Raises DataError for a data set that is unknown, missing,
+    damaged or malformed, SettingError for the other arguments.
     """
     name = os.fspath(name)
     if not 0 < validation_fraction < 1:

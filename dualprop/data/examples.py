@@ -1,7 +1,9 @@
-"""Examples on the device, and batches of them: a batch is (x - mean) / std of the rows that a permutation names.
+"""Examples on the device, and batches of them: a batch is (x - mean) / std of the rows that a
+permutation names.
 
-Pixels stay uint8 until a batch is taken: a quarter of the memory, and the gather moves a quarter of the bytes. Nothing
-runs in Python per example. Shapes: N examples, B batch, C channels, H×W space, D features."""
+Pixels stay uint8 until a batch is taken: a quarter of the memory, and the gather moves a quarter of
+the bytes. Nothing runs in Python per example. Shapes: N examples, B batch, C channels, H×W space, D
+features."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,11 +20,12 @@ from dualprop.errors import SettingError
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """Inputs, labels, and the constants that normalise the inputs; all on one device, or the images in files.
+    """Inputs, labels, and the constants that normalise the inputs; all on one device, or the images
+    in files.
 
     x: (N, C, H, W) images or (N, D) vectors, uint8 or float32. y: (N,) int64, classes 0..K-1.
-    mean, std: float32 in the units of x (pixels 0..255 for MNIST), (C, 1, 1) for images, (D,) or () for vectors. Batches
-    are on their device; where x is mapped, y is on the CPU.
+    mean, std: float32 in the units of x (pixels 0..255 for MNIST), (C, 1, 1) for images, (D,) or ()
+    for vectors. Batches are on their device; where x is mapped, y is on the CPU.
     """
 
     x: Tensor | MappedImages
@@ -45,10 +48,12 @@ class Examples:
         draws: Draws | None = None,
         channels_last: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """(x - mean) / std of the examples at `indices` (B,) int64, as `dtype`, and their labels (B,) int64.
+        """(x - mean) / std of the examples at `indices` (B,) int64, as `dtype`, and their labels
+        (B,) int64.
 
-        draws: the crops and flips of these examples, on their device. channels_last: the memory format of x.
-        The arithmetic is float32 (float64 where `dtype` is): half precision is rounded to once, at the end.
+        draws: the crops and flips of these examples, on their device. channels_last: the memory
+        format of x. The arithmetic is float32 (float64 where `dtype` is): half precision is rounded
+        to once, at the end.
         """
         return self.finish(*self.rows(indices), dtype, draws=draws, channels_last=channels_last)
 
@@ -58,7 +63,8 @@ class Examples:
         return self.mean.device
 
     def rows(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """x and y as they are kept, at `indices`; in main memory, and ready to be copied, where x is mapped."""
+        """x and y as they are kept, at `indices`; in main memory, and ready to be copied, where x
+        is mapped."""
         indices = indices.to(self.x.device)
         x, y = self.x.index_select(0, indices), self.y.index_select(0, indices)
         is_copied = self.device.type == "cuda" and x.device.type == "cpu"
@@ -82,13 +88,15 @@ class Examples:
         if x.dtype == torch.uint8 and dtype != torch.float64:
             scale, shift = self._scale_and_shift
             return torch.addcmul(shift, x.to(torch.float32), scale).to(dtype)
-        # Subtract first: x·(1/std) - mean/std would cancel where a feature's mean is far larger than its std.
+        # Subtract first: x·(1/std) - mean/std would cancel where a feature's mean is far larger
+        # than its std.
         wide = torch.float64 if dtype == torch.float64 else torch.float32
         return ((x.to(wide) - self.mean.to(wide)) / self.std.to(wide)).to(dtype)
 
     @cached_property
     def _scale_and_shift(self) -> tuple[Tensor, Tensor]:
-        """1/std and -mean/std: one multiply-add normalises bytes, and is exact enough, as none is far from the mean."""
+        """1/std and -mean/std: one multiply-add normalises bytes, and is exact enough, as none is
+        far from the mean."""
         return 1 / self.std, -self.mean / self.std
 
 
@@ -103,13 +111,15 @@ def batches(
     augmentation: Augmentation | None = None,
     channels_last: bool = False,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """One epoch of normalised batches (x: (B, *shape) of `dtype`, y: (B,) int64), from batch number `start` on.
+    """One epoch of normalised batches (x: (B, *shape) of `dtype`, y: (B,) int64), from batch number
+    `start` on.
 
-    With a `generator` (on the CPU) the order is one permutation, drawn when this function is called, and after it every
-    crop and flip of `augmentation`, which needs one; so a run resumes in mid-epoch from the generator's state at the
-    epoch's start and the number of batches done. Without one the order is that of the examples. The last batch is
-    smaller where `batch_size` does not divide N, or left out with `drop_last`. channels_last: the memory format of
-    images. Raises SettingError.
+    With a `generator` (on the CPU) the order is one permutation, drawn when this function is
+    called, and after it every crop and flip of `augmentation`, which needs one; so a run resumes in
+    mid-epoch from the generator's state at the epoch's start and the number of batches done.
+    Without one the order is that of the examples. The last batch is smaller where `batch_size` does
+    not divide N, or left out with `drop_last`. channels_last: the memory format of images. Raises
+    SettingError.
     """
     if batch_size < 1:
         raise SettingError(f"batch_size must be at least 1, got {batch_size}.")
@@ -128,7 +138,8 @@ def batches(
         raise SettingError("augmentation needs a generator to draw from; leave it out where nothing is random.")
     if channels_last and examples.x.ndim != 4:
         raise SettingError("channels_last is a memory format of images, and these examples are vectors; leave it out.")
-    # The order is drawn on the CPU and moved once: the same seed gives the same batches on every device.
+    # The order is drawn on the CPU and moved once: the same seed gives the same batches on every
+    # device.
     order = torch.arange(len(examples)) if generator is None else torch.randperm(len(examples), generator=generator)
     draws = None if generator is None else augmentation.draw(len(examples), generator)
     parts = order.to(examples.x.device).split(batch_size)[start:num_batches]

@@ -1,9 +1,11 @@
-"""ImageNet at 32×32 (Chrabaszcz et al., 2017) in its official files: ten batches to train on and the validation set, which is
-the test set here; all as pickles, or all as .npz. Each holds `data` (N, 3072) uint8, a row an image as (3, 32, 32), and
-`labels` 1..1000, which become 0..999; the mean image that some hold is not read.
+"""ImageNet at 32×32 (Chrabaszcz et al., 2017) in its official files: ten batches to train on and
+the validation set, which is the test set here; all as pickles, or all as .npz. Each holds `data`
+(N, 3072) uint8, a row an image as (3, 32, 32), and `labels` 1..1000, which become 0..999; the mean
+image that some hold is not read.
 
-The files have no published checksums, so that the reader itself is the guard: pixels are mapped, not read, and pickles are
-never run. A set that fits is brought onto the device; else each batch is read from the files."""
+The files have no published checksums, so that the reader itself is the guard: pixels are mapped,
+not read, and pickles are never run. A set that fits is brought onto the device; else each batch is
+read from the files."""
 
 from __future__ import annotations
 
@@ -46,7 +48,8 @@ class Batch:
 
 
 def read(root: Path | None) -> Arrays:
-    """The set below the data folder `root`, its pixels in MappedImages. Raises DataError for what is missing or malformed."""
+    """The set below the data folder `root`, its pixels in MappedImages. Raises DataError for what
+    is missing or malformed."""
     paths = find(sources.data_folder(root))
     *train, test = _from_npz(paths) if paths[0].suffix == ".npz" else [_from_pickle(path) for path in paths]
     _check_against_each_other(train, test)

@@ -1,7 +1,8 @@
-"""Images that stay in their files: rows of bytes, mapped into the address space and read where a batch asks for them.
+"""Images that stay in their files: rows of bytes, mapped into the address space and read where a
+batch asks for them.
 
-The memory in use stays flat: pages that were read are let go again after a while. The system keeps what it can of them in its
-own cache, which is free memory to every other program.
+The memory in use stays flat: pages that were read are let go again after a while. The system keeps
+what it can of them in its own cache, which is free memory to every other program.
 Shapes: N images, B batch, R bytes an image."""
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from torch import Tensor
 
 from dualprop.errors import DataError
 
-# A page fault maps up to 64 KiB around a row. Letting go costs about a millisecond, and those pages' faults again.
+# A page fault maps up to 64 KiB around a row. Letting go costs about a millisecond, and those
+# pages' faults again.
 BYTES_PER_FAULT = 1 << 16
 KEEP_BYTES = 1 << 27
 # Images read at a time when the whole set is brought to the device.
@@ -25,7 +27,8 @@ CHUNK = 8192
 
 
 def open_map(path: Path) -> mmap.mmap:
-    """The file mapped privately: what would be written to it stays in memory. Raises DataError, also where it is empty."""
+    """The file mapped privately: what would be written to it stays in memory. Raises DataError,
+    also where it is empty."""
     try:
         with path.open("rb") as file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
@@ -42,7 +45,8 @@ def advise(mapping: mmap.mmap, advice: str) -> None:
 
 
 class MappedFiles:
-    """Images in several files, numbered through: file i holds the rows from `starts`[i] to `starts`[i+1]."""
+    """Images in several files, numbered through: file i holds the rows from `starts`[i] to
+    `starts`[i+1]."""
 
     def __init__(self, files: Sequence[tuple[mmap.mmap, int, int]], row_bytes: int) -> None:
         """files: of each its map, the offset of its first image, and their number."""
@@ -64,7 +68,8 @@ class MappedFiles:
         order = np.argsort(rows, kind="stable")
         ascending = rows[order]
         bounds = np.searchsorted(ascending, self.starts)
-        # np.take leaves Python free while the disk is read; and a disk is quickest in ascending order.
+        # np.take leaves Python free while the disk is read; and a disk is quickest in ascending
+        # order.
         gathered = np.empty((len(rows), self.row_bytes), np.uint8)
         for i, (start, begin, end) in enumerate(zip(self.starts, bounds, bounds[1:], strict=False)):
             if begin < end:
@@ -80,7 +85,8 @@ class MappedFiles:
         return images
 
     def _read_ahead(self, i: int, rows: np.ndarray) -> None:
-        """Ask for the pages of these ascending rows of file i at once; else each page fault would wait for its own."""
+        """Ask for the pages of these ascending rows of file i at once; else each page fault would
+        wait for its own."""
         if not hasattr(mmap, "MADV_WILLNEED"):
             return
         is_dense = rows[-1] - rows[0] < 4 * len(rows)
@@ -88,7 +94,8 @@ class MappedFiles:
         begins = self.offsets[i] + firsts * self.row_bytes
         ends = self.offsets[i] + (lasts + 1) * self.row_bytes
         begins -= begins % mmap.PAGESIZE
-        # A call for each row, a microsecond: asked for so, a batch of 100 comes from the disk in a tenth of the time.
+        # A call for each row, a microsecond: asked for so, a batch of 100 comes from the disk in a
+        # tenth of the time.
         for begin, length in zip(begins.tolist(), (ends - begins).tolist(), strict=True):
             self.maps[i].madvise(mmap.MADV_WILLNEED, begin, length)
 
@@ -99,7 +106,8 @@ class MappedFiles:
 
 
 class MappedImages:
-    """Some rows of MappedFiles, as images (N, C, H, W) uint8; to Examples it is as a tensor on the CPU, read when indexed."""
+    """Some rows of MappedFiles, as images (N, C, H, W) uint8; to Examples it is as a tensor on the
+    CPU, read when indexed."""
 
     dtype = torch.uint8
     device = torch.device("cpu")
@@ -128,7 +136,8 @@ class MappedImages:
         return torch.from_numpy(self.files.gather(self.rows[indices.numpy()])).view(-1, *self.shape[1:])
 
     def to(self, device: torch.device | str) -> Tensor:
-        """All images read onto `device`; beside them no more memory is taken than for a few thousand."""
+        """All images read onto `device`; beside them no more memory is taken than for a few
+        thousand."""
         images = torch.empty(self.shape, dtype=torch.uint8, device=device)
         for begin in range(0, len(self), CHUNK):
             images[begin : begin + CHUNK] = self.index_select(0, torch.arange(begin, min(begin + CHUNK, len(self)))).to(device)
@@ -137,14 +146,16 @@ class MappedImages:
 
 
 def fits(num_bytes: int, device: torch.device | str) -> bool:
-    """Whether this many bytes are at most half of the device's free memory; the rest is the training's."""
+    """Whether this many bytes are at most half of the device's free memory; the rest is the
+    training's."""
     device = torch.device(device)
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
     return num_bytes <= free / 2
 
 
 def free_memory() -> int:
-    """Bytes of main memory that are free or can be freed at once, within the limit of the container if there is one."""
+    """Bytes of main memory that are free or can be freed at once, within the limit of the container
+    if there is one."""
     limits = []
     with contextlib.suppress(OSError):
         limits.append(1024 * _entry(Path("/proc/meminfo"), "MemAvailable:"))

@@ -1,10 +1,12 @@
-"""The user's own data: a .npz file of the arrays x_train, y_train and, both or neither, x_test, y_test.
+"""The user's own data: a .npz file of the arrays x_train, y_train and, both or neither, x_test,
+y_test.
 
-x holds vectors (N, D), grey images (N, H, W), or images with channels, in uint8 or floating point (kept as float32).
-Four dimensions are (N, C, H, W) if the second is at most 4 and smaller than the two after it, (N, H, W, C) if the last
-is at most 4 and smaller than the two before it. Anything else is refused, unless an entry `layout`, "NCHW" or "NHWC",
-says what it is; where there is one, it decides. y holds the classes 0..K-1 as integers (N,). Without x_test a fixed
-random sixth is the test set, the same for every seed. Pickle is never read: opening a file runs no code of its author.
+x holds vectors (N, D), grey images (N, H, W), or images with channels, in uint8 or floating point
+(kept as float32). Four dimensions are (N, C, H, W) if the second is at most 4 and smaller than the
+two after it, (N, H, W, C) if the last is at most 4 and smaller than the two before it. Anything
+else is refused, unless an entry `layout`, "NCHW" or "NHWC", says what it is; where there is one, it
+decides. y holds the classes 0..K-1 as integers (N,). Without x_test a fixed random sixth is the
+test set, the same for every seed. Pickle is never read: opening a file runs no code of its author.
 """
 
 import os
@@ -23,7 +25,8 @@ TEST_SEED = 0
 
 
 def read(path: Path) -> Arrays:
-    """The arrays of the file at `path`, images as (N, C, H, W). DataErrors name the file, the array and the remedy."""
+    """The arrays of the file at `path`, images as (N, C, H, W). DataErrors name the file, the array
+    and the remedy."""
     entries = _entries(path)
     for name, partner in (("x_train", "x_train"), ("y_train", "y_train"), ("x_test", "y_test"), ("y_test", "x_test")):
         if name not in entries and partner in (name, *entries):
@@ -45,7 +48,8 @@ def read(path: Path) -> Arrays:
 
 
 def _entries(path: Path) -> dict[str, np.ndarray]:
-    """The entries of the archive, read (those that we don't need are left empty) and its handle closed."""
+    """The entries of the archive, read (those that we don't need are left empty) and its handle
+    closed."""
     if not os.path.isfile(path):  # unlike Path.is_file, False where a folder above may not be searched
         raise DataError(f"{path} does not exist. Give the path of a .npz file, as np.savez writes it.")
     wanted = ("x_train", "y_train", "x_test", "y_test", "layout")
@@ -79,7 +83,8 @@ def _entries(path: Path) -> dict[str, np.ndarray]:
 
 
 def _check_memory(path: Path, file: IO[bytes], wanted: tuple[str, ...]) -> None:
-    """Raise DataError where the arrays declare more than memory holds: little of a file can inflate to anything."""
+    """Raise DataError where the arrays declare more than memory holds: little of a file can inflate
+    to anything."""
     with zipfile.ZipFile(file) as archive:
         sizes = [info.file_size for info in archive.infolist() if info.filename.removesuffix(".npy") in wanted]
     # Floats are copied once, and the split of what is tested too.
@@ -88,7 +93,8 @@ def _check_memory(path: Path, file: IO[bytes], wanted: tuple[str, ...]) -> None:
 
 
 def _layout(path: Path, entries: dict[str, np.ndarray]) -> str:
-    """Where the channels of four-dimensional x are: "NCHW" or "NHWC", by the rule in this file's head."""
+    """Where the channels of four-dimensional x are: "NCHW" or "NHWC", by the rule in this file's
+    head."""
     if "layout" in entries:
         layout = str(entries["layout"])
         if layout not in ("NCHW", "NHWC"):

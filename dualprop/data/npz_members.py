@@ -1,7 +1,8 @@
-"""Where the arrays of a .npz lie in it, so that they can be mapped; it is a zip of .npy files, each a header and its elements.
+"""Where the arrays of a .npz lie in it, so that they can be mapped; it is a zip of .npy files, each
+a header and its elements.
 
-What is stored as it stands is mapped in place. What is compressed can't be, and is unpacked once into the cache. Nothing is
-unpickled: a header is a literal, and arrays of objects are refused."""
+What is stored as it stands is mapped in place. What is compressed can't be, and is unpacked once
+into the cache. Nothing is unpickled: a header is a literal, and arrays of objects are refused."""
 
 from __future__ import annotations
 
@@ -45,7 +46,8 @@ def locate(path: Path, info: zipfile.ZipInfo) -> Stored:
             header = file.read(LOCAL_HEADER)
             if len(header) < LOCAL_HEADER or header[:4] != b"PK\x03\x04":
                 raise ValueError("no local header")
-            # The name and the extra field, whose lengths may differ from those in the directory at the file's end.
+            # The name and the extra field, whose lengths may differ from those in the directory at
+            # the file's end.
             lengths = struct.unpack("<HH", header[26:30])
             begin = info.header_offset + LOCAL_HEADER + sum(lengths)
             file.seek(begin)
@@ -78,7 +80,8 @@ def is_mappable(info: zipfile.ZipInfo) -> bool:
 
 
 def header_of(file: IO[bytes]) -> Stored:
-    """Type, shape and place of the array whose .npy begins where `file` stands. Raises ValueError, or what numpy does."""
+    """Type, shape and place of the array whose .npy begins where `file` stands. Raises ValueError,
+    or what numpy does."""
     version = np.lib.format.read_magic(file)
     reader = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
     shape, by_columns, dtype = reader(file)
@@ -109,15 +112,17 @@ def small(path: Path, info: zipfile.ZipInfo, limit: int) -> np.ndarray:
 
 
 def unpacked(path: Path, info: zipfile.ZipInfo, folder: Path) -> Path:
-    """Where the array is, or is to be, as a .npy file of its own in `folder`; named after the file that it is of, its place and
-    time and sizes. A name by its CRC alone could be taken by another file made to have the same."""
+    """Where the array is, or is to be, as a .npy file of its own in `folder`; named after the file
+    that it is of, its place and time and sizes. A name by its CRC alone could be taken by another
+    file made to have the same."""
     status = path.stat()
     told = f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\0{info.filename}\0{info.CRC}\0{info.file_size}"
     return folder / f"{path.stem}-{info.filename.removesuffix('.npy')}-{hashlib.sha256(told.encode()).hexdigest()[:16]}.npy"
 
 
 def unpack(path: Path, info: zipfile.ZipInfo, folder: Path) -> Path:
-    """The array as a .npy file of its own in `folder`, written whole or not at all, unless it is there already."""
+    """The array as a .npy file of its own in `folder`, written whole or not at all, unless it is
+    there already."""
     target = unpacked(path, info, folder)
     if target.is_file() and target.stat().st_size == info.file_size:
         return target
@@ -152,7 +157,8 @@ def make_room(needed: int, folder: Path, why: str) -> None:
 
 
 def _guarded(path: Path, member: str, work: Callable[[], Any]) -> Any:
-    """What `work` returns; the errors of zipfile, zlib and numpy, which are of nearly any kind, as one DataError."""
+    """What `work` returns; the errors of zipfile, zlib and numpy, which are of nearly any kind, as
+    one DataError."""
     place = f" at {member!r}" if member else ""
     try:
         return work()

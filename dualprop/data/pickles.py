@@ -1,10 +1,11 @@
 """Reads the pickles of image data sets (CIFAR, ImageNet32) without running them.
 
-A pickle is a program for a stack machine, and Python's own would call whatever the program names. This one knows only the
-steps that write dictionaries, lists, whole numbers, strings and numpy arrays: anything else is refused by name, and nothing is
-ever called. Strings and pixels are noted by their place in the file and not copied, so that a caller can map them. Every length
-is held against the bytes that are there before it is used, and the number of steps is limited: a small file can't ask for
-much memory. Protocols 2 to 4, from Python 2 or 3."""
+A pickle is a program for a stack machine, and Python's own would call whatever the program names.
+This one knows only the steps that write dictionaries, lists, whole numbers, strings and numpy
+arrays: anything else is refused by name, and nothing is ever called. Strings and pixels are noted
+by their place in the file and not copied, so that a caller can map them. Every length is held
+against the bytes that are there before it is used, and the number of steps is limited: a small file
+can't ask for much memory. Protocols 2 to 4, from Python 2 or 3."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ import numpy as np
 
 from dualprop.errors import DataError
 
-# CIFAR-100's training file takes 300 000 steps, a batch of ImageNet32 130 000; a step costs up to two hundred bytes of memory.
+# CIFAR-100's training file takes 300 000 steps, a batch of ImageNet32 130 000; a step costs up to
+# two hundred bytes of memory.
 MAX_STEPS = 1_000_000
 DTYPES = ("u1", "i1", "i2", "i4", "i8", "u2", "u4", "u8", "f4", "f8")
 RECONSTRUCT, NDARRAY, DTYPE = "numpy.core.multiarray _reconstruct", "numpy ndarray", "numpy dtype"
@@ -109,7 +111,8 @@ class _Machine:
             raise _Refusal("does not hold a dictionary")
         return {key: value.value if type(value) is _Made else value for key, value in self.stack[0].items()}
 
-    # What the file holds is reached only through these: each checks that there is as much as is asked for.
+    # What the file holds is reached only through these: each checks that there is as much as is
+    # asked for.
 
     def take(self, count: int) -> Span:
         start, stop = self.position, self.position + count
@@ -277,7 +280,8 @@ def _steps() -> dict[int, Callable[[_Machine], None]]:
         ord("M"): push(lambda machine: machine.number(2)),
         ord("J"): push(lambda machine: machine.number(4, signed=True)),
         0x8A: push(lambda machine: machine.number(machine.number(1), signed=True)),
-        # Strings, bytes and text: of Python 2, then 3; those with an 8-byte length are of protocol 4.
+        # Strings, bytes and text: of Python 2, then 3; those with an 8-byte length are of protocol
+        # 4.
         ord("U"): sized(1),
         ord("T"): sized(4),
         ord("C"): sized(1),

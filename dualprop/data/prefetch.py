@@ -11,9 +11,11 @@ T = TypeVar("T")
 
 
 def ahead(items: Iterator[T], depth: int = 2) -> Iterator[T]:
-    """The same items in their order, up to `depth` of them made in advance; an error in making one is raised at its turn.
+    """The same items in their order, up to `depth` of them made in advance; an error in making one
+    is raised at its turn.
 
-    The thread starts with the first item that is asked for, and ends where the iterator is closed or dropped.
+    The thread starts with the first item that is asked for, and ends where the iterator is closed
+    or dropped.
     """
     made: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(depth)
     is_closed = threading.Event()

@@ -1,8 +1,10 @@
-"""Where the canonical files are: under the user's data folder, in this package's cache, or on a mirror. Whatever the
-place, the uncompressed content is checked by SHA-256 before anything else reads it.
+"""Where the canonical files are: under the user's data folder, in this package's cache, or on a
+mirror. Whatever the place, the uncompressed content is checked by SHA-256 before anything else
+reads it.
 
-The user's folder is only read. A download is checked under a temporary name in the cache and only then gets its own, so
-that neither an interruption nor a wrong mirror leaves a damaged file behind."""
+The user's folder is only read. A download is checked under a temporary name in the cache and only
+then gets its own, so that neither an interruption nor a wrong mirror leaves a damaged file
+behind."""
 
 import gzip
 import hashlib
@@ -17,7 +19,8 @@ from dualprop.data.catalogue import SOURCES
 from dualprop.errors import DataError
 
 REPLACE = "Replace it, or move it away to have it downloaded."
-# More than any canonical file or archive holds (CIFAR-100's archive has 169 MB): what is larger is not read to be told from it.
+# More than any canonical file or archive holds (CIFAR-100's archive has 169 MB): what is larger is
+# not read to be told from it.
 LARGEST = 400 << 20
 
 
@@ -29,7 +32,8 @@ def cache_folder() -> Path:
 
 
 def contents(name: str, *, root: Path | None, mirror: str | None) -> dict[str, bytes]:
-    """The uncompressed, verified contents of the files of data set `name`, by their names. `root`, `mirror` as in `load`."""
+    """The uncompressed, verified contents of the files of data set `name`, by their names. `root`,
+    `mirror` as in `load`."""
     root = data_folder(root)
     source, unpacked = SOURCES[name], {}
     for file in source.sha256:
@@ -38,7 +42,8 @@ def contents(name: str, *, root: Path | None, mirror: str | None) -> dict[str, b
         elif root is not None and (path := find(root, source.folders, file)):
             unpacked[file] = verified(path, name, file, str(path), REPLACE)
     if source.archive is not None and len(unpacked) < len(source.sha256):
-        # Not some from here and some from there: whoever has an incomplete folder should hear of it.
+        # Not some from here and some from there: whoever has an incomplete folder should hear of
+        # it.
         if unpacked:
             missing = ", ".join(file for file in source.sha256 if file not in unpacked)
             raise DataError(f"{name} in {root} is incomplete: it lacks {missing}. Unpack {source.archive[0]} there again.")
@@ -47,7 +52,8 @@ def contents(name: str, *, root: Path | None, mirror: str | None) -> dict[str, b
 
 
 def members(name: str, archive: bytes) -> dict[str, bytes]:
-    """The verified files of data set `name` from its .tar.gz, read in memory: nothing that it holds is written anywhere."""
+    """The verified files of data set `name` from its .tar.gz, read in memory: nothing that it holds
+    is written anywhere."""
     source, contents = SOURCES[name], {}
     shown = f"{name}'s archive"
     try:
@@ -68,7 +74,8 @@ def members(name: str, archive: bytes) -> dict[str, bytes]:
 
 
 def data_folder(root: Path | None) -> Path | None:
-    """The user's data folder: `root`, else $DUALPROP_DATA, else None. Raises DataError where there is no such folder."""
+    """The user's data folder: `root`, else $DUALPROP_DATA, else None. Raises DataError where there
+    is no such folder."""
     folder = os.environ.get("DUALPROP_DATA")
     root = root or (Path(folder).expanduser() if folder else None)
     if root is not None and not os.path.isdir(root):
@@ -89,13 +96,15 @@ def _content(name: str, file: str, root: Path | None, mirror: str | None) -> byt
 
 
 def find(root: Path, folders: tuple[str, ...], file: str) -> Path | None:
-    """The first of root/folder/file and root/folder/file.gz that exists, over `folders` in order."""
+    """The first of root/folder/file and root/folder/file.gz that exists, over `folders` in
+    order."""
     candidates = (root / folder / (file + suffix) for folder in folders for suffix in ("", ".gz"))
     return next((path for path in candidates if os.path.isfile(path)), None)
 
 
 def verified(path: Path, name: str, file: str, shown: str, remedy: str) -> bytes:
-    """The content of `path`, uncompressed unless it is an archive, proved by SHA-256 to be `file` of data set `name`.
+    """The content of `path`, uncompressed unless it is an archive, proved by SHA-256 to be `file`
+    of data set `name`.
 
     DataErrors call it `shown` and end in `remedy`.
     """
@@ -103,7 +112,8 @@ def verified(path: Path, name: str, file: str, shown: str, remedy: str) -> bytes
         if path.stat().st_size > LARGEST:
             raise DataError(f"{shown} is larger than any file of {name}. {remedy}".rstrip())
         content = path.read_bytes()
-        # By content, not by suffix: some servers' transport encoding undoes the compression on the way.
+        # By content, not by suffix: some servers' transport encoding undoes the compression on the
+        # way.
         if content.startswith(b"\x1f\x8b") and not _is_archive(name, file):
             content = _inflated(content)
     except (EOFError, gzip.BadGzipFile, zlib.error):
@@ -151,13 +161,15 @@ def _is_archive(name: str, file: str) -> bool:
 
 
 def download(name: str, file: str, folder: Path, root: Path | None, mirror: str | None) -> bytes:
-    """The verified content of `file`, fetched into `folder` as FILE.gz, or as it is named where it is an archive.
+    """The verified content of `file`, fetched into `folder` as FILE.gz, or as it is named where it
+    is an archive.
 
     DataErrors say where to put the file by hand.
     """
     offered = file if _is_archive(name, file) else f"{file}.gz"
     mirror = mirror or os.environ.get("DUALPROP_MIRROR") or None
-    # MNIST and Fashion-MNIST use the same file names, so a mirror of several keeps them in folders; a mirror of one need not.
+    # MNIST and Fashion-MNIST use the same file names, so a mirror of several keeps them in folders;
+    # a mirror of one need not.
     bases = [f"{mirror.rstrip('/')}/{name}", mirror.rstrip("/")] if mirror else [SOURCES[name].mirror]
     by_hand = f"Put {offered} into {root / name if root else folder} by hand, or set $DUALPROP_MIRROR to another URL."
     try:

@@ -1,8 +1,8 @@
 """Arrays as a source holds them, divided into training, validation and test examples.
 
-The test set never depends on the seed, so that runs with different seeds are compared on the same examples; the
-validation set is drawn from the training set with the seed, and the statistics that normalise, where a source brings
-none, are those of the rest.
+The test set never depends on the seed, so that runs with different seeds are compared on the same
+examples; the validation set is drawn from the training set with the seed, and the statistics that
+normalise, where a source brings none, are those of the rest.
 Shapes: N examples, C channels, H×W space, D features, K classes."""
 
 from dataclasses import dataclass
@@ -17,7 +17,8 @@ from dualprop.errors import DataError, SettingError
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """A data set ready for training: three parts that share no example, normalised by the same constants."""
+    """A data set ready for training: three parts that share no example, normalised by the same
+    constants."""
 
     name: str
     train: Examples
@@ -30,10 +31,12 @@ class Splits:
 
 @dataclass(frozen=True, eq=False)
 class Arrays:
-    """What a source holds: x (N, C, H, W) or (N, D), uint8 or float32, finite; y (N,) of any integer type.
+    """What a source holds: x (N, C, H, W) or (N, D), uint8 or float32, finite; y (N,) of any
+    integer type.
 
     Images may be mapped, where mean and std are given.
-    mean, std: in the units of x, one number or one a channel; None where they are to be taken from the training part.
+    mean, std: in the units of x, one number or one a channel; None where they are to be taken from
+    the training part.
     """
 
     x_train: np.ndarray | MappedImages
@@ -45,7 +48,8 @@ class Arrays:
 
 
 def bordered(x: np.ndarray | MappedImages, border: int, name: str) -> np.ndarray | MappedImages:
-    """x with `border` rows and columns of zeros around every image. Raises SettingError where x is no images in memory."""
+    """x with `border` rows and columns of zeros around every image. Raises SettingError where x is
+    no images in memory."""
     if border == 0:
         return x
     if border < 0:
@@ -56,8 +60,8 @@ def bordered(x: np.ndarray | MappedImages, border: int, name: str) -> np.ndarray
 
 
 def draw(num_examples: int, fraction: float, seed: int, where: str, most: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """(rest, drawn): indices of all other examples and of a random `fraction`; each ascending, neither empty. Of the rest a
-    random `most`, if that is fewer; 0 is all.
+    """(rest, drawn): indices of all other examples and of a random `fraction`; each ascending,
+    neither empty. Of the rest a random `most`, if that is fewer; 0 is all.
 
     `where` names the source in the DataError for less than two examples.
     """
@@ -84,8 +88,8 @@ def draw_stratified(y: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarr
 def count_classes(y_train: np.ndarray, y_test: np.ndarray, where: str) -> int:
     """K = the largest training label + 1, having checked that the labels are classes 0..K-1.
 
-    `where` names the source in DataErrors. A class between may lack examples; class 0 may not, as labels from 1 on are
-    more often a mistake, which would give the network an output too many.
+    `where` names the source in DataErrors. A class between may lack examples; class 0 may not, as
+    labels from 1 on are more often a mistake, which would give the network an output too many.
     """
     for part, y in (("y_train", y_train), ("y_test", y_test)):
         if y.dtype.kind not in "iu":
@@ -107,20 +111,23 @@ def count_classes(y_train: np.ndarray, y_test: np.ndarray, where: str) -> int:
 
 
 def statistics(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and std (population) in float32: per channel (C, 1, 1) of images, per feature (D,) of vectors.
+    """Mean and std (population) in float32: per channel (C, 1, 1) of images, per feature (D,) of
+    vectors.
 
     The std of a constant channel or feature is given as 1, which maps it to 0 and not to NaN.
     """
     axes = (0, 2, 3) if x.ndim == 4 else (0,)
     count = x.size // x.shape[1]
 
-    # In float64 a thousand examples at a time: a copy of everything would take eight times the bytes of x.
+    # In float64 a thousand examples at a time: a copy of everything would take eight times the
+    # bytes of x.
     chunks = [slice(i, i + 1000) for i in range(0, len(x), 1000)]
     total = np.stack([x[chunk].sum(axes, dtype=np.float64) for chunk in chunks]).sum(0)
     mean = (total / count).reshape((-1, 1, 1) if x.ndim == 4 else -1)
     squares = np.stack([((x[chunk] - mean) ** 2).sum(axes) for chunk in chunks]).sum(0)
     std = np.sqrt(squares / count).astype(np.float32).reshape(mean.shape)
-    # A float64 sum of equal float32 numbers is exact, so the std of a constant is 0 and not a rounding error.
+    # A float64 sum of equal float32 numbers is exact, so the std of a constant is 0 and not a
+    # rounding error.
     return mean.astype(np.float32), np.where(std == 0, np.float32(1), std)
 
 
@@ -140,11 +147,11 @@ def divide(
     border: int = 0,
     train_examples: int = 0,
 ) -> Splits:
-    """Splits on `device`, a seeded `validation_fraction` in (0, 1) of the training set set aside for validation, and of the
-    others `train_examples`, if that is fewer and not 0.
+    """Splits on `device`, a seeded `validation_fraction` in (0, 1) of the training set set aside
+    for validation, and of the others `train_examples`, if that is fewer and not 0.
 
-    Images get a `border` of zeros, which the statistics do not see. With `leave_mapped` images that are in
-    files stay there, and only their batches come onto the device.
+    Images get a `border` of zeros, which the statistics do not see. With `leave_mapped` images that
+    are in files stay there, and only their batches come onto the device.
     """
     num_classes = count_classes(arrays.y_train, arrays.y_test, name)
     train, validation = draw(len(arrays.y_train), validation_fraction, seed, name, train_examples)

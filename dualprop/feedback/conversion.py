@@ -11,7 +11,8 @@ from torch.nn.utils import parametrize
 from dualprop.errors import SettingError, UnsupportedModuleError
 from dualprop.feedback.modules import FEEDBACK_MODULES, AbstractFeedback, Kind, check_kind, draw, install, type_of
 
-# They hold parameters, but no weights that mix units on the way back: diagonal ones, and what ends the way.
+# They hold parameters, but no weights that mix units on the way back: diagonal ones, and what ends
+# the way.
 _NOTHING_TO_SEPARATE: tuple[type[nn.Module], ...] = (
     nn.BatchNorm1d,
     nn.BatchNorm2d,
@@ -36,32 +37,38 @@ def convert(
     generator: torch.Generator | None = None,
     leave: Sequence[str] = (),
 ) -> nn.Module:
-    """Give every Linear and convolution of `model` feedback weights, in place; gradients then come back through them.
+    """Give every Linear and convolution of `model` feedback weights, in place; gradients then come
+    back through them.
 
-    Modules, parameters, their names, hooks, device, dtype and mode stay what they were; "kolen_pollack" adds a parameter
-    `feedback_weight` to each, "random" a buffer, "sign_symmetric" nothing. Convert before the optimizer is made, so that it
-    sees the new parameters, and before a `state_dict` that holds them is loaded. B is drawn as PyTorch draws the layer's
-    weight, learns if W does, and is shared where W is. A W that something other than such modules reads too (an Embedding
-    that is tied to the last Linear) receives gradients that B does not, so there the two won't align.
+    Modules, parameters, their names, hooks, device, dtype and mode stay what they were;
+    "kolen_pollack" adds a parameter `feedback_weight` to each, "random" a buffer, "sign_symmetric"
+    nothing. Convert before the optimizer is made, so that it sees the new parameters, and before a
+    `state_dict` that holds them is loaded. B is drawn as PyTorch draws the layer's weight, learns
+    if W does, and is shared where W is. A W that something other than such modules reads too (an
+    Embedding that is tied to the last Linear) receives gradients that B does not, so there the two
+    won't align.
 
-    Only modules are read: a forward of your own that multiplies by a weight of its child, F.linear(x, self.embed.weight)
-    say, keeps exact feedback.
+    Only modules are read: a forward of your own that multiplies by a weight of its child,
+    F.linear(x, self.embed.weight) say, keeps exact feedback.
 
     Args:
         kind: "kolen_pollack", "random" or "sign_symmetric"; `feedback.modules` says what each is.
         generator: draws the feedback weights on its own device; None is PyTorch's global generator.
-        leave: names of modules (with all inside them), of parameters, or of module types that keep exact feedback.
+        leave: names of modules (with all inside them), of parameters, or of module types that keep
+            exact feedback.
 
     Returns:
         The model.
 
     Raises:
-        UnsupportedModuleError: names what holds weights and can't be converted, and the remedy; the model is as it was.
+        UnsupportedModuleError: names what holds weights and can't be converted, and the remedy; the
+            model is as it was.
         SettingError: an unknown kind, or a `leave` that names nothing in the model.
     """
     check_kind(kind)
     chosen = _judged(model, (leave,) if isinstance(leave, str) else tuple(leave))
-    # All are drawn before any is changed. One draw per weight: where W is shared, both places must send back the same.
+    # All are drawn before any is changed. One draw per weight: where W is shared, both places must
+    # send back the same.
     drawn: dict[int, Tensor | None] = {}
     for module in chosen:
         weight = module.get_parameter("weight")
@@ -75,7 +82,8 @@ def convert(
 
 
 def _judged(model: nn.Module, leave: tuple[str, ...]) -> list[nn.Module]:
-    """The modules to convert, each once. Raises if anything else holds weights, or a `leave` names nothing."""
+    """The modules to convert, each once. Raises if anything else holds weights, or a `leave` names
+    nothing."""
     named: set[str] = set()
     left: set[int] = set()
     # By every name of a shared module, since `leave` may be any of them.
@@ -104,7 +112,8 @@ def _judged(model: nn.Module, leave: tuple[str, ...]) -> list[nn.Module]:
 
 
 def _obstacle(module: nn.Module, name: str) -> str:
-    """Why a module can't be converted or looked into whatever its parameters are, and the remedy; else an empty string."""
+    """Why a module can't be converted or looked into whatever its parameters are, and the remedy;
+    else an empty string."""
     exact = f"leave its feedback exact with leave=({name or type_of(module).__name__!r},)."
     if isinstance(module, AbstractFeedback):
         return "which has feedback weights already. Convert a fresh copy of the model."

@@ -1,16 +1,18 @@
-"""Separate feedback weights B: the input's cotangent comes back through B, not through the forward weights W.
+"""Separate feedback weights B: the input's cotangent comes back through B, not through the forward
+weights W.
 
     forward    a = W s + b
     backward   dx = Bᵀ da        dW = da sᵀ        db = da
 
 The same holds for convolutions. Three kinds of B:
 
-    kolen_pollack    a parameter of its own, whose gradient is that of W; under weight decay W - B then vanishes
+    kolen_pollack    a parameter, whose gradient is that of W; under weight decay W - B vanishes
                      (Kolen & Pollack 1994; Akrout et al. 2019)
     random           a fixed draw: feedback alignment (Lillicrap et al. 2016)
-    sign_symmetric   mean|W| · sign(W), taken anew at each use (Liao et al. 2016; Moskovitz et al. 2018)
+    sign_symmetric   mean|W| · sign(W), anew at each use (Liao et al. 2016; Moskovitz et al. 2018)
 
-Shapes: N batch, T any further axes, D features, C channels, X one to three spatial axes. B has the shape of W.
+Shapes: N batch, T any further axes, D features, C channels, X one to three spatial axes. B has the
+shape of W.
 """
 
 from __future__ import annotations
@@ -33,9 +35,11 @@ KINDS: tuple[str, ...] = get_args(Kind)
 
 
 class AbstractFeedback(nn.Module):
-    """What a map with feedback weights has beside the module that it extends: `kind`, and `backward_weight()`.
+    """What a map with feedback weights has beside the module that it extends: `kind`, and
+    `backward_weight()`.
 
-    It is constructed with the arguments of that module, and by name the `kind` and the `generator` that draws B.
+    It is constructed with the arguments of that module, and by name the `kind` and the `generator`
+    that draws B.
     """
 
     weight: Tensor
@@ -50,7 +54,8 @@ class AbstractFeedback(nn.Module):
         install(self, kind, draw(self.weight, kind, generator))
 
     def backward_weight(self) -> Tensor:
-        """B, in the shape of `weight`: the parameter or buffer itself, or a new tensor where it is sign-symmetric."""
+        """B, in the shape of `weight`: the parameter or buffer itself, or a new tensor where it is
+        sign-symmetric."""
         return sign_symmetric(self.weight) if self.kind == "sign_symmetric" else self.feedback_weight
 
     def extra_repr(self) -> str:
@@ -58,28 +63,32 @@ class AbstractFeedback(nn.Module):
 
 
 class FeedbackLinear(AbstractFeedback, nn.Linear):
-    """`nn.Linear`, (N, T…, D) or (D,) to (N, T…, D′) or (D′,), whose input's cotangent is dx = da B."""
+    """`nn.Linear`, (N, T…, D) or (D,) to (N, T…, D′) or (D′,), whose input's cotangent is dx = da
+    B."""
 
     def forward(self, input: Tensor) -> Tensor:
         return LinearWithFeedback.apply(*_autocast(input, self.weight, _stored(self), self.bias))
 
 
 class FeedbackConv1d(AbstractFeedback, nn.Conv1d):
-    """`nn.Conv1d`, (N, C, X) or (C, X), whose input's cotangent is the transposed convolution with B."""
+    """`nn.Conv1d`, (N, C, X) or (C, X), whose input's cotangent is the transposed convolution with
+    B."""
 
     def forward(self, input: Tensor) -> Tensor:
         return _convolve(self, input)
 
 
 class FeedbackConv2d(AbstractFeedback, nn.Conv2d):
-    """`nn.Conv2d`, (N, C, X, X) or (C, X, X), whose input's cotangent is the transposed convolution with B."""
+    """`nn.Conv2d`, (N, C, X, X) or (C, X, X), whose input's cotangent is the transposed convolution
+    with B."""
 
     def forward(self, input: Tensor) -> Tensor:
         return _convolve(self, input)
 
 
 class FeedbackConv3d(AbstractFeedback, nn.Conv3d):
-    """`nn.Conv3d`, (N, C, X, X, X) or (C, X, X, X), whose input's cotangent is the transposed convolution with B."""
+    """`nn.Conv3d`, (N, C, X, X, X) or (C, X, X, X), whose input's cotangent is the transposed
+    convolution with B."""
 
     def forward(self, input: Tensor) -> Tensor:
         return _convolve(self, input)
@@ -95,13 +104,15 @@ FEEDBACK_MODULES: dict[type[nn.Module], type[AbstractFeedback]] = {
 
 
 def backward_weight(module: nn.Module) -> Tensor:
-    """The weight that errors come back through: B where the module has one of its own, else its `weight`."""
+    """The weight that errors come back through: B where the module has one of its own, else its
+    `weight`."""
     return module.backward_weight() if isinstance(module, AbstractFeedback) else module.get_parameter("weight")
 
 
 def exact(model: nn.Module) -> nn.Module:
-    """A copy of `model` on the same parameters and buffers whose errors come back through W, as in plain PyTorch; `model`
-    itself where it has no feedback weights. For comparing with the true gradient."""
+    """A copy of `model` on the same parameters and buffers whose errors come back through W, as in
+    plain PyTorch; `model` itself where it has no feedback weights. For comparing with the true
+    gradient."""
     if not any(isinstance(module, AbstractFeedback) for module in model.modules()):
         return model
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
@@ -117,7 +128,8 @@ def exact(model: nn.Module) -> nn.Module:
 
 @dataclass(frozen=True)
 class WeightAlignment:
-    """How near one layer's feedback weights B are to its forward weights W, both read as one long vector.
+    """How near one layer's feedback weights B are to its forward weights W, both read as one long
+    vector.
 
     Attributes:
         layer: the module's name in the model.
@@ -136,7 +148,8 @@ class WeightAlignment:
 
 
 def alignment(model: nn.Module) -> list[WeightAlignment]:
-    """The alignment of B and W in every module of `model` with feedback weights, in order. Waits for the device."""
+    """The alignment of B and W in every module of `model` with feedback weights, in order. Waits
+    for the device."""
     found = []
     for name, module in model.named_modules():
         if isinstance(module, AbstractFeedback):
@@ -151,7 +164,8 @@ def _stored(module: AbstractFeedback) -> Tensor | None:
 
 
 def _autocast(*tensors: Tensor | None) -> list[Tensor | None]:
-    """The tensors in autocast's dtype where it is on: what it does of itself for PyTorch's own maps."""
+    """The tensors in autocast's dtype where it is on: what it does of itself for PyTorch's own
+    maps."""
     first = tensors[0]
     assert first is not None
     device = first.device.type
@@ -163,7 +177,8 @@ def _autocast(*tensors: Tensor | None) -> list[Tensor | None]:
 
 
 def _convolve(conv: FeedbackConv1d | FeedbackConv2d | FeedbackConv3d, x: Tensor) -> Tensor:
-    """The convolution of (N, C, X…) or (C, X…). Paddings other than equal zeros are taken before it, by autograd."""
+    """The convolution of (N, C, X…) or (C, X…). Paddings other than equal zeros are taken before
+    it, by autograd."""
     is_batched = x.dim() == len(conv.kernel_size) + 2
     if not is_batched:
         x = x.unsqueeze(0)

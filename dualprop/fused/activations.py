@@ -1,4 +1,5 @@
-"""What `dualize` knows: which modules and functions are activations, and which autograd is exact for.
+"""What `dualize` knows: which modules and functions are activations, and which autograd is exact
+for.
 
 A name in neither table may hide an activation, and is refused by name.
 """
@@ -21,7 +22,8 @@ from dualprop.network.modules import MAPS
 
 @dataclass(frozen=True)
 class Elementwise:
-    """An activation that is not a neuron, as it has no potential, or none here. It is not written over its argument."""
+    """An activation that is not a neuron, as it has no potential, or none here. It is not written
+    over its argument."""
 
     f: Callable[[Tensor], Tensor]
     is_elementwise = True
@@ -50,7 +52,8 @@ ACTIVATION_MODULES: dict[type[nn.Module], Callable[[Any], Activation]] = {
     nn.Softsign: lambda m: Elementwise(F.softsign),
 }
 
-# Functional activations by name: the function, or the neuron that it is, and the names of what may follow the tensor.
+# Functional activations by name: the function, or the neuron that it is, and the names of what may
+# follow the tensor.
 ACTIVATION_FUNCTIONS: dict[str, tuple[Callable[..., Any] | neurons.AbstractNeuron, tuple[str, ...]]] = {
     "relu": (neurons.ReLU(), ()),
     "relu6": (neurons.HardSigmoid(0.0, 6.0), ()),
@@ -74,7 +77,8 @@ ACTIVATION_FUNCTIONS: dict[str, tuple[Callable[..., Any] | neurons.AbstractNeuro
     "softsign": (F.softsign, ()),
 }
 
-# Left to autograd, which is exact for them: linear maps, reshapes, pools, normalisations, dropout, indexing, sizes.
+# Left to autograd, which is exact for them: linear maps, reshapes, pools, normalisations, dropout,
+# indexing, sizes.
 EXACT_MODULES: tuple[type[nn.Module], ...] = (
     *MAPS,
     nn.Identity,

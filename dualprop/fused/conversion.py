@@ -1,9 +1,11 @@
-"""Finding and replacing the activations of any module: its activation modules, and the functional calls in its forwards.
+"""Finding and replacing the activations of any module: its activation modules, and the functional
+calls in its forwards.
 
-First everything is read and judged, then everything is changed, so that a refusal leaves the model as it was. A forward of
-the user's own is read by torch.fx, one module at a time with its children opaque, and is rewritten only if it calls an
-activation. What is known to be linear, structural or a normalisation stays with autograd, which is exact for it; what is
-neither that nor a known activation is refused by name, since it may hide an activation.
+First everything is read and judged, then everything is changed, so that a refusal leaves the model
+as it was. A forward of the user's own is read by torch.fx, one module at a time with its children
+opaque, and is rewritten only if it calls an activation. What is known to be linear, structural or a
+normalisation stays with autograd, which is exact for it; what is neither that nor a known
+activation is refused by name, since it may hide an activation.
 """
 
 from __future__ import annotations
@@ -51,7 +53,8 @@ _RANDOM = (
 
 @dataclass(frozen=True)
 class _Place:
-    """One activation: a child to replace, or a call in a rewritten forward. `site` says where, for messages."""
+    """One activation: a child to replace, or a call in a rewritten forward. `site` says where, for
+    messages."""
 
     parent: nn.Module
     key: str
@@ -67,7 +70,8 @@ class _Forward:
 
 
 def replace_activations(model: nn.Module, make: Make, leave: tuple[str, ...], num_expected: int | None) -> nn.Module:
-    """Replace every activation of `model` by make(f, description, index). See `dualprop.fused.dyadic.dualize`."""
+    """Replace every activation of `model` by make(f, description, index). See
+    `dualprop.fused.dyadic.dualize`."""
     leave = (leave,) if isinstance(leave, str) else leave
     unused = set(leave)
     root = nn.Module()
@@ -104,7 +108,8 @@ def replace_activations(model: nn.Module, make: Make, leave: tuple[str, ...], nu
 
 
 def _walk(module: nn.Module, name: str, seen: set[int]) -> Iterator[tuple[nn.Module, str, nn.Module, str]]:
-    """(parent, key, child, dotted name) of every module; activations once per place, others once."""
+    """(parent, key, child, dotted name) of every module; activations once per place, others
+    once."""
     for key, child in module._modules.items():
         if child is None or (id(child) in seen and type(child) not in ACTIVATION_MODULES):
             continue
@@ -194,7 +199,8 @@ def _call_place(module: nn.Module, name: str, node: fx.Node, function: str, inde
 
 
 def _check_readable(module: nn.Module, name: str) -> None:
-    """Refuse a forward that torch.fx would read for one case alone: it follows one branch, and draws random numbers once."""
+    """Refuse a forward that torch.fx would read for one case alone: it follows one branch, and
+    draws random numbers once."""
     code = type(module).forward.__code__
     suspicious = [word for word in ("isinstance", "hasattr", *_RANDOM) if word in code.co_names]
     if suspicious:
@@ -217,7 +223,8 @@ def _check_readable(module: nn.Module, name: str) -> None:
 
 
 def _calls(graph: fx.Graph) -> list[str]:
-    """What a graph calls, in order, without the assertions that torch.fx makes of fixed arguments."""
+    """What a graph calls, in order, without the assertions that torch.fx makes of fixed
+    arguments."""
     calls = [
         _function_name(node) if node.op != "call_module" else str(node.target) for node in graph.nodes if "call" in node.op
     ]
@@ -225,7 +232,8 @@ def _calls(graph: fx.Graph) -> list[str]:
 
 
 def _check_in_place(module: nn.Module, name: str, node: fx.Node) -> None:
-    """Refuse an activation that is written over a tensor which is used again: converted, it is not written over any more."""
+    """Refuse an activation that is written over a tensor which is used again: converted, it is not
+    written over any more."""
     if node.op == "call_module":
         writes = _writes_over_input(module.get_submodule(str(node.target)))
     else:
@@ -257,7 +265,8 @@ def _operand(node: fx.Node) -> Any:
 
 
 def _squares(node: fx.Node) -> bool:
-    """A product of one tensor with itself, or a division by a tensor: nonlinear without an activation's name."""
+    """A product of one tensor with itself, or a division by a tensor: nonlinear without an
+    activation's name."""
     arguments = [*node.args, *node.kwargs.values()]
     factors = [arg for arg in arguments if isinstance(arg, fx.Node)]
     function = _function_name(node)
@@ -273,7 +282,8 @@ def _function_name(node: fx.Node) -> str:
 
 
 class _OwnForward(fx.Tracer):
-    """Traces one forward with every child opaque, and `self.training` as a value read at run time."""
+    """Traces one forward with every child opaque, and `self.training` as a value read at run
+    time."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return True
@@ -285,7 +295,8 @@ class _OwnForward(fx.Tracer):
 
 
 class _RewrittenForward:
-    """The converted forward of one module. A copy of the module gets its own; pickle would lose it, so it refuses."""
+    """The converted forward of one module. A copy of the module gets its own; pickle would lose it,
+    so it refuses."""
 
     def __init__(self, module: nn.Module, function: Callable[..., Any]) -> None:
         self.module, self.function = module, function
@@ -304,8 +315,8 @@ class _RewrittenForward:
 
 
 def _trace(module: nn.Module, name: str, concrete: dict[str, Any] | None = None) -> fx.Graph:
-    # torch.fx would bake in the present value of `self.training`, and with it a functional dropout. Among the buffers, the
-    # attribute passes through the tracer, which then records the read.
+    # torch.fx would bake in the present value of `self.training`, and with it a functional dropout.
+    # Among the buffers, the attribute passes through the tracer, which then records the read.
     training = vars(module).pop("training")
     module._buffers["training"] = training
     try:

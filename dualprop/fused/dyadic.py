@@ -1,17 +1,19 @@
-"""The fused engine: dyadic activations inside autograd, and `dualize`, which puts them into any module.
+"""The fused engine: dyadic activations inside autograd, and `dualize`, which puts them into any
+module.
 
-An ordinary forward pass; in the backward pass, where autograd would multiply the cotangent dy by f'(a), a dyadic activation
-returns the difference of its two states,
+An ordinary forward pass; in the backward pass, where autograd would multiply the cotangent dy by
+f'(a), a dyadic activation returns the difference of its two states,
 
     [ f(a + d·b dy) - f(a - u·b dy) ] / b,      b = β N / (loss scale)
 
-so that -b dy is the nudge Δ of one downward sweep (Høier et al. 2023, appendix on efficient implementation). u and d are the
-shares of s⁺ and s⁻: (α, 1-α) for DP, (1-α, α) for DP⊤. States and gradients use the forward pass's mean, f(a): that is
-exactly DP⊤ at α ∈ {0, 1}, and DP at α = ½ while no unit crosses a kink. Autocast, torch.compile and any training loop that
-calls backward() work; the transforms of torch.func do not.
+so that -b dy is the nudge Δ of one downward sweep (Høier et al. 2023, appendix on efficient
+implementation). u and d are the shares of s⁺ and s⁻: (α, 1-α) for DP, (1-α, α) for DP⊤. States and
+gradients use the forward pass's mean, f(a): that is exactly DP⊤ at α ∈ {0, 1}, and DP at α = ½
+while no unit crosses a kink. Autocast, torch.compile and any training loop that calls backward()
+work; the transforms of torch.func do not.
 
-The difference needs the drive a, the map above needs f(a): one of them is kept and the other computed again (`recompute`), so
-that no more memory is taken than by back-propagation.
+The difference needs the drive a, the map above needs f(a): one of them is kept and the other
+computed again (`recompute`), so that no more memory is taken than by back-propagation.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ from dualprop.kernels import Kernel
 
 @dataclass(frozen=True)
 class CotangentNudge:
-    """Shares of s⁺ and s⁻, and `strength` b, what turns the cotangent into the nudge: Δ = -b dy. By the kernel in use now."""
+    """Shares of s⁺ and s⁻, and `strength` b, what turns the cotangent into the nudge: Δ = -b dy. By
+    the kernel in use now."""
 
     up: float
     down: float
@@ -54,7 +57,8 @@ class _DyadicActivation(torch.autograd.Function):
 
 
 def dyadic_activation(a: Tensor, activation: kernels.Activation, nudge: CotangentNudge) -> Tensor:
-    """f(a), whose backward pass is the dyadic difference in place of f'(a) dy. Elementwise; keeps shape and dtype."""
+    """f(a), whose backward pass is the dyadic difference in place of f'(a) dy. Elementwise; keeps
+    shape and dtype."""
     if not (torch.is_grad_enabled() and a.requires_grad):
         return activation.f(a)
     state: Tensor = _DyadicActivation.apply(a, activation, nudge)
@@ -95,7 +99,8 @@ class Dualization:
 
 
 class Dyadic(nn.Module):
-    """An activation that backward-propagates dyadic differences. It has no parameters and no state."""
+    """An activation that backward-propagates dyadic differences. It has no parameters and no
+    state."""
 
     def __init__(self, activation: kernels.Activation, description: str, settings: Dualization, beta: float) -> None:
         super().__init__()

@@ -1,9 +1,11 @@
-"""Keep one of drive and state: going back, a dyadic activation needs its drive a, and the map above it the state f(a).
+"""Keep one of drive and state: going back, a dyadic activation needs its drive a, and the map above
+it the state f(a).
 
-Back-propagation keeps f(a) alone. Here a alone is kept: wherever autograd saves f(a) for a convolution, a product or a pool,
-it is given a handle, and computes f(a) again when it asks for it. That costs one elementwise pass a layer and halves what is
-held. Outside `recomputing()`, inside other saved-tensor hooks (checkpointing, offloading), and under torch.compile, which
-decides for itself what to compute again, both are kept.
+Back-propagation keeps f(a) alone. Here a alone is kept: wherever autograd saves f(a) for a
+convolution, a product or a pool, it is given a handle, and computes f(a) again when it asks for it.
+That costs one elementwise pass a layer and halves what is held. Outside `recomputing()`, inside
+other saved-tensor hooks (checkpointing, offloading), and under torch.compile, which decides for
+itself what to compute again, both are kept.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from dualprop.kernels import Activation
 
 @dataclass(frozen=True)
 class _Known:
-    """A state that was just computed, as long as it lives unchanged, and what it is a function of."""
+    """A state that was just computed, as long as it lives unchanged, and what it is a function
+    of."""
 
     state: weakref.ref[Tensor]
     version: int
@@ -43,7 +46,8 @@ class _Handle:
 
 
 class _Saved:
-    """The hooks of one forward pass and the states that it has computed, by their memory's address."""
+    """The hooks of one forward pass and the states that it has computed, by their memory's
+    address."""
 
     def __init__(self) -> None:
         self.known: dict[int, _Known] = {}
@@ -54,7 +58,8 @@ class _Saved:
             return tensor
         known = self.known.get(_address(tensor))
         state = None if known is None else known.state()
-        # Whoever wrote over the state since saves something else. Another tensor may have come to lie at its address.
+        # Whoever wrote over the state since saves something else. Another tensor may have come to
+        # lie at its address.
         if known is None or state is None or state._version != known.version or tensor.numel() != state.numel():
             return tensor
         if _address(state) != _address(tensor) or tensor.dtype != state.dtype:
@@ -81,7 +86,8 @@ def _stack() -> list[_Saved]:
 
 
 def is_free() -> bool:
-    """Whether no other saved-tensor hooks are in force, which ours would put out of it, and hooks are allowed at all."""
+    """Whether no other saved-tensor hooks are in force, which ours would put out of it, and hooks
+    are allowed at all."""
     autograd: Any = torch._C._autograd
     return autograd._saved_tensors_hooks_is_enabled() and autograd._top_saved_tensors_default_hooks(False) is None
 
@@ -97,13 +103,15 @@ def leave() -> None:
     """End the forward pass that was begun last."""
     saved = _stack().pop()
     saved.hooks.__exit__()
-    # The hooks and what they are of hold each other, and would hold the drives until the garbage collector comes by.
+    # The hooks and what they are of hold each other, and would hold the drives until the garbage
+    # collector comes by.
     saved.known.clear()
 
 
 @contextlib.contextmanager
 def recomputing() -> Iterator[None]:
-    """Within it, states of dyadic activations are not kept for the backward pass but computed again."""
+    """Within it, states of dyadic activations are not kept for the backward pass but computed
+    again."""
     if not is_free():
         yield
         return
@@ -115,7 +123,8 @@ def recomputing() -> Iterator[None]:
 
 
 def register(state: Tensor, drive: Tensor, activation: Activation) -> None:
-    """Say that `state` is activation.f(drive), in memory of its own. Without effect outside `recomputing()`."""
+    """Say that `state` is activation.f(drive), in memory of its own. Without effect outside
+    `recomputing()`."""
     if torch.compiler.is_compiling() or not _stack():
         return
     # A state laid out as its drive is, so that what is computed again lies as what was saved.

@@ -1,16 +1,19 @@
-"""The work of a dyad, elementwise but for softmax: from drive a and feedback Δ to its mean and difference.
+"""The work of a dyad, elementwise but for softmax: from drive a and feedback Δ to its mean and
+difference.
 
     s⁺ = f(a + u Δ),  s⁻ = f(a - d Δ),  s̄ = α s⁺ + (1-α) s⁻,  δ = s⁺ - s⁻
 
-Written out, each is several passes over memory where back-propagation's derivative takes one. So there are three kernels:
+Written out, each is several passes over memory where back-propagation's derivative takes one. So
+there are three kernels:
 
     native     one vectorised pass by `dyadic.c`, for piecewise linear activations on CPUs
     compiled   one pass by inductor: Triton on GPUs, C++ on CPUs (the first call takes seconds)
-    eager      PyTorch's own operations; large CPU tensors are walked in pieces that stay in the cache
+    eager      PyTorch's own operations; large CPU tensors in pieces that stay in the cache
 
-"auto" takes the first that fits without a wait: native on CPUs, compiled on CUDA where Triton is installed, else eager.
-Half-precision activations are subtracted in float32: their rounding is as large as the differences (32 % error at |δ| = 0.01 in
-bfloat16). The one-pass kernels never subtract two states on one linear piece, and keep every digit however small β is.
+"auto" takes the first that fits without a wait: native on CPUs, compiled on CUDA where Triton is
+installed, else eager. Half-precision activations are subtracted in float32: their rounding is as
+large as the differences (32 % error at |δ| = 0.01 in bfloat16). The one-pass kernels never subtract
+two states on one linear piece, and keep every digit however small β is.
 """
 
 from __future__ import annotations
@@ -30,8 +33,9 @@ Kernel = Literal["auto", "native", "compiled", "eager"]
 KERNELS: tuple[Kernel, ...] = ("auto", "native", "compiled", "eager")
 
 
-# Elements a piece: three float32 pieces fill 3 MB of cache. Smaller ones lose more to waking the threads for each operation
-# (20 µs after a matrix product on two cores) than they gain; and so do activations of less than two.
+# Elements a piece: three float32 pieces fill 3 MB of cache. Smaller ones lose more to waking the
+# threads for each operation (20 µs after a matrix product on two cores) than they gain; and so do
+# activations of less than two.
 PIECE = 262144
 
 
@@ -46,7 +50,8 @@ def current() -> Kernel:
 
 @contextlib.contextmanager
 def using(kernel: Kernel) -> Iterator[None]:
-    """Within it the process's elementwise work is done by this kernel; a backward pass by that of its forward pass.
+    """Within it the process's elementwise work is done by this kernel; a backward pass by that of
+    its forward pass.
 
     It changes how a number is computed, and so its rounding, never what is computed.
 
@@ -63,7 +68,8 @@ def using(kernel: Kernel) -> Iterator[None]:
 
 
 def check(kernel: str) -> None:
-    """Raise SettingError where there is no such kernel, or it can't run here and is asked for by name."""
+    """Raise SettingError where there is no such kernel, or it can't run here and is asked for by
+    name."""
     if kernel not in KERNELS:
         raise SettingError(f"kernel must be {', '.join(KERNELS[:-1])} or {KERNELS[-1]}, got {kernel!r}.")
     if kernel == "native" and not native.is_available():
@@ -87,9 +93,11 @@ def dyad(
     kernel: Kernel | None = None,
     overwrite: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Mean and difference of f(a + up·delta) and f(a - down·delta), each rounded once to a's dtype; same shape as a.
+    """Mean and difference of f(a + up·delta) and f(a - down·delta), each rounded once to a's dtype;
+    same shape as a.
 
-    With `overwrite` they may be written over a and delta, which nobody may need any more. No `kernel`: the one in use.
+    With `overwrite` they may be written over a and delta, which nobody may need any more. No
+    `kernel`: the one in use.
     """
     delta = _alike(delta, a)
     if _is_native(kernel, neuron, a, delta):
@@ -118,7 +126,8 @@ def one_sided_difference(
     kernel: Kernel | None = None,
     overwrite: bool = False,
 ) -> Tensor:
-    """f(a + strength·delta) - free, or free minus it where strength < 0: δ when one state is free = f(a), known already.
+    """f(a + strength·delta) - free, or free minus it where strength < 0: δ when one state is free =
+    f(a), known already.
 
     With `overwrite` it may be written over delta, which nobody may need any more.
     """
@@ -151,7 +160,8 @@ def difference(
     scale: float = 1.0,
     kernel: Kernel | None = None,
 ) -> Tensor:
-    """scale · (f(a + up·delta) - f(a - down·delta)), taken in float32 or wider and returned in a's dtype."""
+    """scale · (f(a + up·delta) - f(a - down·delta)), taken in float32 or wider and returned in a's
+    dtype."""
     if torch.is_grad_enabled() and (a.requires_grad or delta.requires_grad):
         return _difference(neuron, a, delta, up, down, scale)  # somebody differentiates the backward pass
     if not torch.compiler.is_compiling():

@@ -1,12 +1,15 @@
-"""A model whose layers read several earlier layers, where an `nn.Sequential` says that each reads the one below.
+"""A model whose layers read several earlier layers, where an `nn.Sequential` says that each reads
+the one below.
 
     model = Layered([
-        (nn.ReLU(), {0: nn.Conv2d(3, 8, 3, padding=1)}),                            # layer 1 reads the input, layer 0
+        # Layer 1 reads the input, layer 0; the output reads both others.
+        (nn.ReLU(), {0: nn.Conv2d(3, 8, 3, padding=1)}),
         (nn.ReLU(), {1: nn.Conv2d(8, 8, 3, padding=1)}),
-        (None, {2: nn.Sequential(nn.Flatten(), nn.Linear(8192, 10)), 1: …}),        # the output reads both
+        (None, {2: nn.Sequential(nn.Flatten(), nn.Linear(8192, 10)), 1: …}),
     ])
 
-Layer k's state is its activation of the sum of what its modules make of the states that they read: s_k = f_k(Σ_j map_kj(s_j)).
+Layer k's state is its activation of the sum of what its modules make of the states that they read:
+s_k = f_k(Σ_j map_kj(s_j)).
 """
 
 from __future__ import annotations
@@ -19,9 +22,11 @@ from dualprop.errors import SettingError
 
 
 class Layered(nn.Module):
-    """Layers 1…L as pairs of an activation (None: linear) and a map {earlier layer, 0 the input: the module that reads it}.
+    """Layers 1…L as pairs of an activation (None: linear) and a map {earlier layer, 0 the input:
+    the module that reads it}.
 
-    Parameters are named "5.from_2.weight", by layer and source. Inputs and outputs are those of the modules, (N, …).
+    Parameters are named "5.from_2.weight", by layer and source. Inputs and outputs are those of the
+    modules, (N, …).
 
     Raises:
         SettingError: a layer that reads none, itself or a later one.

@@ -1,7 +1,7 @@
 """Stretches: modules in a row as local maps, from which synapses are made.
 
-Reshapes, one Linear and one convolution by direct formulas, anything else by autograd on a tape of these modules alone. N
-batch, C channels, D features.
+Reshapes, one Linear and one convolution by direct formulas, anything else by autograd on a tape of
+these modules alone. N batch, C channels, D features.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ class Record(NamedTuple):
 
 
 class AbstractStretch(ABC):
-    """Modules in a row as local maps. `depends_on_state`: whether the pull-back varies with the point."""
+    """Modules in a row as local maps. `depends_on_state`: whether the pull-back varies with the
+    point."""
 
     depends_on_state: bool
 
@@ -54,13 +55,15 @@ class AbstractStretch(ABC):
         raise NotImplementedError
 
     def gradient(self, record: Record, signal: Tensor, scale: float) -> dict[str, Tensor]:
-        """scale · Σ over the batch of signalᵀ ∂output/∂parameter at the record, for every trainable parameter."""
+        """scale · Σ over the batch of signalᵀ ∂output/∂parameter at the record, for every trainable
+        parameter."""
         raise NotImplementedError
 
     def contrast(
         self, record: Record, signal: Tensor, other: Record, other_signal: Tensor, scale: complex
     ) -> dict[str, Tensor]:
-        """`gradient` less that of another signal at another record, see `synapses.Synapse.contrast`."""
+        """`gradient` less that of another signal at another record, see
+        `synapses.Synapse.contrast`."""
         raise NotImplementedError
 
 
@@ -86,7 +89,8 @@ class ReshapeStretch(AbstractStretch):
 
 
 class TapedStretch(AbstractStretch):
-    """Any differentiable modules: pull-back and gradient by autograd on a tape of these modules alone."""
+    """Any differentiable modules: pull-back and gradient by autograd on a tape of these modules
+    alone."""
 
     depends_on_state = True
 
@@ -130,7 +134,8 @@ class TapedStretch(AbstractStretch):
         if not all(kind(module) in AFFINE for module in self.modules.values()):
             found, less = self.gradient(record, signal, _real(scale)), self.gradient(other, other_signal, _real(scale))
             return {name: gradient - less[name] for name, gradient in found.items()}
-        # Where the modules are affine in s so is the gradient of a held signal: g(s) - g(t) = g(s - t) - g(0).
+        # Where the modules are affine in s so is the gradient of a held signal: g(s) - g(t) = g(s -
+        # t) - g(0).
         found = self.gradient(record, signal - other_signal, _real(scale))
         change = record.input.detach() - other.input.detach()
         moved, still = (self.gradient(self.run(s), other_signal, _real(scale)) for s in (change, torch.zeros_like(change)))
@@ -138,10 +143,11 @@ class TapedStretch(AbstractStretch):
 
 
 class LinearStretch(AbstractStretch):
-    """One `nn.Linear`: a = s Wᵀ + b, so Jᵀ signal = signal W and the gradient is signalᵀ s, wherever s is.
+    """One `nn.Linear`: a = s Wᵀ + b, so Jᵀ signal = signal W and the gradient is signalᵀ s,
+    wherever s is.
 
-    Here and in a convolution, the signal comes back through the module's feedback weights where it has them, or through a
-    `weight` of that shape that is given.
+    Here and in a convolution, the signal comes back through the module's feedback weights where it
+    has them, or through a `weight` of that shape that is given.
     """
 
     depends_on_state = False
@@ -166,7 +172,8 @@ class LinearStretch(AbstractStretch):
 
     def weight_gradient(self, record: Record, signal: Tensor, scale: float) -> Tensor:
         signal, s = signal.flatten(0, -2), record.input.flatten(0, -2)
-        # The scale rides on the matrix product for free; beta=0 makes the first argument a placeholder.
+        # The scale rides on the matrix product for free; beta=0 makes the first argument a
+        # placeholder.
         return torch.addmm(signal.new_zeros(1), signal.T, s, beta=0, alpha=scale)
 
     def gradient(self, record: Record, signal: Tensor, scale: float, is_biased: bool = True) -> dict[str, Tensor]:
@@ -174,7 +181,8 @@ class LinearStretch(AbstractStretch):
         of_weight = self.weight_gradient(record, signal, scale) if weight else None
         signal = signal.flatten(0, -2)
         of_bias = signal.sum(0, dtype=self.module.weight.dtype).mul_(scale) if bias and is_biased else None
-        # Under autocast the product is of half precision, as in back-propagation; what the optimizer reads is not.
+        # Under autocast the product is of half precision, as in back-propagation; what the
+        # optimizer reads is not.
         return _by_name(self.parameters, None if of_weight is None else of_weight.to(self.module.weight.dtype), of_bias)
 
     def contrast(
@@ -184,7 +192,8 @@ class LinearStretch(AbstractStretch):
 
 
 class ConvolutionStretch(AbstractStretch):
-    """One zero-padded convolution: Jᵀ signal is its transposed convolution, and the gradient a correlation with s."""
+    """One zero-padded convolution: Jᵀ signal is its transposed convolution, and the gradient a
+    correlation with s."""
 
     depends_on_state = False
 
@@ -235,7 +244,8 @@ class ConvolutionStretch(AbstractStretch):
 
 
 def in_autocast(*tensors: Tensor) -> Iterator[Tensor]:
-    """The tensors in autocast's dtype where it is on: PyTorch's own maps do that, its bare backward functions don't."""
+    """The tensors in autocast's dtype where it is on: PyTorch's own maps do that, its bare backward
+    functions don't."""
     device = tensors[0].device.type
     if not torch.is_autocast_enabled(device):
         return iter(tensors)
@@ -270,13 +280,15 @@ def _trainable(modules: Modules) -> dict[str, nn.Parameter]:
 
 
 def _learning(module: nn.Module) -> tuple[bool, bool]:
-    """Whether the weight's gradient is needed, for the weight or for its feedback weight, and whether the bias's is."""
+    """Whether the weight's gradient is needed, for the weight or for its feedback weight, and
+    whether the bias's is."""
     trainable = {leaf for leaf, parameter in module.named_parameters() if parameter.requires_grad}
     return bool(trainable - {"bias"}), "bias" in trainable
 
 
 def _by_name(parameters: Iterable[str], of_weight: Tensor | None, of_bias: Tensor | None) -> dict[str, Tensor]:
-    """The gradients that there are, by parameter. A feedback weight learns as the weight does, from a tensor of its own."""
+    """The gradients that there are, by parameter. A feedback weight learns as the weight does, from
+    a tensor of its own."""
     found: dict[str, Tensor] = {}
     for name in parameters:
         gradient = of_bias if name.rpartition(".")[2] == "bias" else of_weight
@@ -307,7 +319,8 @@ def stretch(modules: Modules) -> AbstractStretch:
 
 
 def core_stretch(modules: Modules) -> AbstractStretch:
-    """The direct formula for one plain Linear or convolution; a tape for anything else (hooks and parametrizations too)."""
+    """The direct formula for one plain Linear or convolution; a tape for anything else (hooks and
+    parametrizations too)."""
     if not modules:
         return ReshapeStretch(modules)
     name, module = next(iter(modules.items()))

@@ -1,4 +1,5 @@
-"""Which modules may stand between two activations, by their exact type. (`activations` says the same of activations.)"""
+"""Which modules may stand between two activations, by their exact type. (`activations` says the
+same of activations.)"""
 
 from __future__ import annotations
 

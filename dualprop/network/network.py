@@ -1,7 +1,8 @@
-"""The network view: a user's module read as layers of synapse and neuron, 1…L; layer 0 is the input.
+"""The network view: a user's module read as layers of synapse and neuron, 1…L; layer 0 is the
+input.
 
-Nothing is copied or wrapped: parameters, their names and `state_dict` stay the model's own, and prediction is the model
-itself. What can't be read this way is refused by name, with the remedy.
+Nothing is copied or wrapped: parameters, their names and `state_dict` stay the model's own, and
+prediction is the model itself. What can't be read this way is refused by name, with the remedy.
 """
 
 from __future__ import annotations
@@ -18,12 +19,15 @@ from dualprop.network.synapses import reading
 
 
 class Network:
-    """Layers 1…L, each reading earlier ones. `Network.from_module(model)` reads a model; the module stays usable as it was.
+    """Layers 1…L, each reading earlier ones. `Network.from_module(model)` reads a model; the module
+    stays usable as it was.
 
-    Given layers alone it predicts by them, and `parameters` are what an optimizer steps. (`Layered` makes a module of layers.)
+    Given layers alone it predicts by them, and `parameters` are what an optimizer steps. (`Layered`
+    makes a module of layers.)
 
     Raises:
-        SettingError: a layer that reads none, itself or a later one, or one twice; or one that no layer reads.
+        SettingError: a layer that reads none, itself or a later one, or one twice; or one that no
+            layer reads.
     """
 
     def __init__(self, layers: Sequence[Layer], module: nn.Module | None = None) -> None:
@@ -48,11 +52,13 @@ class Network:
 
     @classmethod
     def from_module(cls, model: nn.Module, also_allow: Sequence[type[nn.Module]] = ()) -> Network:
-        """Read `model`, any nesting of `nn.Sequential` split at its activations, or a `Layered` as it lists its layers.
+        """Read `model`, any nesting of `nn.Sequential` split at its activations, or a `Layered` as
+        it lists its layers.
 
         Args:
-            also_allow: further module types that may stand in a synapse. They must be deterministic, act on each example
-                apart and hold no activation: inside a synapse plain derivatives are used.
+            also_allow: further module types that may stand in a synapse. They must be
+                deterministic, act on each example apart and hold no activation: inside a synapse
+                plain derivatives are used.
 
         Raises:
             UnsupportedModuleError: names what can't be read, and the remedy.
@@ -88,15 +94,15 @@ class Network:
 
     @property
     def counts_of_backprop(self) -> dict[str, int]:
-        """The synapse evaluations of one back-propagation step: every synapse driven, every one but those from the input pulled
-        back through, a gradient of each that has parameters."""
+        """The synapse evaluations of one back-propagation step: every synapse driven, every one but
+        those from the input pulled back through, a gradient of each that has parameters."""
         sources = [source for layer in self.layers for source in layer.sources]
         learning = sum(bool(synapse.parameters) for layer in self.layers for synapse in layer.synapses)
         return {"drives": len(sources), "feedbacks": len(sources) - sources.count(0), "gradients": learning}
 
     def forward(self, x: Tensor) -> Tensor:
-        """The prediction (N, K): the module's own forward pass, or that of the layers where there is no module. Raises
-        SettingError where x does not fit."""
+        """The prediction (N, K): the module's own forward pass, or that of the layers where there
+        is no module. Raises SettingError where x does not fit."""
         if self.module is not None:
             with reading("the model", x):
                 return self.module(x)

@@ -1,4 +1,5 @@
-"""Reads a model's modules into layers, `nn.Sequential`s and `Layered`; what can't be read is refused by name."""
+"""Reads a model's modules into layers, `nn.Sequential`s and `Layered`; what can't be read is
+refused by name."""
 
 from __future__ import annotations
 
@@ -97,7 +98,8 @@ class Reader:
             raise UnsupportedModuleError(f"{where}: {error}") from None
 
     def check(self, name: str, module: nn.Module, where: str) -> None:
-        """Raise UnsupportedModuleError unless the module may stand in a synapse, and in one alone."""
+        """Raise UnsupportedModuleError unless the module may stand in a synapse, and in one
+        alone."""
         for shared in (module, *module.parameters()):
             if id(shared) in self.seen:
                 raise UnsupportedModuleError(
@@ -110,7 +112,8 @@ class Reader:
 
 
 def _brief(module: nn.Module) -> str:
-    """One line that shows the module: its repr, or its type where that has children and so many lines."""
+    """One line that shows the module: its repr, or its type where that has children and so many
+    lines."""
     return type(module).__name__ if next(module.children(), None) is not None else repr(module)
 
 

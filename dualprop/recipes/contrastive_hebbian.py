@@ -1,7 +1,8 @@
-"""Contrastive Hebbian learning (Xie & Seung 2003): shallow networks, as its window of γ closes with depth.
+"""Contrastive Hebbian learning (Xie & Seung 2003): shallow networks, as its window of γ closes with
+depth.
 
-The settings of their experiment on handwritten digits are not at hand; no published figures. `compare RECIPE --variants bp,chl`
-trains the twin on the same network and budget.
+The settings of their experiment on handwritten digits are not at hand; no published figures.
+`compare RECIPE --variants bp,chl` trains the twin on the same network and budget.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ SEEDS = (0, 1, 2)
 
 
 def mnist_mlp_chl() -> Recipe:
-    """MNIST by an MLP 784-256-256-10 of sigmoids and linear outputs and CHL, γ = 0.05: squared error, Adam 1e-3, 20 epochs."""
+    """MNIST by an MLP 784-256-256-10 of sigmoids and linear outputs and CHL, γ = 0.05: squared
+    error, Adam 1e-3, 20 epochs."""
     return Recipe(
         name="mnist-mlp-chl",
         dataset="mnist",
@@ -34,7 +36,8 @@ def mnist_mlp_chl() -> Recipe:
 
 
 def cifar10_cnn_chl() -> Recipe:
-    """CIFAR-10 by three convolutions and CHL, γ = 0.1: the network of cifar10-cnn with pools before hard sigmoids.
+    """CIFAR-10 by three convolutions and CHL, γ = 0.1: the network of cifar10-cnn with pools before
+    hard sigmoids.
 
     At γ = 0.02 float32 holds but rounding of what the clamp does in layer 1."""
     return dataclasses.replace(

@@ -7,7 +7,8 @@ from dualprop.training.recipe import Optimizer, Recipe
 
 
 def digits_mlp() -> Recipe:
-    """An MLP 64-256-256-10 by DP; seconds on a laptop. No published figure: a good MLP has about 97 %."""
+    """An MLP 64-256-256-10 by DP; seconds on a laptop. No published figure: a good MLP has about 97
+    %."""
     return Recipe(
         name="digits-mlp",
         dataset="digits",

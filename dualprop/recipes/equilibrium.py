@@ -1,7 +1,8 @@
-"""Equilibrium propagation: predictive coding networks (Kerjan, Høier & Scellier 2026) and Hopfield networks, holomorphic too.
+"""Equilibrium propagation: predictive coding networks (Kerjan, Høier & Scellier 2026) and Hopfield
+networks, holomorphic too.
 
-`compare RECIPE --variants bp,ep,…` trains the twin and the estimators on the same network and budget. Published figures are the
-papers' test errors taken from 100; three seeds.
+`compare RECIPE --variants bp,ep,…` trains the twin and the estimators on the same network and
+budget. Published figures are the papers' test errors taken from 100; three seeds.
 """
 
 from __future__ import annotations
@@ -43,8 +44,9 @@ def _vgg5_name(dataset: str, loss: str) -> str:
 
 
 def _vgg5(dataset: str, loss: str) -> Recipe:
-    """VGG5 by centered EP, β = 0.02. The papers settle it by five even/odd iterations (variant ep-published); here one pair of
-    error sweeps does. The crops' padding is not recorded: 4, as usual."""
+    """VGG5 by centered EP, β = 0.02. The papers settle it by five even/odd iterations (variant
+    ep-published); here one pair of error sweeps does. The crops' padding is not recorded: 4, as
+    usual."""
     is_imagenet = dataset == "imagenet32"
     batch_size = 256 if is_imagenet else {"mse": 16, "ce": 64}[loss]
     model = vgg5()
@@ -68,8 +70,9 @@ def _vgg5(dataset: str, loss: str) -> Recipe:
 
 
 def _vgg10(name: str, skips: tuple[tuple[int, int], ...]) -> Recipe:
-    """VGG10 with the settings for ImageNet at 224×224 (β = 0.05, K = 10), on ImageNet32, the largest that `data` reads: the
-    papers' figures (top-5 error 13.23 % by EP, 12.20 % by BP) are of another data set."""
+    """VGG10 with the settings for ImageNet at 224×224 (β = 0.05, K = 10), on ImageNet32, the
+    largest that `data` reads: the papers' figures (top-5 error 13.23 % by EP, 12.20 % by BP) are of
+    another data set."""
     return Recipe(
         name=name,
         cites="Kerjan, Høier & Scellier 2026, §3.4; its figures are of ImageNet at 224×224",
@@ -96,9 +99,11 @@ def vgg10_skip_ep() -> Recipe:
 
 
 def cifar10_hopfield_ep() -> Recipe:
-    """CIFAR-10 by a convolutional Hopfield network 128-256-512-512 and centered EP: the study of Scellier et al. (2023).
+    """CIFAR-10 by a convolutional Hopfield network 128-256-512-512 and centered EP: the study of
+    Scellier et al. (2023).
 
-    β = 0.25, 60 free and 15 nudged iterations, hard sigmoid, squared error, a learning rate for each layer, gain ½.
+    β = 0.25, 60 free and 15 nudged iterations, hard sigmoid, squared error, a learning rate for
+    each layer, gain ½.
     """
     return Recipe(
         name="cifar10-hopfield-ep",
@@ -125,9 +130,9 @@ def cifar10_hopfield_ep() -> Recipe:
 def cifar10_hopfield_laborieux() -> Recipe:
     """The same by Laborieux et al. (2021), squared error: 250 free and 30 nudged iterations, β = ½.
 
-    Their 11.7 % test error is not known to be of this loss. Their σ(x) = clip(x/2, 0, 1) is here clip(x, 0, 1) with weights of
-    half the size: half their β, a quarter of their learning rates, four times their weight decay. They update all layers
-    together, here layers alternate.
+    Their 11.7 % test error is not known to be of this loss. Their σ(x) = clip(x/2, 0, 1) is here
+    clip(x, 0, 1) with weights of half the size: half their β, a quarter of their learning rates,
+    four times their weight decay. They update all layers together, here layers alternate.
     """
     return dataclasses.replace(
         cifar10_hopfield_ep(),
@@ -146,14 +151,17 @@ def cifar10_hopfield_laborieux() -> Recipe:
 
 
 def cifar10_hopfield_hep() -> Recipe:
-    """CIFAR-10 by a convolutional Hopfield network with softmax pools and holomorphic EP, N = 2: Laborieux & Zenke (2022).
+    """CIFAR-10 by a convolutional Hopfield network with softmax pools and holomorphic EP, N = 2:
+    Laborieux & Zenke (2022).
 
-    β = 1, 250 free and 60 nudged iterations, 90 epochs, weight decay 2e-3, a learning rate for each layer; published 88.4 ± 0.3
-    (BP 88.3 ± 0.2). N = 2 is centered EP, in real numbers; `--rule.estimator "holomorphic(4)"` runs complex phases.
+    β = 1, 250 free and 60 nudged iterations, 90 epochs, weight decay 2e-3, a learning rate for each
+    layer; published 88.4 ± 0.3 (BP 88.3 ± 0.2). N = 2 is centered EP, in real numbers;
+    `--rule.estimator "holomorphic(4)"` runs complex phases.
 
-    Not theirs: the softmax readout outside the dynamics (here the linear output is a layer that the nudge pulls, as logits),
-    the form of their activation (here the sigmoid), the last convolution's missing padding, layers that all move together
-    (here they alternate). So their figures are not listed as this recipe's.
+    Not theirs: the softmax readout outside the dynamics (here the linear output is a layer that the
+    nudge pulls, as logits), the form of their activation (here the sigmoid), the last convolution's
+    missing padding, layers that all move together (here they alternate). So their figures are not
+    listed as this recipe's.
     """
     return dataclasses.replace(
         cifar10_hopfield_ep(),
@@ -175,9 +183,11 @@ def cifar10_hopfield_hep() -> Recipe:
 
 
 def mnist_hopfield_hep() -> Recipe:
-    """MNIST by a Hopfield network 784-512-10 of sigmoids and holomorphic EP, four points at β = ½; no published figure.
+    """MNIST by a Hopfield network 784-512-10 of sigmoids and holomorphic EP, four points at β = ½;
+    no published figure.
 
-    Cross-entropy on the output layer's logits; the nudged phases stop where they have settled to a hundredth.
+    Cross-entropy on the output layer's logits; the nudged phases stop where they have settled to a
+    hundredth.
     """
     return Recipe(
         name="mnist-hopfield-hep",

@@ -1,4 +1,5 @@
-"""MNIST by an MLP, the table of six variants in Høier et al. (2023): `dualprop compare mnist-mlp --variants published`."""
+"""MNIST by an MLP, the table of six variants in Høier et al. (2023):
+`dualprop compare mnist-mlp --variants published`."""
 
 from dualprop.losses import CrossEntropy, SquaredError
 from dualprop.models import MLP
@@ -7,10 +8,11 @@ from dualprop.training.recipe import Optimizer, Recipe
 
 
 def mnist_mlp() -> Recipe:
-    """MLP 784-1000-1000-1000-10, ReLU, squared error, Adam 3e-5, batch 100, 10 % validation, 100 epochs, five seeds.
+    """MLP 784-1000-1000-1000-10, ReLU, squared error, Adam 3e-5, batch 100, 10 % validation, 100
+    epochs, five seeds.
 
-    Høier et al. (2023), MNIST table; settings and seeds from the authors' code. How they scale the pixels is
-    not recorded; here they are standardised by MNIST's mean and deviation.
+    Høier et al. (2023), MNIST table; settings and seeds from the authors' code. How they scale the
+    pixels is not recorded; here they are standardised by MNIST's mean and deviation.
     """
     return Recipe(
         name="mnist-mlp",
@@ -34,10 +36,11 @@ def mnist_mlp() -> Recipe:
 
 
 def mnist_feedback() -> Recipe:
-    """MLP 784-512-512-10 by KP-DP: SGD with momentum and weight decay, under which feedback weights align with forward ones.
+    """MLP 784-512-512-10 by KP-DP: SGD with momentum and weight decay, under which feedback weights
+    align with forward ones.
 
-    The optimizer of the papers' KP-DP on CIFAR (Høier et al. 2023, appendix C) on the MLP of Høier & Zach (2024), §6.1; no
-    published figure. `--variants bp,dp,kp-dp,fa-dp,sign-dp` compares.
+    The optimizer of the papers' KP-DP on CIFAR (Høier et al. 2023, appendix C) on the MLP of Høier
+    & Zach (2024), §6.1; no published figure. `--variants bp,dp,kp-dp,fa-dp,sign-dp` compares.
     """
     return Recipe(
         name="mnist-feedback",
@@ -52,11 +55,12 @@ def mnist_feedback() -> Recipe:
 
 
 def mnist_nudging() -> Recipe:
-    """MLP 784-512-512-10 by DP⊤ with asymmetric nudging, α = 0, β = ½: the setting of Høier & Zach (2024), §6.1.
+    """MLP 784-512-512-10 by DP⊤ with asymmetric nudging, α = 0, β = ½: the setting of Høier & Zach
+    (2024), §6.1.
 
-    Squared error, Adam 1e-3, batch 50, 20 epochs, weights of variance 1/n: it is their spectral norm, near 2, that makes plain
-    DP lose its footing away from α = ½; the grid over α and β is `scripts/nudging_grid.py`. The paper shows angles
-    and norms of gradients, no accuracy.
+    Squared error, Adam 1e-3, batch 50, 20 epochs, weights of variance 1/n: it is their spectral
+    norm, near 2, that makes plain DP lose its footing away from α = ½; the grid over α and β is
+    `scripts/nudging_grid.py`. The paper shows angles and norms of gradients, no accuracy.
     """
     return Recipe(
         name="mnist-nudging",
@@ -71,9 +75,11 @@ def mnist_nudging() -> Recipe:
 
 
 def mnist_rules() -> Recipe:
-    """MLP 784-256-256-10 of sigmoids, the one network that every rule trains as it is: `--variants all` compares them all.
+    """MLP 784-256-256-10 of sigmoids, the one network that every rule trains as it is:
+    `--variants all` compares them all.
 
-    Sigmoids because holomorphic equilibrium propagation needs them; cross-entropy (ep-clamped: squared error), Adam 1e-3, batch
+    Sigmoids because holomorphic equilibrium propagation needs them; cross-entropy (ep-clamped:
+    squared error), Adam 1e-3, batch
     100. Every rule has the settings of its own defaults; no published figure.
     """
     return Recipe(

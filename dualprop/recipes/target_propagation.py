@@ -1,4 +1,5 @@
-"""Difference target propagation with the local difference reconstruction loss: the study of Ernoult et al. (2022).
+"""Difference target propagation with the local difference reconstruction loss: the study of Ernoult
+et al. (2022).
 
 `compare RECIPE --variants bp,dtp` trains the twin on the same network and budget.
 """
@@ -17,11 +18,13 @@ BETA = 0.7
 
 
 def cifar10_vgg_dtp() -> Recipe:
-    """CIFAR-10 by the SimpleVGG 128-128-256-256-512 and DTP: feedback of its own by 160 steps a batch, batch 128, 90 epochs.
+    """CIFAR-10 by the SimpleVGG 128-128-256-256-512 and DTP: feedback of its own by 160 steps a
+    batch, batch 128, 90 epochs.
 
-    Ernoult et al. (2022), settings from the authors' code. They do not divide by β what forward weights learn from, so
-    that learning rate and weight decay are here what they are there for β = 0.7: 0.05 β and 1e-4/β. Their ELU is ReLU here, and
-    crops after padding by 4 and flips are ours; their pool behind the activation gives the same states before it.
+    Ernoult et al. (2022), settings from the authors' code. They do not divide by β what forward
+    weights learn from, so that learning rate and weight decay are here what they are there for β =
+    0.7: 0.05 β and 1e-4/β. Their ELU is ReLU here, and crops after padding by 4 and flips are ours;
+    their pool behind the activation gives the same states before it.
     """
     return Recipe(
         name="cifar10-vgg-dtp",
@@ -45,7 +48,8 @@ def cifar10_vgg_dtp() -> Recipe:
 
 
 def mnist_mlp_dtp() -> Recipe:
-    """MNIST by an MLP 784-256-256-10 and DTP whose feedback starts at the forward weights and follows them.
+    """MNIST by an MLP 784-256-256-10 and DTP whose feedback starts at the forward weights and
+    follows them.
 
     Adam 1e-3, batch 100, 20 epochs; no published figure."""
     return Recipe(

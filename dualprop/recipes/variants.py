@@ -1,7 +1,9 @@
-"""The papers' named variants, as settings of the orthogonal parts of a recipe: coupling, order of updates, start, …
+"""The papers' named variants, as settings of the orthogonal parts of a recipe: coupling, order of
+updates, start, …
 
-A variant changes of a recipe what defines it, and keeps the rest (α, β, loss, optimizer, data). Names and algorithms: Høier et
-al. (2023), §4 and the MNIST table; their code's slips are not copied (its parallel variant steps the optimizer twice).
+A variant changes of a recipe what defines it, and keeps the rest (α, β, loss, optimizer, data).
+Names and algorithms: Høier et al. (2023), §4 and the MNIST table; their code's slips are not copied
+(its parallel variant steps the optimizer twice).
 """
 
 from __future__ import annotations
@@ -46,7 +48,8 @@ def _by(rule: AbstractRule, recipe: Recipe, **changes: Any) -> Recipe:
 
 
 def _dp(recipe: Recipe, **settings: Any) -> DualPropagation:
-    """Dual propagation with the recipe's own settings where it has any, one downward sweep, and these changes."""
+    """Dual propagation with the recipe's own settings where it has any, one downward sweep, and
+    these changes."""
     own = recipe.rule if isinstance(recipe.rule, DualPropagation) else DualPropagation(loss=recipe.rule.loss)
     # One downward sweep is what the fused engine makes, another order is not.
     engine = "auto" if {"schedule", "start", "damping"} & set(settings) else own.engine
@@ -146,8 +149,8 @@ def _damped(recipe: Recipe) -> Recipe:
 
 
 def _ep(**settings: Any) -> Callable[[Recipe], Recipe]:
-    """Equilibrium propagation with the recipe's own settings where it has any, and these changes; centered where neither says
-    otherwise."""
+    """Equilibrium propagation with the recipe's own settings where it has any, and these changes;
+    centered where neither says otherwise."""
 
     def apply(recipe: Recipe) -> Recipe:
         has_own = isinstance(recipe.rule, EquilibriumPropagation)
@@ -160,8 +163,8 @@ def _ep(**settings: Any) -> Callable[[Recipe], Recipe]:
 
 
 def _blocks(recipe: Recipe) -> Blocks:
-    """The recipe's own block updates, or as many as are published: VGG5, of six layers, was settled by five iterations, deeper
-    networks by ten."""
+    """The recipe's own block updates, or as many as are published: VGG5, of six layers, was settled
+    by five iterations, deeper networks by ten."""
     if not isinstance(recipe.rule, EquilibriumPropagation):
         return Blocks()
     own = recipe.rule.relaxation
@@ -207,7 +210,8 @@ def _points(rule: AbstractRule) -> int:
 
 
 def _hep(recipe: Recipe) -> Recipe:
-    """Holomorphic EP. Rectifiers and max-pools have no complex states: sigmoids and softmax pools take their places."""
+    """Holomorphic EP. Rectifiers and max-pools have no complex states: sigmoids and softmax pools
+    take their places."""
     model = recipe.model
     if not neurons.from_name(model.activation).is_holomorphic:
         model = dataclasses.replace(model, activation="sigmoid")
@@ -267,7 +271,8 @@ VARIANTS: dict[str, Variant] = {
 
 
 def named(name: str) -> Variant:
-    """The variant of that name, or DP⊤ at an α and β of its own, "dp-transposed-a0.5-b0.01". Raises SettingError."""
+    """The variant of that name, or DP⊤ at an α and β of its own, "dp-transposed-a0.5-b0.01". Raises
+    SettingError."""
     if name in VARIANTS:
         return VARIANTS[name]
     number = r"(\d+(?:\.\d+)?(?:e-?\d+)?)"
@@ -292,10 +297,11 @@ def _transposed_at(recipe: Recipe, alpha: float, beta: float) -> Recipe:
 
 
 def parse(text: str, recipe: Recipe | None = None) -> list[str]:
-    """The variants that `text` names with commas between; "all" of them, those that the recipe holds "published" figures of, or
-    back-propagation and DP⊤ over the recipe's "grid" of α and β.
+    """The variants that `text` names with commas between; "all" of them, those that the recipe
+    holds "published" figures of, or back-propagation and DP⊤ over the recipe's "grid" of α and β.
 
-    Raises SettingError for an unknown name, one named twice, or "published" or "grid" where the recipe has none.
+    Raises SettingError for an unknown name, one named twice, or "published" or "grid" where the
+    recipe has none.
     """
     if text == "all":
         return list(VARIANTS)

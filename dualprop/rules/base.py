@@ -123,7 +123,8 @@ class AbstractRule(ABC, Generic[Settled]):
 
     @property
     def needs_generator(self) -> bool:
-        """Whether inference draws random numbers: the order of its updates, unless the rule says otherwise."""
+        """Whether inference draws random numbers: the order of its updates, unless the rule says
+        otherwise."""
         parts = (getattr(self, field.name) for field in fields(self))
         return any(isinstance(part, AbstractSchedule) and part.is_random for part in parts)
 
@@ -204,8 +205,8 @@ class AbstractRule(ABC, Generic[Settled]):
 
     @final
     def infer(self, network: Network, x: Tensor, y: Tensor, state: Any = None, generator: torch.Generator | None = None) -> Any:
-        """The states where inference ended. See `gradients` for the arguments and errors; raises SettingError, too, of a rule
-        that infers none."""
+        """The states where inference ended. See `gradients` for the arguments and errors; raises
+        SettingError, too, of a rule that infers none."""
         if type(self).states_at is AbstractRule.states_at:
             raise SettingError(f"{type(self).__name__} infers no states. Use rule.gradients.")
         with torch.no_grad():

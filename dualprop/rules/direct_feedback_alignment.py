@@ -1,11 +1,13 @@
-"""Direct feedback alignment (DFA: Nøkland, 2016): every hidden layer hears of the error straight from the output.
+"""Direct feedback alignment (DFA: Nøkland, 2016): every hidden layer hears of the error straight
+from the output.
 
-With the forward pass's drives a_k and states s_k = f(a_k), and fixed random matrices B_k of the output's width K,
+With the forward pass's drives a_k and states s_k = f(a_k), and fixed random matrices B_k of the
+output's width K,
 
     e = ∂ℓ/∂a_L        δ_L = e,    δ_k = (B_k e) ⊙ f'(a_k)        gradient of layer k: δ_kᵀ ∂a_k/∂θ
 
-averaged over the batch. Nothing comes back through a synapse. The output layer's gradient is the true one; the others come to
-point its way while the forward weights learn to agree with B_k.
+averaged over the batch. Nothing comes back through a synapse. The output layer's gradient is the
+true one; the others come to point its way while the forward weights learn to agree with B_k.
 """
 
 from __future__ import annotations
@@ -26,14 +28,16 @@ from dualprop.rules.problem import Problem
 
 @dataclass(frozen=True)
 class DirectFeedback:
-    """The matrices B_k of the hidden layers, (K, units of layer k), by layer. Never written into."""
+    """The matrices B_k of the hidden layers, (K, units of layer k), by layer. Never written
+    into."""
 
     matrices: Mapping[int, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
 class DirectFeedbackAlignment(AbstractRule[tuple[States, DirectFeedback]]):
-    """Direct feedback alignment. The matrices are drawn once, uniform on ±1/√K, and are the rule's state."""
+    """Direct feedback alignment. The matrices are drawn once, uniform on ±1/√K, and are the rule's
+    state."""
 
     state_type = DirectFeedback
     precision = "half_products"

@@ -65,7 +65,8 @@ class Problem:
         return can_sync(self.x)
 
     def forward(self, betas: tuple[float, ...] | None = None) -> States:
-        """The states of the forward pass, whose output is the prediction. Their counts are for the rule to report."""
+        """The states of the forward pass, whose output is the prediction. Their counts are for the
+        rule to report."""
         states = States(self.network, self.x, betas)
         states.forward()
         self.predicted(states.means[-1])

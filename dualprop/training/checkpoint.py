@@ -1,7 +1,9 @@
-"""Checkpoints: tensors in a safetensors file that can't run code, with everything else as JSON in its header.
+"""Checkpoints: tensors in a safetensors file that can't run code, with everything else as JSON in
+its header.
 
-A file is written as a whole or not at all. Its header holds a SHA-256 of the tensors, and the digest of the recipe and the
-seed that it belongs to: a corrupt or a foreign checkpoint is refused by name.
+A file is written as a whole or not at all. Its header holds a SHA-256 of the tensors, and the
+digest of the recipe and the seed that it belongs to: a corrupt or a foreign checkpoint is refused
+by name.
 """
 
 from __future__ import annotations
@@ -48,7 +50,8 @@ def write(path: Path, checkpoint: Checkpoint, belongs_to: str) -> None:
 
 
 def read(path: Path, belongs_to: str) -> Checkpoint:
-    """Read and verify a checkpoint. Raises CheckpointError where it is corrupt or of another run."""
+    """Read and verify a checkpoint. Raises CheckpointError where it is corrupt or of another
+    run."""
     advice = f"Restore it from a copy, or remove {path.parent} to train this seed anew."
     try:
         with safe_open(path, framework="pt") as file:
@@ -90,7 +93,8 @@ def restore_model(model: nn.Module, checkpoint: Checkpoint, path: Path) -> None:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, checkpoint: Checkpoint) -> None:
-    """Load the optimizer's state, each tensor laid out as its parameter is: a fused optimizer walks both as memory lies."""
+    """Load the optimizer's state, each tensor laid out as its parameter is: a fused optimizer walks
+    both as memory lies."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in checkpoint.under("optimizer").items():

@@ -38,7 +38,8 @@ def describe(device: str = "cpu") -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The commit of the checkout that the package lies in, "-dirty" appended where it differs; None outside one."""
+    """The commit of the checkout that the package lies in, "-dirty" appended where it differs; None
+    outside one."""
     folder = Path(dualprop.__file__).resolve().parent
     try:
         tracked = _git(folder, "ls-files", "--error-unmatch", "__init__.py")
@@ -60,7 +61,8 @@ def _processor() -> str:
 
 
 def _instruction_sets() -> list[str]:
-    """Those of vectors, matrices and short floating-point numbers, by the names of Linux; empty where it does not run."""
+    """Those of vectors, matrices and short floating-point numbers, by the names of Linux; empty
+    where it does not run."""
     names = ("avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "avx_vnni", "amx_tile", "amx_bf16",
              "amx_fp16", "asimd", "sve", "bf16")  # fmt: skip
     flags = (_cpuinfo("flags") or _cpuinfo("Features")).split()
@@ -68,7 +70,8 @@ def _instruction_sets() -> list[str]:
 
 
 def _mkldnn() -> str | None:
-    """The version of oneDNN, PyTorch's convolutions on CPUs, where it is built with it and enabled."""
+    """The version of oneDNN, PyTorch's convolutions on CPUs, where it is built with it and
+    enabled."""
     if not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
         return None
     version = re.search(r"MKL-DNN\) (v[\d.]+)", torch.__config__.show())

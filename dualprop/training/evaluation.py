@@ -15,7 +15,8 @@ from dualprop.training.execution import Execution
 
 @dataclass(frozen=True)
 class Score:
-    """Mean loss per example, and top-1 and top-5 accuracy in [0, 1] (of fewer than five classes, all are in the top five)."""
+    """Mean loss per example, and top-1 and top-5 accuracy in [0, 1] (of fewer than five classes,
+    all are in the top five)."""
 
     loss: float
     accuracy: float
@@ -30,7 +31,8 @@ def evaluate(
     batch_size: int = 1000,
     predict: Callable[[Tensor], Tensor] | None = None,
 ) -> Score:
-    """The score of the model's prediction on all examples, or of what `predict` makes of x; the model's mode is put back."""
+    """The score of the model's prediction on all examples, or of what `predict` makes of x; the
+    model's mode is put back."""
     was_training = model.training
     model.eval()
     total = torch.zeros(3, dtype=torch.float64, device=examples.device)

@@ -1,8 +1,10 @@
-"""How the steps of a recipe are carried out on this machine: precision, memory format, engine, kernel, capture.
+"""How the steps of a recipe are carried out on this machine: precision, memory format, engine,
+kernel, capture.
 
-What a recipe leaves at "auto" is decided here, the same way each time for the same recipe and machine, and told in words.
-Precision is that of the products: parameters, their updates and every sum over a batch stay float32 (float64 where that is
-asked for), differences of states are taken in float32 or wider.
+What a recipe leaves at "auto" is decided here, the same way each time for the same recipe and
+machine, and told in words. Precision is that of the products: parameters, their updates and every
+sum over a batch stay float32 (float64 where that is asked for), differences of states are taken in
+float32 or wider.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from dualprop.training.recipe import Recipe
 
 @dataclass(frozen=True)
 class Execution:
-    """The resolved choices. `precision` is the recipe's dtype; `remarks` are what a user should know of them."""
+    """The resolved choices. `precision` is the recipe's dtype; `remarks` are what a user should
+    know of them."""
 
     device: str
     precision: str
@@ -50,7 +53,8 @@ class Execution:
 
     @contextlib.contextmanager
     def computing(self) -> Iterator[None]:
-        """The context that a forward pass or a step runs in: its kernel, and autocast for bfloat16."""
+        """The context that a forward pass or a step runs in: its kernel, and autocast for
+        bfloat16."""
         autocast = torch.autocast(torch.device(self.device).type, torch.bfloat16)
         with kernels.using(self.kernel), autocast if self.precision == "bfloat16" else contextlib.nullcontext():
             yield
@@ -63,7 +67,8 @@ class Execution:
 
 
 def resolve(recipe: Recipe) -> Execution:
-    """The execution of a recipe. Raises SettingError where this device can't do what the recipe asks for."""
+    """The execution of a recipe. Raises SettingError where this device can't do what the recipe
+    asks for."""
     device = torch.device(recipe.device)
     remarks: list[str] = []
     if recipe.dtype == "tf32" and device.type != "cuda":
@@ -87,7 +92,8 @@ def resolve(recipe: Recipe) -> Execution:
 
 
 def has_bfloat16(device: torch.device | str) -> bool:
-    """Whether the device multiplies bfloat16 in hardware: CPUs from AVX-512 on, GPUs from compute capability 8.0 on."""
+    """Whether the device multiplies bfloat16 in hardware: CPUs from AVX-512 on, GPUs from compute
+    capability 8.0 on."""
     kind = torch.device(device).type
     if kind == "cpu":
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
@@ -95,7 +101,8 @@ def has_bfloat16(device: torch.device | str) -> bool:
 
 
 def set_products(recipe: Recipe) -> None:
-    """Have the process's CUDA products use TF32 or not, as the recipe's dtype says; PyTorch's default does for convolutions."""
+    """Have the process's CUDA products use TF32 or not, as the recipe's dtype says; PyTorch's
+    default does for convolutions."""
     torch.backends.cuda.matmul.allow_tf32 = recipe.dtype == "tf32"
     torch.backends.cudnn.allow_tf32 = recipe.dtype == "tf32"
 
@@ -103,7 +110,8 @@ def set_products(recipe: Recipe) -> None:
 def _channels_last(recipe: Recipe, device: torch.device) -> bool:
     if recipe.channels_last != "auto":
         return recipe.channels_last == "on"
-    # Fully connected networks have no channels. GPUs have channels-last products for the narrow types alone.
+    # Fully connected networks have no channels. GPUs have channels-last products for the narrow
+    # types alone.
     is_convolutional = recipe.model.is_convolutional
     return is_convolutional and (device.type == "cpu" or recipe.dtype in ("bfloat16", "tf32"))
 

@@ -16,7 +16,8 @@ _TEMPORARY = ".writing"
 
 
 def write(path: Path, content: bytes | memoryview) -> None:
-    """Replace `path` as a whole: a temporary neighbour is written, synced to the disk, and renamed. Raises OSError."""
+    """Replace `path` as a whole: a temporary neighbour is written, synced to the disk, and renamed.
+    Raises OSError."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}{_TEMPORARY}")
     try:
         with _naming(path), open(temporary, "wb") as file:
@@ -50,7 +51,8 @@ def read_json(path: Path) -> Any:
 
 
 def read_lines(path: Path) -> list[Any]:
-    """The values of a file of JSON lines; none where it does not exist. A last line without its end is still being written.
+    """The values of a file of JSON lines; none where it does not exist. A last line without its end
+    is still being written.
 
     Raises RunError where another line is damaged.
     """
@@ -97,7 +99,8 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def claim(folder: Path) -> None:
-    """Make a new folder, or take one that holds nothing but what a start that was killed leaves. Raises RunError."""
+    """Make a new folder, or take one that holds nothing but what a start that was killed leaves.
+    Raises RunError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
@@ -125,7 +128,8 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def _sync_folder(folder: Path) -> None:
-    # The rename itself must reach the disk. Some systems can't open a folder; there is nothing to sync there.
+    # The rename itself must reach the disk. Some systems can't open a folder; there is nothing to
+    # sync there.
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -19,9 +19,10 @@ def of_rule(
 ) -> dict[str, Any]:
     """What the rule does on this batch, as plain values.
 
-    "alignment" holds cosine, norm ratio and angle to back-propagation per layer, of a batch's `updates` together;
-    "weight_alignment" those of feedback and forward weights, where the model has the former; "inference" the rule's own
-    statistics, where it infers states. `seed` draws what the rule draws, the same each time.
+    "alignment" holds cosine, norm ratio and angle to back-propagation per layer, of a batch's
+    `updates` together; "weight_alignment" those of feedback and forward weights, where the model
+    has the former; "inference" the rule's own statistics, where it infers states. `seed` draws what
+    the rule draws, the same each time.
     """
 
     def generator() -> torch.Generator | None:

@@ -1,4 +1,5 @@
-"""Recipes as earlier versions wrote them, in today's words: published runs are shown again by `report`."""
+"""Recipes as earlier versions wrote them, in today's words: published runs are shown again by
+`report`."""
 
 from __future__ import annotations
 
@@ -6,7 +7,8 @@ from typing import Any
 
 
 def renewed(plain: dict[str, Any]) -> dict[str, Any]:
-    """The plain recipe with settings that have moved since where they are now; a new one is returned as it is."""
+    """The plain recipe with settings that have moved since where they are now; a new one is
+    returned as it is."""
     rule = dict(plain["rule"])
     moved = {"kernel": rule.pop("kernel")} if "kernel" in rule else {}
     if rule.get("name") == "equilibrium_propagation" and "pairs" in rule:

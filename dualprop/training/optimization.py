@@ -13,10 +13,12 @@ from dualprop.training.recipe import Optimizer
 
 
 def build(settings: Optimizer, model: nn.Module, capturable: bool = False) -> torch.optim.Optimizer:
-    """The PyTorch optimizer, in its fused form: one kernel for all parameters. One that is `capturable` holds its learning rate
-    in a tensor on their device, where a captured step reads it.
+    """The PyTorch optimizer, in its fused form: one kernel for all parameters. One that is
+    `capturable` holds its learning rate in a tensor on their device, where a captured step reads
+    it.
 
-    Raises SettingError where the layer factors are not one for each module with parameters of its own.
+    Raises SettingError where the layer factors are not one for each module with parameters of its
+    own.
     """
     device = next(model.parameters()).device
 
@@ -48,8 +50,8 @@ def build(settings: Optimizer, model: nn.Module, capturable: bool = False) -> to
 
 
 def learning_rate(settings: Optimizer, step: int, steps_per_epoch: int, epochs: int) -> float:
-    """The rate of step 0, 1, …: linear warm-up from `warmup_from`, then constant, or a half cosine that ends with the run or
-    before it and stays where it ended."""
+    """The rate of step 0, 1, …: linear warm-up from `warmup_from`, then constant, or a half cosine
+    that ends with the run or before it and stays where it ended."""
     warmup_steps = round(settings.warmup_epochs * steps_per_epoch)
     peak = settings.learning_rate
     if step < warmup_steps:

@@ -1,4 +1,5 @@
-"""A recipe: everything that determines a training run but its seed, as one frozen value that is written beside the run."""
+"""A recipe: everything that determines a training run but its seed, as one frozen value that is
+written beside the run."""
 
 from __future__ import annotations
 
@@ -37,10 +38,13 @@ class Optimizer:
         nesterov: of sgd.
         warmup_epochs: the rate rises linearly from `warmup_from` over these.
         warmup_from: the learning rate of the first step, if there is a warm-up.
-        cosine: whether the rate then falls along a half cosine, towards `final_learning_rate` after the last step.
-        cosine_epochs: counted from the first, those after which the cosine has ended and the rate stays; 0 for all.
+        cosine: whether the rate then falls along a half cosine, towards `final_learning_rate` after
+            the last step.
+        cosine_epochs: counted from the first, those after which the cosine has ended and the rate
+            stays; 0 for all.
         final_learning_rate: see cosine.
-        layer_factors: what multiplies the rate of each module with parameters, from the first to the last; empty for 1 each.
+        layer_factors: what multiplies the rate of each module with parameters, from the first to
+            the last; empty for 1 each.
     """
 
     name: Literal["adam", "adamw", "sgd"] = "adam"
@@ -84,35 +88,45 @@ class Recipe:
     Attributes:
         name: the recipe's name.
         cites: the table or figure that the recipe reproduces.
-        published: pairs of a variant's name and its published test accuracy, such as ("dp", "98.43 ± 0.03").
+        published: pairs of a variant's name and its published test accuracy, such as ("dp", "98.43
+            ± 0.03").
         dataset: a data set's name, or the path of an .npz file.
-        border: rows and columns of black pixels (zeros, before normalising) around every image, training and test alike.
+        border: rows and columns of black pixels (zeros, before normalising) around every image,
+            training and test alike.
         train_examples: how many of the training part are used, drawn with the seed; 0 for all.
-        residency: of the images of imagenet32: all on the "device", or "mapped", in their files; "auto" goes by size.
+        residency: of the images of imagenet32: all on the "device", or "mapped", in their files;
+            "auto" goes by size.
         augmentation: how training images are varied, each time they are shown.
         model: the architecture.
-        feedback: the weights that errors come back through: "exact", the forward ones, or those of `dp.feedback`.
+        feedback: the weights that errors come back through: "exact", the forward ones, or those of
+            `dp.feedback`.
         rule: the learning rule and its hyperparameters.
         optimizer: the optimizer and its learning rate over time.
         batch_size: examples per step; the last, smaller batch of an epoch is left out.
-        updates_per_batch: inferences, each followed by an update of the weights, on every batch (MS-DP).
-        reset_states: whether a rule that starts from previous states starts anew at each batch; if not, they persist (L-DP).
+        updates_per_batch: inferences, each followed by an update of the weights, on every batch
+            (MS-DP).
+        reset_states: whether a rule that starts from previous states starts anew at each batch; if
+            not, they persist (L-DP).
         epochs: passes over the training part.
         budget_epochs: those of the `--budget` form; 0 takes a sixteenth of `epochs`, at least one.
         grid: pairs of α and β that a table compares, `--variants grid`.
         validation_fraction: of the training set; the epoch that is best on it is tested.
         seed_list: seeds of the published runs; a run of n seeds takes the first n, then counts on.
-        align: whether to compare the gradients with back-propagation's after each epoch, on one batch, and to
-            record the rule's statistics on it (residual, crossed kinks).
-        checkpoint_every: steps between checkpoints within an epoch; 0 writes one after each epoch alone.
+        align: whether to compare the gradients with back-propagation's after each epoch, on one
+            batch, and to record the rule's statistics on it (residual, crossed kinks).
+        checkpoint_every: steps between checkpoints within an epoch; 0 writes one after each epoch
+            alone.
         device: "cpu", "cuda", or another PyTorch device.
-        dtype: of the products: "float32", "float64", "bfloat16" (parameters stay float32) or "tf32" (on NVIDIA GPUs).
-        channels_last: the memory format of images and kernels: "on", "off", or "auto", where the machine is faster by it.
+        dtype: of the products: "float32", "float64", "bfloat16" (parameters stay float32) or "tf32"
+            (on NVIDIA GPUs).
+        channels_last: the memory format of images and kernels: "on", "off", or "auto", where the
+            machine is faster by it.
         capture: "on" runs a step as one CUDA graph, "off" does not, "auto" does where it can.
-        kernel: of the elementwise work of dyads, see `dualprop.kernels`: "native", "compiled", "eager",
-            or "auto", which suits the device.
+        kernel: of the elementwise work of dyads, see `dualprop.kernels`: "native", "compiled",
+            "eager", or "auto", which suits the device.
         num_threads: of the CPU; 0 leaves PyTorch's choice.
-        flush_subnormals: treat subnormal numbers as zero, which x86 CPUs are many times faster with.
+        flush_subnormals: treat subnormal numbers as zero, which x86 CPUs are many times faster
+            with.
     """
 
     name: str
@@ -185,14 +199,15 @@ class Recipe:
         return next(name for name, kind in rules.RULES.items() if kind is type(self.rule))
 
     def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
-        """The model for inputs (N, *input_shape), drawn from the global generator; its feedback weights after the others, so
-        that those are the same whatever the feedback."""
+        """The model for inputs (N, *input_shape), drawn from the global generator; its feedback
+        weights after the others, so that those are the same whatever the feedback."""
         model = self.model.build(input_shape, num_classes)
         return model if self.feedback == "exact" else feedback.convert(model, self.feedback)
 
     def with_rule(self, name: str) -> Recipe:
-        """The same recipe by another rule at that rule's defaults and this recipe's loss; its own rule is left as it is.
-        Back-propagation is the true one: through the forward weights, one update a batch."""
+        """The same recipe by another rule at that rule's defaults and this recipe's loss; its own
+        rule is left as it is. Back-propagation is the true one: through the forward weights, one
+        update a batch."""
         kind = rules.from_name(name)
         if kind is type(self.rule):
             return self
@@ -212,7 +227,8 @@ class Recipe:
         return dataclasses.replace(self, epochs=epochs, budget_epochs=epochs, optimizer=optimizer)
 
     def seeds(self, number: int | None) -> tuple[int, ...]:
-        """The first `number` seeds of the list, counting on from its largest where it is shorter; None is all of it."""
+        """The first `number` seeds of the list, counting on from its largest where it is shorter;
+        None is all of it."""
         if number is None:
             return self.seed_list
         if number < 1:
@@ -229,7 +245,8 @@ class Recipe:
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> Recipe:
-        """The inverse of `to_plain`. Raises RunError where it does not describe a recipe of this version."""
+        """The inverse of `to_plain`. Raises RunError where it does not describe a recipe of this
+        version."""
         try:
             plain = renewed(plain)
             fields = {name: _value(value) for name, value in plain.items()}
@@ -243,7 +260,8 @@ class Recipe:
             raise RunError(f"the recipe does not fit this version of dualprop: {error}") from error
 
     def digest(self) -> str:
-        """SHA-256 of the recipe, by which a checkpoint knows its run; of all but what only says how it is computed."""
+        """SHA-256 of the recipe, by which a checkpoint knows its run; of all but what only says how
+        it is computed."""
         plain = self.to_plain()
         for name in _HOW:
             del plain[name]

@@ -2,7 +2,7 @@
 
 RUN/recipe.json        the resolved recipe and the seeds, written before the first step
 RUN/environment.json   versions, commit, hardware
-RUN/seed-S/            metrics.jsonl, timing.jsonl, last and best checkpoint, result.json once finished
+RUN/seed-S/            metrics.jsonl, timing.jsonl, last and best checkpoint, result.json at the end
 RUN/results.json       test accuracy over the seeds
 RUN/figures/           training curves, angles to back-propagation
 """
@@ -75,7 +75,8 @@ def load(folder: Path) -> Run:
 
 
 def seeds_from(plain: Any) -> tuple[int, ...]:
-    """Seeds as they stand in a file. Raises ValueError unless they are different whole numbers of at least 0."""
+    """Seeds as they stand in a file. Raises ValueError unless they are different whole numbers of
+    at least 0."""
     seeds = tuple(plain)
     if not seeds or len(set(seeds)) != len(seeds) or not all(type(seed) is int and seed >= 0 for seed in seeds):
         raise ValueError(f"its seeds are {plain}")
@@ -83,10 +84,12 @@ def seeds_from(plain: Any) -> tuple[int, ...]:
 
 
 def train(run: Run, data_root: Path | None = None, reporter: Reporter | None = None) -> dict[str, Any]:
-    """Train every seed that is not finished, each from its last checkpoint; write results.json and return it.
+    """Train every seed that is not finished, each from its last checkpoint; write results.json and
+    return it.
 
     Raises:
-        DataError, CheckpointError, RunError, SettingError: with the remedy; what was written before stays whole.
+        DataError, CheckpointError, RunError, SettingError: with the remedy; what was written before
+            stays whole.
     """
     reporter = reporter or Reporter()
     prepare(run.recipe)
@@ -100,8 +103,8 @@ def train(run: Run, data_root: Path | None = None, reporter: Reporter | None = N
 
 
 def finished(folder: Path, recipe: Recipe, seeds: tuple[int, ...], data_root: Path | None = None) -> Run:
-    """The finished run of this recipe in that folder: trained, or continued, if it is not there. Raises RunError where another
-    recipe's is, and what `train` raises."""
+    """The finished run of this recipe in that folder: trained, or continued, if it is not there.
+    Raises RunError where another recipe's is, and what `train` raises."""
     run = load(folder) if (folder / "recipe.json").is_file() else create(folder, recipe, seeds)
     if (run.recipe.digest(), run.seeds) != (recipe.digest(), seeds):
         raise RunError(f"{folder} holds a run of other settings or seeds. Choose another folder, or remove it.")
@@ -110,7 +113,8 @@ def finished(folder: Path, recipe: Recipe, seeds: tuple[int, ...], data_root: Pa
 
 
 def load_data(recipe: Recipe, seed: int, data_root: Path | None = None) -> data.Splits:
-    """The recipe's data on its device, divided by the seed. Raises DataError where a batch does not fit into it."""
+    """The recipe's data on its device, divided by the seed. Raises DataError where a batch does not
+    fit into it."""
     splits = data.load(
         recipe.dataset,
         root=data_root,
@@ -130,7 +134,8 @@ def load_data(recipe: Recipe, seed: int, data_root: Path | None = None) -> data.
 
 
 def check_fit(recipe: Recipe, splits: data.Splits) -> None:
-    """Take one step on one batch, on a model that is thrown away: what does not fit together is found before a folder is made.
+    """Take one step on one batch, on a model that is thrown away: what does not fit together is
+    found before a folder is made.
 
     Raises SettingError or UnsupportedModuleError.
     """
@@ -161,9 +166,11 @@ def prepare(recipe: Recipe) -> None:
 
 
 def _keep_freed_memory() -> None:
-    """Have glibc keep the memory of freed tensors for the next step, where it would return it and fault it in page by page.
+    """Have glibc keep the memory of freed tensors for the next step, where it would return it and
+    fault it in page by page.
 
-    A step of the benchmark's conv nets is a fifth faster for it, by every rule. Other C libraries are left as they are.
+    A step of the benchmark's conv nets is a fifth faster for it, by every rule. Other C libraries
+    are left as they are.
     """
     if sys.platform != "linux":
         return
@@ -175,7 +182,8 @@ def _keep_freed_memory() -> None:
 
 
 def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """Mean and sample standard deviation (None for one seed) of the test accuracy, beside each seed's result."""
+    """Mean and sample standard deviation (None for one seed) of the test accuracy, beside each
+    seed's result."""
     accuracies = [result["test_accuracy"] for result in results]
     return {
         "test_accuracy_mean": mean(accuracies),
@@ -187,7 +195,8 @@ def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Hold the folder for this process; the system releases it when the process ends, however it ends."""
+    """Hold the folder for this process; the system releases it when the process ends, however it
+    ends."""
     with open(folder / ".lock", "w") as file:
         if os.name == "posix":
             import fcntl

@@ -1,8 +1,10 @@
-"""One trainer for every rule: epochs, validation, the best model tested at the end, and a resume that is bit-exact.
+"""One trainer for every rule: epochs, validation, the best model tested at the end, and a resume
+that is bit-exact.
 
-All that a seed's run is at any step is in its last checkpoint: weights, optimizer, the rule's state, both generators, and
-the running sums. What follows is a deterministic function of it, so a run that was killed and resumed writes the same
-metrics and weights as one that was not. Times are kept apart, in timing.jsonl.
+All that a seed's run is at any step is in its last checkpoint: weights, optimizer, the rule's
+state, both generators, and the running sums. What follows is a deterministic function of it, so a
+run that was killed and resumed writes the same metrics and weights as one that was not. Times are
+kept apart, in timing.jsonl.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ CHECK_EVERY = 50
 
 
 class Reporter:
-    """What the trainer tells while it runs. This one is silent; the command line's shows progress."""
+    """What the trainer tells while it runs. This one is silent; the command line's shows
+    progress."""
 
     def seed_started(self, seed: int, num_steps: int, done: int) -> None: ...
     def step_done(self, done: int, num_examples: int, loss: Tensor, num_correct: Tensor) -> None: ...
@@ -41,7 +44,8 @@ class Reporter:
 
 @dataclass
 class Progress:
-    """Where a run stands: the plain part of its checkpoint. `unsettled` counts the steps of this epoch whose inference was."""
+    """Where a run stands: the plain part of its checkpoint. `unsettled` counts the steps of this
+    epoch whose inference was."""
 
     epoch: int = 0
     step: int = 0
@@ -84,8 +88,8 @@ def initial_model(recipe: Recipe, seed: int, splits: Splits) -> nn.Module:
 
 
 def restore_best(model: nn.Module, recipe: Recipe, seed: int, folder: Path) -> None:
-    """Give the model, on any device, the weights in `folder` that were best on the validation part so far (at the start, the
-    initial ones). Raises CheckpointError where there are none."""
+    """Give the model, on any device, the weights in `folder` that were best on the validation part
+    so far (at the start, the initial ones). Raises CheckpointError where there are none."""
     path = folder / "best.safetensors"
     if not path.exists():
         raise CheckpointError(
@@ -190,7 +194,8 @@ class _SeedRun:
         return outcome
 
     def _uncaptured_step(self, x: Tensor, y: Tensor, state: Any) -> tuple[list[Outcome], Any]:
-        # The context is entered here: what autocast keeps in it belongs to one step, captured or not.
+        # The context is entered here: what autocast keeps in it belongs to one step, captured or
+        # not.
         with self.execution.computing():
             return step.training_step(self.recipe, self.network, self.optimizer, x, y, state, self.inference)
 
@@ -201,7 +206,8 @@ class _SeedRun:
             self.progress.stopped = f"diverged {where}: {reason}"
 
     def _end_of_epoch(self, trained: dict[str, float]) -> None:
-        """Validate, compare with back-propagation, note the metrics, keep the best model, write the checkpoint."""
+        """Validate, compare with back-propagation, note the metrics, keep the best model, write the
+        checkpoint."""
         progress, recipe = self.progress, self.recipe
         score = self._evaluate(self.splits.validation)
         metrics: dict[str, Any] = {
@@ -261,7 +267,8 @@ class _SeedRun:
         saved = checkpoint.read(self.last, self.belongs_to)
         checkpoint.restore_model(self.model, saved, self.last)
         checkpoint.restore_optimizer(self.optimizer, saved)
-        # Copied: products round by where their operands lie in memory, and those of a file lie anywhere.
+        # Copied: products round by where their operands lie in memory, and those of a file lie
+        # anywhere.
         rule_state = {name: tensor.to(self.recipe.device, copy=True) for name, tensor in saved.under("rule").items()}
         self.rule_state = self.recipe.rule.unpack_state(rule_state)
         self.order_at_epoch = saved.tensors["order"]

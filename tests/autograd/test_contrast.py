@@ -1,4 +1,5 @@
-"""The difference of two gradients at near points, taken without the difference of large sums (`Synapse.contrast`)."""
+"""The difference of two gradients at near points, taken without the difference of large sums
+(`Synapse.contrast`)."""
 
 import math
 
@@ -27,7 +28,8 @@ SYNAPSES = {
 @pytest.mark.parametrize("frozen", ["", "weight", "bias"])
 @pytest.mark.parametrize("case", SYNAPSES)
 def test_a_contrast_is_the_difference_of_the_two_gradients(case, frozen):
-    """At points far apart too: it is an identity, and no approximation. Switches of pools differ between the two."""
+    """At points far apart too: it is an identity, and no approximation. Switches of pools differ
+    between the two."""
     torch.manual_seed(0)
     make, shape = SYNAPSES[case]
     modules = {name: module.double() for name, module in make().items()}
@@ -51,8 +53,9 @@ def test_a_contrast_is_the_difference_of_the_two_gradients(case, frozen):
 @pytest.mark.parametrize("pool", [nn.MaxPool2d, nn.AvgPool2d])
 @pytest.mark.parametrize("padding", ["zeros", "circular", "hooked"])
 def test_gradients_of_a_hopfield_network_keep_their_digits_in_float32(padding, pool, estimator):
-    """Large states and a small pull, as in the first layers of a deep network: the energies' gradients are sums over all
-    positions that differ in their last digits. Subtracted they were 30° to 50° off here, and 15° on CIFAR-10 at the paper's β.
+    """Large states and a small pull, as in the first layers of a deep network: the energies'
+    gradients are sums over all positions that differ in their last digits. Subtracted they were 30°
+    to 50° off here, and 15° on CIFAR-10 at the paper's β.
     """
     torch.manual_seed(0)
     model = nn.Sequential(

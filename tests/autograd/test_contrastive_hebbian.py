@@ -1,4 +1,5 @@
-"""Contrastive Hebbian learning against a slow transcription of its two phases, and its limits as γ → 0."""
+"""Contrastive Hebbian learning against a slow transcription of its two phases, and its limits as γ
+→ 0."""
 
 import math
 
@@ -26,8 +27,9 @@ def squashed(widths=(5, 8, 7, 4)):
 
 
 def transcribed(model, x, y, gamma, sweeps=200):
-    """Free and clamped phase of a tanh MLP on squared error as the paper has them, unit by unit equation: all layers together,
-    damped by a half. Returns -γ^{k-L} (ŝ_k ŝ_{k-1}ᵀ - š_k š_{k-1}ᵀ) and the same of the biases, means over the batch."""
+    """Free and clamped phase of a tanh MLP on squared error as the paper has them, unit by unit
+    equation: all layers together, damped by a half. Returns -γ^{k-L} (ŝ_k ŝ_{k-1}ᵀ - š_k š_{k-1}ᵀ)
+    and the same of the biases, means over the batch."""
     maps = [module for module in model if isinstance(module, nn.Linear)]
     weights, biases = [m.weight.detach() for m in maps], [m.bias.detach() for m in maps]
     depth = len(maps)
@@ -77,7 +79,8 @@ def test_the_two_phases_are_those_of_the_paper(gamma):
     ids=["squared error", "cross-entropy", "sigmoid", "pool before", "pool after", "softmax"],
 )
 def test_it_tends_to_back_propagation_at_order_gamma(make, loss):
-    """Xie & Seung's theorem; at another power of γ in the learning rule the layers would still learn, at rates of their own."""
+    """Xie & Seung's theorem; at another power of γ in the learning rule the layers would still
+    learn, at rates of their own."""
     model = make()
     x, y = images(6) if any(isinstance(m, nn.Conv2d) for m in model) else batch(n=6)
     if loss == "log_loss":
@@ -164,7 +167,8 @@ def test_weights_too_large_for_the_feedback_are_a_status_with_the_remedy():
 
 
 def test_a_phase_that_is_cut_short_is_told_by_what_is_left_of_its_motion():
-    """A twentieth of the displacement, in layers whose signal is a thousandth of it, is no small thing."""
+    """A twentieth of the displacement, in layers whose signal is a thousandth of it, is no small
+    thing."""
     model, (x, y) = mlp("tanh"), batch(n=6)
     with torch.no_grad():
         for p in model.parameters():
@@ -192,7 +196,8 @@ def test_settings_out_of_range_are_refused(settings, told):
 
 
 def test_a_difference_that_float32_cannot_hold_is_a_status_with_the_remedy():
-    """γ^{L-1} of the output's difference is what layer 1 learns from; its rounding would train it just as steadily."""
+    """γ^{L-1} of the output's difference is what layer 1 learns from; its rounding would train it
+    just as steadily."""
     x, y = batch(dtype=torch.float32)
     model = mlp("tanh", (5, 8, 8, 8, 8, 8, 4), dtype=torch.float32)
     wide = dp.Network.from_module(mlp("tanh", (5, 8, 8, 8, 8, 8, 4)))

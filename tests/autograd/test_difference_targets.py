@@ -1,4 +1,5 @@
-"""Target propagation against the formulas written out: G by PyTorch's own layers, its loss by autograd, Jacobians in full."""
+"""Target propagation against the formulas written out: G by PyTorch's own layers, its loss by
+autograd, Jacobians in full."""
 
 import itertools
 
@@ -18,7 +19,8 @@ SMOOTH = {
     "tanh": lambda t: t.clamp(-1, 1) - t.clamp(-1, 1) ** 3 / 3,
     "sigmoid": lambda t: t.clamp(0, 1) ** 2 / 2 - t.clamp(0, 1) ** 3 / 3,
 }
-# The activation and what stands around the weights of a layer that reads (N, 2, 6, 6), or (N, 5) for "linear".
+# The activation and what stands around the weights of a layer that reads (N, 2, 6, 6), or (N, 5)
+# for "linear".
 MAPS = {
     "linear": lambda: [nn.Linear(5, 7)],
     "convolution": lambda: [nn.Conv2d(2, 3, 3, padding=1)],
@@ -80,7 +82,8 @@ class Naive:
 
 
 def layer_problem(kind, activation, n=6):
-    """The layer's modules and activation, the state below, feedback weights other than the forward ones, and the map."""
+    """The layer's modules and activation, the state below, feedback weights other than the forward
+    ones, and the map."""
     model = drawn(lambda: nn.Sequential(*MAPS[kind](), ACTIVATIONS[activation]()), seed=3)
     x = (batch((5,), n=n) if kind == "linear" else images(n))[0]
     layer = dp.Network.from_module(model).into(1)
@@ -100,7 +103,8 @@ CASES += [(kind, activation) for kind in MAPS if kind != "linear" for activation
 
 @pytest.mark.parametrize(("kind", "activation"), CASES)
 def test_the_feedback_weights_learn_by_the_gradient_of_the_loss_as_it_is_written(kind, activation):
-    """A term with the wrong sign or point, or a pool by the switches of the noisy pass, still lowers some loss."""
+    """A term with the wrong sign or point, or a pool by the switches of the noisy pass, still
+    lowers some loss."""
     naive, x, weight, found = layer_problem(kind, activation)
     dx, dy = noise_like(x, 0.5, 7), noise_like(found.state, 0.5, 8)
     leaf = weight.clone().requires_grad_()
@@ -121,7 +125,8 @@ def test_the_difference_of_feedback_is_gs_own_also_for_targets_out_of_the_activa
 
 @pytest.mark.parametrize(("kind", "activation"), CASES)
 def test_with_the_forward_weights_the_feedback_jacobian_is_the_forward_one_transposed(kind, activation):
-    """What learning is to reach must be within reach: of the activation, the pools and the transposed convolution."""
+    """What learning is to reach must be within reach: of the activation, the pools and the
+    transposed convolution."""
     naive, x, _, found = layer_problem(kind, activation, n=1)
     jacobian = torch.autograd.functional.jacobian
     forward = jacobian(naive.forward, x).reshape(found.state.numel(), x.numel())
@@ -135,8 +140,9 @@ def test_with_the_forward_weights_the_feedback_jacobian_is_the_forward_one_trans
     [("linear", "identity"), ("linear", "tanh"), ("linear", "relu"), ("convolution, max-pool", "tanh")],
 )
 def test_the_feedback_jacobian_nears_the_forward_one_transposed_as_iterations_grow(kind, activation):
-    """The claim of the loss. From a random start, at rates that fall as the iterations grow, so that what is left is not the
-    noise of the last steps; Jacobians in full, by autograd, over some examples."""
+    """The claim of the loss. From a random start, at rates that fall as the iterations grow, so
+    that what is left is not the noise of the last steps; Jacobians in full, by autograd, over some
+    examples."""
 
     def make():
         below = nn.Linear(5, 5) if kind == "linear" else nn.Conv2d(2, 2, 3, padding=1)
@@ -169,7 +175,8 @@ def test_the_feedback_jacobian_nears_the_forward_one_transposed_as_iterations_gr
 
 
 def test_gradients_are_those_of_local_steps_towards_difference_targets_written_out():
-    """At a β and feedback weights far from back-propagation's: the correction, the order, and what is held while learning."""
+    """At a β and feedback weights far from back-propagation's: the correction, the order, and what
+    is held while learning."""
     beta, (x, y) = 0.7, batch()
     for activation in ("tanh", "relu", "sigmoid"):
         model = mlp(activation)
@@ -212,7 +219,8 @@ def test_with_symmetric_feedback_gradients_near_back_propagations_in_proportion_
 @pytest.mark.parametrize("beta", [0.01, 1.0, 100.0])
 @pytest.mark.parametrize("activation", ["identity", "relu", "leaky_relu", "hard_sigmoid"])
 def test_with_symmetric_feedback_and_piecewise_linear_units_it_is_back_propagation_at_any_beta(activation, beta):
-    """Masks are those of the forward pass, so that this form is numerically back-propagation, and labelled so."""
+    """Masks are those of the forward pass, so that this form is numerically back-propagation, and
+    labelled so."""
     model, (x, y) = mlp(activation), batch()
     out = dp.TargetPropagation(beta=beta, iterations=0).gradients(dp.Network.from_module(model), x, y)
     assert_same(out.gradients, autograd_gradients(model, x, y), 1e-12, activation)
@@ -227,7 +235,8 @@ def test_a_small_beta_costs_no_digits_in_float32():
 
 
 def test_a_layer_at_its_target_leaves_those_below_where_they_are():
-    """The difference correction: without it, imperfect reconstruction would move states that need no moving."""
+    """The difference correction: without it, imperfect reconstruction would move states that need
+    no moving."""
     model, (x, _) = mlp("tanh"), batch()
     y = model(x).detach()
     rule = dp.TargetPropagation(beta=0.5, start="random", loss="squared_error")
@@ -236,7 +245,8 @@ def test_a_layer_at_its_target_leaves_those_below_where_they_are():
 
 
 def test_feedback_weights_take_the_steps_of_pytorchs_sgd_on_the_written_out_loss():
-    """Momentum, decay and rate per layer, over two batches: a published setting must mean here what it means there."""
+    """Momentum, decay and rate per layer, over two batches: a published setting must mean here what
+    it means there."""
     model, (x, y) = mlp("tanh", widths=(5, 6, 4, 3)), batch(classes=3)
     settings = {"iterations": (3, 2), "noise": (0.3, 0.2), "feedback_rate": (0.05, 0.1)}
     rule = dp.TargetPropagation(**settings, feedback_momentum=0.8, feedback_decay=0.01, start="random")
@@ -270,7 +280,8 @@ def test_feedback_weights_take_the_steps_of_pytorchs_sgd_on_the_written_out_loss
 
 
 def test_from_a_random_start_the_feedback_learns_over_batches_and_gradients_turn_to_back_propagations():
-    """The published start: what the default's symmetric one is spared must be reachable without it."""
+    """The published start: what the default's symmetric one is spared must be reachable without
+    it."""
     model, (x, y) = mlp("tanh"), batch(n=64)
     network, generator, state = dp.Network.from_module(model), torch.Generator().manual_seed(0), None
     expected, cosines = autograd_gradients(model, x, y)["0.weight"], []

@@ -1,4 +1,5 @@
-"""Direct feedback alignment: back-propagation where the matrices are the network's own Jacobians, and its formula."""
+"""Direct feedback alignment: back-propagation where the matrices are the network's own Jacobians,
+and its formula."""
 
 import pytest
 import torch
@@ -30,7 +31,8 @@ def test_with_the_jacobians_of_a_linear_network_it_is_back_propagation(loss):
 
 @pytest.mark.parametrize("pool", ["before", "after"])
 def test_each_hidden_error_is_the_outputs_through_its_own_matrix(pool):
-    """Through pools, with the derivative at the drive: each layer by autograd of that layer alone."""
+    """Through pools, with the derivative at the drive: each layer by autograd of that layer
+    alone."""
     model, (x, y) = conv_net("tanh", pool), images()
     network, rule = dp.Network.from_module(model), dp.DirectFeedbackAlignment()
     out, states = rule.gradients(network, x, y, generator=drawn()), [x]

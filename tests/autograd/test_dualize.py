@@ -1,4 +1,5 @@
-"""`dualize` on models of the user's own: the same as the fused engine, exact about β, and nothing converted unsaid."""
+"""`dualize` on models of the user's own: the same as the fused engine, exact about β, and nothing
+converted unsaid."""
 
 import copy
 
@@ -24,7 +25,8 @@ def backward(model, x, y, loss=F.cross_entropy):
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("beta", [0.01, 5.0])
 def test_dualize_is_the_fused_engine(activation, coupling, alpha, beta):
-    """Two doors to one algorithm; a user who changes from one to the other must not change the algorithm."""
+    """Two doors to one algorithm; a user who changes from one to the other must not change the
+    algorithm."""
     model, (x, y) = mlp(activation), batch()
     settings = {"coupling": coupling, "alpha": alpha, "beta": beta}
     expected = dp.DualPropagation(engine="fused", **settings).gradients(dp.Network.from_module(model), x, y).gradients
@@ -32,7 +34,8 @@ def test_dualize_is_the_fused_engine(activation, coupling, alpha, beta):
 
 
 def test_dualize_takes_one_beta_per_activation():
-    """In the order of the model's modules; a shifted list would give each layer its neighbour's strength."""
+    """In the order of the model's modules; a shifted list would give each layer its neighbour's
+    strength."""
     model, (x, y), betas = conv_net("tanh", "before"), images(), (0.5, 2.0, 0.1)
     rule = dp.DualPropagation(engine="fused", alpha=0.3, beta=(*betas, 1.0))
     expected = rule.gradients(dp.Network.from_module(model), x, y).gradients
@@ -55,13 +58,15 @@ class Block(nn.Module):
 
 
 def dyadic_difference(f, a, dy, up, down, b):
-    """In place of f'(a) dy: s⁺ - s⁻ for the nudge Δ = -b dy, with the sign and scale of a cotangent."""
+    """In place of f'(a) dy: s⁺ - s⁻ for the nudge Δ = -b dy, with the sign and scale of a
+    cotangent."""
     nudge = -b * dy
     return (f(a + up * nudge) - f(a - down * nudge)) / -b
 
 
 def by_hand(model, x, y, up, down, b):
-    """The backward pass of Block written out, with a dyadic difference at each of its four activations."""
+    """The backward pass of Block written out, with a dyadic difference at each of its four
+    activations."""
     named = dict(model.named_parameters())
     grad = torch.autograd.grad
     a1 = model.norm(model.first(x))
@@ -88,7 +93,8 @@ def by_hand(model, x, y, up, down, b):
 
 @pytest.mark.parametrize(("coupling", "alpha"), [("original", 0.3), ("transposed", 0.0), ("transposed", 0.3)])
 def test_batchnorm_residuals_and_functional_activations_are_the_backward_pass_written_out(coupling, alpha):
-    """A functional call that stays with autograd is plain BP in that place; a residual counted twice is a factor of two."""
+    """A functional call that stays with autograd is plain BP in that place; a residual counted
+    twice is a factor of two."""
     model, (x, y), beta = drawn(Block), batch(), 2.0
     up, down = (alpha, 1 - alpha) if coupling == "original" else (1 - alpha, alpha)
     expected = by_hand(copy.deepcopy(model), x, y, up, down, beta * len(x))
@@ -141,7 +147,8 @@ ZOO = {
 
 @pytest.mark.parametrize("name", ZOO)
 def test_every_activation_is_converted_with_its_settings_and_tends_to_autograd(name):
-    """A lost setting (a slope, a clamp's end, GELU's approximation) changes the function; at tiny β it would be visible."""
+    """A lost setting (a slope, a clamp's end, GELU's approximation) changes the function; at tiny β
+    it would be visible."""
     make, shape, count = ZOO[name]
     model, (x, y) = drawn(make), batch(shape)
     plain = copy.deepcopy(model)
@@ -153,7 +160,8 @@ def test_every_activation_is_converted_with_its_settings_and_tends_to_autograd(n
     for gone in [n for n, g in values.items() if float(g.norm()) < 1e-12]:  # a bias before BatchNorm
         assert float(found.pop(gone).norm()) < 1e-9
         values.pop(gone)
-    # Second order in β = 1e-4, a batch of six, curvature of order one; kinks are crossed by no unit at such a β.
+    # Second order in β = 1e-4, a batch of six, curvature of order one; kinks are crossed by no unit
+    # at such a β.
     assert_same(found, values, 1e-5)
     far = backward(dp.dualize(copy.deepcopy(plain), beta=20.0), x, y)
     assert any(distance(far[n], values[n]) > 1e-4 for n in values), "not a single activation was dyadic"
@@ -165,7 +173,8 @@ def sums(output, y):
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3])
 def test_beta_is_per_example_whatever_the_reduction_of_the_loss(alpha):
-    """DP is not homogeneous in the loss: a sum for a mean is another β, and trains, and is not what was asked for."""
+    """DP is not homogeneous in the loss: a sum for a mean is another β, and trains, and is not what
+    was asked for."""
     model, (x, y) = mlp("tanh"), batch()
 
     def dualized(**settings):
@@ -188,7 +197,8 @@ def test_beta_is_per_example_whatever_the_reduction_of_the_loss(alpha):
 
 
 def test_a_loss_scale_function_is_asked_at_every_forward_pass():
-    """A GradScaler changes its scale during training: one read at conversion would be stale from then on."""
+    """A GradScaler changes its scale during training: one read at conversion would be stale from
+    then on."""
     model, (x, y), scale = mlp("tanh"), batch(), [1.0]
     mean = backward(dp.dualize(copy.deepcopy(model), beta=2.0), x, y)
     dual = dp.dualize(model, beta=2.0, loss_scale=lambda: scale[0])
@@ -209,7 +219,8 @@ class WithDropout(nn.Module):
 
 @pytest.mark.parametrize("was_training", [True, False])
 def test_functional_dropout_keeps_depending_on_train_and_eval(was_training):
-    """A tracer bakes in the mode of the moment: the model would drop units in evaluation, or never again in training."""
+    """A tracer bakes in the mode of the moment: the model would drop units in evaluation, or never
+    again in training."""
     model = drawn(WithDropout).train(was_training)
     x, _ = batch()
     expected = copy.deepcopy(model).eval()(x)
@@ -228,7 +239,8 @@ def test_functional_dropout_keeps_depending_on_train_and_eval(was_training):
 
 @pytest.mark.parametrize("make", [Block, Attribute, WithDropout, lambda: mlp("relu")])
 def test_a_dualized_model_is_copied_saved_and_evaluated_as_before(make):
-    """A deep copy whose forward is bound to the original would train the original; a changed state_dict can't be loaded."""
+    """A deep copy whose forward is bound to the original would train the original; a changed
+    state_dict can't be loaded."""
     model = drawn(make).eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     x, y = batch(classes=4)
@@ -437,8 +449,9 @@ def test_a_setting_out_of_range_is_refused_and_nothing_is_changed(settings, mess
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
 def test_what_is_compiled_holds_no_addition_with_a_factor_of_its_own(alpha):
-    """Inductor folds add(a, product, alpha) into addmm and forgets the alpha (pytorch/pytorch#167313 and its kin): the nudges
-    of one-sided DP were N times too small under torch.compile, without a word."""
+    """Inductor folds add(a, product, alpha) into addmm and forgets the alpha
+    (pytorch/pytorch#167313 and its kin): the nudges of one-sided DP were N times too small under
+    torch.compile, without a word."""
     from functorch.compile import make_boxed_func
     from torch._dynamo.backends.common import aot_autograd
 

@@ -1,4 +1,5 @@
-"""What a conversion could get silently wrong: pickles, in-place writing, branches, randomness, hooks, nonlinear products."""
+"""What a conversion could get silently wrong: pickles, in-place writing, branches, randomness,
+hooks, nonlinear products."""
 
 import copy
 import pickle
@@ -181,7 +182,8 @@ def test_hooks_on_an_activation_are_refused_by_both_engines():
 
 
 def test_what_is_left_is_left_whole_and_a_single_name_will_do():
-    """A container that is left keeps its activations; leave='ReLU' is one name, not four letters."""
+    """A container that is left keeps its activations; leave='ReLU' is one name, not four
+    letters."""
     model = nn.Sequential(nn.Sequential(nn.Linear(3, 4), nn.Softmax(1)), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
     dp.dualize(model, leave="0")
     assert isinstance(model[0][1], nn.Softmax)

@@ -1,4 +1,5 @@
-"""What equilibrium propagation tends to as β → 0, and how fast: BP on predictive coding, else the implicit gradient."""
+"""What equilibrium propagation tends to as β → 0, and how fast: BP on predictive coding, else the
+implicit gradient."""
 
 import pytest
 import torch
@@ -61,7 +62,8 @@ def test_one_pair_of_error_sweeps_is_back_propagation_while_no_kink_is_crossed(p
 
 
 def test_in_float32_a_pair_keeps_its_digits_at_small_beta():
-    """Differences of states lose eps/β; the errors are computed as such, and only second-order terms are differences."""
+    """Differences of states lose eps/β; the errors are computed as such, and only second-order
+    terms are differences."""
     model, (x, y) = conv_net("relu", "before"), images(32)
     expected = autograd_gradients(model, x, y)
     narrow = dp.Network.from_module(conv_net("relu", "before", dtype=torch.float32))
@@ -71,7 +73,8 @@ def test_in_float32_a_pair_keeps_its_digits_at_small_beta():
 
 
 def unrolled(network, x, y, loss, passes):
-    """The gradient through `passes` even/odd passes of a Hopfield network from zeros, by plain autograd: what BPTT computes."""
+    """The gradient through `passes` even/odd passes of a Hopfield network from zeros, by plain
+    autograd: what BPTT computes."""
     depth, states = network.depth, [x]
     for k in range(1, depth + 1):
         states.append(torch.zeros_like(network.into(k).forward(states)).detach())
@@ -96,7 +99,8 @@ HOPFIELD = {"energy": "hopfield", "free_schedule": "even_odd(500)", "relaxation"
 @pytest.mark.parametrize("loss", ["cross_entropy", "squared_error"])
 @pytest.mark.parametrize(("activation", "pool"), [("tanh", "none"), ("hard_sigmoid", "none"), ("hard_sigmoid", "before")])
 def test_the_implicit_gradient_is_that_of_the_unrolled_free_phase(loss, activation, pool):
-    """The yardstick of every Hopfield network: were it BP's through the forward pass, every angle to it would be wrong."""
+    """The yardstick of every Hopfield network: were it BP's through the forward pass, every angle
+    to it would be wrong."""
     model, (x, y) = smaller(conv_net(activation, pool), 0.6), images(4)
     network = dp.Network.from_module(model)
     found = dp.EquilibriumPropagation(loss=loss, **HOPFIELD).exact_gradients(network, x, y)
@@ -107,7 +111,8 @@ def test_the_implicit_gradient_is_that_of_the_unrolled_free_phase(loss, activati
 @pytest.mark.parametrize("nudge", ["linearized", "exact"])
 @pytest.mark.parametrize("kind", ["mlp", "conv"])
 def test_hopfield_tends_to_the_implicit_gradient_at_the_estimators_order(estimator, nudge, kind):
-    """And not to back-propagation's through the forward pass, from which it differs by the feedback in the free state."""
+    """And not to back-propagation's through the forward pass, from which it differs by the feedback
+    in the free state."""
     model, (x, y) = (mlp("tanh"), batch(n=8)) if kind == "mlp" else (conv_net("tanh", "none"), images(8))
     network = dp.Network.from_module(smaller(model, 0.7))
     expected = dp.EquilibriumPropagation(**HOPFIELD).exact_gradients(network, x, y)
@@ -173,7 +178,8 @@ def test_the_free_equilibrium_of_predictive_coding_is_the_forward_pass():
 
 
 def test_random_signs_average_out_to_the_centered_estimate():
-    """Its expectation is O(β²): a sign that is drawn for the nudge and not for the gradient would leave no gradient at all."""
+    """Its expectation is O(β²): a sign that is drawn for the nudge and not for the gradient would
+    leave no gradient at all."""
     model, (x, y) = conv_net("tanh", "none"), images(8)
     network = dp.Network.from_module(model)
     expected = gradients(network, x, y, beta=0.05)
@@ -185,8 +191,9 @@ def test_random_signs_average_out_to_the_centered_estimate():
 
 
 def test_a_clamped_output_sends_down_what_the_layers_below_do_not_take_up():
-    """On a linear chain the settled gradient is back-propagation's with (I + J Jᵀ)⁻¹ (y - h_L⁰) for its error, J the whole
-    Jacobian of the output by all states below it, at any β: not the loss's own, and to be told so."""
+    """On a linear chain the settled gradient is back-propagation's with (I + J Jᵀ)⁻¹ (y - h_L⁰) for
+    its error, J the whole Jacobian of the output by all states below it, at any β: not the loss's
+    own, and to be told so."""
     model, (x, y) = mlp("identity", widths=(5, 6, 4)), batch(n=6)
     network = dp.Network.from_module(model)
     rule = dp.EquilibriumPropagation(

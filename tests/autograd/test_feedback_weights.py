@@ -1,4 +1,5 @@
-"""Feedback weights B against plain modules: forward pass and dW are those of W, dx is that of a plain module with weight B."""
+"""Feedback weights B against plain modules: forward pass and dW are those of W, dx is that of a
+plain module with weight B."""
 
 import copy
 import io
@@ -95,7 +96,8 @@ def with_weight(plain, weight):
 @every_kind
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_the_forward_pass_is_the_plain_modules_bit_for_bit(name, kind, dtype):
-    """Were it only close, a converted network would predict something else, and no comparison of rules would be fair."""
+    """Were it only close, a converted network would predict something else, and no comparison of
+    rules would be fair."""
     plain, converted, x = pair(name, kind, dtype)
     assert type(converted) is feedback.FEEDBACK_MODULES[type(plain)]
     assert torch.equal(converted(x), plain(x))
@@ -118,7 +120,8 @@ def test_with_b_set_to_w_every_gradient_is_autograds(name):
 @every_map
 @every_kind
 def test_the_inputs_gradient_is_that_of_a_plain_module_with_weight_b_and_the_weights_that_of_w(name, kind):
-    """Feedback through W is back-propagation under another name; a dW through B would be neither."""
+    """Feedback through W is back-propagation under another name; a dW through B would be
+    neither."""
     plain, converted, x = pair(name, kind)
     b = converted.backward_weight().detach()
     assert b.shape == plain.weight.shape
@@ -133,7 +136,8 @@ def test_the_inputs_gradient_is_that_of_a_plain_module_with_weight_b_and_the_wei
 
 @pytest.mark.parametrize("name", ["linear", "conv", "groups", "same, even kernel", "unbatched, reflect"])
 def test_the_gradient_of_b_is_that_of_w_in_memory_of_its_own(name):
-    """An optimizer or a clipping that writes into one gradient would otherwise write into the other."""
+    """An optimizer or a clipping that writes into one gradient would otherwise write into the
+    other."""
     _, converted, x = pair(name, "kolen_pollack")
     converted(x).square().sum().backward()
     assert torch.equal(converted.feedback_weight.grad, converted.weight.grad)
@@ -159,7 +163,8 @@ def test_cotangents_of_any_layout_give_the_same_gradients(name, kind):
 @pytest.mark.parametrize("frozen", [(), ("weight",), ("feedback_weight",), ("weight", "feedback_weight"), ("bias",)], ids=str)
 @pytest.mark.parametrize("wants_dx", [True, False])
 def test_only_the_gradients_that_are_wanted_are_computed_and_that_of_the_weights_once(name, kind, frozen, wants_dx):
-    """Counted in floating-point operations, a step costs what the plain module's costs; the first layer needs no dx."""
+    """Counted in floating-point operations, a step costs what the plain module's costs; the first
+    layer needs no dx."""
     plain, converted, x = pair(name, kind)
     x.requires_grad_(wants_dx)
     everything = gradients(converted, x)
@@ -205,14 +210,16 @@ def test_second_derivatives_are_autograds_where_b_is_w(name):
         parameters = dict(module.named_parameters())
         second = torch.autograd.grad(dx.square().sum(), list(parameters.values()))
         found.append(dict(zip(parameters, second, strict=True)))
-    # W is reached through the output alone; B through dx too, beside the gradient of W, which it always gets.
+    # W is reached through the output alone; B through dx too, beside the gradient of W, which it
+    # always gets.
     assert distance(found[1].pop("weight"), found[0]["weight"]) > 0.01
     found[1] = {"weight": found[1].pop("feedback_weight")} | found[1]
     assert_same(found[1], found[0], 1e-13)
 
 
 def test_random_feedback_never_changes_and_sign_symmetric_feedback_follows_the_weights():
-    """A B that an optimizer decays or trains is another algorithm; one that is not renewed loses its signs."""
+    """A B that an optimizer decays or trains is another algorithm; one that is not renewed loses
+    its signs."""
     for kind in ("random", "sign_symmetric"):
         model = feedback.convert(mlp("tanh"), kind, generator=seeded())
         before = [layer.backward_weight().clone() for layer in model if isinstance(layer, feedback.FeedbackLinear)]
@@ -253,7 +260,8 @@ NETWORKS = {
 
 
 def converted_network(name, kind, activation="tanh"):
-    """A converted network, a batch, and autograd's gradients, which differ from back-propagation's below the last layer."""
+    """A converted network, a batch, and autograd's gradients, which differ from back-propagation's
+    below the last layer."""
     model, (x, y) = NETWORKS[name](activation)
     exact = autograd_gradients(model, x, y)
     feedback.convert(model, kind, generator=seeded())
@@ -274,7 +282,8 @@ def test_backprop_is_autograd_on_the_converted_model(name, kind):
 @every_kind
 @pytest.mark.parametrize("engine", ["explicit", "fused"])
 def test_dual_propagation_at_a_small_beta_is_autograd_on_the_converted_model(name, kind, engine):
-    """Feedback through W in one engine would give two rules one name. The error is of order β², and eps/β of rounding."""
+    """Feedback through W in one engine would give two rules one name. The error is of order β², and
+    eps/β of rounding."""
     model, x, y, expected = converted_network(name, kind)
     out = dp.DualPropagation(beta=1e-4, engine=engine).gradients(dp.Network.from_module(model), x, y)
     assert_same(out.gradients, expected, 1e-6)
@@ -285,7 +294,8 @@ def test_dual_propagation_at_a_small_beta_is_autograd_on_the_converted_model(nam
 @every_kind
 @pytest.mark.parametrize("engine", ["explicit", "fused"])
 def test_transposed_dp_on_linear_networks_is_autograd_on_the_converted_model_to_the_last_digits(name, kind, engine):
-    """Exact for every α and β, so that a scale that is lost in B's gradient shows whatever its size."""
+    """Exact for every α and β, so that a scale that is lost in B's gradient shows whatever its
+    size."""
     model, x, y, expected = converted_network(name, kind, "identity")
     for alpha, beta in ((0.0, 1.0), (0.5, 0.1)):
         rule = dp.DualPropagation(coupling="transposed", alpha=alpha, beta=beta, engine=engine)
@@ -314,7 +324,8 @@ def test_a_model_can_be_dualized_before_or_after_it_is_converted(kind, first):
 
 @every_kind
 def test_a_network_that_was_read_before_the_conversion_follows_it(kind):
-    """It is a view of the model: a formula that kept the plain module would train by back-propagation unsaid."""
+    """It is a view of the model: a formula that kept the plain module would train by
+    back-propagation unsaid."""
     model, (x, y) = NETWORKS["conv"]("identity")
     network = dp.Network.from_module(model)
     feedback.convert(model, kind, generator=seeded())
@@ -400,7 +411,8 @@ def test_the_alignment_is_the_cosine_and_the_ratio_of_norms():
 
 
 def test_sign_symmetric_weights_of_a_fresh_layer_stand_at_the_angle_of_uniform_numbers():
-    """cos = mean|w| / rms(w), which for w uniform about zero is √3/2, 30 degrees; and B is as long as its magnitude says."""
+    """cos = mean|w| / rms(w), which for w uniform about zero is √3/2, 30 degrees; and B is as long
+    as its magnitude says."""
     model = feedback.convert(drawn(lambda: nn.Linear(300, 300)), "sign_symmetric")
     (found,) = feedback.alignment(model)
     assert found.angle == pytest.approx(30, abs=0.3)
@@ -442,7 +454,8 @@ def test_b_has_the_device_and_dtype_of_w_and_learns_if_w_does():
 
 @pytest.mark.parametrize("kind", ["kolen_pollack", "random"])
 def test_b_is_drawn_from_the_generator_as_pytorch_draws_w(kind):
-    """Draws of another size would make the first steps of a run something else; draws of W's own would be W."""
+    """Draws of another size would make the first steps of a run something else; draws of W's own
+    would be W."""
     for make, fan_in in ((lambda: nn.Linear(400, 100), 400), (lambda: nn.Conv2d(40, 100, 3, groups=2), 180)):
         plain = drawn(make)
         state = torch.get_rng_state()
@@ -466,7 +479,8 @@ def test_b_is_drawn_from_the_generator_as_pytorch_draws_w(kind):
 
 
 def test_a_module_in_two_places_is_converted_once_and_tied_weights_share_their_b():
-    """With a B each, tied weights would get the sum of two gradients and their Bs one each: they would not align."""
+    """With a B each, tied weights would get the sum of two gradients and their Bs one each: they
+    would not align."""
     for kind in feedback.KINDS:
         shared = nn.Linear(4, 4)
         tied = nn.Linear(4, 4, bias=False)
@@ -523,7 +537,8 @@ def test_a_module_can_be_made_directly_with_its_kind(kind):
 @pytest.mark.parametrize("name", ["linear", "linear on three dimensions", "conv", "unbatched, reflect", "one dimension"])
 @every_kind
 def test_under_autocast_it_computes_what_plain_modules_compute(name, kind):
-    """Without the cast, an autograd.Function would run in float32, or fail on a mixture of dtypes in the backward pass."""
+    """Without the cast, an autograd.Function would run in float32, or fail on a mixture of dtypes
+    in the backward pass."""
     plain, converted, x = pair(name, kind, torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output, expected = converted(x), plain(x)
@@ -549,7 +564,8 @@ def test_under_autocast_it_computes_what_plain_modules_compute(name, kind):
 @every_kind
 @pytest.mark.parametrize("autocast", [False, True])
 def test_it_compiles_into_one_graph(name, kind, autocast):
-    """A graph break at every layer would cost what compilation is to gain; a Function seen through would give BP."""
+    """A graph break at every layer would cost what compilation is to gain; a Function seen through
+    would give BP."""
     model, (x, y) = NETWORKS[name]("tanh")
     feedback.convert(model.float(), kind, generator=seeded())
     x = x.float()
@@ -568,7 +584,8 @@ def test_it_compiles_into_one_graph(name, kind, autocast):
 @every_kind
 @pytest.mark.parametrize("use_reentrant", [True, False])
 def test_checkpointing_gives_the_same_gradients(kind, use_reentrant):
-    """What a Function keeps for its backward pass is not seen by a checkpoint unless it is saved in the right place."""
+    """What a Function keeps for its backward pass is not seen by a checkpoint unless it is saved in
+    the right place."""
     model, x, y, expected = converted_network("conv", kind)
     x.requires_grad_()
     loss = mean_loss("cross_entropy", checkpoint(model, x, use_reentrant=use_reentrant), y)

@@ -23,7 +23,8 @@ def gradients(model, x, y, **settings):
 @pytest.mark.parametrize("beta", [1e-3, 1.0, 10.0, (0.5, 2.0, 1.0, 0.1)])
 @pytest.mark.parametrize("loss", ["cross_entropy", "squared_error"])
 def test_fused_is_explicit_for_transposed_dp_at_alpha_zero_and_one(activation, alpha, beta, loss):
-    """There s̄ = f(a), so one downward sweep is a backward pass with differences for derivatives: any gap is a defect."""
+    """There s̄ = f(a), so one downward sweep is a backward pass with differences for derivatives:
+    any gap is a defect."""
     model, (x, y) = mlp(activation), batch()
     settings = {"coupling": "transposed", "alpha": alpha, "beta": beta, "loss": loss}
     smallest = min(beta) if isinstance(beta, tuple) else beta
@@ -54,7 +55,8 @@ def test_fused_is_explicit_at_any_depth(depth):
 @pytest.mark.parametrize("activation", ["sigmoid", "tanh", "relu"])
 @pytest.mark.parametrize("beta", [0.1, 2.0])
 def test_an_output_that_is_not_linear_is_nudged_through_its_neuron_in_both_engines(activation, beta):
-    """s_L± = f(a ∓ β g): an output neuron left to its derivative would be plain BP in the last layer."""
+    """s_L± = f(a ∓ β g): an output neuron left to its derivative would be plain BP in the last
+    layer."""
     model = drawn(lambda: nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 4), ACTIVATIONS[activation]()))
     x, y = batch()
     settings = {"coupling": "transposed", "alpha": 0.0, "beta": beta, "loss": "squared_error"}
@@ -64,9 +66,11 @@ def test_an_output_that_is_not_linear_is_nudged_through_its_neuron_in_both_engin
 
 
 def by_definition(model, x, y, coupling, alpha, betas, loss):
-    """States of the forward pass; the cotangent times f' replaced by a difference, layer by layer, in plain tensors.
+    """States of the forward pass; the cotangent times f' replaced by a difference, layer by layer,
+    in plain tensors.
 
-    In the nudge Δ_k = -β_k N dy_k:  δ_k = f(a_k + up Δ_k) - f(a_k - down Δ_k),  dy below = Jᵀ(-δ_k/(β_k N)).
+    In the nudge Δ_k = -β_k N dy_k:  δ_k = f(a_k + up Δ_k) - f(a_k - down Δ_k),  dy below =
+    Jᵀ(-δ_k/(β_k N)).
     """
     up, down = (alpha, 1 - alpha) if coupling == "original" else (1 - alpha, alpha)
     n, states, drives, maps, fs = len(x), [x], [], [], []
@@ -99,7 +103,8 @@ def by_definition(model, x, y, coupling, alpha, betas, loss):
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 0.5, 0.8])
 @pytest.mark.parametrize("beta", [0.01, 3.0])
 def test_fused_is_its_own_definition_everywhere(activation, coupling, alpha, beta):
-    """Off the exact cases no other engine can check it: only forward states and dyadic differences, written out."""
+    """Off the exact cases no other engine can check it: only forward states and dyadic differences,
+    written out."""
     model, (x, y) = mlp(activation), batch()
     settings = {"coupling": coupling, "alpha": alpha, "beta": beta}
     expected = by_definition(model, x, y, coupling, alpha, [beta] * 4, "cross_entropy")
@@ -116,7 +121,8 @@ def test_fused_is_its_own_definition_on_convolutions_with_a_beta_per_layer(pool)
 
 
 def test_fused_differs_from_explicit_where_the_mean_moves():
-    """DP with α ≠ ½ on curved units: equality there would mean that explicit inference ignores its own mean."""
+    """DP with α ≠ ½ on curved units: equality there would mean that explicit inference ignores its
+    own mean."""
     model, (x, y) = mlp("tanh"), batch()
     explicit, fused = (gradients(model, x, y, alpha=0.0, beta=1.0, engine=e) for e in ("explicit", "fused"))
     assert distance(fused["2.weight"], explicit["2.weight"]) > 1e-3, report(fused, explicit)
@@ -137,7 +143,8 @@ def test_the_forward_prediction_of_both_engines_is_the_models():
 @pytest.mark.parametrize("coupling", ["original", "transposed"])
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
 def test_a_batch_is_the_mean_of_its_examples(engine, coupling, alpha):
-    """β is per example: a batch size that leaks into the nudge changes the algorithm with the batch."""
+    """β is per example: a batch size that leaks into the nudge changes the algorithm with the
+    batch."""
     for model, (x, y) in ((mlp("tanh"), batch()), (conv_net("relu", "after"), images())):
         settings = {"coupling": coupling, "alpha": alpha, "beta": 3.0, "engine": engine}
         together = gradients(model, x, y, **settings)
@@ -166,7 +173,8 @@ def test_class_indices_are_one_hot_vectors(engine, loss, rule):
 
 @pytest.mark.parametrize("engine", ["explicit", "fused"])
 def test_large_tensors_are_walked_in_pieces_without_a_seam(engine, monkeypatch):
-    """The kernel splits what doesn't fit the cache: a piece skipped or written twice would be noise in some units."""
+    """The kernel splits what doesn't fit the cache: a piece skipped or written twice would be noise
+    in some units."""
     model, (x, y) = mlp("tanh", (5, 40, 30, 4)), batch(n=16)
     settings = {"alpha": 0.3, "beta": 2.0, "engine": engine}
     whole = gradients(model, x, y, **settings)
@@ -185,5 +193,6 @@ def test_half_precision_differences_are_taken_in_float32():
         assert found.dtype == torch.bfloat16
         a64, d64 = a.double(), delta.double()
         exact = torch.tanh(a64 + up * d64) - torch.tanh(a64 - down * d64)
-        # One rounding to bfloat16 of the result, 2⁻⁹ relative; float32's own is eps/0.01, far below.
+        # One rounding to bfloat16 of the result, 2⁻⁹ relative; float32's own is eps/0.01, far
+        # below.
         assert distance(found.double(), exact) < 2**-8

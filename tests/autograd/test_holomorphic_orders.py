@@ -1,4 +1,5 @@
-"""Holomorphic EP: exact at finite β as N grows, its error falling as β^N. By the implicit gradient of the free equilibrium."""
+"""Holomorphic EP: exact at finite β as N grows, its error falling as β^N. By the implicit gradient
+of the free equilibrium."""
 
 import math
 
@@ -78,7 +79,8 @@ CASES += [(name, nudge) for name in ("mlp", "conv, softmax pool", "several sourc
 
 @pytest.mark.parametrize(("name", "nudge"), CASES)
 def test_the_error_at_a_finite_beta_falls_as_beta_to_the_number_of_points(name, nudge):
-    """What it is for: were a conjugate or a bias wrong, more points would be no better than two. Only the order tells."""
+    """What it is for: were a conjugate or a bias wrong, more points would be no better than two.
+    Only the order tells."""
     model, (x, y) = NETWORKS[name]()
     network = dp.Network.from_module(model)
     expected = dp.EquilibriumPropagation(**SETTLED, **NUDGES[nudge]).exact_gradients(network, x, y)
@@ -124,8 +126,9 @@ def both(model, x, y, beta, **settings):
 
 @pytest.mark.parametrize("name", ["mlp", "conv, softmax pool", "conv, average pool after"])
 def test_gradients_keep_their_digits_in_float32(name):
-    """∂E/∂θ / β is many times the gradient: summed over the phases as it stands, digits would go that the states still have.
-    How many these have is eps by their displacement, which is small in the first layers."""
+    """∂E/∂θ / β is many times the gradient: summed over the phases as it stands, digits would go
+    that the states still have. How many these have is eps by their displacement, which is small in
+    the first layers."""
     settings = {"tolerance": None, "relaxation": "blocks(even_odd(40))", "free_schedule": "even_odd(60)"}
     model, (x, y) = NETWORKS[name]()
     found = both(model, x, y, 2e-2, **settings)
@@ -165,7 +168,8 @@ def test_what_is_frozen_has_no_gradient_and_the_rest_the_same(name, frozen):
 
 
 def test_softmax_pools_lie_between_the_average_and_the_maximum():
-    """Σ z softmax(z/T) over each window, also of complex numbers, and the derivative of it by autograd."""
+    """Σ z softmax(z/T) over each window, also of complex numbers, and the derivative of it by
+    autograd."""
     z = torch.randn(2, 3, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(SoftmaxPool2d(2, 1e6)(z), F.avg_pool2d(z, 2), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(SoftmaxPool2d(2, 1e-3)(z), F.max_pool2d(z, 2), rtol=1e-5, atol=1e-5)
@@ -173,7 +177,8 @@ def test_softmax_pools_lie_between_the_average_and_the_maximum():
     wanted = sum(v * math.exp(v / 0.7) for v in window.tolist()) / sum(math.exp(v / 0.7) for v in window.tolist())
     assert float(SoftmaxPool2d(2, 0.7)(z)[1, 2, 1, 2]) == pytest.approx(wanted, rel=1e-12)
     torch.testing.assert_close(SoftmaxPool2d(2, 0.7)(z + 0j), SoftmaxPool2d(2, 0.7)(z) + 0j, rtol=1e-12, atol=1e-12)
-    # f(z + iε) = f(z) + iε f'(z): the derivative along the imaginary axis is that along the real one.
+    # f(z + iε) = f(z) + iε f'(z): the derivative along the imaginary axis is that along the real
+    # one.
     leaf, step = z.clone().requires_grad_(), 1e-7
     SoftmaxPool2d(2)(leaf).sum().backward()
     moved = SoftmaxPool2d(2)(torch.complex(z, torch.full_like(z, step))).imag / step

@@ -1,4 +1,5 @@
-"""Lifted networks against autograd through their objective, brute force, dual propagation's fixed point, and BP."""
+"""Lifted networks against autograd through their objective, brute force, dual propagation's fixed
+point, and BP."""
 
 import pytest
 import torch
@@ -39,7 +40,8 @@ def test_settled_states_are_stationary_points_of_the_objective(activation, updat
 @pytest.mark.parametrize("sweeps", [1, 3, 40])
 @pytest.mark.parametrize("kind", [*ACTIVATIONS, "none", "before", "after"])
 def test_parameter_gradients_are_those_of_the_objective_at_the_states_settled_or_not(sweeps, kind):
-    """With ε of the states that went, or at the drive before the last move, the weights descend no objective."""
+    """With ε of the states that went, or at the drive before the last move, the weights descend no
+    objective."""
     model, (x, y) = (mlp(kind), batch()) if kind in ACTIVATIONS else (conv_net("tanh", kind), images())
     rule = dp.Lifted(beta=BETAS, max_sweeps=sweeps, tolerance=0)
     out = rule.gradients(dp.Network.from_module(model), x, y)
@@ -74,7 +76,8 @@ def test_the_scalar_chain_settles_at_the_minimum_found_by_brute_force():
 @pytest.mark.parametrize("update", ["majorized", "fixed_point"])
 @pytest.mark.parametrize("betas", [(0.2,) * 4, (0.2, 0.1, 0.3, 0.5)])
 def test_the_fixed_point_is_that_of_dual_propagation_at_alpha_one(activation, update, betas):
-    """s⁺ = X, s⁻ = f(a): two algorithms written apart, with the same states, differences and gradients."""
+    """s⁺ = X, s⁻ = f(a): two algorithms written apart, with the same states, differences and
+    gradients."""
     model, (x, y) = mlp(activation), batch()
     with torch.no_grad():
         for p in model.parameters():

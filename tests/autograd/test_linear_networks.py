@@ -1,4 +1,5 @@
-"""Oracles that hold for every β: networks whose units are linear, or whose units stay on one side of their kink."""
+"""Oracles that hold for every β: networks whose units are linear, or whose units stay on one side
+of their kink."""
 
 import pytest
 import torch
@@ -21,7 +22,8 @@ def found(model, x, y, **settings):
 @pytest.mark.parametrize("beta", BETAS)
 @pytest.mark.parametrize("alpha", ALPHAS)
 def test_transposed_dp_equals_backprop_on_linear_networks_for_every_alpha_and_beta(alpha, beta, loss):
-    """DP⊤'s means are the forward pass there and its differences BP's errors; any wrong share or scale breaks the equality."""
+    """DP⊤'s means are the forward pass there and its differences BP's errors; any wrong share or
+    scale breaks the equality."""
     model, (x, y) = mlp("identity"), batch()
     expected = autograd_gradients(model, x, y, loss)
     gradients = found(model, x, y, coupling="transposed", alpha=alpha, beta=beta, loss=loss)
@@ -31,7 +33,8 @@ def test_transposed_dp_equals_backprop_on_linear_networks_for_every_alpha_and_be
 @pytest.mark.parametrize("pool", ["before", "after", "none"])
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
 def test_transposed_dp_equals_backprop_on_linear_convolutions_with_max_pooling(alpha, pool):
-    """Pool switches must be those of the mean, here the forward pass; those of s⁺ would differ at β = 10."""
+    """Pool switches must be those of the mean, here the forward pass; those of s⁺ would differ at β
+    = 10."""
     model, (x, y) = conv_net("identity", pool), images()
     gradients = found(model, x, y, coupling="transposed", alpha=alpha, beta=10.0)
     assert_same(gradients, autograd_gradients(model, x, y), rounding(1.0))
@@ -48,10 +51,12 @@ def test_dp_equals_backprop_on_linear_networks_at_alpha_one_half(beta, loss):
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
 def test_dp_off_one_half_equals_backprop_in_the_first_layer_alone(alpha):
-    """s̄_k = f(a_k) + (2α-1) Δ_k: the first layer reads the input, the others a mean that moved in proportion to β.
+    """s̄_k = f(a_k) + (2α-1) Δ_k: the first layer reads the input, the others a mean that moved in
+    proportion to β.
 
-    On a linear network the gradient's error is exactly linear in β and odd in α - ½. Were the gradient taken at the forward
-    state instead of at s̄, or s̄ with the wrong weights, this would be another number.
+    On a linear network the gradient's error is exactly linear in β and odd in α - ½. Were the
+    gradient taken at the forward state instead of at s̄, or s̄ with the wrong weights, this would
+    be another number.
     """
     model, (x, y) = mlp("identity"), batch()
     expected = autograd_gradients(model, x, y)
@@ -69,7 +74,8 @@ def test_dp_off_one_half_equals_backprop_in_the_first_layer_alone(alpha):
 
 
 def far_from_kinks(activation):
-    """A network whose hidden units sit far from every kink: biases of ±4 (or the middle of the hard sigmoid)."""
+    """A network whose hidden units sit far from every kink: biases of ±4 (or the middle of the hard
+    sigmoid)."""
 
     def make():
         model = nn.Sequential(
@@ -87,7 +93,8 @@ def far_from_kinks(activation):
 
 
 def assert_no_unit_crosses_its_kink(network, dyads, kinks_of):
-    """Both states of every hidden unit, and so its drive, lie in one linear piece: their slopes agree."""
+    """Both states of every hidden unit, and so its drive, lie in one linear piece: their slopes
+    agree."""
     for k in range(1, network.depth):
         neuron, below = network.into(k).neuron, dyads.mean(k - 1)
         a = network.into(k).synapse.forward(below)
@@ -126,7 +133,8 @@ def test_dp_at_one_half_equals_backprop_in_both_engines_while_no_unit_crosses_it
 
 
 def test_crossing_a_kink_does_change_the_gradient():
-    """Were it otherwise, the two tests above would prove nothing about the difference that is being taken."""
+    """Were it otherwise, the two tests above would prove nothing about the difference that is being
+    taken."""
     model, (x, y) = mlp("relu"), batch()
     gradients, expected = found(model, x, y, beta=10.0), autograd_gradients(model, x, y)
     assert distance(gradients["0.weight"], expected["0.weight"]) > 1e-2, report(gradients, expected)
@@ -135,7 +143,8 @@ def test_crossing_a_kink_does_change_the_gradient():
 @pytest.mark.parametrize("activation", [name for name in ACTIVATIONS if name != "identity"])
 @pytest.mark.parametrize("schedule", ["alternating_sweeps(1)", "up_down(2)", "random_order(20)"])
 def test_the_two_couplings_are_one_at_alpha_one_half(activation, schedule):
-    """At ½ the shares are equal; with the same point of linearisation nothing distinguishes DP from DP⊤."""
+    """At ½ the shares are equal; with the same point of linearisation nothing distinguishes DP from
+    DP⊤."""
     model, (x, y) = mlp(activation), batch()
     network, settings = dp.Network.from_module(model), {"beta": 2.0, "schedule": schedule, "linearize_at": "forward"}
     outs = [
@@ -151,7 +160,8 @@ def test_the_two_couplings_are_one_at_alpha_one_half(activation, schedule):
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_backprop_is_loss_backward(loss):
-    """The twin that every comparison is held against must be PyTorch's own gradient of the mean loss."""
+    """The twin that every comparison is held against must be PyTorch's own gradient of the mean
+    loss."""
     for model, (x, y) in ((mlp(), batch()), (conv_net(), images())):
         expected = autograd_gradients(model, x, y, loss)
         out = dp.Backprop(loss=loss).gradients(dp.Network.from_module(model), x, y)

@@ -21,7 +21,8 @@ NETWORKS = {
 @pytest.mark.parametrize("how", ["rule", "dualized"])
 @pytest.mark.parametrize("network", NETWORKS)
 def test_a_fused_step_holds_what_back_propagation_holds_and_one_state_more(network, how):
-    """A drive that the hooks or a cycle hold on to lives until the garbage collector comes by: half as much again on VGG16."""
+    """A drive that the hooks or a cycle hold on to lives until the garbage collector comes by: half
+    as much again on VGG16."""
     base = Recipe(
         name="memory", dataset="none", model=NETWORKS[network], rule=Backprop(), batch_size=40,
         optimizer=Optimizer(name="sgd", learning_rate=1e-3), channels_last="off",

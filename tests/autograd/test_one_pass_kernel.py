@@ -1,4 +1,5 @@
-"""The native kernel against the same written out in float64; states that are computed again against states that are kept."""
+"""The native kernel against the same written out in float64; states that are computed again against
+states that are kept."""
 
 import copy
 import functools
@@ -47,7 +48,8 @@ def written_out(neuron, a, delta, up, down, alpha):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("neuron", NEURONS, ids=str)
 def test_it_computes_the_dyad_of_the_definition(neuron, dtype, layout):
-    """Each result to one rounding of its type: a swapped share, a lost α or a wrong stride is far beyond it."""
+    """Each result to one rounding of its type: a swapped share, a lost α or a wrong stride is far
+    beyond it."""
     a, delta = (LAYOUTS[layout](t) for t in drives(dtype))
     up, down, alpha = 0.7, 0.4, 0.3
     mean, difference = written_out(neuron, a, delta, up, down, alpha)
@@ -68,7 +70,8 @@ def test_it_computes_the_dyad_of_the_definition(neuron, dtype, layout):
 
 
 def difference_by(kernel):
-    """The native kernel, or what inductor is given to make one pass of, run operation by operation."""
+    """The native kernel, or what inductor is given to make one pass of, run operation by
+    operation."""
     if kernel == "native":
         return functools.partial(kernels.difference, kernel="native")
     torch._dynamo.reset()
@@ -91,7 +94,8 @@ def test_what_is_compiled_is_the_definition_too(neuron):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("neuron", NEURONS, ids=str)
 def test_nothing_cancels_where_no_kink_is_crossed(neuron, dtype, kernel):
-    """At |Δ| = 1e-6 |a| float32 states agree in all but a digit, bfloat16 ones in all; the difference keeps its own."""
+    """At |Δ| = 1e-6 |a| float32 states agree in all but a digit, bfloat16 ones in all; the
+    difference keeps its own."""
     a, delta = drives(dtype, size=1e-6)
     found = difference_by(kernel)(neuron, a, delta, 0.5, 0.5, 1.0).double()
     _, expected = written_out(neuron, a, delta, 0.5, 0.5, 0.5)
@@ -103,7 +107,8 @@ def test_nothing_cancels_where_no_kink_is_crossed(neuron, dtype, kernel):
 
 @pytest.mark.parametrize("neuron", NEURONS, ids=str)
 def test_bfloat16_is_float32_rounded_once_to_the_nearest(neuron):
-    """Cut off in place of rounded, every difference would lean towards zero, by half a digit on average."""
+    """Cut off in place of rounded, every difference would lean towards zero, by half a digit on
+    average."""
     a, delta = drives(torch.bfloat16, (50, 70))
     found = kernels.dyad(neuron, a, delta, 0.5, 0.5, 0.5, "native")
     expected = kernels.dyad(neuron, a.float(), delta.float(), 0.5, 0.5, 0.5, "native")
@@ -222,7 +227,8 @@ def gradients(model, x, y):
 @pytest.mark.parametrize(("coupling", "alpha"), SETTINGS)
 @pytest.mark.parametrize("pool", ["before", "after", "none"])
 def test_states_that_are_computed_again_give_the_same_gradients(pool, coupling, alpha, layout):
-    """To the last bit: a handle taken for a tensor that is not f(a), or a wrong stride, changes everything."""
+    """To the last bit: a handle taken for a tensor that is not f(a), or a wrong stride, changes
+    everything."""
     x, y = images()
     x, found = LAYOUTS[layout](x), []
     for again in (True, False):
@@ -314,7 +320,8 @@ def test_checkpointed_segments_and_nested_models_still_agree():
 
 
 def test_other_hooks_around_the_model_keep_their_say():
-    """PyTorch asks the innermost hooks alone: ours would switch off a checkpoint's or an offloading's."""
+    """PyTorch asks the innermost hooks alone: ours would switch off a checkpoint's or an
+    offloading's."""
     model, (x, y) = mlp("relu"), batch()
     dp.dualize(model)
     packed = []
@@ -327,7 +334,8 @@ def test_other_hooks_around_the_model_keep_their_say():
 
 
 def test_an_interrupt_from_the_keyboard_is_forgotten_at_the_next_forward_pass():
-    """No hook is called for it; in a notebook the next cell would run inside the interrupted pass's hooks."""
+    """No hook is called for it; in a notebook the next cell would run inside the interrupted pass's
+    hooks."""
     model, (x, y) = mlp("relu"), batch()
     dp.dualize(model)
 
@@ -345,7 +353,8 @@ def test_an_interrupt_from_the_keyboard_is_forgotten_at_the_next_forward_pass():
 
 @pytest.mark.parametrize("size", [(3, 4), (700, 800)])
 def test_the_backward_pass_can_itself_be_differentiated(size):
-    """A kernel that writes to bare memory would cut the graph without a word: a gradient penalty would learn nothing."""
+    """A kernel that writes to bare memory would cut the graph without a word: a gradient penalty
+    would learn nothing."""
     a, dy = (t.requires_grad_() for t in drives(torch.float64, size))
     found = []
     for kernel in ("native", "eager"):

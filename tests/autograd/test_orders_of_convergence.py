@@ -58,7 +58,8 @@ each_model = pytest.mark.parametrize("kind", MODELS)
 @each_model
 @pytest.mark.parametrize("coupling", ["original", "transposed"])
 def test_at_alpha_one_half_the_error_falls_as_the_square_of_beta(activation, loss, kind, coupling):
-    """The second order is what the symmetric dyad buys; asymmetry anywhere would leave a first-order error."""
+    """The second order is what the symmetric dyad buys; asymmetry anywhere would leave a
+    first-order error."""
     assert_orders(orders(*MODELS[kind](activation), loss, coupling=coupling), hidden=2, last=2)
 
 
@@ -66,7 +67,8 @@ def test_at_alpha_one_half_the_error_falls_as_the_square_of_beta(activation, los
 @each_loss
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
 def test_off_one_half_the_error_of_dp_falls_as_beta(activation, loss, alpha):
-    """Faster would mean that α is not used, slower that something else is wrong. The mean moves, so the last layer too."""
+    """Faster would mean that α is not used, slower that something else is wrong. The mean moves, so
+    the last layer too."""
     assert_orders(orders(*MODELS["mlp"](activation), loss, alpha=alpha), hidden=1, last=1)
 
 
@@ -74,7 +76,8 @@ def test_off_one_half_the_error_of_dp_falls_as_beta(activation, loss, alpha):
 @each_loss
 @pytest.mark.parametrize(("alpha", "last"), [(0.0, math.inf), (0.3, 2), (1.0, math.inf)])
 def test_off_one_half_the_error_of_transposed_dp_falls_as_beta_but_its_mean_hardly_moves(activation, loss, alpha, last):
-    """At α ∈ {0, 1} s̄ = f(a) exactly, so the last layer is BP's; between them its mean moves by β²."""
+    """At α ∈ {0, 1} s̄ = f(a) exactly, so the last layer is BP's; between them its mean moves by
+    β²."""
     found = orders(*MODELS["mlp"](activation), loss, alpha=alpha, coupling="transposed")
     assert_orders(found, hidden=1, last=last)
 
@@ -82,7 +85,8 @@ def test_off_one_half_the_error_of_transposed_dp_falls_as_beta_but_its_mean_hard
 @pytest.mark.parametrize("loss", ["cross_entropy", "squared_error"])
 @pytest.mark.parametrize(("alpha", "order"), [(0.5, 2), (0.0, 1), (1.0, 1)])
 def test_an_exact_nudge_approaches_backprop_too(loss, alpha, order):
-    """δ_L = β(y-a)/((1+αβ)(1-ᾱβ)) has the relative error (1-2α)β + O(β²), and the cross-entropy's is of the same order."""
+    """δ_L = β(y-a)/((1+αβ)(1-ᾱβ)) has the relative error (1-2α)β + O(β²), and the cross-entropy's
+    is of the same order."""
     model, (x, y) = mlp("tanh"), batch()
     found = orders(model, x, y, loss, alpha=alpha, coupling="transposed", output_nudge="exact")
     for name, value in found.items():
@@ -98,7 +102,8 @@ def test_the_fused_engine_has_the_same_orders(activation, alpha):
 
 
 def test_per_layer_betas_below_scale_only_their_own_layer():
-    """β_k/β_{k+1} in the nudge and 1/β_k in the gradient cancel to first order; one without the other is a factor."""
+    """β_k/β_{k+1} in the nudge and 1/β_k in the gradient cancel to first order; one without the
+    other is a factor."""
     model, (x, y) = mlp("tanh"), batch()
     network, expected = dp.Network.from_module(model), autograd_gradients(model, x, y)
     rule = dp.DualPropagation(beta=(1e-3, 4e-3, 5e-4, 2e-3))

@@ -1,4 +1,5 @@
-"""Predictive coding against gradient descent of its energy by autograd, and where it is back-propagation."""
+"""Predictive coding against gradient descent of its energy by autograd, and where it is
+back-propagation."""
 
 import itertools
 import math
@@ -16,7 +17,8 @@ EXACT = {"step_size": 1.0, "momentum": 0.0}
 
 
 def layers_of(model):
-    """The modules from one activation to the next, as functions of the state below: h_k's predictions, the output's last."""
+    """The modules from one activation to the next, as functions of the state below: h_k's
+    predictions, the output's last."""
     parts, current = [], []
     for module in model:
         current.append(module)
@@ -35,7 +37,8 @@ def energy(parts, states, y, beta, loss):
 
 
 def descended(model, x, y, beta, loss, steps, step_size, momentum):
-    """States after gradient steps on E by autograd, and dE/dθ there, the mean over the batch, by 1/β."""
+    """States after gradient steps on E by autograd, and dE/dθ there, the mean over the batch, by
+    1/β."""
     parts = layers_of(model)
     states = [x]
     for part in parts[:-1]:
@@ -132,7 +135,8 @@ def test_fixed_predictions_are_back_propagation_where_layers_read_several():
 
 
 def test_inference_goes_on_from_the_values_of_an_earlier_call():
-    """Incremental PC: as many steps in several calls as in one, momentum and all; through a checkpoint's tensors too."""
+    """Incremental PC: as many steps in several calls as in one, momentum and all; through a
+    checkpoint's tensors too."""
     model, (x, y) = mlp("tanh"), batch()
     network = dp.Network.from_module(model)
     whole = dp.PredictiveCoding(steps=5).gradients(network, x, y)
@@ -151,14 +155,17 @@ def test_inference_goes_on_from_the_values_of_an_earlier_call():
 
 
 def test_nothing_is_computed_twice():
-    """The error descends a layer a step: what it has not reached is neither driven nor asked for feedback."""
+    """The error descends a layer a step: what it has not reached is neither driven nor asked for
+    feedback."""
     model, (x, y) = mlp("relu"), batch()
     network = dp.Network.from_module(model)
     count = dp.PredictiveCoding(learn="arrival", steps=3, **EXACT).gradients(network, x, y).diagnostics
-    # Forward 4; h_3 moves: a_4; h_3 and h_2 move: a_4 and a_3; then all three. Feedback to 3; 3, 2; 3, 2, 1.
+    # Forward 4; h_3 moves: a_4; h_3 and h_2 move: a_4 and a_3; then all three. Feedback to 3; 3, 2;
+    # 3, 2, 1.
     assert (count["drives"], count["feedbacks"], count["gradients"]) == (4 + 1 + 2 + 3, 1 + 2 + 3, 4)
     fixed = dp.PredictiveCoding(predictions="fixed", steps=3, **EXACT).gradients(network, x, y).diagnostics
-    # The output's error stays; the others' are what they were once they have arrived, but nobody compares values.
+    # The output's error stays; the others' are what they were once they have arrived, but nobody
+    # compares values.
     assert (fixed["drives"], fixed["gradients"]) == (4, 4)
     assert fixed["feedbacks"] <= 1 + 2 + 3
 
@@ -203,7 +210,8 @@ def test_networks_that_it_is_not_defined_for_are_refused():
 
 
 def test_layers_that_the_error_has_not_reached_are_told():
-    """They would not learn at all, and the loss would fall all the same; in incremental PC it comes with the next calls."""
+    """They would not learn at all, and the loss would fall all the same; in incremental PC it comes
+    with the next calls."""
     model, (x, y) = mlp("tanh"), batch()
     network = dp.Network.from_module(model)
     out = dp.PredictiveCoding(steps=2).gradients(network, x, y)
@@ -215,7 +223,8 @@ def test_layers_that_the_error_has_not_reached_are_told():
 
 
 def test_layers_that_the_error_reaches_last_keep_their_digits_in_float32():
-    """Their states move by less than their own last digit: read off the states, their gradient would be rounding."""
+    """Their states move by less than their own last digit: read off the states, their gradient
+    would be rounding."""
     torch.manual_seed(0)
     widths = (5, 40, 40, 40, 40, 4)
     layers = [layer for n, m in itertools.pairwise(widths) for layer in (nn.Linear(n, m), nn.ReLU())]

@@ -1,4 +1,5 @@
-"""Spectral norms by power iteration, against singular values of matrices built column by column from the module."""
+"""Spectral norms by power iteration, against singular values of matrices built column by column
+from the module."""
 
 import pytest
 import torch
@@ -95,7 +96,8 @@ def test_a_bias_has_no_influence(name):
 
 
 def test_entry_and_exit_are_left_out():
-    """As in the authors' code: a max-pool has no transpose of its own, and its norm is at most 1."""
+    """As in the authors' code: a max-pool has no transpose of its own, and its norm is at most
+    1."""
     conv, shape = drawn(lambda: nn.Conv2d(2, 3, 3, padding=1)), (2, 4, 4)
     alone = spectra.spectral_norm(synapse(conv), shape)
     pooled = synapse(nn.MaxPool2d(2), conv, nn.MaxPool2d(2), nn.Flatten())
@@ -119,7 +121,8 @@ def test_a_rule_learns_the_shape_at_the_core_from_its_drive():
 
 @pytest.mark.parametrize("name", ["dense, wide", "strided, with a rest", "two maps in a row"])
 def test_the_estimate_rises_towards_the_norm_from_below_and_its_vector_stays_a_unit(name):
-    """And is at least ‖W‖² |v₀·e|^(1/q) after q steps, which bounds how far off a rule's constant can be."""
+    """And is at least ‖W‖² |v₀·e|^(1/q) after q steps, which bounds how far off a rule's constant
+    can be."""
     shape, module, core_ = core(name)
     _, singular, right = torch.linalg.svd(dense(module, shape))
     v, before = spectra.start_vector(shape, torch.float64), 0.0
@@ -136,7 +139,8 @@ def test_the_estimate_rises_towards_the_norm_from_below_and_its_vector_stays_a_u
 def test_one_step_for_each_training_step_follows_the_norm(kind):
     """A rule pays for one pair of maps of one example, not for an iteration to convergence.
 
-    While training turns the leading direction over, the estimate lags by some per cent, and then catches up.
+    While training turns the leading direction over, the estimate lags by some per cent, and then
+    catches up.
     """
     if kind == "conv":
         module, shape = drawn(lambda: nn.Conv2d(3, 4, 3, padding=1)), (3, 5, 5)
@@ -226,7 +230,8 @@ def pair_of(v):
 
 
 def test_momentum_parts_crowded_singular_values_in_a_hundred_steps():
-    """As at the edge of a wide random matrix's: a plain step is still too short after 100, and a damping constant with it."""
+    """As at the edge of a wide random matrix's: a plain step is still too short after 100, and a
+    damping constant with it."""
     module = nn.Linear(1000, 1000, bias=False)
     with torch.no_grad():
         module.weight.copy_(torch.diag(torch.linspace(0.9, 1.0, 1000)))

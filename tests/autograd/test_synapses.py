@@ -1,7 +1,8 @@
 """Every map that may stand in a synapse, against autograd through the whole model.
 
-With nn.Identity as the neuron, DP⊤ equals BP to rounding for every β (its mean is the forward pass, its difference BP's
-error), so each synapse's drive, feedback and gradient are compared exactly, at the forward pass's own pool switches.
+With nn.Identity as the neuron, DP⊤ equals BP to rounding for every β (its mean is the forward pass,
+its difference BP's error), so each synapse's drive, feedback and gradient are compared exactly, at
+the forward pass's own pool switches.
 """
 
 import pytest
@@ -133,7 +134,8 @@ def built(name, activation):
 
 @pytest.mark.parametrize("name", SYNAPSES)
 def test_a_synapse_between_linear_units_is_autograds_to_the_last_digits(name):
-    """A convolution whose padding, stride or groups are lost in the feedback still gives gradients of the right shape."""
+    """A convolution whose padding, stride or groups are lost in the feedback still gives gradients
+    of the right shape."""
     model, (x, y) = built(name, "identity")
     network, expected = dp.Network.from_module(model), autograd_gradients(model, x, y)
     for alpha, beta in ((0.0, 1.0), (0.5, 0.1)):
@@ -145,7 +147,8 @@ def test_a_synapse_between_linear_units_is_autograds_to_the_last_digits(name):
 
 @pytest.mark.parametrize("name", SYNAPSES)
 def test_a_synapse_between_tanh_units_approaches_autograd_at_a_small_beta(name):
-    """The same through units that bend: the error is of second order, 1e-8 times curvature, and eps/β of rounding."""
+    """The same through units that bend: the error is of second order, 1e-8 times curvature, and
+    eps/β of rounding."""
     model, (x, y) = built(name, "tanh")
     out = dp.DualPropagation(beta=1e-4).gradients(dp.Network.from_module(model), x, y)
     expected = autograd_gradients(model, x, y)
@@ -167,7 +170,8 @@ def test_longer_schedules_leave_linear_units_where_one_sweep_put_them(name, sche
 @pytest.mark.parametrize("frozen", ["0.weight", "0.bias", "2.weight", "2.bias", "4.bias"])
 @pytest.mark.parametrize("kind", ["linear", "conv", "taped"])
 def test_a_frozen_parameter_gets_no_gradient_and_the_others_keep_theirs(engine, frozen, kind):
-    """Fine-tuning freezes parameters: a gradient for one, or a neighbour's loss of its own, would train the wrong thing."""
+    """Fine-tuning freezes parameters: a gradient for one, or a neighbour's loss of its own, would
+    train the wrong thing."""
 
     def make():
         if kind == "linear":
@@ -208,7 +212,8 @@ def test_a_model_that_is_one_linear_layer_is_a_network_of_depth_one(make, engine
 
 
 def test_a_layer_without_parameters_passes_the_error_on():
-    """An activation directly behind another makes an empty synapse; so does one behind a pool alone."""
+    """An activation directly behind another makes an empty synapse; so does one behind a pool
+    alone."""
     pool = [nn.Unflatten(1, (1, 8)), nn.MaxPool1d(2), nn.Flatten()]
     model = drawn(lambda: nn.Sequential(nn.Linear(5, 8), nn.Tanh(), *pool, nn.ReLU(), nn.Linear(4, 3)))
     x, y = batch(classes=3)

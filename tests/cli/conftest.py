@@ -1,4 +1,5 @@
-"""What the tests of the command line share: the command called in this process, in a folder of its own."""
+"""What the tests of the command line share: the command called in this process, in a folder of its
+own."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -61,7 +62,8 @@ def short() -> tuple[str, ...]:
 
 @pytest.fixture
 def snapshot(folder: Path) -> Callable[[], dict[str, bytes]]:
-    """snapshot(): every file below the present folder with its content, and every folder. Locks are left out."""
+    """snapshot(): every file below the present folder with its content, and every folder. Locks are
+    left out."""
 
     def take() -> dict[str, bytes]:
         found = {}
@@ -75,7 +77,8 @@ def snapshot(folder: Path) -> Callable[[], dict[str, bytes]]:
 
 @pytest.fixture
 def refused(dualprop, snapshot) -> Callable[..., str]:
-    """refused(*arguments): the one line that refuses them; exit code 2, no traceback, and no file touched."""
+    """refused(*arguments): the one line that refuses them; exit code 2, no traceback, and no file
+    touched."""
 
     def call(*arguments: str) -> str:
         before = snapshot()

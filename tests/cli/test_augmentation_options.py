@@ -6,7 +6,8 @@ import pytest
 
 
 def test_crops_and_flips_are_options_and_change_the_run(dualprop, folder, short):
-    """Options that were parsed and not passed on would be recorded in every run and vary nothing."""
+    """Options that were parsed and not passed on would be recorded in every run and vary
+    nothing."""
     for name, options in {"plain": (), "varied": ("--augmentation.pad", "1", "--augmentation.flip")}.items():
         answer = dualprop("train", *short, *options, "--seeds", "1", "--no-align", "--out", name)
         assert (answer.code, answer.err) == (0, "")

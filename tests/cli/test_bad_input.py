@@ -175,7 +175,8 @@ def test_a_damaged_file_of_mnist_is_told_in_one_line(fault, refused, folder):
 
 @pytest.fixture
 def run(dualprop, folder, short) -> Path:
-    """A finished run of one seed whose result is taken away, so that resuming reads its checkpoint."""
+    """A finished run of one seed whose result is taken away, so that resuming reads its
+    checkpoint."""
     assert dualprop("train", *short, "--seeds", "1", "--no-align", "--out", "run").code == 0
     (folder / "run/seed-0/result.json").unlink()
     return folder / "run"
@@ -272,7 +273,8 @@ def test_a_recipe_edited_after_training_began_is_refused_by_its_checkpoint(run, 
 
 
 def test_a_full_disk_leaves_what_was_written_whole_and_the_run_can_be_resumed(dualprop, folder, monkeypatch):
-    """The disk fills in mid-training, at a checkpoint: the last one must survive, and the run end as if it had not."""
+    """The disk fills in mid-training, at a checkpoint: the last one must survive, and the run end
+    as if it had not."""
     options = ("--epochs", "3", "--batch-size", "64", "--num-threads", "1", "--seeds", "1", "--no-align")
     assert dualprop("train", *options, "--out", "straight").code == 0
     from dualprop.training import trainer

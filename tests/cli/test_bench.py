@@ -65,7 +65,8 @@ def test_mistakes_are_told_in_one_line_before_anything_is_measured(words, told, 
 
 
 def test_every_contender_is_measured_against_the_plain_loop(capsys, tmp_path):
-    """A row for each with ratios to the loop and its speed, the ceilings, and the environment in the file."""
+    """A row for each with ratios to the loop and its speed, the ceilings, and the environment in
+    the file."""
     written = measured(tmp_path, "--models", "mlp", "--engines", "explicit,dualized", *QUICK)
     shown = capsys.readouterr().out
     (group,) = written["groups"]
@@ -77,7 +78,8 @@ def test_every_contender_is_measured_against_the_plain_loop(capsys, tmp_path):
     assert written["environment"]["torch"] in shown
     assert str(tmp_path) not in json.dumps(written), "published numbers name a folder of this machine"
     assert {"instructions", "instruction_sets", "mkldnn"} <= written["environment"].keys()
-    # Units of 12 and three times 8, four examples: 6 FLOPs a multiply-add, less the first layer's input gradient.
+    # Units of 12 and three times 8, four examples: 6 FLOPs a multiply-add, less the first layer's
+    # input gradient.
     assert group["flops"] == 6 * 4 * (12 * 8 + 8 * 8 + 8 * 8 + 8 * 10) - 2 * 4 * 12 * 8
     for row in rows.values():
         assert row["lower_quartile"] <= row["ratio"] <= row["upper_quartile"]
@@ -91,18 +93,20 @@ def test_every_contender_is_measured_against_the_plain_loop(capsys, tmp_path):
 
 
 def test_rules_are_measured_by_their_counted_operations_too(capsys, tmp_path):
-    """The cost table: a variant whose settings were lost on the way would show the counts of another."""
+    """The cost table: a variant whose settings were lost on the way would show the counts of
+    another."""
     (group,) = measured(tmp_path, "--models", "mlp", "--rules", "all", *QUICK)["groups"]
     rows = {row["label"]: row for row in group["rows"]}
     assert list(rows) == [timing.PLAIN, timing.PLAIN_AGAIN, *VARIANTS]
     assert "count_ratio" not in rows[timing.PLAIN]
     counts = {name: tuple(rows[name][kind] for kind in contenders.COUNTS) for name in VARIANTS}
-    # Four layers. One sweep: L drives, L-1 feedbacks, L gradients; two updates have two times L gradients.
+    # Four layers. One sweep: L drives, L-1 feedbacks, L gradients; two updates have two times L
+    # gradients.
     for name in ("bp", "dp", "dp-transposed", "kp-dp", "fa-dp", "sign-dp"):
         assert counts[name] == (4, 3, 4), name
         assert rows[name]["count_ratio"] == 1.0
-    # An up and a down sweep from earlier states: L drives for the prediction, of which the first is shared, L-1 more on the
-    # way up; a feedback for each hidden layer on both ways.
+    # An up and a down sweep from earlier states: L drives for the prediction, of which the first is
+    # shared, L-1 more on the way up; a feedback for each hidden layer on both ways.
     assert counts["l-dp"] == (7, 6, 4)
     assert counts["ms-dp"] == (4 + 7, 3 + 6, 8), "the first update of a batch starts from the forward pass"
     assert rows["ms-dp"]["count_ratio"] == pytest.approx((11 + 9 + 8) / 11)
@@ -211,7 +215,8 @@ def test_the_figure_shows_every_contender(tmp_path, monkeypatch):
 
 
 def test_settling_tells_that_passes_and_one_sweep_agree(capsys, tmp_path):
-    """At α of 0 and 1 to rounding, at others not; and that passes cost no more, where without reuse they would."""
+    """At α of 0 and 1 to rounding, at others not; and that passes cost no more, where without reuse
+    they would."""
     groups = measured(tmp_path, "--table", "settling", "--models", "mlp,conv", "--alphas", "0,1,0.5", *QUICK)["groups"]
     found = {(group["model"], group["alpha"]): group for group in groups}
     assert len(found) == 6
@@ -229,7 +234,8 @@ def test_settling_tells_that_passes_and_one_sweep_agree(capsys, tmp_path):
 
 
 def test_relaxations_are_measured_by_cost_and_by_gradient(capsys, tmp_path, monkeypatch):
-    """Predictive coding against its most settled state and back-propagation, Hopfield against its implicit gradient."""
+    """Predictive coding against its most settled state and back-propagation, Hopfield against its
+    implicit gradient."""
     from dualprop.bench import relaxations
     from dualprop.models import VGG
 
@@ -304,7 +310,8 @@ def test_a_run_that_is_not_there_or_not_read_is_told_in_one_line(words, told, ca
 
 
 def test_a_run_that_was_published_without_its_weights_and_a_comparison_are_told_for_what_they_are(tmp_path, capsys):
-    """To be told to remove a folder of results would be bad advice, and a comparison holds runs that can be named."""
+    """To be told to remove a folder of results would be bad advice, and a comparison holds runs
+    that can be named."""
     words = (
         "compare",
         "digits-mlp",
@@ -394,7 +401,8 @@ def test_memory_is_that_of_a_fresh_process(monkeypatch):
     monkeypatch.setitem(models.MODELS, "mlp", models.Subject(MLP(widths=(1000, 1000, 1000)), (784,)))
     entry = contenders.yardsticks(models.recipe("mlp", 4, "cpu", 1))[0]
     found = memory.measure(entry, (784,), 10, steps=1)
-    # Parameters, gradients and two moments of 2.8 million float32 are 45 MB, of which the steps add 34.
+    # Parameters, gradients and two moments of 2.8 million float32 are 45 MB, of which the steps add
+    # 34.
     assert 25 < found.by_steps < 150
     assert 33 < found.tensors < 36
     assert len(held) == 64_000_000

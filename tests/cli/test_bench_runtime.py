@@ -20,7 +20,8 @@ QUICK = ("--table", "runtime", "--rounds", "2", "--batch-size", "4", "--seconds"
 
 @pytest.fixture(autouse=True)
 def _tiny(monkeypatch):
-    """The recipes' networks with four units in each layer, for images of 8×8 that are pooled no more than twice."""
+    """The recipes' networks with four units in each layer, for images of 8×8 that are pooled no
+    more than twice."""
     for name in {method.recipe for method in METHODS.values()}:
         made = recipes.from_name(name)
         model = made.model
@@ -99,7 +100,8 @@ def test_the_published_figures_are_those_of_the_authors_slides():
 
 
 def test_rows_have_the_counts_and_angles_of_their_rule(tmp_path, capsys):
-    """A variant that was lost on the way would show another's counts; an angle to the wrong gradient anything."""
+    """A variant that was lost on the way would show another's counts; an angle to the wrong
+    gradient anything."""
     written = measured(tmp_path, "--rules", "dp,chl", "--no-memory")
     dp, chl = (group["rows"][2] for group in written["groups"])
     assert (dp["drives"], dp["feedbacks"], dp["gradients"], dp["count_ratio"]) == (16, 15, 16, 1.0)
@@ -120,7 +122,8 @@ def test_rows_have_the_counts_and_angles_of_their_rule(tmp_path, capsys):
 
 
 def test_angles_of_a_rule_with_state_are_with_what_the_timed_steps_have_left():
-    """Feedback maps that are drawn anew have learned from a batch alone: their angle is that of no training."""
+    """Feedback maps that are drawn anew have learned from a batch alone: their angle is that of no
+    training."""
     made = variants.named("dtp").apply(recipes.from_name("cifar10-vgg-dtp"))
     seen = []
     rule = made.rule

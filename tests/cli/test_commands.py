@@ -47,7 +47,8 @@ def test_training_tells_its_progress_in_plain_lines_and_shows_a_table(dualprop, 
 
 
 def test_every_kind_of_option_reaches_the_recipe(dualprop, folder, short):
-    """An option that is read and not used is the worst kind of mistake: the run succeeds, and is another one."""
+    """An option that is read and not used is the worst kind of mistake: the run succeeds, and is
+    another one."""
     answer = dualprop(
         "train", "digits-mlp", *short,
         "--rule.beta", "0.1", "--rule.alpha", "0.25", "--rule.schedule", "bottom_up(4)", "--rule.loss", "squared_error",

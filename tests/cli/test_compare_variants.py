@@ -96,7 +96,8 @@ def test_a_table_without_published_figures_has_no_column_for_them(tmp_path):
 
 
 def test_what_a_cosine_is_of_is_told_where_it_is_not_of_one_gradient_to_back_propagation(tmp_path):
-    """A Hopfield network's cosine of 1 is no agreement with back-propagation, nor accuracy after twice the updates a gain."""
+    """A Hopfield network's cosine of 1 is no agreement with back-propagation, nor accuracy after
+    twice the updates a gain."""
     names = ("bp", "dp", "ms-dp", "ipc", "chl", "hep", "ep-clamped")
     recipe = recipes.digits_mlp()
     runs = [(name, training.create(tmp_path / name, VARIANTS[name].apply(recipe), (0,))) for name in names]

@@ -19,7 +19,8 @@ def test_a_reader_that_goes_away_is_no_error():
 
 @pytest.mark.parametrize("module", ["torch", "torch.nn", "tyro"])
 def test_an_interrupt_during_the_imports_is_told_in_one_line(module):
-    """The first seconds of every command are imports: the likeliest moment to think better of it."""
+    """The first seconds of every command are imports: the likeliest moment to think better of
+    it."""
     before = f"""
 class Holder:
     def find_spec(self, name, *_):
@@ -37,7 +38,8 @@ sys.meta_path.insert(0, Holder())
 
 
 def test_a_report_of_a_run_that_is_being_written_is_shown(dualprop, folder, short):
-    """A line of metrics that is half written, as in a run that was killed or goes on at this moment."""
+    """A line of metrics that is half written, as in a run that was killed or goes on at this
+    moment."""
     assert dualprop("train", *short, "--seeds", "1", "--out", "run").code == 0
     (folder / "run/seed-0/result.json").unlink()
     with open(folder / "run/seed-0/metrics.jsonl", "a") as file:
@@ -86,7 +88,8 @@ def test_a_run_without_seeds_is_refused(dualprop, folder, short, refused):
 
 @pytest.mark.parametrize("words", [("mnist-mlp",), ("--epochs", "30"), ("--seeds", "3")])
 def test_resuming_with_a_word_that_says_otherwise_is_refused(words, dualprop, folder, short, refused):
-    """Another recipe, or an option that happens to be the default: both are ignored, and the run's own is used."""
+    """Another recipe, or an option that happens to be the default: both are ignored, and the run's
+    own is used."""
     assert dualprop("train", *short, "--seeds", "1", "--out", "run").code == 0
     refused("train", *words, "--resume", "run")
 
@@ -105,8 +108,8 @@ def test_a_corrupt_best_checkpoint_can_be_remedied_as_its_message_says(dualprop,
 
 
 def test_a_folder_whose_recipe_was_never_written_can_be_used(dualprop, folder, short):
-    """Killed, or the disk full, between making the folder and describing the run: refused by --out, which points to
-    --resume, which refuses it too."""
+    """Killed, or the disk full, between making the folder and describing the run: refused by --out,
+    which points to --resume, which refuses it too."""
     assert dualprop("train", *short, "--seeds", "1", "--out", "run").code == 0
     (folder / "again").mkdir()
     (folder / "again/environment.json").write_bytes((folder / "run/environment.json").read_bytes())

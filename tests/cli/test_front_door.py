@@ -39,7 +39,8 @@ def test_the_commands_on_a_page_are_options_that_exist(page):
 
 
 def test_commands_are_preceded_by_the_environment_that_holds_them():
-    """`make demo` installs into .venv: without activating it, the shell does not know `dualprop`."""
+    """`make demo` installs into .venv: without activating it, the shell does not know
+    `dualprop`."""
     for block in re.findall(r"```console\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL):
         if "dualprop " in block:
             assert block.startswith("source .venv/bin/activate")
@@ -69,7 +70,8 @@ def test_links_lead_to_files_and_headings_that_exist(page):
 
 @pytest.mark.parametrize("page", DOCS)
 def test_prose_in_the_docs_is_at_most_100_columns_wide(page):
-    """Long lines can't be read in a terminal, nor their changes in a diff. Rows of tables may be long."""
+    """Long lines can't be read in a terminal, nor their changes in a diff. Rows of tables may be
+    long."""
     lines = (line for line in _prose(page).splitlines() if not line.startswith(("|", "!")))
     assert [line for line in lines if len(line) > 100] == []
 
@@ -97,7 +99,8 @@ def test_the_example_runs_and_learns():
 
 @pytest.mark.parametrize("words", [["--version"], ["--help"], ["list", "rules"], ["train", "--epochs", "1", "--seeds", "1"]])
 def test_the_wheel_runs_elsewhere(words, wheel_contents, tmp_path):
-    """A module or a data file that the wheel forgets is found in the checkout and missed everywhere else."""
+    """A module or a data file that the wheel forgets is found in the checkout and missed everywhere
+    else."""
     program = (
         f"from dualprop.cli import main; import dualprop; assert {str(wheel_contents)!r} in dualprop.__file__; main({words!r})"
     )

@@ -26,7 +26,8 @@ def test_the_help_names_every_command(dualprop):
 
 @pytest.mark.parametrize("word", ["--help", "--version", "trian"])
 def test_the_first_word_is_answered_without_importing_anything_slow(word):
-    """PyTorch takes seconds to import: help must answer in under half a second, and so do without it."""
+    """PyTorch takes seconds to import: help must answer in under half a second, and so do without
+    it."""
     code = (
         "import json, sys\nfrom dualprop.cli import main\n"
         f"try:\n    main([{word!r}])\nexcept SystemExit:\n    pass\n"

@@ -6,7 +6,8 @@ import pytest
 
 
 def test_the_fields_of_the_model_are_options(dualprop, folder, short):
-    """`--model.widths 16 12` stands in the documentation; refused, no other network can be trained from the command line."""
+    """`--model.widths 16 12` stands in the documentation; refused, no other network can be trained
+    from the command line."""
     options = ("--model.widths", "16", "12", "--model.activation", "tanh", "--model.init", "normal")
     options += ("--model.output", "softmax", "--rule.loss", "log_loss")
     answer = dualprop("train", *short, *options, "--seeds", "1", "--no-align", "--out", "run")

@@ -1,4 +1,5 @@
-"""What the command line does, called from Python: the same defaults, the same results (docs/python.md)."""
+"""What the command line does, called from Python: the same defaults, the same results
+(docs/python.md)."""
 
 import dataclasses
 import inspect
@@ -163,7 +164,8 @@ def shape(value):
 
 @pytest.mark.parametrize("table", WORDS)
 def test_a_table_by_a_call_is_that_of_the_command(table, dualprop, folder, capsys):
-    """The same rows and counts, the same file; and what is shown of it is what the command shows."""
+    """The same rows and counts, the same file; and what is shown of it is what the command
+    shows."""
     keywords = {"table": table, "rounds": 2, "batch_size": 4, "threads": 1, **WORDS[table]}
     words = [f"--no-{name}" if value is False else f"--{name.replace('_', '-')}={value}" for name, value in keywords.items()]
     answer = dualprop("bench", *words, "--out", "by-command.json")

@@ -10,7 +10,8 @@ def results(*accuracies, size=10000):
 
 
 def test_one_seed_is_held_against_the_sampling_error_of_the_test_set():
-    """90 % of 10000: one standard error is 0.3 points, of a difference √2 times that, twice it 0.85."""
+    """90 % of 10000: one standard error is 0.3 points, of a difference √2 times that, twice it
+    0.85."""
     found = difference(results(0.905), results(0.9))
     assert found.points == pytest.approx(0.5)
     assert found.chance == pytest.approx(2 * 100 * (0.9 * 0.1 / 1e4 + 0.905 * 0.095 / 1e4) ** 0.5)
@@ -20,7 +21,8 @@ def test_one_seed_is_held_against_the_sampling_error_of_the_test_set():
 
 
 def test_several_seeds_are_paired():
-    """Differences of 0.1, 0.2 and 0.3 points: mean 0.2, standard error 0.1/√3, times Student's 4.30."""
+    """Differences of 0.1, 0.2 and 0.3 points: mean 0.2, standard error 0.1/√3, times Student's
+    4.30."""
     found = difference(results(0.901, 0.802, 0.703), results(0.9, 0.8, 0.7))
     assert found.points == pytest.approx(0.2)
     assert found.chance == pytest.approx(4.30 * 0.1 / 3**0.5)

@@ -35,7 +35,8 @@ CASES = [
 
 @pytest.mark.parametrize(("model", "shape", "batch_size", "multiply_adds"), CASES)
 def test_a_step_takes_six_flops_per_multiply_add_less_the_first_layers_input_gradient(model, shape, batch_size, multiply_adds):
-    """A factor of two or a forgotten gradient would put every achieved speed, and its share of the ceiling, wrong."""
+    """A factor of two or a forgotten gradient would put every achieved speed, and its share of the
+    ceiling, wrong."""
     by_hand = 6 * sum(multiply_adds) - 2 * multiply_adds[0]
     recipe = _recipe(model, batch_size)
     assert flops.of_step(recipe, shape, 10) == by_hand
@@ -43,14 +44,16 @@ def test_a_step_takes_six_flops_per_multiply_add_less_the_first_layers_input_gra
 
 
 def test_the_operations_of_a_step_are_its_products_by_kind():
-    """A gradient that is not listed would raise the ceiling; the first layer has no input gradient."""
+    """A gradient that is not listed would raise the ceiling; the first layer has no input
+    gradient."""
     found = flops.operations(_recipe(ConvNet(channels=(4, 8)), 2), (3, 16, 16), 10)
     kinds = Counter({kind: sum(n for each, n in found.items() if each.kind == kind) for kind in {each.kind for each in found}})
     assert kinds == {flops.CONVOLUTION: 2, flops.INPUT_GRADIENT: 1, flops.WEIGHT_GRADIENT: 2, flops.PRODUCT: 3}
 
 
 def test_the_models_ceiling_is_its_flops_by_the_summed_times_of_its_operations(monkeypatch):
-    """A mean of speeds, weighted by FLOPs or not at all, would call a fast operation's speed the step's."""
+    """A mean of speeds, weighted by FLOPs or not at all, would call a fast operation's speed the
+    step's."""
     found = flops.operations(_recipe(ConvNet(channels=(4, 8)), 2), (3, 16, 16), 10)
     found += flops.operations(_recipe(MLP(widths=(8, 8, 8)), 2), (8,), 10)
     assert max(found.values()) > 1

@@ -1,4 +1,5 @@
-"""Losses: gradients against autograd, exact nudges against their closed form, stationarity and slow solvers."""
+"""Losses: gradients against autograd, exact nudges against their closed form, stationarity and slow
+solvers."""
 
 import pytest
 import torch
@@ -35,7 +36,8 @@ def test_the_gradient_is_autograds_for_every_kind_of_target(loss, kind):
 
 
 def test_the_values_are_per_example_and_written_out_by_hand():
-    """A mean inside would make β depend on the batch size; the missing ½ would double every gradient."""
+    """A mean inside would make β depend on the batch size; the missing ½ would double every
+    gradient."""
     s = torch.tensor([[1.0, -2.0], [0.5, 0.5]], dtype=torch.float64)
     y = torch.tensor([0, 1])
     by_hand = torch.tensor([0.5 * (0**2 + 2**2), 0.5 * (0.5**2 + 0.5**2)], dtype=torch.float64)
@@ -46,7 +48,8 @@ def test_the_values_are_per_example_and_written_out_by_hand():
 
 @pytest.mark.parametrize("c", [1.5, 0.3, -0.3, -0.9])
 def test_the_squared_error_nudge_of_a_linear_output_is_the_papers_formula(c):
-    """(a + c y)/(1 + c) with c = αβ downhill and c = -ᾱβ uphill: the code of Høier & Zach (2024)."""
+    """(a + c y)/(1 + c) with c = αβ downhill and c = -ᾱβ uphill: the code of Høier & Zach
+    (2024)."""
     a, y = outputs(), torch.tensor([0, 3, 1, 1, 2])
     expected = (a + c * F.one_hot(y, 4).double()) / (1 + c)
     torch.testing.assert_close(SquaredError().nudge(Identity(), a, y, c), expected, rtol=8 * EPS, atol=8 * EPS)
@@ -55,7 +58,8 @@ def test_the_squared_error_nudge_of_a_linear_output_is_the_papers_formula(c):
 @pytest.mark.parametrize("neuron", [ReLU(), HardSigmoid(), Sigmoid(), Tanh()], ids=repr)
 @pytest.mark.parametrize("c", [2.0, 0.4, -0.4, -0.9])
 def test_the_squared_error_nudge_minimises_over_a_grid_of_states(neuron, c):
-    """A bounded output that is nudged must settle inside its range, at the argmin and not at f of a shifted drive."""
+    """A bounded output that is nudged must settle inside its range, at the argmin and not at f of a
+    shifted drive."""
     a, y = outputs(), outputs(seed=3)
     found = SquaredError().nudge(neuron, a, y, c)
     grid = torch.linspace(-1, 12, 130_001, dtype=torch.float64)
@@ -95,7 +99,8 @@ def test_the_cross_entropy_nudge_is_stationary_and_is_the_minimiser(case, c):
     """φ(s) = ½‖s - a‖² + c ℓ is strongly convex with modulus m = min(1, 1 + c/2), so a residue r
     is an error of at most r/m.
 
-    A Newton step with a wrong sign, or one left undamped, would stop at some other point and call it s±.
+    A Newton step with a wrong sign, or one left undamped, would stop at some other point and call
+    it s±.
     """
     a, y = HARD[case]
     a = a.double()
@@ -115,7 +120,8 @@ def test_the_cross_entropy_nudge_is_stationary_and_is_the_minimiser(case, c):
 
 @pytest.mark.parametrize("c", [-1.9, 0.7])
 def test_the_cross_entropy_nudge_settles_in_float32_too(c):
-    """A tolerance meant for float64 would spin to the step limit, or a loose one would leave δ in the noise."""
+    """A tolerance meant for float64 would spin to the step limit, or a loose one would leave δ in
+    the noise."""
     a, y = HARD["ten random classes"]
     s = CrossEntropy().nudge(Identity(), a.float(), y, c)
     exact = descended(a.float().double(), F.one_hot(y, 10).double(), c)
@@ -125,7 +131,8 @@ def test_the_cross_entropy_nudge_settles_in_float32_too(c):
 
 
 def test_the_nudge_of_an_example_does_not_depend_on_the_others():
-    """Step halving and stopping are shared over the batch; a shared length would couple the examples."""
+    """Step halving and stopping are shared over the batch; a shared length would couple the
+    examples."""
     a, y = HARD["ten random classes"]
     a = a.double() * torch.tensor([0.01, 1, 10, 1, 0.1, 5, 1, 20]).double().unsqueeze(1)
     together = CrossEntropy().nudge(Identity(), a, y, -1.8)
@@ -187,7 +194,8 @@ def test_a_loss_is_found_by_name():
 @pytest.mark.parametrize("loss", [losses.SquaredError(), losses.CrossEntropy(), losses.LogLoss()], ids=str)
 @pytest.mark.parametrize("soft", [False, True])
 def test_half_precision_outputs_are_taken_in_float32(loss, soft):
-    """A loss rounded to three digits hides what training does, and its gradient is the root of every difference."""
+    """A loss rounded to three digits hides what training does, and its gradient is the root of
+    every difference."""
     generator = torch.Generator().manual_seed(0)
     s = torch.randn(6, 4, generator=generator).softmax(1).bfloat16()
     y = torch.rand(6, 4, generator=generator) if soft else torch.arange(6) % 4

@@ -23,7 +23,8 @@ def num_parameters(model):
 
 
 def by_hand(channels, dense, classes, inputs=3):
-    """Weights and biases of 3×3 convolutions and fully connected layers; `dense` begins with the flattened width."""
+    """Weights and biases of 3×3 convolutions and fully connected layers; `dense` begins with the
+    flattened width."""
     convs = sum(9 * before * after + after for before, after in zip((inputs, *channels), channels, strict=False))
     widths = (*dense, classes)
     return convs + sum(before * after + after for before, after in itertools.pairwise(widths))
@@ -74,7 +75,8 @@ def test_prediction_does_not_depend_on_the_order_of_pool_and_activation():
 
 
 def test_he_weights_keep_the_signal_through_sixteen_layers():
-    """PyTorch's own would shrink it by 0.4 a layer, to a millionth: the network would not train without batch norm."""
+    """PyTorch's own would shrink it by 0.4 a layer, to a millionth: the network would not train
+    without batch norm."""
     torch.manual_seed(0)
     x = torch.randn(20, 3, 32, 32)
     with torch.no_grad():
@@ -134,7 +136,8 @@ def test_vectors_and_images_that_are_too_small_are_refused(model):
 @pytest.mark.parametrize("pool", ["before", "after"])
 @pytest.mark.parametrize("side", [32, 64])
 def test_vgg10_skip_adds_two_strided_convolutions_to_vgg10(pool, side):
-    """Kerjan et al. 2026: from layer 2 to 5 and from 5 to 8; the paths must meet at one size whatever the images'."""
+    """Kerjan et al. 2026: from layer 2 to 5 and from 5 to 8; the paths must meet at one size
+    whatever the images'."""
     model = models.vgg10_skip(pool).build((3, side, side), 7)
     assert model.sources == [(0,), (1,), (2,), (3,), (4, 2), (5,), (6,), (7, 5), (8,), (9,)]
     skips = model.maps(5)[2], model.maps(8)[5]

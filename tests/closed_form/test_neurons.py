@@ -1,4 +1,5 @@
-"""Elementwise neurons against their potentials: hand-written G and f, and a numerical minimiser that knows only G."""
+"""Elementwise neurons against their potentials: hand-written G and f, and a numerical minimiser
+that knows only G."""
 
 import math
 
@@ -44,7 +45,8 @@ SCALES = [-0.95, -0.5, -0.1, 0.0, 0.3, 2.0, 40.0]
 
 
 def minimiser(objective, low, high):
-    """argmin of a convex function by golden-section search, elementwise between `low` and `high`."""
+    """argmin of a convex function by golden-section search, elementwise between `low` and
+    `high`."""
     shrink = (math.sqrt(5) - 1) / 2
     low, high = low.copy(), high.copy()
     for _ in range(120):
@@ -56,7 +58,8 @@ def minimiser(objective, low, high):
 
 @every_neuron
 def test_the_activation_and_the_potential_are_the_table_of_the_paper(neuron):
-    """Otherwise the network would settle in another energy's minimum than the one it is said to minimise."""
+    """Otherwise the network would settle in another energy's minimum than the one it is said to
+    minimise."""
     f, potential, (low, high) = CASES[neuron]
     a = torch.tensor(DRIVES)
     torch.testing.assert_close(neuron.f(a).numpy(), f(DRIVES), rtol=4 * EPS, atol=4 * EPS)
@@ -81,7 +84,8 @@ def test_prox_minimises_the_potential_plus_the_quadratic(neuron, scale):
     reach = np.abs(DRIVES) / (1 + scale) + 1
     s = minimiser(lambda s: potential(s) + scale / 2 * s * s - s * DRIVES, np.maximum(low, -reach), np.minimum(high, reach))
     found = neuron.prox(torch.tensor(DRIVES), scale).numpy()
-    # A search on values resolves the argmin to the root of what the values resolve, over the curvature 1 + scale.
+    # A search on values resolves the argmin to the root of what the values resolve, over the
+    # curvature 1 + scale.
     size = np.abs(found * DRIVES) + (1 + abs(scale)) * found**2 + 1
     tolerance = 8 * np.sqrt(EPS * size / (1 + scale))
     worst = np.argmax(np.abs(found - s) / tolerance)
@@ -92,7 +96,8 @@ def test_prox_minimises_the_potential_plus_the_quadratic(neuron, scale):
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_prox_settles_to_the_last_digits(neuron, scale, dtype):
-    """s = prox(u, scale) is s = f(u - scale·s) (Moreau); a solver that stops early would leave a residue."""
+    """s = prox(u, scale) is s = f(u - scale·s) (Moreau); a solver that stops early would leave a
+    residue."""
     eps = torch.finfo(dtype).eps
     u = torch.tensor(DRIVES, dtype=dtype)
     s = neuron.prox(u, scale)
@@ -112,7 +117,8 @@ def test_the_activation_is_the_prox_without_a_quadratic(neuron):
 
 @pytest.mark.parametrize("neuron", [neurons.Sigmoid(), neurons.Tanh()], ids=["sigmoid", "tanh"])
 def test_prox_of_a_saturating_neuron_takes_few_steps(neuron, monkeypatch):
-    """Damped inference calls it for every layer, state and pass; a solver that bisects takes five times as long."""
+    """Damped inference calls it for every layer, state and pass; a solver that bisects takes five
+    times as long."""
     monkeypatch.setattr(neurons, "MOST_STEPS", 16)
     u = torch.linspace(-300, 300, 6001, dtype=torch.float64)
     for scale in (0.01, 1.0, 30.0, 200.0):
@@ -123,7 +129,8 @@ def test_prox_of_a_saturating_neuron_takes_few_steps(neuron, monkeypatch):
 @every_neuron
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_prox_keeps_the_digits_of_small_drives_and_the_ends_of_infinite_ones(neuron, dtype):
-    """The signal of a small nudge is a difference of such states: flattened to f(0) it would be nothing."""
+    """The signal of a small nudge is a difference of such states: flattened to f(0) it would be
+    nothing."""
     u = torch.tensor([1e-30, 3e-7, -1e-7, 1e-3], dtype=dtype)
     for scale in (0.0, 0.1, 3.0):
         expected = neuron.prox(u.double(), scale)
@@ -167,7 +174,8 @@ MODULES = {
 
 @pytest.mark.parametrize("neuron", MODULES, ids=repr)
 def test_the_derivative_is_what_autograd_takes_of_the_module_even_at_the_kinks(neuron):
-    """BP and DP would otherwise disagree at units that rest exactly on a kink, as many do from zero states."""
+    """BP and DP would otherwise disagree at units that rest exactly on a kink, as many do from zero
+    states."""
     a = torch.tensor([*DRIVES.tolist(), *neuron.kinks], dtype=torch.float64, requires_grad=True)
     (expected,) = torch.autograd.grad(MODULES[neuron](a).sum(), a)
     torch.testing.assert_close(neuron.derivative(a.detach()), expected, rtol=16 * EPS, atol=16 * EPS)
@@ -176,7 +184,8 @@ def test_the_derivative_is_what_autograd_takes_of_the_module_even_at_the_kinks(n
 
 @every_neuron
 def test_the_derivative_jumps_at_the_declared_kinks_and_nowhere_else(neuron):
-    """Tests of exactness assert that no unit crosses a kink; an undeclared kink would make them hollow."""
+    """Tests of exactness assert that no unit crosses a kink; an undeclared kink would make them
+    hollow."""
     step = 1e-3
     a = torch.arange(-7, 7, step, dtype=torch.float64) + step / 3
     change = neuron.derivative(a).diff().abs()
@@ -208,7 +217,8 @@ def test_a_neuron_leaves_its_argument_alone_and_keeps_shape_and_dtype(neuron):
 
 @pytest.mark.parametrize("slope", [0.0, -0.1, 1.5])
 def test_a_leaky_slope_outside_its_range_is_refused(slope):
-    """A slope above 1 makes the unit expansive, at 0 the potential is infinite: both would be trained silently."""
+    """A slope above 1 makes the unit expansive, at 0 the potential is infinite: both would be
+    trained silently."""
     with pytest.raises(SettingError, match=r"slope.*\(0, 1\]"):
         LeakyReLU(slope)
 

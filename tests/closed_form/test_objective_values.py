@@ -1,4 +1,5 @@
-"""The objectives against what they are said to be: the rule's gradients and updates, BP, and numbers worked out by hand."""
+"""The objectives against what they are said to be: the rule's gradients and updates, BP, and
+numbers worked out by hand."""
 
 import math
 
@@ -41,7 +42,8 @@ def dyads_of(plus, minus, alpha):
 
 
 def two_layers():
-    """The network of test_two_layer_example: x = (1, 2), a_1 = (1, 2), a_2 = (1, 3), target (2, 1)."""
+    """The network of test_two_layer_example: x = (1, 2), a_1 = (1, 2), a_2 = (1, 3), target (2,
+    1)."""
     model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2)).double()
     values = [[[1.0, 0.0], [1.0, 1.0]], [0.0, -1.0], [[1.0, 0.0], [0.5, 1.0]], [0.0, 0.5]]
     for parameter, value in zip(model.parameters(), values, strict=True):
@@ -66,13 +68,15 @@ def test_the_objectives_of_two_layers_are_the_numbers_worked_out_by_hand():
     assert_is(objectives.hopfield(network, [X, s_1, s_2]), -8.5)
     # Gaps ½‖X - a‖² (all drives are positive): ½(0 + 4) and ½(1 + 9), the loss ½(0 + 1).
     assert_is(objectives.lifted(network, [X, s_1, s_2], TARGET, "squared_error", (0.5, 2.0)), 0.5 + 2 / 0.5 + 5 / 2)
-    # α = ¼: s⁺ = (1, 4), s⁻ = (1, 0), s̄ = (1, 1), so a_2 = (1, 2); layer 2: s⁺ = (2, 2), s⁻ = (0, 2).
+    # α = ¼: s⁺ = (1, 4), s⁻ = (1, 0), s̄ = (1, 1), so a_2 = (1, 2); layer 2: s⁺ = (2, 2), s⁻ = (0,
+    # 2).
     plus, minus = [X, s_1, s_2], [X, torch.tensor([[1.0, 0.0]]).double(), torch.tensor([[0.0, 2.0]]).double()]
     # Layer 1: 17/2 - 1/2 - 4·2 = 0. Layer 2: 4 - 2 - 2·1 = 0. Losses: ¼·½ + ¾·½(4 + 1).
     dyads = dyads_of(plus, minus, 0.25)
     assert_is(objectives.dyadic(network, dyads, TARGET, "squared_error", 0.5), 0.125 + 0.75 * 2.5)
     plus[1] = torch.tensor([[1.0, 8.0]]).double()
-    # s̄_1 = (1, 2), a_2 = (1, 3). Layer 1: 65/2 - 1/2 - 8·2 = 16. Layer 2 as before: δ_2 = (2, 0) does not read unit 2.
+    # s̄_1 = (1, 2), a_2 = (1, 3). Layer 1: 65/2 - 1/2 - 8·2 = 16. Layer 2 as before: δ_2 = (2, 0)
+    # does not read unit 2.
     assert_is(objectives.dyadic(network, dyads_of(plus, minus, 0.25), TARGET, "squared_error", (2.0, 4.0)), 2.0 + 16 / 2)
     # Linearised at p = (1, 1): g = (-1, 0), ℓ(p) = ½, s̄_2 = (½, 2): ½ - (½ - 1).
     linearized = objectives.dyadic(network, dyads, TARGET, "squared_error", 0.5, linearized_at=torch.ones(1, 2).double())
@@ -104,7 +108,8 @@ CONJUGATES = [
 
 @pytest.mark.parametrize(("neuron", "expected"), CONJUGATES, ids=[repr(neuron) for neuron, _ in CONJUGATES])
 def test_the_conjugate_is_the_integral_of_the_activation_and_has_it_for_its_derivative(neuron, expected):
-    """Autograd through a f(a) - G(f(a)) would be 0·∞ where tanh saturates; the second derivative is needed as well."""
+    """Autograd through a f(a) - G(f(a)) would be 0·∞ where tanh saturates; the second derivative is
+    needed as well."""
     a = torch.tensor([-40.0, -3.0, -0.7, 0.3, 0.9, 2.0, 40.0], dtype=torch.float64, requires_grad=True)
     found = objectives.conjugate(neuron, a)
     torch.testing.assert_close(found, expected(a), rtol=1e-14, atol=1e-14)
@@ -140,9 +145,9 @@ def test_the_gradient_of_the_dyadic_objective_in_the_parameters_is_the_rules(act
 
 
 def assert_stationary(network, dyads, y, loss, beta, layers, point=None):
-    """L_α is stationary in both compartments of these layers: the gradient vanishes inside the range of the activation, and
-    at its ends points out of it for s⁺, which descends, and into it for s⁻, which climbs. On a simplex it is the same for all
-    units: the multiplier of Σ s = 1."""
+    """L_α is stationary in both compartments of these layers: the gradient vanishes inside the
+    range of the activation, and at its ends points out of it for s⁺, which descends, and into it
+    for s⁻, which climbs. On a simplex it is the same for all units: the multiplier of Σ s = 1."""
     plus = [s.clone().requires_grad_() for s in dyads.plus]
     minus = [s.clone().requires_grad_() for s in dyads.minus]
     values = objectives.dyadic(network, dyads_of(plus, minus, dyads.alpha), y, loss, beta, linearized_at=point)
@@ -164,7 +169,8 @@ def assert_stationary(network, dyads, y, loss, beta, layers, point=None):
 @pytest.mark.parametrize(("alpha", "beta", "nudge", "loss"), SETTINGS)
 @pytest.mark.parametrize("order", ["4", "4,3", "4,3,2", "4,3,2,1", "4,3,2,3", "4,3,1,2"])
 def test_every_update_is_stationary_for_the_dyadic_objective_in_its_layer(activation, alpha, beta, nudge, loss, order):
-    """Block coordinate descent-ascent on L_α is what DP's inference claims to be; a wrong share or ratio moves the optimum."""
+    """Block coordinate descent-ascent on L_α is what DP's inference claims to be; a wrong share or
+    ratio moves the optimum."""
     for kind in ("mlp", "conv"):
         model, x, y = MODELS[kind](activation)
         network = dp.Network.from_module(model)
@@ -189,7 +195,8 @@ def test_a_nonlinear_output_is_stationary_for_its_own_potential(output, nudge, a
 @pytest.mark.parametrize("activation", ["relu", "hard_sigmoid", "tanh", "leaky_relu"])
 @pytest.mark.parametrize(("alpha", "beta", "nudge", "loss"), SETTINGS)
 def test_a_converged_inference_is_stationary_in_all_layers_at_once(activation, alpha, beta, nudge, loss):
-    """The fixed point of the sweeps is a saddle point of the whole objective, and not only of its last block."""
+    """The fixed point of the sweeps is a saddle point of the whole objective, and not only of its
+    last block."""
     model, (x, y) = mlp(activation), batch()
     network = dp.Network.from_module(model)
     # Undamped, α = 1 at β = 2 runs in circles; damping changes the way, not the fixed points.
@@ -204,7 +211,8 @@ def test_a_converged_inference_is_stationary_in_all_layers_at_once(activation, a
 
 @pytest.mark.parametrize("beta", [0.1, 1.5])
 def test_at_alpha_one_half_the_objective_of_a_linear_network_is_the_lagrangian_but_for_the_curvature_of_the_loss(beta):
-    """L_½(s̄, δ) = ½ℓ(s̄+δ/2) + ½ℓ(s̄-δ/2) + Σ δ·(s̄ - a)/β at any states: here the squared error's second order is ‖δ_L‖²/8."""
+    """L_½(s̄, δ) = ½ℓ(s̄+δ/2) + ½ℓ(s̄-δ/2) + Σ δ·(s̄ - a)/β at any states: here the squared error's
+    second order is ‖δ_L‖²/8."""
     model, (x, y) = mlp("identity"), batch()
     network, generator = dp.Network.from_module(model), torch.Generator().manual_seed(5)
     widths = (8, 7, 6, 4)
@@ -218,7 +226,8 @@ def test_at_alpha_one_half_the_objective_of_a_linear_network_is_the_lagrangian_b
 @pytest.mark.parametrize("activation", ["identity", "leaky_relu", "sigmoid", "tanh"])
 @pytest.mark.parametrize("loss", ["cross_entropy", "squared_error"])
 def test_the_lagrangian_is_stationary_at_the_forward_pass_with_backprops_errors_and_gives_its_gradient(activation, loss):
-    """Its signs decide whether multipliers are errors or their negatives, and so whether one descends or climbs."""
+    """Its signs decide whether multipliers are errors or their negatives, and so whether one
+    descends or climbs."""
     model, (x, y) = mlp(activation), batch()
     network = dp.Network.from_module(model)
     means, drives = [x], []
@@ -242,7 +251,8 @@ def test_the_lagrangian_is_stationary_at_the_forward_pass_with_backprops_errors_
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "squared_error"])
 def test_dp_at_one_half_finds_the_lagrangians_stationary_point_on_linear_networks(loss):
-    """Means are the forward pass and differences over -β BP's errors; this ties the two objectives to the rule."""
+    """Means are the forward pass and differences over -β BP's errors; this ties the two objectives
+    to the rule."""
     model, (x, y), beta = mlp("identity"), batch(), 0.7
     network = dp.Network.from_module(model)
     state = dp.DualPropagation(beta=beta, loss=loss).infer(network, x, y)
@@ -262,7 +272,8 @@ def forward_states(network, x):
 @each_activation
 @pytest.mark.parametrize("kind", MODELS)
 def test_the_lifted_objective_is_the_loss_at_the_forward_pass_and_nowhere_below_the_loss_of_its_states(activation, kind):
-    """A conjugate that is off by a constant or a factor opens a gap at the forward pass, or a negative one elsewhere."""
+    """A conjugate that is off by a constant or a factor opens a gap at the forward pass, or a
+    negative one elsewhere."""
     model, x, y = MODELS[kind](activation)
     network = dp.Network.from_module(model)
     states = forward_states(network, x)
@@ -280,7 +291,8 @@ def test_the_lifted_objective_is_the_loss_at_the_forward_pass_and_nowhere_below_
 
 @each_activation
 def test_the_lifted_gradient_in_the_weights_is_the_state_less_the_prediction_times_the_state_below(activation):
-    """LPOM's learning rule, -(1/β_k)(X_k - f(a_k)) X_{k-1}ᵀ; the sign decides whether it learns or forgets."""
+    """LPOM's learning rule, -(1/β_k)(X_k - f(a_k)) X_{k-1}ᵀ; the sign decides whether it learns or
+    forgets."""
     model, (x, y), betas = mlp(activation), batch(), (0.5, 2.0, 1.0, 0.3)
     network, generator = dp.Network.from_module(model), torch.Generator().manual_seed(4)
     states = [x]
@@ -309,7 +321,8 @@ def test_the_layer_energy_is_least_at_the_activation(activation):
 
 
 def test_a_state_beyond_the_range_of_its_activation_is_infinite_and_one_beyond_by_rounding_is_not():
-    """s⁺ = s̄ + ᾱ δ of a silent ReLU is often -1e-17: an infinite objective there would hide every value."""
+    """s⁺ = s̄ + ᾱ δ of a silent ReLU is often -1e-17: an infinite objective there would hide every
+    value."""
     network, s_2 = two_layers(), torch.zeros(1, 2).double()
 
     def at(s):
@@ -331,7 +344,8 @@ def quadratic(matrix, centre):
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 0.5, 1.0])
 @pytest.mark.parametrize("beta", [0.05, 0.4])
 def test_relaxations_of_quadratics_are_the_solutions_of_their_linear_equations(alpha, beta):
-    """E = ½(s-m)ᵀA(s-m), ℓ = ½(s-y)ᵀQ(s-y): (A ± tQ) s = A m ± t Q y with t = αβ, ᾱβ, and J from its definition."""
+    """E = ½(s-m)ᵀA(s-m), ℓ = ½(s-y)ᵀQ(s-y): (A ± tQ) s = A m ± t Q y with t = αβ, ᾱβ, and J from
+    its definition."""
     generator = torch.Generator().manual_seed(7)
     root, other = (torch.randn(4, 4, generator=generator).double() for _ in range(2))
     a, q = root @ root.T / 4 + torch.eye(4), other @ other.T / 10
@@ -356,7 +370,8 @@ def test_relaxations_of_quadratics_are_the_solutions_of_their_linear_equations(a
 
 
 def test_one_unit_relaxed_is_the_fraction_worked_out_by_hand():
-    """E = (s-1)²/2, ℓ = s²/2, α = ½, β = 1: s⁺ = 1/(1+½) = ⅔, s⁻ = 2; J = ½·(2/9) + ½·2 + 1/18 - ½ = ⅔."""
+    """E = (s-1)²/2, ℓ = s²/2, α = ½, β = 1: s⁺ = 1/(1+½) = ⅔, s⁻ = 2; J = ½·(2/9) + ½·2 + 1/18 - ½
+    = ⅔."""
     found = objectives.arovr(lambda s: s[:, 0] ** 2 / 2, lambda s: (s[:, 0] - 1) ** 2 / 2, 0.5, 1.0, torch.zeros(1, 1).double())
     assert_is(found.plus, [2 / 3])
     assert_is(found.minus, [2.0])

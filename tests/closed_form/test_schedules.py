@@ -1,4 +1,5 @@
-"""Schedules: every order written out by hand for small depths, reading and printing, and refusals."""
+"""Schedules: every order written out by hand for small depths, reading and printing, and
+refusals."""
 
 import numpy as np
 import pytest
@@ -32,14 +33,16 @@ def written(schedule, depth, generator=None):
 
 @pytest.mark.parametrize("text", BY_HAND)
 def test_a_schedule_is_the_order_written_out_by_hand(text):
-    """A schedule that misses one layer still trains, with one layer's error always a pass too old."""
+    """A schedule that misses one layer still trains, with one layer's error always a pass too
+    old."""
     for depth, order in BY_HAND[text].items():
         assert written(text, depth) == order, f"depth {depth}"
 
 
 @pytest.mark.parametrize("depth", range(1, 7))
 def test_synchronous_steps_leave_the_output_unnudged_until_the_forward_signal_has_arrived(depth):
-    """Nudged at once from zeros, the output would send an error that belongs to no input (P-DP: from step L on)."""
+    """Nudged at once from zeros, the output would send an error that belongs to no input (P-DP:
+    from step L on)."""
     before = [step.before_arrival for step in schedules.synchronous(2 * depth).steps(depth)]
     assert before == [True] * (depth - 1) + [False] * (depth + 1)
 
@@ -71,7 +74,8 @@ def test_an_explicit_order_reads_what_it_prints(order):
 
 
 def test_random_order_draws_single_layers_from_the_passed_generator_alone():
-    """The global generator would make runs differ by what else was drawn; layer 0 or L+1 would crash."""
+    """The global generator would make runs differ by what else was drawn; layer 0 or L+1 would
+    crash."""
     torch.manual_seed(1)
     first = written("random_order(200)", 4, torch.Generator().manual_seed(3))
     torch.manual_seed(2)
@@ -79,7 +83,8 @@ def test_random_order_draws_single_layers_from_the_passed_generator_alone():
     assert first != written("random_order(200)", 4, torch.Generator().manual_seed(4))
     drawn = [int(k) for k in first.split(",")]
     assert len(drawn) == 200
-    # Uniform: 200 draws, each layer expected 50 times with a standard deviation of √(200·¼·¾) ≈ 6; four of them.
+    # Uniform: 200 draws, each layer expected 50 times with a standard deviation of √(200·¼·¾) ≈ 6;
+    # four of them.
     assert all(26 <= drawn.count(k) <= 74 for k in range(1, 5))
     assert schedules.random_order(3).is_random
     assert not schedules.bottom_up(3).is_random

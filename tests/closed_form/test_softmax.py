@@ -1,4 +1,5 @@
-"""Softmax neurons and the log loss: optimality on the simplex, slow solvers, and back-propagation in the limit of small β."""
+"""Softmax neurons and the log loss: optimality on the simplex, slow solvers, and back-propagation
+in the limit of small β."""
 
 import itertools
 import math
@@ -44,10 +45,11 @@ TARGETS = {
 
 
 def gap(s, u, scale, pull=0.0):
-    """How far s is from optimal: how much log s + scale·s - pull/s - u differs between units, where it should be one -μ.
+    """How far s is from optimal: how much log s + scale·s - pull/s - u differs between units, where
+    it should be one -μ.
 
-    Relative to the terms that it is a difference of, since each is only known to its rounding. A unit that has vanished can
-    at least not be missed.
+    Relative to the terms that it is a difference of, since each is only known to its rounding. A
+    unit that has vanished can at least not be missed.
     """
     seen = s > torch.finfo(s.dtype).tiny
     divided = torch.where(seen, torch.as_tensor(pull, dtype=s.dtype) / s, 0.0)
@@ -91,7 +93,8 @@ def test_the_activation_is_the_prox_without_a_quadratic(case):
 @each_drive
 @pytest.mark.parametrize("scale", SCALES)
 def test_prox_is_optimal_on_the_simplex(case, scale):
-    """A solver that stops early, or at another point, would make damped and nudged states plausible and wrong."""
+    """A solver that stops early, or at another point, would make damped and nudged states plausible
+    and wrong."""
     u = DRIVES[case]
     s = Softmax().prox(u, scale)
     assert_on_simplex(s)
@@ -100,14 +103,16 @@ def test_prox_is_optimal_on_the_simplex(case, scale):
 
 @pytest.mark.parametrize("scale", SCALES)
 def test_prox_is_good_in_single_precision_too(scale):
-    """A tolerance meant for float64 would spin to the step limit, or a loose one would leave δ in the noise."""
+    """A tolerance meant for float64 would spin to the step limit, or a loose one would leave δ in
+    the noise."""
     for case in ("ordinary", "wide", "extreme", "many units"):
         u = DRIVES[case].float()
         s, expected = Softmax().prox(u, scale), Softmax().prox(u.double(), scale)
         assert s.dtype == torch.float32
         assert_on_simplex(s)
         assert gap(s, u, scale) <= 64 * torch.finfo(torch.float32).eps
-        # The problem is strongly convex with modulus 2 + c on the simplex, so an error in u moves s by no more than itself.
+        # The problem is strongly convex with modulus 2 + c on the simplex, so an error in u moves s
+        # by no more than itself.
         allowed = 64 * torch.finfo(torch.float32).eps * (1 + (u - u.amax(1, keepdim=True)).abs().clamp(max=50) + abs(scale))
         assert bool(((s.double() - expected).abs() <= allowed).all()), case
 
@@ -144,14 +149,16 @@ def test_prox_is_what_a_search_finds_that_knows_only_the_potential(scale):
 
 @pytest.mark.parametrize("scale", [-0.49, -0.2, 0.0, 0.5, 4.0])
 def test_two_units_are_one_coin(scale):
-    """On s = (p, 1-p) the problem is the sigmoid's, G(p) + c p² - p (u₁ - u₂ + c): a closed form by another solver."""
+    """On s = (p, 1-p) the problem is the sigmoid's, G(p) + c p² - p (u₁ - u₂ + c): a closed form by
+    another solver."""
     u = DRIVES["two units"]
     p = Sigmoid().prox(u[:, 0] - u[:, 1] + scale, 2 * scale)
     torch.testing.assert_close(Softmax().prox(u, scale), torch.stack([p, 1 - p], 1), rtol=0, atol=1e-14)
 
 
 def test_the_potential_and_logsumexp_are_a_fenchel_pair():
-    """G(s) + log Σ exp a = s·a exactly at s = softmax(a), and more elsewhere: or the dyads would minimise another energy."""
+    """G(s) + log Σ exp a = s·a exactly at s = softmax(a), and more elsewhere: or the dyads would
+    minimise another energy."""
     a = DRIVES["wide"]
     s = Softmax().f(a)
     torch.testing.assert_close(Softmax().potential(s).sum(1) + a.logsumexp(1), (s * a).sum(1), rtol=0, atol=1e-13)
@@ -174,7 +181,8 @@ def test_the_derivative_is_the_diagonal_of_autograds_jacobian():
 
 
 def test_the_prox_of_an_example_does_not_depend_on_the_others():
-    """Brackets and stopping are shared code over the batch; a shared μ would couple the examples."""
+    """Brackets and stopping are shared code over the batch; a shared μ would couple the
+    examples."""
     u = torch.cat([DRIVES["ordinary"], DRIVES["wide"], DRIVES["extreme"]])
     for call in (lambda v: Softmax().prox(v, -0.7), lambda v: Softmax().nudged(v, 0.3 * torch.ones_like(v))):
         together = call(u)
@@ -191,7 +199,8 @@ def test_prox_takes_one_scale_per_unit():
 
 
 def test_what_is_not_a_number_stays_so_in_its_example_alone():
-    """Numerical trouble is a status: no loop without end, and no good example spoilt. A drive of -inf is a unit that is off."""
+    """Numerical trouble is a status: no loop without end, and no good example spoilt. A drive of
+    -inf is a unit that is off."""
     u = torch.tensor([[math.nan, 1.0], [2.0, 3.0], [-math.inf, 1.0]], dtype=torch.float64)
     s = Softmax().prox(u, 1.0)
     assert bool(s[0].isnan().all())
@@ -237,7 +246,8 @@ def test_the_log_loss_and_its_gradient_are_autograds(kind):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_probability_of_zero_costs_much_and_nothing_becomes_infinite(dtype):
-    """softmax underflows at a gap of 104 in float32; the value, the gradient and autograd's must still agree."""
+    """softmax underflows at a gap of 104 in float32; the value, the gradient and autograd's must
+    still agree."""
     s, y = torch.tensor([[0.0, 1.0]], dtype=dtype, requires_grad=True), torch.tensor([0])
     value, tiny = LogLoss().value(s, y), torch.finfo(dtype).tiny
     assert float(value.detach()) == pytest.approx(-math.log(tiny), rel=1e-6)
@@ -259,7 +269,8 @@ STRENGTHS = [1e-6, 0.1, 1.0, 10.0]
 @pytest.mark.parametrize("kind", TARGETS)
 @pytest.mark.parametrize("strength", STRENGTHS)
 def test_the_exact_log_loss_nudge_is_optimal_on_the_simplex(case, kind, strength):
-    """log s - c y/s - a must be the same for every unit; a wrong sign of c would push the right class down."""
+    """log s - c y/s - a must be the same for every unit; a wrong sign of c would push the right
+    class down."""
     a = DRIVES[case]
     y = TARGETS[kind](*a.shape)
     target = y if y.is_floating_point() else F.one_hot(y, a.shape[1]).double()
@@ -380,7 +391,8 @@ each_setting = pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: "-".j
 @each_setting
 @pytest.mark.parametrize("hidden", ["tanh", "softmax"])
 def test_the_error_falls_as_beta_squared_at_one_half_and_as_beta_elsewhere(settings, hidden):
-    """Towards the gradient of softmax cross-entropy itself. A nudge through the diagonal alone would not approach it at all."""
+    """Towards the gradient of softmax cross-entropy itself. A nudge through the diagonal alone
+    would not approach it at all."""
     model, (x, y) = network(hidden), batch()
     expected = exact(model, x, y, settings["loss"])
     beta = 1e-3
@@ -396,7 +408,8 @@ def test_the_error_falls_as_beta_squared_at_one_half_and_as_beta_elsewhere(setti
 @pytest.mark.parametrize("beta", [0.05, 0.5])
 @pytest.mark.parametrize("hidden", ["relu", "softmax"])
 def test_at_a_beta_that_trains_the_gradients_point_back_propagations_way_and_states_stay_on_the_simplex(settings, beta, hidden):
-    """Both engines' promise for every output that is allowed; a state off the simplex is no distribution."""
+    """Both engines' promise for every output that is allowed; a state off the simplex is no
+    distribution."""
     model, (x, y) = network(hidden, gain=0.5), batch()
     view, rule = dp.Network.from_module(model), dp.DualPropagation(beta=beta, **settings)
     found, expected = rule.gradients(view, x, y), exact(model, x, y, settings["loss"])

@@ -32,7 +32,8 @@ def assert_is(found, expected):
 
 
 def test_one_sweep_at_alpha_one_half_is_the_example_worked_out_by_hand():
-    """β = 1: s_2⁺ = (a + ½y)/1.5, s_2⁻ = (a - ½y)/½; δ_2 = (4/3, -8/3); Δ_1 = W_2ᵀ δ_2 = (0, -8/3) = δ_1."""
+    """β = 1: s_2⁺ = (a + ½y)/1.5, s_2⁻ = (a - ½y)/½; δ_2 = (4/3, -8/3); Δ_1 = W_2ᵀ δ_2 = (0, -8/3)
+    = δ_1."""
     state, gradients = inferred(output_nudge="exact")
     assert_is(state.plus[2], [[4 / 3, 7 / 3]])
     assert_is(state.minus[2], [[0.0, 5.0]])
@@ -87,7 +88,8 @@ def test_one_sweep_is_the_papers_formulas_in_fractions(coupling, alpha, betas):
 @pytest.mark.parametrize("coupling", ["original", "transposed"])
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
 def test_a_linearised_nudge_has_the_difference_minus_beta_times_the_gradient(coupling, alpha):
-    """δ_L = -β g with g = a - y = (-1, 2) for every α; only where s̄_L lies depends on the coupling."""
+    """δ_L = -β g with g = a - y = (-1, 2) for every α; only where s̄_L lies depends on the
+    coupling."""
     state, gradients = inferred(coupling=coupling, alpha=alpha, beta=0.5)
     assert_is(state.difference(2), [[0.5, -1.0]])
     shift = (2 * alpha - 1) * 0.5 if coupling == "original" else 0.0

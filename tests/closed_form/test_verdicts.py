@@ -29,7 +29,8 @@ def _rows(*entries, again=1.01, spread=0.0, resident=1.02):
     ],
 )
 def test_a_figure_is_judged_over_the_noise_floor(measured, noise, result):
-    """A target that is passed within the noise is not missed, and one that is met in a storm is not met."""
+    """A target that is passed within the noise is not missed, and one that is met in a storm is not
+    met."""
     assert Verdict("dp", "best engine", "fused", measured, 1.02, noise).result == result
 
 
@@ -56,7 +57,8 @@ def test_the_best_engine_is_the_fastest_that_keeps_to_the_memory():
 
 
 def test_every_rule_is_judged_by_its_best_and_its_best_explicit_engine():
-    """The targets differ: 1.02 for the best, 1.10 for explicit inference, 1.05 for the best one's memory."""
+    """The targets differ: 1.02 for the best, 1.10 for explicit inference, 1.05 for the best one's
+    memory."""
     rows = _rows(
         _row("a", "dp", "explicit", 1.08, memory=1.3, resident=1.2),
         _row("b", "dp", "explicit-compiled", 1.06, memory=1.3, resident=1.2),

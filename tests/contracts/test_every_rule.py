@@ -55,7 +55,8 @@ def run(name, network, x, y, state=None):
 @each_dtype
 @each_kind
 def test_gradients_have_the_names_shapes_and_dtypes_of_the_parameters(name, dtype, kind):
-    """Any optimizer steps with them: a transposed or widened gradient would broadcast, silently, into the weights."""
+    """Any optimizer steps with them: a transposed or widened gradient would broadcast, silently,
+    into the weights."""
     model, x, y = problem(kind, dtype, name)
     out = run(name, dp.Network.from_module(model), x, y)
     assert list(out.gradients) == [n for n, _ in model.named_parameters()]
@@ -91,8 +92,8 @@ def test_the_gradients_point_the_way_of_back_propagation_and_have_its_scale(name
 @every_case
 @each_kind
 def test_the_outcome_holds_the_predictions_loss_and_logits(name, kind):
-    """Training curves are drawn from them; nudged outputs would show a loss that no one can reach. Most rules predict by the
-    forward pass, and none by anything far from it at its defaults."""
+    """Training curves are drawn from them; nudged outputs would show a loss that no one can reach.
+    Most rules predict by the forward pass, and none by anything far from it at its defaults."""
     model, x, y = problem(kind, name=name)
     network = dp.Network.from_module(model)
     rule = CASES[name]
@@ -129,7 +130,8 @@ def test_a_rule_is_pure_and_deterministic(name, kind):
     held = {n: tensor.clone() for n, tensor in rule.pack_state(first.state).items()}
     third = run(name, network, x, y, state=first.state)
     if rule.keeps_state:
-        # It goes on from the state, which may lead elsewhere; from the same state twice, to the same.
+        # It goes on from the state, which may lead elsewhere; from the same state twice, to the
+        # same.
         assert held, "a rule that keeps state packs it, or a resumed run would be another run"
         assert_same(run(name, network, x, y, state=first.state).gradients, third.gradients, 0.0)
         assert_same(rule.pack_state(first.state), held, 0.0, "the state that was passed in")
@@ -204,7 +206,8 @@ def test_a_rule_is_a_frozen_set_of_settings_that_compares_by_value(name):
     ],
 )
 def test_a_loss_that_does_not_read_what_the_output_gives_is_refused(name, loss, last, message):
-    """Cross-entropy of probabilities, or the log of logits: either would train, towards something else."""
+    """Cross-entropy of probabilities, or the log of logits: either would train, towards something
+    else."""
     model, x, y = problem("mlp")
     network = dp.Network.from_module(torch.nn.Sequential(*model, last))
     with pytest.raises(dp.SettingError, match=message) as refusal:
@@ -217,7 +220,8 @@ FIELDS = [(name, field.name, str(field.type)) for name, kind in dp.RULES.items()
 
 @pytest.mark.parametrize(("name", "field", "annotated"), FIELDS, ids=[f"{name}-{field}" for name, field, _ in FIELDS])
 def test_a_setting_of_a_wrong_type_is_refused_in_one_line_that_names_it(name, field, annotated):
-    """Compared with a number, text raises a TypeError that names neither the setting nor the remedy; True passes for 1."""
+    """Compared with a number, text raises a TypeError that names neither the setting nor the
+    remedy; True passes for 1."""
     wrong = [object(), {"a": 1}]
     if "float" in annotated or "int" in annotated.split(" | "):
         wrong += ["2", True, torch.tensor(0.5) > 0, *([None] if "None" not in annotated else [])]
@@ -240,7 +244,8 @@ def test_a_setting_of_a_wrong_type_is_refused_in_one_line_that_names_it(name, fi
 
 @every_case
 def test_half_precision_is_refused_or_costs_no_direction(name):
-    """Small differences vanish in bfloat16, and what is left of them points anywhere, without a word."""
+    """Small differences vanish in bfloat16, and what is left of them points anywhere, without a
+    word."""
     model, x, y = problem("mlp", torch.float32, name)
     network = dp.Network.from_module(model)
     wide, refused = run(name, network, x, y), ""

@@ -1,4 +1,5 @@
-"""Imports run one way, read from the source; and `import dualprop` brings in torch and little else."""
+"""Imports run one way, read from the source; and `import dualprop` brings in torch and little
+else."""
 
 import ast
 import subprocess
@@ -49,7 +50,8 @@ def part_of(name):
 
 
 def imported(path):
-    """The modules of the package that a file imports, with the line; lazy and type-checking imports too."""
+    """The modules of the package that a file imports, with the line; lazy and type-checking imports
+    too."""
     found = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -80,7 +82,8 @@ def test_every_part_of_the_package_has_its_floor():
 
 @pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_run_downwards(path):
-    """A rule that reads recipes, or a network that knows a rule, can't be replaced or tested alone."""
+    """A rule that reads recipes, or a network that knows a rule, can't be replaced or tested
+    alone."""
     own = part_of(module_name(path))
     for name, line in imported(path):
         part, where = part_of(name), f"{path}:{line}"
@@ -97,7 +100,8 @@ def test_imports_run_downwards(path):
 
 def test_no_two_modules_import_each_other():
     """In a circle of imports no module can be read, tested or replaced without the others."""
-    # A package's front page only gathers its own modules' names: what asks it for one asks for them.
+    # A package's front page only gathers its own modules' names: what asks it for one asks for
+    # them.
     edges = {name: {target for target, _ in imported(path)} - {name} for name, path in NAMES.items()}
     edges["dualprop"] = set()
     done = set()
@@ -114,7 +118,8 @@ def test_no_two_modules_import_each_other():
 
 
 def test_importing_the_package_brings_in_no_more_than_it_needs():
-    """It costs little over `import torch`: what draws, parses or downloads is imported where it is used."""
+    """It costs little over `import torch`: what draws, parses or downloads is imported where it is
+    used."""
     heavy = ["rich", "tyro", "sklearn", "matplotlib", "pooch", "dualprop.cli", "dualprop.data", "dualprop.training"]
     # torch may import some of them on its own account; then it is not ours to answer for.
     code = (

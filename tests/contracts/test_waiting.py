@@ -1,4 +1,5 @@
-"""Tests wait for events, not for the clock, read from their source: a busy machine must fail none of them."""
+"""Tests wait for events, not for the clock, read from their source: a busy machine must fail none
+of them."""
 
 import ast
 from pathlib import Path
@@ -14,7 +15,8 @@ LIMITED = {"wait": 0, "join": 0, "communicate": 1, "select": 3}
 
 
 def limits(source: str) -> list[str]:
-    """What in the source may fail on a slow machine, each by its line: time limits, and looks at a clock."""
+    """What in the source may fail on a slow machine, each by its line: time limits, and looks at a
+    clock."""
     found = []
     for node in ast.walk(ast.parse(source)):
         match node:
@@ -41,7 +43,8 @@ def limits(source: str) -> list[str]:
 
 @pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=lambda path: path.relative_to(TESTS).as_posix())
 def test_no_test_watches_the_clock(path):
-    """Wait for a line, a file, a thread's event or a process's end. pyproject.toml holds the one limit against hangs."""
+    """Wait for a line, a file, a thread's event or a process's end. pyproject.toml holds the one
+    limit against hangs."""
     assert limits(path.read_text(encoding="utf-8")) == []
 
 

@@ -1,4 +1,5 @@
-"""Small files in the canonical formats: what the tests of reading, finding and downloading them share."""
+"""Small files in the canonical formats: what the tests of reading, finding and downloading them
+share."""
 
 import dataclasses
 import hashlib
@@ -41,7 +42,8 @@ def tar_gz(members: dict[str, bytes], extra: tuple[tarfile.TarInfo, ...] = ()) -
 
 
 def vouch_for(name: str, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, archive: bytes | None = None) -> None:
-    """Make `files`, and `archive` where there is one, the true data set `name` for this test, whatever they hold."""
+    """Make `files`, and `archive` where there is one, the true data set `name` for this test,
+    whatever they hold."""
     source = sources.SOURCES[name]
     digests = {file: hashlib.sha256(files[file]).hexdigest() for file in source.sha256}
     changes: dict[str, object] = {"sha256": digests, "mirror": "http://127.0.0.1:1/none"}

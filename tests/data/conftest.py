@@ -1,4 +1,5 @@
-"""What the tests of the data package share: a private cache, a loopback mirror, a tiny stand-in for MNIST's files."""
+"""What the tests of the data package share: a private cache, a loopback mirror, a tiny stand-in for
+MNIST's files."""
 
 import gzip
 import http.server
@@ -16,7 +17,8 @@ from canonical import FILES, idx, vouch_for
 
 from dualprop.data import sources
 
-# pytest starts in the package's repository; the shared benchmark data lies beside it, where it lies at all.
+# pytest starts in the package's repository; the shared benchmark data lies beside it, where it lies
+# at all.
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 
 
@@ -42,7 +44,8 @@ def shared_cifar10(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A private cache; and none of the user's settings, so that no test reads or fills the user's own."""
+    """A private cache; and none of the user's settings, so that no test reads or fills the user's
+    own."""
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setattr(sources, "cache_folder", lambda: folder)
     for variable in ("DUALPROP_DATA", "DUALPROP_MIRROR"):
@@ -54,14 +57,16 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 
 @pytest.fixture(autouse=True)
 def subnormals() -> Iterator[None]:
-    """Training flushes subnormal numbers for its whole process; other tests must not inherit that."""
+    """Training flushes subnormal numbers for its whole process; other tests must not inherit
+    that."""
     yield
     torch.set_flush_denormal(False)
 
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
-    """The four files, uncompressed, of a 'mnist' of 30 + 12 examples, 4×4 pixels, 3 classes; the table knows them."""
+    """The four files, uncompressed, of a 'mnist' of 30 + 12 examples, 4×4 pixels, 3 classes; the
+    table knows them."""
     random = np.random.default_rng(0)
     arrays = (
         random.integers(0, 256, (30, 4, 4), dtype=np.uint8),
@@ -94,7 +99,8 @@ def lay_out():
 
 
 class Mirror:
-    """A web server on the loopback interface. `pages` maps paths to bodies; `requests` lists what was asked for."""
+    """A web server on the loopback interface. `pages` maps paths to bodies; `requests` lists what
+    was asked for."""
 
     def __init__(self) -> None:
         self.pages: dict[str, bytes] = {}

@@ -1,4 +1,5 @@
-"""Crops and flips: what a slow loop over examples gives, drawn fairly, and brought back by a generator's state."""
+"""Crops and flips: what a slow loop over examples gives, drawn fairly, and brought back by a
+generator's state."""
 
 import pytest
 import torch
@@ -39,7 +40,8 @@ def slowly(image: Tensor, pad: int, top: int, left: int, flipped: bool) -> Tenso
 @pytest.mark.parametrize("augmentation", [BOTH, Augmentation(pad=2), Augmentation(flip=True)])
 @pytest.mark.parametrize(("channels", "dtype"), [(3, torch.uint8), (1, torch.uint8), (3, torch.float32)])
 def test_a_batch_is_what_a_loop_over_its_examples_and_pixels_gives(augmentation, channels, dtype):
-    """A window of the wrong image, of another's crop, or with rows for columns, still trains; only slower."""
+    """A window of the wrong image, of another's crop, or with rows for columns, still trains; only
+    slower."""
     examples = images(channels=channels, dtype=dtype)
     generator = seeded(3)
     order = torch.randperm(40, generator=generator)
@@ -56,7 +58,8 @@ def test_a_batch_is_what_a_loop_over_its_examples_and_pixels_gives(augmentation,
 
 
 def test_padding_is_black_and_not_the_mean():
-    """torchvision pads before it normalises; the mean's colour at the edges is another, easier task."""
+    """torchvision pads before it normalises; the mean's colour at the edges is another, easier
+    task."""
     examples = images()
     top_left = BOTH.draw(1, seeded())
     assert top_left is not None
@@ -67,13 +70,15 @@ def test_padding_is_black_and_not_the_mean():
 
 
 def test_offsets_are_uniform_and_half_of_the_images_are_flipped_independently():
-    """An offset that never reaches its end, or a flip tied to it, would vary the images less than is claimed."""
+    """An offset that never reaches its end, or a flip tied to it, would vary the images less than
+    is claimed."""
     draws = BOTH.draw(81_000, seeded(1))
     assert draws is not None
     top, left, flipped = draws.moves.T
     counts = (top * 9 + left).bincount(minlength=81)
     assert len(counts) == 81
-    # 1000 expected in each of 81 cells: χ² with 80 degrees of freedom exceeds 125 once in a thousand times.
+    # 1000 expected in each of 81 cells: χ² with 80 degrees of freedom exceeds 125 once in a
+    # thousand times.
     assert ((counts - 1000.0) ** 2 / 1000).sum() < 125
     flips = torch.stack([(top * 9 + left)[flipped == 1].bincount(minlength=81) / counts, torch.full((81,), 0.5)])
     assert flipped.unique().tolist() == [0, 1]
@@ -92,7 +97,8 @@ def test_each_epoch_draws_anew_and_every_example_for_itself():
 
 
 def test_a_run_resumes_in_mid_epoch_with_the_same_crops():
-    """Bit-exact resumption rests on this: the crops of the batches done must be drawn again, or skipped alike."""
+    """Bit-exact resumption rests on this: the crops of the batches done must be drawn again, or
+    skipped alike."""
     examples, generator = images(), seeded(5)
     list(batches(examples, 6, generator=generator, augmentation=BOTH))
     state = generator.get_state()
@@ -136,7 +142,8 @@ def test_the_global_generator_and_the_examples_are_left_alone():
 @pytest.mark.parametrize("augmentation", [None, BOTH])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_channels_last_changes_the_memory_and_no_value(augmentation, dtype):
-    """Convolutions are half as fast again in the other format; a permuted view of the wrong axes has the same shape."""
+    """Convolutions are half as fast again in the other format; a permuted view of the wrong axes
+    has the same shape."""
     examples = images(height=7, width=7)
     first, last = (
         [x for x, _ in batches(examples, 6, dtype=dtype, generator=seeded(), augmentation=augmentation, channels_last=flag)]

@@ -1,4 +1,5 @@
-"""Batches: normalised exactly, in an order that a generator's state and a number bring back, at no cost per example."""
+"""Batches: normalised exactly, in an order that a generator's state and a number bring back, at no
+cost per example."""
 
 import pytest
 import torch
@@ -9,7 +10,8 @@ from dualprop.errors import SettingError
 
 
 def numbered(num_examples: int = 23) -> Examples:
-    """Examples whose x and y are their index, not normalised: what comes out tells which examples they are."""
+    """Examples whose x and y are their index, not normalised: what comes out tells which examples
+    they are."""
     index = torch.arange(num_examples)
     return Examples(index.float()[:, None], index, torch.zeros(1), torch.ones(1))
 
@@ -27,7 +29,8 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_a_batch_of_bytes_is_x_minus_mean_over_std_to_the_precision_of_its_type(dtype):
-    """Arithmetic in bfloat16 would lose the difference of pixels near the mean, where most information is."""
+    """Arithmetic in bfloat16 would lose the difference of pixels near the mean, where most
+    information is."""
     examples = bytes_in_colour()
     indices = torch.tensor([3, 3, 0, 49])
     x, y = examples.batch(indices, dtype)
@@ -40,7 +43,8 @@ def test_a_batch_of_bytes_is_x_minus_mean_over_std_to_the_precision_of_its_type(
 
 
 def test_floats_far_from_zero_keep_their_differences():
-    """x/std - mean/std in float32 would leave a timestamp or a temperature in Kelvin with no digits at all."""
+    """x/std - mean/std in float32 would leave a timestamp or a temperature in Kelvin with no digits
+    at all."""
     x = torch.tensor([[1e6 - 1], [1e6], [1e6 + 1]])
     examples = Examples(x, torch.zeros(3, dtype=torch.int64), torch.tensor([1e6]), torch.tensor([0.7]))
     batch, _ = examples.batch(torch.arange(3))
@@ -65,7 +69,8 @@ def test_without_a_generator_the_order_is_that_of_the_examples():
 
 
 def test_drop_last_leaves_out_only_the_smaller_batch():
-    """With a static graph or batch-wise statistics a smaller last batch is an error; a full one must stay."""
+    """With a static graph or batch-wise statistics a smaller last batch is an error; a full one
+    must stay."""
     assert [len(y) for _, y in batches(numbered(), 10, drop_last=True)] == [10, 10]
     assert [len(y) for _, y in batches(numbered(20), 10, drop_last=True)] == [10, 10]
 
@@ -80,7 +85,8 @@ def test_an_epoch_shows_every_example_once_in_an_order_of_its_own():
 
 
 def test_a_run_resumes_in_mid_epoch_from_the_generators_state_and_the_batch_number():
-    """Bit-exact resumption after kill -9 rests on this: the same remainder, and the same state for the next epoch."""
+    """Bit-exact resumption after kill -9 rests on this: the same remainder, and the same state for
+    the next epoch."""
     generator = seeded(5)
     next(batches(numbered(), 4, generator=generator))
     state = generator.get_state()
@@ -126,7 +132,8 @@ def test_an_impossible_setting_is_an_error_at_the_call(arguments, complaint):
 
 
 def test_to_moves_all_four_tensors():
-    """One left behind is an error on the first batch; 'meta' stands for a device that this machine may lack."""
+    """One left behind is an error on the first batch; 'meta' stands for a device that this machine
+    may lack."""
     moved = bytes_in_colour().to("meta")
     assert {tensor.device.type for tensor in (moved.x, moved.y, moved.mean, moved.std)} == {"meta"}
     x, y = moved.batch(torch.arange(7))
@@ -145,7 +152,8 @@ class Operations(TorchDispatchMode):
 
 @pytest.mark.parametrize("batch_size", [100, 1000])
 def test_a_batch_takes_a_few_operations_however_many_its_examples(batch_size):
-    """The loader must never be what limits a small network, as operations for each example would."""
+    """The loader must never be what limits a small network, as operations for each example
+    would."""
     x = torch.zeros(10000, 1, 28, 28, dtype=torch.uint8)
     examples = Examples(x, torch.zeros(10000, dtype=torch.int64), torch.zeros(1, 1, 1), torch.ones(1, 1, 1))
     made = batches(examples, batch_size, generator=seeded())

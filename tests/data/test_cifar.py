@@ -1,4 +1,5 @@
-"""CIFAR-10 and CIFAR-100: the real files, every place in which they are found, and each way in which they can be wrong."""
+"""CIFAR-10 and CIFAR-100: the real files, every place in which they are found, and each way in
+which they can be wrong."""
 
 import pickle
 import tarfile
@@ -17,7 +18,8 @@ CIFAR100 = tuple(sources.SOURCES["cifar100"].sha256)
 
 
 def failure(name: str, **arguments: object) -> str:
-    """The message of the DataError that loading raises, proved to be one line that ends a sentence."""
+    """The message of the DataError that loading raises, proved to be one line that ends a
+    sentence."""
     with pytest.raises(DataError) as raised:
         load(name, **arguments)
     message = str(raised.value)
@@ -44,7 +46,8 @@ def small100(monkeypatch):
 
 
 def test_the_real_cifar10_is_what_pythons_own_unpickler_reads(shared_cifar10):
-    """The reader is our own: pixels of the wrong image, or labels one off, would look like a hard data set."""
+    """The reader is our own: pixels of the wrong image, or labels one off, would look like a hard
+    data set."""
     splits = load("cifar10", root=shared_cifar10, seed=7)
     assert (len(splits.train), len(splits.validation), len(splits.test)) == (45000, 5000, 10000)
     assert (splits.num_classes, splits.input_shape) == (10, (3, 32, 32))
@@ -56,7 +59,8 @@ def test_the_real_cifar10_is_what_pythons_own_unpickler_reads(shared_cifar10):
     assert y.bincount().tolist() == [5000] * 10
     x = torch.cat([splits.train.x, splits.validation.x]).double() / 255
     assert torch.allclose(x.mean((0, 2, 3)), torch.tensor([0.4914, 0.4822, 0.4465], dtype=torch.float64), atol=1e-4)
-    # The field's std is the mean over images of each one's, which is smaller than that over all pixels.
+    # The field's std is the mean over images of each one's, which is smaller than that over all
+    # pixels.
     normal, _ = splits.train.batch(torch.arange(1000))
     expected = (splits.train.x[:1000] / 255 - tensor(0.4914, 0.4822, 0.4465)) / tensor(0.2023, 0.1994, 0.2010)
     assert torch.allclose(normal, expected, atol=1e-4)
@@ -144,7 +148,8 @@ def test_a_damaged_archive_is_refused_before_it_is_read(small, tmp_path):
 
 
 def test_links_and_paths_that_lead_out_of_an_archive_are_not_followed(small, tmp_path, monkeypatch):
-    """Even an archive with the right checksum writes nothing, and reads nothing but its own regular files."""
+    """Even an archive with the right checksum writes nothing, and reads nothing but its own regular
+    files."""
     link = tarfile.TarInfo("cifar-10-batches-py/data_batch_1")
     link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
     members = {f"cifar-10-batches-py/{file}": small[0][file] for file in CIFAR10[1:]}

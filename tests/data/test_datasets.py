@@ -1,4 +1,5 @@
-"""`load`: every named data set arrives complete, divided without overlap, reproducibly, and normalised."""
+"""`load`: every named data set arrives complete, divided without overlap, reproducibly, and
+normalised."""
 
 import hashlib
 import subprocess
@@ -34,14 +35,16 @@ def labels(splits: Splits) -> list[int]:
 
 
 def test_the_parts_of_digits_share_no_image():
-    """An image in two parts would be training on the test set. (All 1797 images of digits differ.)"""
+    """An image in two parts would be training on the test set. (All 1797 images of digits
+    differ.)"""
     images = {name: {x.numpy().tobytes() for x in part} for name, part in parts(load("digits")).items()}
     assert sum(map(len, images.values())) == 1797
     assert all(images[a].isdisjoint(images[b]) for a, b in combinations(images, 2))
 
 
 def test_the_test_set_of_digits_is_the_same_for_every_seed_and_version():
-    """Published numbers rest on it; a version of torch or scikit-learn that moves the division changes the digest."""
+    """Published numbers rest on it; a version of torch or scikit-learn that moves the division
+    changes the digest."""
     one, other = load("digits", seed=1), load("digits", seed=2)
     assert one.test.x.equal(other.test.x)
     digest = hashlib.sha256(one.test.x.numpy().tobytes() + one.test.y.numpy().tobytes()).hexdigest()
@@ -110,7 +113,8 @@ def test_every_name_listed_is_described_in_one_line():
 
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
 def test_the_real_files_pass_their_checksums_and_are_normalised(shared, name):
-    """The wrong constants, or those of x/255 applied to bytes, would train slowly and never fail."""
+    """The wrong constants, or those of x/255 applied to bytes, would train slowly and never
+    fail."""
     splits = load(name, root=shared, seed=7)
     assert (len(splits.train), len(splits.validation), len(splits.test)) == (54000, 6000, 10000)
     assert (splits.num_classes, splits.input_shape) == (10, (1, 28, 28))
@@ -140,7 +144,8 @@ def test_importing_the_package_loads_neither_scikit_learn_nor_pooch():
 
 
 def test_a_border_is_black_around_every_image_of_every_part_and_the_constants_stay():
-    """A PCN's MNIST is 32×32; a border of the normalised zero would be grey, and statistics over it another data set."""
+    """A PCN's MNIST is 32×32; a border of the normalised zero would be grey, and statistics over it
+    another data set."""
     plain, wide = load("digits"), load("digits", border=3)
     assert wide.input_shape == (1, 14, 14)
     for part in ("train", "validation", "test"):
@@ -162,7 +167,8 @@ def test_a_border_around_what_is_no_image_is_refused(tmp_path):
 
 
 def test_fewer_training_examples_leave_validation_test_and_constants_as_they_are():
-    """Learning from less is compared on the same examples; and a larger number holds the smaller one's."""
+    """Learning from less is compared on the same examples; and a larger number holds the smaller
+    one's."""
     whole, some, more = load("digits"), load("digits", train_examples=100), load("digits", train_examples=300)
     assert (len(some.train), len(more.train)) == (100, 300)
     for part in ("validation", "test"):

@@ -1,4 +1,5 @@
-"""Canonical files: found in any accepted place, downloaded only where missing, never used if a checksum fails."""
+"""Canonical files: found in any accepted place, downloaded only where missing, never used if a
+checksum fails."""
 
 import dataclasses
 import gzip
@@ -18,7 +19,8 @@ def files_below(folder: Path) -> set[str]:
 
 
 def failure(**arguments: object) -> str:
-    """The message of the DataError that loading mnist raises, proved to be one line that ends a sentence."""
+    """The message of the DataError that loading mnist raises, proved to be one line that ends a
+    sentence."""
     with pytest.raises(DataError) as raised:
         load("mnist", **arguments)
     message = str(raised.value)
@@ -52,7 +54,8 @@ def test_the_environment_names_the_root_and_the_argument_outranks_it(tiny, lay_o
 
 @pytest.mark.parametrize(("folder", "status"), [("", 404), ("", 403), ("/mnist", 404)])
 def test_what_is_missing_is_downloaded_into_the_cache_once(tiny, mirror, cache, tmp_path, folder, status):
-    """The user's folder must stay as it was, and a second run must work offline. (S3 answers 403 for what it lacks.)"""
+    """The user's folder must stay as it was, and a second run must work offline. (S3 answers 403
+    for what it lacks.)"""
     mirror.status = status
     mirror.serve(tiny, folder)
     first = load("mnist", root=tmp_path, mirror=mirror.url)
@@ -130,7 +133,8 @@ def test_a_connection_that_breaks_off_leaves_nothing_behind(tiny, mirror, cache)
     ids=["other content", "a page", "cut short", "no gzip"],
 )
 def test_a_damaged_download_is_deleted(tiny, mirror, cache, body, complaint):
-    """Networks with a login page answer 200 to everything; what they send must be neither used nor kept."""
+    """Networks with a login page answer 200 to everything; what they send must be neither used nor
+    kept."""
     mirror.serve(tiny)
     mirror.pages[f"/{IMAGES}.gz"] = body
     message = failure(mirror=mirror.url)
@@ -140,7 +144,8 @@ def test_a_damaged_download_is_deleted(tiny, mirror, cache, body, complaint):
 
 
 def test_a_server_that_undoes_the_compression_is_understood(tiny, mirror):
-    """Some send .gz with a Content-Encoding, and what arrives is the raw file: the content decides, not the suffix."""
+    """Some send .gz with a Content-Encoding, and what arrives is the raw file: the content decides,
+    not the suffix."""
     mirror.pages = {f"/{name}.gz": content for name, content in tiny.items()}
     assert len(load("mnist", mirror=mirror.url).test) == 12
 
@@ -167,7 +172,8 @@ def test_a_damaged_file_of_the_users_is_named_and_left_alone(tiny, lay_out, mirr
 
 
 def test_a_file_of_another_data_set_is_called_by_its_name(tiny, lay_out, tmp_path):
-    """MNIST and Fashion-MNIST use the same file names; trained on unawares, the wrong one gives plausible numbers."""
+    """MNIST and Fashion-MNIST use the same file names; trained on unawares, the wrong one gives
+    plausible numbers."""
     lay_out(tiny, tmp_path)
     with pytest.raises(DataError, match=f"is not fashion-mnist's {IMAGES}: it is mnist's {IMAGES}"):
         load("fashion-mnist", root=tmp_path)
@@ -189,7 +195,8 @@ def test_a_cache_that_can_not_be_written_is_one_line(tiny, mirror, tmp_path, mon
 
 @pytest.mark.parametrize("kind", ["bomb", "sparse"])
 def test_what_is_larger_than_any_canonical_file_is_not_read_to_the_end(tiny, tmp_path, monkeypatch, kind):
-    """A few megabytes of gzip inflate to gigabytes, and a sparse file takes none: memory would be full before a digest is."""
+    """A few megabytes of gzip inflate to gigabytes, and a sparse file takes none: memory would be
+    full before a digest is."""
     monkeypatch.setattr(sources, "LARGEST", 1 << 20)
     folder = tmp_path / "mnist"
     folder.mkdir()

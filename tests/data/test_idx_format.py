@@ -1,4 +1,5 @@
-"""The IDX parser: order of the elements, and each way in which a file with the right checksum could still be wrong."""
+"""The IDX parser: order of the elements, and each way in which a file with the right checksum could
+still be wrong."""
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ def header(*shape: int) -> bytes:
 
 
 def test_elements_come_back_in_row_major_order():
-    """Columns for rows would transpose every image; a network learns those as well, so nobody would see it."""
+    """Columns for rows would transpose every image; a network learns those as well, so nobody would
+    see it."""
     array = parse(header(2, 2, 3) + bytes(range(12)), 3, "file")
     assert array.tolist() == [[[0, 1, 2], [3, 4, 5]], [[6, 7, 8], [9, 10, 11]]]
     assert array.flags.writeable

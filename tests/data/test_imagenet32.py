@@ -1,4 +1,5 @@
-"""ImageNet32's files: the same examples from every form and place, streamed or resident, and one line for each thing wrong."""
+"""ImageNet32's files: the same examples from every form and place, streamed or resident, and one
+line for each thing wrong."""
 
 import io
 import os
@@ -25,7 +26,8 @@ def stream(root: Path, **arguments: object) -> Splits:
 
 
 def failure(root: Path | None) -> str:
-    """The message of the DataError that loading raises, proved to be one line that ends a sentence."""
+    """The message of the DataError that loading raises, proved to be one line that ends a
+    sentence."""
     with pytest.raises(DataError) as raised:
         load("imagenet32", root=root)
     message = str(raised.value)
@@ -42,7 +44,8 @@ def together(splits: Splits) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("residency", ["mapped", "device", "auto"])
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_holds_the_same_examples_with_labels_from_0(tmp_path, form, residency):
-    """Rows of a neighbouring file, an offset one byte off, or labels one off, would look like a hard data set."""
+    """Rows of a neighbouring file, an offset one byte off, or labels one off, would look like a
+    hard data set."""
     write(tmp_path / "imagenet32", form)
     splits = load("imagenet32", root=tmp_path, residency=residency, validation_fraction=0.05)
     made = arrays()
@@ -100,7 +103,8 @@ def test_the_files_are_found_in_every_accepted_folder(tmp_path, form, train, val
 
 
 def test_the_order_is_that_of_the_numbers_and_not_of_the_alphabet(tmp_path):
-    """Batch 10 after batch 1 would move the validation set's examples with the way a folder is listed."""
+    """Batch 10 after batch 1 would move the validation set's examples with the way a folder is
+    listed."""
     write(tmp_path)
     assert [path.name for path in imagenet32.find(tmp_path)] == [*imagenet32.TRAIN, "val_data"]
 
@@ -140,7 +144,8 @@ def test_reading_changes_no_file(tmp_path):
 
 
 def test_a_compressed_file_is_unpacked_once_and_whole(tmp_path, cache, monkeypatch):
-    """Four gigabytes unpacked at every start would take minutes; half of them under the right name would be trained on."""
+    """Four gigabytes unpacked at every start would take minutes; half of them under the right name
+    would be trained on."""
     write(tmp_path, "compressed npz")
     (cache / "imagenet32").mkdir()
     leftover = cache / "imagenet32" / ".train_data_batch_1-data-0-0.npy.x.part"
@@ -313,7 +318,8 @@ class Evil:
 @pytest.mark.parametrize("form", ["pickle 4", "npz", "compressed npz"])
 @pytest.mark.parametrize("entry", ["data", "labels", "mean"])
 def test_a_malicious_file_is_refused_by_the_command_with_code_2_and_one_line(tmp_path, form, entry, capsys, monkeypatch):
-    """These files have no checksums: the reader is the only guard. (What is not read, such as a .npz's mean, can't harm.)"""
+    """These files have no checksums: the reader is the only guard. (What is not read, such as a
+    .npz's mean, can't harm.)"""
     marker, made = tmp_path / "marker", arrays()
     made["train_data_batch_1"][entry] = np.array([Evil(marker)], object)
     if form == "pickle 4" and entry == "labels":
@@ -356,7 +362,8 @@ def test_a_member_that_goes_on_beyond_the_file_is_refused(tmp_path):
 
 
 def test_a_member_that_inflates_to_less_than_it_declares_is_one_line(tmp_path, cache):
-    """Its CRC is right, and so is the header: a map of the file would end in the middle of the images."""
+    """Its CRC is right, and so is the header: a map of the file would end in the middle of the
+    images."""
     write(tmp_path, "compressed npz")
     path = next(tmp_path.rglob("train_data_batch_2.npz"))
     with np.load(path) as arrays:
@@ -374,7 +381,8 @@ def test_a_member_that_inflates_to_less_than_it_declares_is_one_line(tmp_path, c
 
 
 def test_another_file_of_the_same_checksum_is_not_taken_for_one_unpacked_before(tmp_path, cache, monkeypatch):
-    """CRC32 is made to any value with four bytes: a forged file would stay in the cache when it has been replaced."""
+    """CRC32 is made to any value with four bytes: a forged file would stay in the cache when it has
+    been replaced."""
     monkeypatch.setattr(npz_members, "is_mappable", lambda info: False)
     write(tmp_path, "compressed npz")
     path = next(tmp_path.rglob("train_data_batch_2.npz"))

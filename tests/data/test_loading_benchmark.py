@@ -1,4 +1,5 @@
-"""The loader's benchmark: what it times is a whole batch, in every case, and its rates are rates."""
+"""The loader's benchmark: what it times is a whole batch, in every case, and its rates are
+rates."""
 
 from types import SimpleNamespace
 
@@ -9,12 +10,14 @@ from dualprop.data import examples
 
 
 def test_every_case_has_a_row_and_its_figures_belong_together(monkeypatch):
-    """Milliseconds taken for seconds, or a rate per batch for one per example, would prove any loader fast."""
+    """Milliseconds taken for seconds, or a rate per batch for one per example, would prove any
+    loader fast."""
     clock = SimpleNamespace(now=0.0)
     made, step_seconds = loader._endless, iter((9.0, 0.05, 0.05))
 
     def timed(*given):
-        """The real batches. By this clock each takes 9 s while warming up, then 1 ms, the last one 11 ms."""
+        """The real batches. By this clock each takes 9 s while warming up, then 1 ms, the last one
+        11 ms."""
         for number, batch in enumerate(made(*given), start=-loader.WARMUP):
             clock.now += 9.0 if number < 0 else 0.001 if number < 9 else 0.011
             yield batch

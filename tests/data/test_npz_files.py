@@ -1,4 +1,5 @@
-"""The user's own .npz: what is accepted and how it is read, and one line for each way in which it can be wrong."""
+"""The user's own .npz: what is accepted and how it is read, and one line for each way in which it
+can be wrong."""
 
 import io
 import struct
@@ -25,7 +26,8 @@ def saved(tmp_path: Path, **arrays: object) -> str:
 
 
 def failure(path: str) -> str:
-    """The message of the DataError that loading `path` raises, proved to be one line that begins with the file."""
+    """The message of the DataError that loading `path` raises, proved to be one line that begins
+    with the file."""
     with pytest.raises(DataError) as raised:
         load(path)
     message = str(raised.value)
@@ -56,7 +58,8 @@ def test_every_floating_type_and_byte_order_is_read_as_numbers(tmp_path, dtype):
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_images_are_channels_first_however_they_are_stored(tmp_path, channels):
-    """(H, W, C) taken for (C, H, W) trains without an error and convolves over columns and colours."""
+    """(H, W, C) taken for (C, H, W) trains without an error and convolves over columns and
+    colours."""
     images = RANDOM.integers(0, 256, (24, channels, 6, 5), dtype=np.uint8)
     first = load(saved(tmp_path, x_train=images, y_train=LABELS))
     last = load(saved(tmp_path, x_train=images.transpose(0, 2, 3, 1), y_train=LABELS))
@@ -113,7 +116,8 @@ def test_statistics_are_those_of_the_training_part_alone(tmp_path):
 
 
 def test_image_statistics_are_per_channel_and_exact_over_many_examples(tmp_path):
-    """Summed thousand by thousand: a chunk left out or counted twice would bias every input a little."""
+    """Summed thousand by thousand: a chunk left out or counted twice would bias every input a
+    little."""
     images = RANDOM.integers(0, 256, (2500, 3, 5, 4), dtype=np.uint8)
     images[:, 1] //= 2
     splits = load(saved(tmp_path, x_train=images, y_train=np.arange(2500) % 2))
@@ -124,7 +128,8 @@ def test_image_statistics_are_per_channel_and_exact_over_many_examples(tmp_path)
 
 @pytest.mark.parametrize("constant", [0.0, 0.1, 1e30, 1e-40])
 def test_a_constant_feature_becomes_zero_and_not_nan(tmp_path, constant):
-    """0/0 is NaN in every weight after one step; and had the mean of 0.1 a rounding error, 0.1 would become ±1."""
+    """0/0 is NaN in every weight after one step; and had the mean of 0.1 a rounding error, 0.1
+    would become ±1."""
     x = VECTORS.copy()
     x[:, 2] = constant
     splits = load(saved(tmp_path, x_train=x, y_train=LABELS))
@@ -222,7 +227,8 @@ def npy(array: np.ndarray) -> bytes:
 
 @pytest.mark.parametrize("compressed", [False, True])
 def test_damage_anywhere_in_the_file_is_one_line_or_harmless(tmp_path, compressed):
-    """Bit rot and cut-off copies: no other exception may escape, no file handle stay open, no wrong pixel pass."""
+    """Bit rot and cut-off copies: no other exception may escape, no file handle stay open, no wrong
+    pixel pass."""
     path = tmp_path / "own.npz"
     (np.savez_compressed if compressed else np.savez)(path, x_train=PIXELS, y_train=LABELS)
     whole = path.read_bytes()
@@ -243,7 +249,8 @@ def test_damage_anywhere_in_the_file_is_one_line_or_harmless(tmp_path, compresse
 
 
 def test_a_forged_header_is_one_line(tmp_path):
-    """A shape that asks for petabytes, or text that Python's tokenizer can't read: neither's error may escape."""
+    """A shape that asks for petabytes, or text that Python's tokenizer can't read: neither's error
+    may escape."""
     text = b"{'descr': '<f8', 'fortran_order': False, 'shape': (99999999999, 99999), }"
     forged = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text) + 1) + text + b"\n"
     unclosed = forged.replace(b"}", b"(")

@@ -1,4 +1,5 @@
-"""The reader of pickles: what Python's own reads of plain data, and of everything else nothing, least of all by running it."""
+"""The reader of pickles: what Python's own reads of plain data, and of everything else nothing,
+least of all by running it."""
 
 import argparse
 import functools
@@ -44,7 +45,8 @@ def plain(value: Any, content: bytes) -> Any:
 
 
 def by_python2(entries: dict[str, Any]) -> bytes:
-    """The pickle that Python 2 and its numpy wrote, as CIFAR's files are: protocol 2, strings of bytes, everything memoised."""
+    """The pickle that Python 2 and its numpy wrote, as CIFAR's files are: protocol 2, strings of
+    bytes, everything memoised."""
     out, number = bytearray(b"\x80\x02}q\x00("), 0
 
     def put() -> None:

@@ -1,4 +1,5 @@
-"""Reading ahead and letting go: the same items in the same order, no thread left behind, and memory that does not grow."""
+"""Reading ahead and letting go: the same items in the same order, no thread left behind, and memory
+that does not grow."""
 
 import dataclasses
 import queue
@@ -86,7 +87,8 @@ def test_an_iterator_that_is_dropped_ends_its_thread():
 
 @pytest.fixture
 def images(tmp_path):
-    """Two files of 30 and 20 rows of 12 bytes, each after some bytes of another content; and all rows."""
+    """Two files of 30 and 20 rows of 12 bytes, each after some bytes of another content; and all
+    rows."""
     rows = np.random.default_rng(0).integers(0, 256, (50, 12), dtype=np.uint8)
     (tmp_path / "one").write_bytes(b"header" + rows[:30].tobytes())
     (tmp_path / "two").write_bytes(b"h" + rows[30:].tobytes() + b"after")
@@ -96,7 +98,8 @@ def images(tmp_path):
 
 @pytest.mark.parametrize("rows", [[0], [49, 0, 30, 29, 29, 0], [*range(50)], [*range(49, -1, -1)], [31, 40], [3, 2]])
 def test_mapped_images_are_indexed_as_a_tensor_is(images, rows):
-    """Rows are read file by file and in ascending order: put back wrongly, labels belong to other images."""
+    """Rows are read file by file and in ascending order: put back wrongly, labels belong to other
+    images."""
     stored, tensor = images
     indices = torch.tensor(rows)
     assert stored.index_select(0, indices).equal(tensor.index_select(0, indices))
@@ -146,7 +149,8 @@ print(before, highest)
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="resident memory is read from /proc")
 def test_reading_every_image_once_keeps_the_memory_flat(tmp_path):
-    """A map counts what was read of it as the process's own: 300 MB here, and 4 GB of ImageNet32."""
+    """A map counts what was read of it as the process's own: 300 MB here, and 4 GB of
+    ImageNet32."""
     path = tmp_path / "pixels"
     with path.open("wb") as file:
         file.truncate(100_000 * 3072)

@@ -33,7 +33,8 @@ def test_one_sweep_costs_one_bp_step_wherever_synapses_are_single_maps(alpha, co
 @pytest.mark.parametrize("schedule", ["alternating_sweeps(1)", "bottom_up(16)", "up_down(8)", "synchronous(12)"])
 @pytest.mark.parametrize("pool", ["before", "after"])
 def test_transposed_dp_at_alpha_zero_or_one_always_costs_one_bp_step(alpha, schedule, pool):
-    """The papers' sixteen passes cost eleven BP steps; nothing in them changes after each layer's error arrived."""
+    """The papers' sixteen passes cost eleven BP steps; nothing in them changes after each layer's
+    error arrived."""
     for model, (x, y) in ((conv_net("tanh", pool), images()), (mlp("relu"), batch())):
         assert counted(model, x, y, coupling="transposed", alpha=alpha, schedule=schedule) == (4, 3, 4)
 
@@ -57,9 +58,11 @@ def test_the_counts_follow_the_depth(depth):
 
 
 class Ledger:
-    """Which evaluations are unavoidable if a value is kept until something that it read is replaced.
+    """Which evaluations are unavoidable if a value is kept until something that it read is
+    replaced.
 
-    Versions stand for values. `state_dependent[k]`: the synapse into k must be driven at the present mean to be linearised.
+    Versions stand for values. `state_dependent[k]`: the synapse into k must be driven at the
+    present mean to be linearised.
     """
 
     def __init__(self, depth, state_dependent, mean_is_free):
@@ -135,7 +138,8 @@ ORDERS = st.lists(st.lists(st.integers(1, 4), min_size=1, max_size=4, unique=Tru
     kind=st.sampled_from(["mlp", "normed"]),
 )
 def test_longer_schedules_cost_only_what_changed(order, coupling, alpha, start, kind):
-    """Neither more (work twice) nor less (a stale value reused, which would be wrong) than the simulation's count."""
+    """Neither more (work twice) nor less (a stale value reused, which would be wrong) than the
+    simulation's count."""
     model, (x, y) = mlp("tanh"), batch(n=2)
     if kind == "normed":
         modules = [nn.Sequential(m, nn.LayerNorm(m.out_features)) if isinstance(m, nn.Linear) else m for m in model]
@@ -156,9 +160,11 @@ def test_named_schedules_cost_only_what_changed(schedule):
 
 
 def test_start_from_zeros_or_the_previous_states_costs_one_counted_forward_pass():
-    """The nudge linearised at the forward prediction needs it; uncounted, the comparison of costs would be unfair."""
+    """The nudge linearised at the forward prediction needs it; uncounted, the comparison of costs
+    would be unfair."""
     model, (x, y) = mlp("relu"), batch()
-    # From zeros the order [4] drives the output from a zero state, after the forward pass of four drives.
+    # From zeros the order [4] drives the output from a zero state, after the forward pass of four
+    # drives.
     assert counted(model, x, y, start="zeros", schedule=[4], coupling="transposed") == (5, 0, 1)
 
 

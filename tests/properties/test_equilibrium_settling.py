@@ -1,4 +1,5 @@
-"""Equilibrium propagation: what it costs, what it says where states do not settle, and what it refuses."""
+"""Equilibrium propagation: what it costs, what it says where states do not settle, and what it
+refuses."""
 
 import dataclasses
 import math
@@ -22,7 +23,8 @@ def counted(out):
 @pytest.mark.parametrize(("estimator", "phases"), [("centered", 2), ("random_sign", 1), ("forward", 1)])
 @pytest.mark.parametrize("pairs", [1, 2])
 def test_a_pair_of_error_sweeps_costs_a_drive_and_a_feedback_a_layer(depth, estimator, phases, pairs):
-    """L drives once; a phase L-1 drives and L-1 feedbacks a pair, and L gradients: 7/3 BP steps, 4/3 for one."""
+    """L drives once; a phase L-1 drives and L-1 feedbacks a pair, and L gradients: 7/3 BP steps,
+    4/3 for one."""
     network = dp.Network.from_module(mlp("relu", (5, *[6] * (depth - 1), 4)))
     rule = dp.EquilibriumPropagation(estimator=estimator, relaxation=f"error_sweeps({pairs})")
     out = rule.gradients(network, *batch(), generator=torch.Generator().manual_seed(0))
@@ -31,13 +33,15 @@ def test_a_pair_of_error_sweeps_costs_a_drive_and_a_feedback_a_layer(depth, esti
 
 
 def test_max_pools_do_not_drive_twice():
-    """The tape of the pass up is that of the gradient, and the free phase's that of the pass down."""
+    """The tape of the pass up is that of the gradient, and the free phase's that of the pass
+    down."""
     network = dp.Network.from_module(conv_net("relu", "before"))
     assert counted(dp.EquilibriumPropagation().gradients(network, *images())) == (4 + 2 * 3, 2 * 3, 2 * 4)
 
 
 def test_block_updates_reuse_what_did_not_change():
-    """The papers' K = 10 iterations of even and odd layers: each drive and feedback at most once a pass."""
+    """The papers' K = 10 iterations of even and odd layers: each drive and feedback at most once a
+    pass."""
     network = dp.Network.from_module(mlp("relu"))
     rule = dp.EquilibriumPropagation(relaxation="blocks(even_odd(10))", estimator="forward")
     drives, feedbacks, gradients = counted(rule.gradients(network, *batch()))
@@ -47,7 +51,8 @@ def test_block_updates_reuse_what_did_not_change():
 
 
 def deep(activation="relu", pool=nn.MaxPool2d, seed=0):
-    """Six 3×3 convolutions with three pools, float32, weights drawn so that the signal keeps its size."""
+    """Six 3×3 convolutions with three pools, float32, weights drawn so that the signal keeps its
+    size."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         layers, channels = [], 3
@@ -65,7 +70,8 @@ def pixels(n=16, seed=0):
 
 
 def test_one_pair_is_as_good_as_sixty_iterations_of_the_papers():
-    """What makes the method several times cheaper: were the pair worse, it would only be another approximation."""
+    """What makes the method several times cheaper: were the pair worse, it would only be another
+    approximation."""
     model, (x, y) = deep(), pixels()
     network, exact = dp.Network.from_module(model), autograd_gradients(model, x, y)
     paper = dp.EquilibriumPropagation(relaxation="blocks(even_odd(60))", beta=0.02).gradients(network, x, y)
@@ -76,7 +82,8 @@ def test_one_pair_is_as_good_as_sixty_iterations_of_the_papers():
 
 
 def test_max_pooling_makes_the_even_odd_iteration_cycle_and_it_says_so():
-    """Switches flip for ever: a residual that is measured against the states would call it settled."""
+    """Switches flip for ever: a residual that is measured against the states would call it
+    settled."""
     model, (x, y) = deep(), pixels()
     rule = dp.EquilibriumPropagation(relaxation="blocks(even_odd(60))", tolerance=1e-3)
     out = rule.gradients(dp.Network.from_module(model), x, y)
@@ -98,7 +105,8 @@ def test_with_average_pools_the_same_iteration_settles():
 
 
 def test_jacobians_of_the_free_state_stop_the_cycling():
-    """Nothing can flip any more: the network is linear in its displacements, and centered EP of it is back-propagation."""
+    """Nothing can flip any more: the network is linear in its displacements, and centered EP of it
+    is back-propagation."""
     model, (x, y) = deep(), pixels()
     network = dp.Network.from_module(model)
     settings = {"relaxation": "blocks(even_odd(60))", "tolerance": 1e-3}
@@ -133,7 +141,8 @@ def test_settings_that_are_known_to_fail_end_in_a_status_with_a_remedy(name):
 
 
 def test_a_nudge_that_float32_cannot_hold_is_told_with_the_layer():
-    """Rounding trains as steadily as a signal: layer 1 of a Hopfield network sees little of what the output does."""
+    """Rounding trains as steadily as a signal: layer 1 of a Hopfield network sees little of what
+    the output does."""
     model, (x, y) = mlp("sigmoid", dtype=torch.float32), batch(dtype=torch.float32)
     network = dp.Network.from_module(model)
     rule = dp.EquilibriumPropagation(
@@ -266,7 +275,8 @@ def test_networks_that_the_energy_is_not_defined_on_are_refused():
 
 
 def test_half_precision_is_refused():
-    """A displacement of 1e-3 is not there in a state of bfloat16; the gradient would be that of the free states alone."""
+    """A displacement of 1e-3 is not there in a state of bfloat16; the gradient would be that of the
+    free states alone."""
     network, (x, y) = dp.Network.from_module(mlp("relu", dtype=F32)), batch(dtype=F32)
     with (
         torch.autocast("cpu", torch.bfloat16),
@@ -295,7 +305,8 @@ def heavy():
     ids=["60 free passes", "loose", "tight"],
 )
 def test_what_is_left_of_the_free_states_motion_is_no_gradient(estimator, settings, least):
-    """Divided by β it is larger than the gradient, in every one-sided estimate, unless the free term moves on as well."""
+    """Divided by β it is larger than the gradient, in every one-sided estimate, unless the free
+    term moves on as well."""
     model, (x, y) = heavy()
     network = dp.Network.from_module(model)
     rule = dp.EquilibriumPropagation(energy="hopfield", estimator=estimator, beta=0.02, **settings)

@@ -1,4 +1,5 @@
-"""What holds weights and can't be given feedback weights is refused by name, with the remedy, before anything is changed."""
+"""What holds weights and can't be given feedback weights is refused by name, with the remedy,
+before anything is changed."""
 
 import copy
 
@@ -86,7 +87,8 @@ REFUSED = {
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
 @pytest.mark.parametrize("what", REFUSED)
 def test_what_would_keep_exact_feedback_is_refused_by_name_and_the_model_stays_as_it_was(what):
-    """Silently exact in one layer, feedback alignment would be credited with what back-propagation did there."""
+    """Silently exact in one layer, feedback alignment would be credited with what back-propagation
+    did there."""
     make, message = REFUSED[what]
     model = nn.Sequential(nn.Linear(5, 5), nn.Sequential(make()), nn.Linear(5, 5))
     before = [(n, type(m)) for n, m in model.named_modules()], [(n, id(p)) for n, p in model.named_parameters()]
@@ -100,7 +102,8 @@ def test_what_would_keep_exact_feedback_is_refused_by_name_and_the_model_stays_a
 
 @pytest.mark.parametrize("what", [what for what in REFUSED if what not in ("scripted", "converted")])
 def test_the_remedy_of_leaving_it_exact_works(what):
-    """A refusal whose remedy fails is a dead end. By its name or by its type, what was named stays as it was."""
+    """A refusal whose remedy fails is a dead end. By its name or by its type, what was named stays
+    as it was."""
     make, _ = REFUSED[what]
     by_name = nn.Sequential(nn.Linear(5, 5), nn.Sequential(make()), nn.Linear(5, 5))
     inner, kinds = by_name[1][0], [type(m) for m in by_name[1].modules()]
@@ -174,7 +177,8 @@ def test_a_model_with_nothing_to_convert_is_refused():
 
 
 def test_a_model_that_is_wrapped_for_several_processes_is_refused():
-    """The wrapper has made its list of parameters: the new ones would drift apart from process to process."""
+    """The wrapper has made its list of parameters: the new ones would drift apart from process to
+    process."""
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
     try:
         with pytest.raises(dp.UnsupportedModuleError, match="Convert the model before it is wrapped"):
@@ -184,7 +188,8 @@ def test_a_model_that_is_wrapped_for_several_processes_is_refused():
 
 
 def test_other_layers_can_be_converted_to_another_kind_afterwards():
-    """Mixed feedback takes two calls; the second must not meet what the first has done as an obstacle."""
+    """Mixed feedback takes two calls; the second must not meet what the first has done as an
+    obstacle."""
     model = mlp("tanh")
     feedback.convert(model, "random", leave=["6"])
     feedback.convert(model, "sign_symmetric", leave=["FeedbackLinear"])
@@ -202,7 +207,8 @@ def test_a_failure_while_drawing_leaves_the_model_as_it_was():
 
 
 def test_a_state_of_the_wrong_shape_is_refused_by_the_layers_name():
-    """The Functions beneath must fail as PyTorch's own maps do: with an error that the network turns into one line."""
+    """The Functions beneath must fail as PyTorch's own maps do: with an error that the network
+    turns into one line."""
     x, y = batch()
     network = dp.Network.from_module(feedback.convert(mlp("tanh"), "random"))
     with pytest.raises(dp.SettingError, match="can't read a state of shape"):

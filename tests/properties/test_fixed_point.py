@@ -1,4 +1,5 @@
-"""DP⊤ at α ∈ {0, 1}: s̄ = f(a) whatever comes down, so every long enough schedule ends where one downward sweep does."""
+"""DP⊤ at α ∈ {0, 1}: s̄ = f(a) whatever comes down, so every long enough schedule ends where one
+downward sweep does."""
 
 import pytest
 import torch
@@ -24,7 +25,8 @@ def problem(architecture, activation, seed):
 
 
 def outcomes(architecture, activation, seed, alpha, beta, start, schedule, generator_seed=0):
-    """What one downward sweep from the forward pass finds, and what the schedule finds from `start`."""
+    """What one downward sweep from the forward pass finds, and what the schedule finds from
+    `start`."""
     model, x, y, (old_x, old_y) = problem(architecture, activation, seed)
     network = dp.Network.from_module(model)
     fixed = {"coupling": "transposed", "alpha": alpha, "beta": beta, "engine": "explicit"}
@@ -54,7 +56,8 @@ def assert_one_fixed_point(swept, found, beta):
 def test_every_long_enough_schedule_reaches_the_fixed_point_of_one_downward_sweep(
     architecture, activation, seed, alpha, beta, start, schedule
 ):
-    """The sixteen passes of the papers buy nothing: if this failed, one sweep would be another algorithm than theirs."""
+    """The sixteen passes of the papers buy nothing: if this failed, one sweep would be another
+    algorithm than theirs."""
     assert_one_fixed_point(*outcomes(architecture, activation, seed, alpha, beta, start, schedule), beta)
 
 
@@ -66,14 +69,16 @@ def test_every_long_enough_schedule_reaches_the_fixed_point_of_one_downward_swee
     architecture=st.sampled_from(["mlp", "before", "after"]),
 )
 def test_no_order_of_updates_before_an_up_and_a_down_sweep_leaves_a_trace(order, alpha, start, architecture):
-    """Whatever was stale must be seen as stale: a reused drive or feedback would keep a memory of the order."""
+    """Whatever was stale must be seen as stale: a reused drive or feedback would keep a memory of
+    the order."""
     schedule = [*order, [1], [2], [3], [4], [3], [2], [1]]
     assert_one_fixed_point(*outcomes(architecture, "tanh", 1, alpha, 1.0, start, schedule), 1.0)
 
 
 @pytest.mark.parametrize("start", ["forward", "zeros", "previous"])
 def test_random_order_reaches_the_fixed_point_too(start):
-    """400 draws hold an up and a down sweep of four layers as a subsequence (seven given layers in a row of draws)."""
+    """400 draws hold an up and a down sweep of four layers as a subsequence (seven given layers in
+    a row of draws)."""
     schedule, generator = dp.schedules.random_order(400), torch.Generator().manual_seed(3)
     wanted = [1, 2, 3, 4, 3, 2, 1]
     for step in schedule.steps(4, generator):
@@ -97,7 +102,8 @@ def test_other_settings_do_move_on_with_longer_schedules(coupling, alpha):
 @given(order=st.permutations([1, 2, 3, 4]), start=st.sampled_from(["forward", "zeros"]))
 @settings(max_examples=15)
 def test_a_group_is_updated_from_the_states_before_the_step_whatever_its_order(order, start):
-    """The dyads of a group are updated together; one after another they would see each other's new states."""
+    """The dyads of a group are updated together; one after another they would see each other's new
+    states."""
     model, (x, y) = mlp("tanh"), batch()
     network = dp.Network.from_module(model)
 

@@ -1,4 +1,5 @@
-"""Holomorphic EP: what it costs, what it says where complex states do not settle, what it infers, and what it refuses."""
+"""Holomorphic EP: what it costs, what it says where complex states do not settle, what it infers,
+and what it refuses."""
 
 import math
 
@@ -23,7 +24,8 @@ def rule(points=4, **settings):
 
 @pytest.mark.parametrize("points", [2, 3, 4, 5, 8])
 def test_the_weights_are_those_of_the_mean_over_the_circle(points):
-    """1/(N β_m) each, conjugates counted twice: their real parts sum to zero, and to one times the nudges."""
+    """1/(N β_m) each, conjugates counted twice: their real parts sum to zero, and to one times the
+    nudges."""
     terms = estimators.Holomorphic(points).terms(0.3)
     assert len(terms) == points // 2 + 1
     assert not any(isinstance(term.nudge, complex) for term in (terms[0], *(terms[-1:] if points % 2 == 0 else ())))
@@ -47,7 +49,8 @@ def counted(out):
 
 @pytest.mark.parametrize("points", [2, 3, 4, 6, 7])
 def test_a_complex_evaluation_counts_as_two_and_conjugates_as_none(points):
-    """Counts stand beside back-propagation's: a complex product is two real ones on twice the batch, or the table flatters."""
+    """Counts stand beside back-propagation's: a complex product is two real ones on twice the
+    batch, or the table flatters."""
     network, (x, y) = dp.Network.from_module(mlp("sigmoid")), batch()
     settings = {"relaxation": "blocks(even_odd(5))", "free_schedule": "even_odd(5)"}
     one, two = (
@@ -56,16 +59,19 @@ def test_a_complex_evaluation_counts_as_two_and_conjugates_as_none(points):
     )
     found = counted(rule(points, **settings).gradients(network, x, y))
     reals, complexes = (2, points // 2 - 1) if points % 2 == 0 else (1, (points - 1) // 2)
-    # Against the first phase each other takes a gradient of its own, a complex one two, and one of the first's.
+    # Against the first phase each other takes a gradient of its own, a complex one two, and one of
+    # the first's.
     assert found[2] == 4 * ((reals - 1) * 2 + complexes * 3)
-    # A pass more of two real phases, which reuse what is known of the free states; five passes of a complex one drive anew.
+    # A pass more of two real phases, which reuse what is known of the free states; five passes of a
+    # complex one drive anew.
     a_pass = [(more - less) // 2 for less, more in zip(one, two, strict=True)]
     assert found[1] == one[1] + (reals - 2) * 5 * a_pass[1] + complexes * 2 * 5 * a_pass[1]
     assert found[0] == pytest.approx(one[0] + ((reals - 2) + 2 * complexes) * 5 * a_pass[0], abs=2 * (complexes + 1) * 4)
 
 
 def test_inference_gives_the_states_of_every_nudge_that_is_run():
-    """Real ones as centered EP has them, complex ones settled on the circle; a conjugate nudge has the conjugate states."""
+    """Real ones as centered EP has them, complex ones settled on the circle; a conjugate nudge has
+    the conjugate states."""
     network, (x, y) = dp.Network.from_module(conv_net("sigmoid", "none")), images(3)
     found = rule(4).infer(network, x, y)
     centered = rule(estimator="centered").infer(network, x, y)
@@ -101,7 +107,8 @@ def test_statistics_are_of_the_complex_phases_too():
 
 @pytest.mark.parametrize("tolerance", [None, 1e-3])
 def test_a_beta_that_is_too_large_for_complex_states_alone_ends_in_a_status_with_a_remedy(tolerance):
-    """At β = 2 real phases settle and those at ±2i go round; the gradient is then nothing, and looks like any other."""
+    """At β = 2 real phases settle and those at ±2i go round; the gradient is then nothing, and
+    looks like any other."""
     network, (x, y) = dp.Network.from_module(mlp("sigmoid")), batch()
     settings = {"beta": 2.0, "relaxation": "blocks(even_odd(60))", "free_schedule": "even_odd(100)", "tolerance": tolerance}
     assert rule(2, **settings).gradients(network, x, y).status.ok
@@ -127,7 +134,8 @@ def test_states_that_are_no_numbers_are_told_with_the_phase_that_they_are_of():
 
 
 def test_the_motion_of_imaginary_parts_is_motion():
-    """PyTorch's .double() drops them, with a warning: a phase that turns round the imaginary axis would have settled."""
+    """PyTorch's .double() drops them, with a warning: a phase that turns round the imaginary axis
+    would have settled."""
     real, imaginary = torch.tensor([3.0]), torch.tensor([4.0])
     assert residual([torch.complex(real, imaginary)], [torch.complex(real, 0 * real)]) == pytest.approx(5 / 3)
     assert residual([torch.complex(0 * real, imaginary)], [imaginary]) == pytest.approx(1.0)
@@ -143,7 +151,8 @@ def test_a_smaller_step_reaches_the_same_complex_equilibrium():
 
 
 def test_sigmoids_and_softmaxes_of_large_complex_numbers_are_numbers():
-    """e^-z has no room in the dtype where Re z < -88; PyTorch's own sigmoid is then not a number."""
+    """e^-z has no room in the dtype where Re z < -88; PyTorch's own sigmoid is then not a
+    number."""
     for dtype in (torch.complex64, torch.complex128):
         z = torch.tensor([-800 + 1j, -100 + 2j, -3 + 0.5j, 0.2 - 0.4j, 100 - 2j, 800 + 3j], dtype=dtype)
         torch.testing.assert_close(dp.neurons.Sigmoid().f(z), ((z / 2).tanh() + 1) / 2, rtol=1e-5, atol=1e-6)
@@ -154,7 +163,8 @@ def test_sigmoids_and_softmaxes_of_large_complex_numbers_are_numbers():
 
 
 def test_a_complex_counterpart_shares_the_modules_and_leaves_the_free_phase_alone():
-    """A copy of the parameters would go stale, and a tape that is shared would be another phase's."""
+    """A copy of the parameters would go stale, and a tape that is shared would be another
+    phase's."""
     network, x = dp.Network.from_module(conv_net("sigmoid", "none")), images(3)[0]
     free = States(network, x)
     with torch.no_grad():
@@ -191,7 +201,8 @@ NORMED = nn.Sequential(nn.Linear(5, 6), nn.LayerNorm(6), nn.Sigmoid(), nn.Linear
     ids=["relu", "hard sigmoid", "leaky relu", "max-pool", "norm"],
 )
 def test_a_network_that_is_not_holomorphic_is_refused_by_name(model, message):
-    """PyTorch would take the real part, or compare complex numbers, or fail in a way that names nothing of the user's."""
+    """PyTorch would take the real part, or compare complex numbers, or fail in a way that names
+    nothing of the user's."""
     network, (x, y) = dp.Network.from_module(model), images() if model is MAX_POOLED else batch()
     for ask in (rule(3).gradients, rule(4).infer, rule(6).statistics):
         with pytest.raises(dp.SettingError, match=message) as refusal:

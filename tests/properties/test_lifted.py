@@ -47,7 +47,8 @@ def assert_never_rises(model, x, y, betas, loss, sweeps=4, **more):
     seed=st.integers(0, 99),
 )
 def test_the_objective_never_rises_under_majorized_sweeps(activation, betas, scale, widths, loss, seed):
-    """A constant below the curvature overshoots, at first only where weights or ratios of β are large."""
+    """A constant below the curvature overshoots, at first only where weights or ratios of β are
+    large."""
     model = scaled(mlp(activation, (*widths, 3), seed), scale)
     assert_never_rises(model, *batch(widths[:1], 3, seed=seed), betas, loss)
 
@@ -89,7 +90,8 @@ def test_one_sweep_through_two_layers_written_out(name):
     assert distance(fixed[1], f(first(x) + pull)) < 1e-12
     majorized = states_after(1, dp.Network.from_module(model), x, y, **settings_)[1]
     c = 0.5 * torch.linalg.svdvals(second.weight)[0] ** 2
-    # The state s of least G(s) - s·(a + T) + (c/2)(s - old)² is that with s = f(a + T + c (old - s)).
+    # The state s of least G(s) - s·(a + T) + (c/2)(s - old)² is that with s = f(a + T + c (old -
+    # s)).
     assert distance(majorized, f(first(x) + pull + c * (free - majorized))) < 1e-5
     assert distance(majorized, free) > 1e-3
 
@@ -105,7 +107,8 @@ def test_inference_that_settles_says_so_and_stops():
     trail = [[*forward_states(model, x)], *(states_after(m, network, x, y) for m in range(1, n + 2))]
 
     def share(m):
-        """The move of sweep m relative to the displacement after it (of that before it, for the sweep after the last)."""
+        """The move of sweep m relative to the displacement after it (of that before it, for the
+        sweep after the last)."""
         move = torch.cat([(a - b).flatten() for a, b in zip(trail[m], trail[m - 1], strict=True)]).norm()
         return move / torch.cat([(a - b).flatten() for a, b in zip(trail[min(m, n)], trail[0], strict=True)]).norm()
 
@@ -140,7 +143,8 @@ def test_a_fixed_point_update_that_does_not_settle_says_how_far_it_is_and_what_t
 @pytest.mark.parametrize("kind", ["mlp", "conv", "before", "after"])
 @pytest.mark.parametrize("update", ["majorized", "fixed_point"])
 def test_n_sweeps_cost_a_forward_pass_and_n_times_the_layers_above_the_first(n, kind, update):
-    """L + n(L-1) drives, n(L-1) feedbacks, L gradients: the first sweep drives nothing, the gradient what has moved."""
+    """L + n(L-1) drives, n(L-1) feedbacks, L gradients: the first sweep drives nothing, the
+    gradient what has moved."""
     model, (x, y) = (mlp("tanh"), batch()) if kind == "mlp" else (conv_net("tanh", {"conv": "none"}.get(kind, kind)), images())
     out = dp.Lifted(update=update, max_sweeps=n, tolerance=0).gradients(dp.Network.from_module(model), x, y)
     assert out.diagnostics == {"drives": 4 + 3 * n, "feedbacks": 3 * n, "gradients": 4, "passes": n}
@@ -159,7 +163,8 @@ def test_the_counts_follow_the_depth(depth):
 
 @torch.no_grad()
 def test_statistics_count_the_units_whose_pull_crosses_a_kink():
-    """There ε is not the derivative times the pull, and the gradient not BP's however well inference settled."""
+    """There ε is not the derivative times the pull, and the gradient not BP's however well
+    inference settled."""
     model, (x, y) = scaled(mlp("relu"), 1.5), batch(n=40)
     network, rule = dp.Network.from_module(model), dp.Lifted(beta=(0.5, 1.0, 0.5, 0.5), max_sweeps=2000, tolerance=1e-9)
     states, expected = rule.infer(network, x, y), []

@@ -1,4 +1,5 @@
-"""What the papers prove of the relaxations, at global optima of random convex problems; and what is left of it in layers."""
+"""What the papers prove of the relaxations, at global optima of random convex problems; and what is
+left of it in layers."""
 
 import math
 
@@ -40,7 +41,8 @@ def random_energy(kind, seed):
 
 
 def random_hopfield(seed, x):
-    """A tanh network with weights so small that Σ E_k is strongly convex: two of norm 0.3 meet in a layer."""
+    """A tanh network with weights so small that Σ E_k is strongly convex: two of norm 0.3 meet in a
+    layer."""
     model = mlp("tanh", widths=(3, 4, 3, K), seed=seed)
     for linear in model[::2]:
         linear.weight.data *= 0.3 / torch.linalg.matrix_norm(linear.weight.data, 2)
@@ -90,7 +92,8 @@ def assert_at_most(lesser, greater, beta):
 @settings(max_examples=40)
 @given(problem=problems, alphas=st.tuples(shares, shares), strength=strengths)
 def test_the_relaxation_falls_with_alpha(problem, alphas, strength):
-    """Proposition 4.1 (a): α from 0 (adversarial) to 1 (optimistic). Shares swapped anywhere turn it round."""
+    """Proposition 4.1 (a): α from 0 (adversarial) to 1 (optimistic). Shares swapped anywhere turn
+    it round."""
     beta, (less, more) = strength * problem[-1], sorted(alphas)
     low, high = value(problem, more, beta), value(problem, less, beta)
     assert_at_most(low, high, beta)
@@ -109,7 +112,8 @@ def test_beta_times_the_relaxation_grows_with_beta(problem, alpha, pair):
 @settings(max_examples=30)
 @given(problem=problems, alpha=st.one_of(st.sampled_from([0.0, 0.5, 1.0, 1e-9]), shares), strength=strengths)
 def test_the_averaged_and_the_saddle_point_relaxation_are_one(problem, alpha, strength):
-    """E* cancels, also in the limits, where one bracket is absent: a wrong limit divides by zero or counts E* once."""
+    """E* cancels, also in the limits, where one bracket is absent: a wrong limit divides by zero or
+    counts E* once."""
     beta = strength * problem[-1]
     one, other = value(problem, alpha, beta), value(problem, alpha, beta, objectives.sprovr)
     torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-13 / beta)
@@ -133,7 +137,8 @@ def test_the_loss_lies_between_the_relaxations_at_alpha_one_and_zero(problem, st
 @settings(max_examples=25)
 @given(problem=problems, alpha=shares, strength=strengths, scale=st.sampled_from([1e-3, 0.1, 2.0]), seed=st.integers(0, 99))
 def test_no_other_states_are_better_for_the_saddle_point(problem, alpha, strength, scale, seed):
-    """Both optima are global: a Newton iteration that stops early, or at another point, is beaten by some neighbour."""
+    """Both optima are global: a Newton iteration that stops early, or at another point, is beaten
+    by some neighbour."""
     loss, energy, _, start, m = problem
     beta = strength * m
     found = objectives.sprovr(loss, energy, alpha, beta, start)
@@ -151,7 +156,8 @@ def test_no_other_states_are_better_for_the_saddle_point(problem, alpha, strengt
 @pytest.mark.parametrize("loss_name", LOSSES)
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 0.5, 1.0])
 def test_the_first_order_of_the_relaxation_is_the_squared_gradient_in_the_metric_of_the_energy(kind, loss_name, alpha):
-    """J = ℓ + (β/2)(1-2α) ∇ℓᵀ(∇²E)⁻¹∇ℓ + O(β²): the link to robustness. Any other coefficient leaves a remainder of order β."""
+    """J = ℓ + (β/2)(1-2α) ∇ℓᵀ(∇²E)⁻¹∇ℓ + O(β²): the link to robustness. Any other coefficient
+    leaves a remainder of order β."""
     loss, (energy, _, start, _) = random_loss(loss_name, 4), random_energy(kind, 4)
     free = objectives.rovr(loss, energy, 0.01, start).free.requires_grad_()
     (g,) = torch.autograd.grad(loss(free).sum(), free)
@@ -174,7 +180,8 @@ def test_the_first_order_of_the_relaxation_is_the_squared_gradient_in_the_metric
     solve=st.sampled_from(["arovr", "sprovr"]),
 )
 def test_the_envelope_gradient_is_the_finite_difference_of_the_optimum(problem, alpha, strength, solve):
-    """(1/β)(∂E(s⁺) - ∂E(s⁻)) with the states held fixed is the whole derivative of J: what makes learning local."""
+    """(1/β)(∂E(s⁺) - ∂E(s⁻)) with the states held fixed is the whole derivative of J: what makes
+    learning local."""
     loss, energy, parameters, start, m = problem
     beta, solve = strength * m, getattr(objectives, solve)
     found = solve(loss, energy, alpha, beta, start)
@@ -228,7 +235,8 @@ def test_the_envelope_gradient_is_autograd_through_the_solution_of_a_quadratic(a
     ),
 )
 def test_a_network_of_one_layer_has_the_saddle_point_relaxation_for_its_dyadic_objective(alpha, strength, seed, case):
-    """Two solvers, one objective: DP's closed-form output and Newton's method on the layer's energy."""
+    """Two solvers, one objective: DP's closed-form output and Newton's method on the layer's
+    energy."""
     (activation, loss_name, limit), (x, y) = case, batch(classes=3, n=N, seed=seed)
     beta = strength * limit
     model = drawn(lambda: nn.Sequential(nn.Linear(5, 3), ACTIVATIONS[activation]()), seed)
@@ -256,7 +264,8 @@ def test_a_network_of_one_layer_has_the_saddle_point_relaxation_for_its_dyadic_o
     scale=st.sampled_from([1e-3, 0.3, 3.0]),
 )
 def test_an_updated_dyad_is_the_saddle_point_of_the_dyadic_objective_in_its_layer(activation, alpha, betas, order, seed, scale):
-    """s⁺ the minimum and s⁻ the maximum, over the whole range and by ‖·‖²/2β_k at least: no neighbour may do better."""
+    """s⁺ the minimum and s⁻ the maximum, over the whole range and by ‖·‖²/2β_k at least: no
+    neighbour may do better."""
     model, (x, y) = mlp(activation, seed=seed), batch(n=N, seed=seed)
     network = dp.Network.from_module(model)
     rule = dp.DualPropagation(alpha=alpha, beta=betas, loss="squared_error", output_nudge="exact", schedule=order)
@@ -270,7 +279,8 @@ def test_an_updated_dyad_is_the_saddle_point_of_the_dyadic_objective_in_its_laye
             return objectives.dyadic(network, dp.Dyads(tuple(means), tuple(differences), alpha), y, "squared_error", betas)
 
     neuron = network.into(k).neuron
-    # Mean and difference give a state at the end of the range back to within a rounding, which may lie outside.
+    # Mean and difference give a state at the end of the range back to within a rounding, which may
+    # lie outside.
     plus, minus, f = state.plus[k].clamp(*neuron.reach), state.minus[k].clamp(*neuron.reach), neuron.f
     best, inside = objective(plus, minus), f if activation != "identity" else lambda s: s
     other_plus, other_minus = inside(plus + scale * noise), inside(minus + scale * noise)
@@ -300,10 +310,11 @@ def converged(network, x, y, alpha, beta):
     seed=st.integers(0, 20),
 )
 def test_along_a_branch_of_saddle_points_the_dyadic_objective_keeps_proposition_4_1(activation, alpha, beta, seed):
-    """With linear synapses dJ/dα = ℓ⁺ - ℓ⁻ - Σ Δ_k·δ_k/β ≤ 0 and d(βJ)/dβ = α ℓ⁺ + ᾱ ℓ⁻ ≥ 0, as f is monotone and ℓ ≥ 0.
+    """With linear synapses dJ/dα = ℓ⁺ - ℓ⁻ - Σ Δ_k·δ_k/β ≤ 0 and d(βJ)/dβ = α ℓ⁺ + ᾱ ℓ⁻ ≥ 0, as f
+    is monotone and ℓ ≥ 0.
 
-    The states move with α and β, and by the envelope theorem that counts for nothing: were an inferred state no saddle point,
-    it would.
+    The states move with α and β, and by the envelope theorem that counts for nothing: were an
+    inferred state no saddle point, it would.
     """
     model, (x, y) = mlp(activation, widths=(5, 6, 5, 4), seed=seed), batch(n=N, seed=seed)
     network, loss, step = dp.Network.from_module(model), dp.losses.SquaredError(), 1e-4

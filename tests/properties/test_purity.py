@@ -39,7 +39,8 @@ def state_of(rule, network, x, y):
 @every_rule
 @pytest.mark.parametrize("kind", ["mlp", "conv"])
 def test_gradients_changes_nothing_that_exists(rule, kind):
-    """A changed input, buffer, state or generator would make training depend on what was looked at in between."""
+    """A changed input, buffer, state or generator would make training depend on what was looked at
+    in between."""
     model, x, y = problem(kind)
     network = dp.Network.from_module(model)
     state = state_of(rule, network, x.flip(0), y)
@@ -85,7 +86,8 @@ def test_gradients_is_deterministic_and_does_not_depend_on_autograds_mode(rule, 
 
 @every_rule
 def test_nothing_that_comes_back_hangs_on_a_graph_or_on_the_parameters(rule):
-    """Keeping outcomes would keep every tape in memory; an aliased gradient would change at the optimizer's step."""
+    """Keeping outcomes would keep every tape in memory; an aliased gradient would change at the
+    optimizer's step."""
     model, x, y = problem("mlp")
     network = dp.Network.from_module(model)
     out = run(rule, network, x, y, state_of(rule, network, x, y))
@@ -101,7 +103,8 @@ def test_nothing_that_comes_back_hangs_on_a_graph_or_on_the_parameters(rule):
 
 @every_rule
 def test_backward_adds_into_grad(rule):
-    """Accumulation over micro-batches replaces the first by the last if it sets, and shares memory if it aliases."""
+    """Accumulation over micro-batches replaces the first by the last if it sets, and shares memory
+    if it aliases."""
     model, x, y = problem("mlp")
     network = dp.Network.from_module(model)
     state = state_of(rule, network, x, y)
@@ -125,7 +128,8 @@ def test_an_optimizer_step_on_accumulated_gradients_does_not_reach_into_the_outc
 
 
 def test_a_passed_state_is_used_only_with_start_previous():
-    """A rule that starts from the forward pass must not be lazy by accident, nor a lazy one start anew."""
+    """A rule that starts from the forward pass must not be lazy by accident, nor a lazy one start
+    anew."""
     model, x, y = problem("mlp")
     network = dp.Network.from_module(model)
     state = dp.DualPropagation(beta=5.0).infer(network, x.flip(0), y)
@@ -150,7 +154,8 @@ def test_start_from_zeros_is_from_zeros():
 
 @pytest.mark.parametrize("schedule", [[4, 3], "up_down(1)"])
 def test_a_state_comes_back_from_named_tensors_as_it_was(schedule):
-    """A lazy run that is resumed from a checkpoint must go on from the very states, unreached layers included."""
+    """A lazy run that is resumed from a checkpoint must go on from the very states, unreached
+    layers included."""
     model, x, y = problem("mlp")
     network, rule = dp.Network.from_module(model), dp.DualPropagation(alpha=0.3, start="previous", schedule=schedule)
     state = rule.infer(network, x, y)
@@ -180,7 +185,8 @@ def test_a_state_of_many_layers_comes_back_in_their_order_whatever_the_order_of_
 
 
 def test_dyads_hold_what_their_docstring_says():
-    """s̄ = α s⁺ + (1-α) s⁻ and δ = s⁺ - s⁻ must hold of what is handed out; layer 0 is the input."""
+    """s̄ = α s⁺ + (1-α) s⁻ and δ = s⁺ - s⁻ must hold of what is handed out; layer 0 is the
+    input."""
     model, x, y = problem("mlp")
     for coupling in ("original", "transposed"):
         dyads = dp.DualPropagation(alpha=0.3, coupling=coupling, beta=2.0).infer(dp.Network.from_module(model), x, y)

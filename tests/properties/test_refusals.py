@@ -1,4 +1,5 @@
-"""What can't be done is refused in one line that names the remedy; nothing is trained silently by something else."""
+"""What can't be done is refused in one line that names the remedy; nothing is trained silently by
+something else."""
 
 import pytest
 import torch

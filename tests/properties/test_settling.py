@@ -1,4 +1,5 @@
-"""When inference has settled: the tolerance, the residual of the statistics and crossed kinks, each found a second time."""
+"""When inference has settled: the tolerance, the residual of the statistics and crossed kinks, each
+found a second time."""
 
 import copy
 import dataclasses
@@ -35,14 +36,16 @@ def length(pairs):
 
 
 def relative_move(before, after, free):
-    """‖after - before‖ / ‖before - free‖, each over means and differences of all layers; a state is (means, differences)."""
+    """‖after - before‖ / ‖before - free‖, each over means and differences of all layers; a state is
+    (means, differences)."""
     moves = length([pair for i in (0, 1) for pair in zip(after[i], before[i], strict=True)])
     displacement = length([pair for i in (0, 1) for pair in zip(before[i], free[i], strict=True)])
     return 0.0 if moves == 0 else moves / displacement if displacement else math.inf
 
 
 def updated_once_more(network, x, y, dyads, rule):
-    """All layers updated together from these dyads, undamped, by the rule's own formulas and loss gradient."""
+    """All layers updated together from these dyads, undamped, by the rule's own formulas and loss
+    gradient."""
     at = rule.linearize_at or ("current" if rule.coupling == "original" and rule.damping is None else "forward")
     once = dataclasses.replace(
         rule, schedule=[(1, 2, 3, 4)], start="previous", damping=None, tolerance=None, linearize_at=at
@@ -63,7 +66,8 @@ def at_rest(states):
 @pytest.mark.parametrize("start", ["forward", "zeros", "previous"])
 @pytest.mark.parametrize("tolerance", [1e-2, 1e-5, 1e-9])
 def test_inference_stops_after_the_first_pass_that_leaves_no_more_to_move_than_the_tolerance(name, start, tolerance):
-    """A pass too few is not settled though it says so; a pass too many is time lost. And the states are those of that pass."""
+    """A pass too few is not settled though it says so; a pass too many is time lost. And the states
+    are those of that pass."""
     model, x, y = problem("mlp", "tanh")
     network, fixed = dp.Network.from_module(model), {"alpha": 0.2, "start": start}
     state = dp.DualPropagation(alpha=0.2).infer(network, x.flip(0), y) if start == "previous" else None
@@ -86,7 +90,8 @@ def test_inference_stops_after_the_first_pass_that_leaves_no_more_to_move_than_t
 
 
 def test_without_a_tolerance_nothing_is_said_about_settling():
-    """A residual that nobody asked for costs a copy of all states and a wait for the device at each pass."""
+    """A residual that nobody asked for costs a copy of all states and a wait for the device at each
+    pass."""
     model, x, y = problem(scale=3.0)
     out = dp.DualPropagation(alpha=0.0, schedule="up_down(9)").gradients(dp.Network.from_module(model), x, y)
     assert set(out.diagnostics) == {"drives", "feedbacks", "gradients"}
@@ -102,7 +107,8 @@ def test_without_a_tolerance_nothing_is_said_about_settling():
     ],
 )
 def test_where_the_states_do_not_settle_the_status_says_so_in_one_line_with_what_would_help(settings, remedies):
-    """Taken for settled, the gradients of an oscillation would be trained on; taken for a NaN, the run would be stopped."""
+    """Taken for settled, the gradients of an oscillation would be trained on; taken for a NaN, the
+    run would be stopped."""
     model, x, y = problem(scale=5.0)
     rule = dp.DualPropagation(schedule="up_down(40)", tolerance=1e-3, **settings)
     out = rule.gradients(dp.Network.from_module(model), x, y)
@@ -136,7 +142,8 @@ def test_where_the_last_pass_allowed_settles_the_status_is_ok():
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("settings", [{}, {"damping": "spectral", "alpha": 0.0}, {"coupling": "transposed", "alpha": 0.0}])
 def test_weights_that_are_not_finite_are_no_matter_of_settling(bad, settings):
-    """The trainer goes on where inference merely did not settle; through a NaN it must not. And no passes are wasted."""
+    """The trainer goes on where inference merely did not settle; through a NaN it must not. And no
+    passes are wasted."""
     model, x, y = problem()
     with torch.no_grad():
         model[2].weight[0, 0] = bad
@@ -152,7 +159,8 @@ def test_weights_that_are_not_finite_are_no_matter_of_settling(bad, settings):
 @pytest.mark.parametrize("activation", ["relu", "hard_sigmoid", "tanh", "sigmoid", "leaky_relu"])
 @pytest.mark.parametrize("beta", [0.1, 10.0])
 def test_transposed_dp_at_alpha_zero_or_one_is_settled_after_one_downward_sweep_to_the_last_bit(alpha, kind, activation, beta):
-    """Its means are the forward pass, so nothing is left to move: the papers' sixteen passes are one BP step here."""
+    """Its means are the forward pass, so nothing is left to move: the papers' sixteen passes are
+    one BP step here."""
     model, x, y = problem(kind, activation)
     network = dp.Network.from_module(model)
     fixed = {"coupling": "transposed", "alpha": alpha, "beta": beta, "engine": "explicit"}
@@ -184,8 +192,8 @@ CASES = {
 @pytest.mark.parametrize("kind", ["mlp", "before", "after"])
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 def test_the_residual_is_that_of_one_more_undamped_update_of_all_layers(case, kind, activation):
-    """The number that says whether a schedule is long enough. Reuse must not hide a move, nor differences be left out, nor
-    damping, which makes every move small, look like rest."""
+    """The number that says whether a schedule is long enough. Reuse must not hide a move, nor
+    differences be left out, nor damping, which makes every move small, look like rest."""
     model, x, y = problem(kind, activation)
     network, rule = dp.Network.from_module(model), dp.DualPropagation(**CASES[case])
     free, dyads = at_rest(forward_states(network, x)), rule.infer(network, x, y)
@@ -205,7 +213,8 @@ def test_the_residual_is_that_of_one_more_undamped_update_of_all_layers(case, ki
 @pytest.mark.parametrize("kind", ["mlp", "before", "after"])
 @pytest.mark.parametrize(("activation", "kinks"), [("relu", (0.0,)), ("hard_sigmoid", (0.0, 1.0)), ("tanh", ())])
 def test_crossed_kinks_are_those_between_the_two_nudged_drives(case, kind, activation, kinks):
-    """The share of units at which DP is not a derivative; wrong shares of the nudge would count others."""
+    """The share of units at which DP is not a derivative; wrong shares of the nudge would count
+    others."""
     model, x, y = problem(kind, activation, scale=2.0)
     network, rule = dp.Network.from_module(model), dp.DualPropagation(**CASES[case])
     betas, (up, down) = rule.betas(4), (rule.alpha, 1 - rule.alpha)
@@ -254,7 +263,8 @@ def test_statistics_change_no_state_and_no_gradient(settings):
 
 
 def test_back_propagation_has_no_statistics_and_the_fused_engine_tells_those_of_the_explicit_one():
-    """A residual of nought would claim that something had settled; and a fused run crosses kinks as an explicit one does."""
+    """A residual of nought would claim that something had settled; and a fused run crosses kinks as
+    an explicit one does."""
     model, x, y = problem()
     network = dp.Network.from_module(model)
     assert dp.Backprop().statistics(network, x, y) == {}

@@ -1,4 +1,5 @@
-"""Networks whose layers read several earlier ones: every explicit rule, against autograd and the slow transcription."""
+"""Networks whose layers read several earlier ones: every explicit rule, against autograd and the
+slow transcription."""
 
 from itertools import pairwise
 
@@ -79,7 +80,8 @@ def test_a_network_of_layers_alone_predicts_and_learns_as_its_module_does():
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 0.5, 1.0])
 @pytest.mark.parametrize("schedule", ["alternating_sweeps(2)", "bottom_up(5)", "synchronous(3)", "random_order(9)"])
 def test_explicit_inference_is_the_slow_transcription(coupling, alpha, schedule):
-    """A feedback of one reader alone, or a part of a drive that is kept when its source has moved."""
+    """A feedback of one reader alone, or a part of a drive that is kept when its source has
+    moved."""
     network, (x, y) = dp.Network.from_module(skips()), problem()
     beta = (0.3, 0.5, 1.1, 0.7) if coupling == "original" else 0.7  # each reader's own β counts
     rule = dp.DualPropagation(coupling=coupling, alpha=alpha, beta=beta, schedule=schedule, engine="explicit")
@@ -123,7 +125,8 @@ def test_equilibrium_propagation_tends_to_back_propagation_over_skips():
             errors.append(max(distance(out.gradients[n], expected[n]) for n in expected))
         assert 3.3 < errors[0] / errors[1] < 4.8, (settings, errors)
     counts = dp.EquilibriumPropagation().gradients(network, x, y).diagnostics
-    # A phase: five synapses that read states are pulled back through, and driven again; those from the input are not.
+    # A phase: five synapses that read states are pulled back through, and driven again; those from
+    # the input are not.
     assert (counts["drives"], counts["feedbacks"], counts["gradients"]) == (7 + 2 * 5, 2 * 5, 2 * 7)
 
 
@@ -302,7 +305,8 @@ def test_one_state_below_is_not_enough_for_a_layer_that_reads_several():
 
 
 def test_the_constant_of_a_majorized_block_is_the_curvature_of_all_that_read_it():
-    """c_k = Σ_j (β_k/β_j) ‖W_jk‖²: of one reader alone the objective may rise, where weights are large."""
+    """c_k = Σ_j (β_k/β_j) ‖W_jk‖²: of one reader alone the objective may rise, where weights are
+    large."""
     model = dp.Layered(
         [
             (nn.Tanh(), {0: nn.Linear(5, 4)}),

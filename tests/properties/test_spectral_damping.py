@@ -1,4 +1,5 @@
-"""Spectral damping: its constants against singular values of dense matrices, its vectors as state, and what it is for."""
+"""Spectral damping: its constants against singular values of dense matrices, its vectors as state,
+and what it is for."""
 
 import copy
 
@@ -12,9 +13,11 @@ import dualprop as dp
 from dualprop.analysis.transcription import transcribe
 from dualprop.network import spectra
 
-# Per layer, so that the ratio of neighbours matters: a constant of the wrong layer or ratio is another one.
+# Per layer, so that the ratio of neighbours matters: a constant of the wrong layer or ratio is
+# another one.
 BETAS = (0.3, 1.0, 0.5, 4.0)
-# The modules that enter the spectral norms above layers 1, 2, 3, with the shape of one example there.
+# The modules that enter the spectral norms above layers 1, 2, 3, with the shape of one example
+# there.
 CORES = {
     "mlp": ((2, (8,)), (4, (7,)), (6, (6,))),
     "none": ((2, (3, 6, 6)), (5, (144,)), (7, (5,))),
@@ -34,7 +37,8 @@ def problem(kind, scale=2.5, n=4, seed=0):
 
 
 def squared_norms(kind, model):
-    """‖W_{k+1}‖² of k = 1, 2, 3: the matrix column by column, without the bias, and all of its singular values."""
+    """‖W_{k+1}‖² of k = 1, 2, 3: the matrix column by column, without the bias, and all of its
+    singular values."""
     found = []
     for index, shape in CORES[kind]:
         basis = torch.eye(torch.Size(shape).numel(), dtype=torch.float64).reshape(-1, *shape)
@@ -52,7 +56,8 @@ def constants(kind, model, alpha, damping, betas=BETAS):
 
 
 def converged(network, x, y, **settings):
-    """The state after many calls on one example, each of which takes one step of power iteration."""
+    """The state after many calls on one example, each of which takes one step of power
+    iteration."""
     rule, state = dp.DualPropagation(schedule=[1], **settings), None
     for _ in range(400):
         state = rule.infer(network, x[:1], y[:1], state=state)
@@ -65,7 +70,8 @@ def converged(network, x, y, **settings):
 def test_inference_is_that_with_the_constants_given_as_numbers(kind, alpha, damping):
     """Wrong constants still settle, only slower or less surely: nothing but the numbers shows them.
 
-    The batch is another, larger one than the vectors were found on: they are of one example's shape.
+    The batch is another, larger one than the vectors were found on: they are of one example's
+    shape.
     """
     model, x, y = problem(kind)
     network = dp.Network.from_module(model)
@@ -83,7 +89,8 @@ def test_inference_is_that_with_the_constants_given_as_numbers(kind, alpha, damp
     assert_same(numbered(found.state.plus, "s+"), numbered(plus, "s+"), 1e-9, "transcription")
     assert_same(numbered(found.state.minus, "s-"), numbered(minus, "s-"), 1e-9, "transcription")
     assert_same(found.gradients, gradients, 1e-8, "transcription")
-    # The case tells the formula from its neighbours: without the ratio, and with the other kind's factor.
+    # The case tells the formula from its neighbours: without the ratio, and with the other kind's
+    # factor.
     for other in (constants(kind, model, alpha, damping, (1.0,) * 4), constants(kind, model, 0.3, damping)):
         if other != expected:
             moved = dp.DualPropagation(damping=other, **fixed).gradients(network, x, y).gradients
@@ -107,8 +114,9 @@ def test_at_one_half_spectral_is_plain_dp_linearised_at_the_forward_pass():
 
 @kinds
 def test_a_call_takes_one_step_of_power_iteration_from_the_vectors_of_the_state(kind):
-    """Started anew at each call, the constants would stay some ten per cent too small for ever. The first call, which has no
-    vectors yet, takes thirty steps: from one alone damping would be far too weak."""
+    """Started anew at each call, the constants would stay some ten per cent too small for ever. The
+    first call, which has no vectors yet, takes thirty steps: from one alone damping would be far
+    too weak."""
     model, x, y = problem(kind)
     network = dp.Network.from_module(model)
     rule = dp.DualPropagation(alpha=0.0, damping="spectral")
@@ -129,7 +137,8 @@ def test_a_call_takes_one_step_of_power_iteration_from_the_vectors_of_the_state(
 
 @pytest.mark.parametrize("start", ["forward", "previous"])
 def test_the_vectors_are_returned_anew_and_survive_a_checkpoint(start):
-    """A state that is written to, or comes back a little other than it was saved, makes a resumed run another run."""
+    """A state that is written to, or comes back a little other than it was saved, makes a resumed
+    run another run."""
     model, x, y = problem("after")
     network = dp.Network.from_module(model)
     rule = dp.DualPropagation(alpha=0.0, damping="spectral", start=start, schedule="up_down(1)")
@@ -153,7 +162,8 @@ def test_the_vectors_are_returned_anew_and_survive_a_checkpoint(start):
 
 
 def test_the_batch_may_change_its_size_between_calls():
-    """The last batch of an evaluation is smaller; the vectors are of one example's shape and must not notice."""
+    """The last batch of an evaluation is smaller; the vectors are of one example's shape and must
+    not notice."""
     model, x, y = problem("after", n=6)
     network, rule = dp.Network.from_module(model), dp.DualPropagation(alpha=1.0, damping="spectral", schedule="up_down(2)")
     state = rule.gradients(network, x, y).state
@@ -165,7 +175,8 @@ def test_the_batch_may_change_its_size_between_calls():
 
 
 def test_vectors_of_another_architecture_are_dropped_and_not_misread():
-    """A state kept over a change of the network would fail deep inside a product, or fit by accident."""
+    """A state kept over a change of the network would fail deep inside a product, or fit by
+    accident."""
     model, x, y = problem("mlp")
     network, rule = dp.Network.from_module(model), dp.DualPropagation(alpha=1.0, damping="spectral")
     wide, (wide_x, wide_y) = mlp("relu", (5, 9, 9, 9, 4)), batch()
@@ -203,7 +214,8 @@ def training_models():
 
 @pytest.mark.parametrize("kind", training_models())
 def test_one_iteration_a_step_follows_the_norms_through_real_training(kind):
-    """The constants are only as good as the norms. That one step of iteration a batch is enough is what makes damping cheap."""
+    """The constants are only as good as the norms. That one step of iteration a batch is enough is
+    what makes damping cheap."""
     make, shape = training_models()[kind]
     model, (x, y) = make(), batch(shape, 10, 512, dtype=torch.float32)
     network, rule = dp.Network.from_module(model), dp.DualPropagation(alpha=0.0, damping="spectral", schedule="up_down(1)")
@@ -236,7 +248,8 @@ def test_one_iteration_a_step_follows_the_norms_through_real_training(kind):
 @pytest.mark.parametrize("kind", ["mlp", "none"])
 @pytest.mark.parametrize("alpha", [0.0, 1.0])
 def test_damped_dp_settles_where_plain_dp_does_not(kind, alpha):
-    """What damping is for. A sign or a factor of two in the constants would leave it as unstable as plain DP."""
+    """What damping is for. A sign or a factor of two in the constants would leave it as unstable as
+    plain DP."""
     model, x, y = problem(kind, scale=3.0, n=6)
     network = dp.Network.from_module(model)
     fixed = {"alpha": alpha, "schedule": "up_down(150)", "tolerance": 1e-3}
@@ -293,7 +306,8 @@ def test_what_is_no_state_is_refused(settings):
 
 @pytest.mark.parametrize("settings", [{"damping": (0.5, 0.5)}, {"damping": "spectral", "alpha": 0.0}])
 def test_damped_states_keep_their_differences_under_bfloat16_autocast(settings):
-    """Carried in bfloat16 from pass to pass, at β = 0.01 nearly nothing was left of them, with a status of ok."""
+    """Carried in bfloat16 from pass to pass, at β = 0.01 nearly nothing was left of them, with a
+    status of ok."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 3))
     network, x, y = dp.Network.from_module(model), torch.randn(32, 4), torch.arange(32) % 3

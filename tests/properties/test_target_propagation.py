@@ -1,4 +1,5 @@
-"""What a step of target propagation costs, what it keeps, draws and leaves alone, and what it refuses."""
+"""What a step of target propagation costs, what it keeps, draws and leaves alone, and what it
+refuses."""
 
 import dataclasses
 import json
@@ -28,7 +29,8 @@ def packed(rule, outcome):
 
 @pytest.mark.parametrize("iterations", [0, 3, (1, 0, 5)])
 def test_every_evaluation_of_a_synapse_is_counted_those_of_the_feedbacks_learning_too(iterations):
-    """Its cost is what target propagation is known for: a step of learning is a drive, a feedback and two gradients."""
+    """Its cost is what target propagation is known for: a step of learning is a drive, a feedback
+    and two gradients."""
     rule, (x, y) = dp.TargetPropagation(iterations=iterations), batch()
     total = sum(iterations) if isinstance(iterations, tuple) else iterations * (DEPTH - 1)
     plain = rule.gradients(dp.Network.from_module(mlp("tanh")), x, y, generator=generator()).diagnostics
@@ -48,7 +50,8 @@ def test_drives_are_counted_as_they_are_made(monkeypatch):
 
 
 def test_neither_the_state_that_is_passed_nor_the_model_is_written_into():
-    """A step that is taken again from the same state, to look at its angles, must not move what the run goes on with."""
+    """A step that is taken again from the same state, to look at its angles, must not move what the
+    run goes on with."""
     rule, model, (x, y) = dp.TargetPropagation(start="random"), conv_net("tanh"), images()
     network = dp.Network.from_module(model)
     state = rule.gradients(network, x, y, generator=generator()).state
@@ -64,7 +67,8 @@ def test_neither_the_state_that_is_passed_nor_the_model_is_written_into():
 
 
 def test_symmetric_feedback_starts_as_a_copy_of_the_forward_weights():
-    """Were it the weights themselves, the optimizer would move both, and learning the one would write into the other."""
+    """Were it the weights themselves, the optimizer would move both, and learning the one would
+    write into the other."""
     model, (x, y) = mlp("tanh"), batch()
     state = dp.TargetPropagation(iterations=0).gradients(dp.Network.from_module(model), x, y).state
     for k, weight in state.weights.items():

@@ -1,4 +1,5 @@
-"""The package against the slow transcription beside this file, over a covering set of settings drawn from a fixed seed."""
+"""The package against the slow transcription beside this file, over a covering set of settings
+drawn from a fixed seed."""
 
 import random
 
@@ -31,7 +32,8 @@ CHOICES = {
 
 
 def covering(count):
-    """Each choice is spread evenly over the cases: `count` cases hold every pair of choices many times."""
+    """Each choice is spread evenly over the cases: `count` cases hold every pair of choices many
+    times."""
     draw = random.Random(0)
     columns = {}
     for name, values in CHOICES.items():
@@ -49,7 +51,8 @@ def identifier(case):
 
 
 def stages(architecture, model, activation):
-    """The same network as explicit functions of explicit tensors: the model gives the numbers, not the structure."""
+    """The same network as explicit functions of explicit tensors: the model gives the numbers, not
+    the structure."""
     drives = {
         "mlp": [transcription.linear] * 4,
         "none": [transcription.conv, transcription.conv, transcription.linear, transcription.linear],
@@ -72,11 +75,13 @@ def groups_of(schedule, depth, seed):
 
 @pytest.mark.parametrize("case", CASES, ids=identifier)
 def test_states_and_gradients_are_those_of_the_transcription(case):
-    """Reuse, reordering and fused arithmetic may save work; they may not change a digit beyond rounding."""
+    """Reuse, reordering and fused arithmetic may save work; they may not change a digit beyond
+    rounding."""
     alpha, beta, coupling, exact = case["alpha"], case["beta"], case["coupling"], case["nudge"] == "exact"
     betas = beta if isinstance(beta, tuple) else (beta,) * 4
     if exact:
-        # Inside the domain of the exact nudge: uphill share times β below ½ for squared error, below 1 for cross-entropy.
+        # Inside the domain of the exact nudge: uphill share times β below ½ for squared error,
+        # below 1 for cross-entropy.
         uphill = (1 - alpha if coupling == "original" else alpha) * betas[-1]
         limit = 0.5 if case["loss"] == "squared_error" else 1.0
         if uphill > limit:
@@ -143,7 +148,8 @@ def test_states_and_gradients_are_those_of_the_transcription(case):
 @pytest.mark.parametrize("loss", ["log_loss", "squared_error"])
 @pytest.mark.parametrize("schedule", ["alternating_sweeps(1)", "up_down(2)"])
 def test_a_softmax_output_is_that_of_the_transcription(coupling, alpha, loss, schedule):
-    """Its units are coupled, and its own loss is on probabilities; both are written out here once more."""
+    """Its units are coupled, and its own loss is on probabilities; both are written out here once
+    more."""
     model, (x, y) = torch.nn.Sequential(*mlp("tanh", seed=3), torch.nn.Softmax(1)), batch(n=3)
     rule = dp.DualPropagation(coupling=coupling, alpha=alpha, beta=0.05, loss=loss, schedule=schedule, engine="explicit")
     layers = stages("mlp", model, "tanh")

@@ -1,4 +1,5 @@
-"""The cases that the DP authors' own code computed: states and gradients to 1e-10, with the order passed as the schedule."""
+"""The cases that the DP authors' own code computed: states and gradients to 1e-10, with the order
+passed as the schedule."""
 
 import json
 from pathlib import Path
@@ -27,7 +28,8 @@ def read(name):
 
 
 def built(meta, arrays):
-    """The case's network as a plain nn.Sequential, and the name of each layer's parameterised module."""
+    """The case's network as a plain nn.Sequential, and the name of each layer's parameterised
+    module."""
     modules, names = [], []
     for k, layer in enumerate(meta["layers"], start=1):
         weight, bias = arrays[f"weight{k}"], arrays[f"bias{k}"]
@@ -50,7 +52,8 @@ def built(meta, arrays):
 
 @pytest.mark.parametrize("name", CASES)
 def test_states_and_gradients_are_the_authors_own(name):
-    """An implementation that agrees only with itself could carry the same misreading in code and tests."""
+    """An implementation that agrees only with itself could carry the same misreading in code and
+    tests."""
     meta, arrays = read(name)
     model, names = built(meta, arrays)
     damping = tuple(arrays["damping"].tolist()) if "damping" in arrays else None
@@ -81,7 +84,8 @@ def test_states_and_gradients_are_the_authors_own(name):
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_named_schedule_is_the_order_that_the_authors_code_ran(name):
-    """`alternating_sweeps` and `bottom_up` are our names for their fwbwK and fwK: a shifted index would go unseen."""
+    """`alternating_sweeps` and `bottom_up` are our names for their fwbwK and fwK: a shifted index
+    would go unseen."""
     meta, _ = read(name)
     schedule = dp.schedules.parse(f"{meta['schedule']}({meta['count']})")
     assert [k for step in schedule.steps(len(meta["layers"])) for k in step.layers] == meta["order"]

@@ -20,7 +20,8 @@ F64 = torch.float64
 
 
 def blocks_of(model):
-    """The model's layers as functions (drive, activation), split here anew: a layer ends behind each activation."""
+    """The model's layers as functions (drive, activation), split here anew: a layer ends behind
+    each activation."""
     blocks, maps = [], []
     for module in model:
         if isinstance(module, nn.ReLU | nn.Tanh | nn.Hardtanh | nn.Sigmoid):
@@ -46,7 +47,8 @@ def cost(loss, h, y):
 
 
 def slow_phase(blocks, x, y, beta, loss, order, update, clamped=False):
-    """mod-PGD or PGD with step 1 by eq. 15-20: T_k is minus the derivative of the energy of the layer above alone."""
+    """mod-PGD or PGD with step 1 by eq. 15-20: T_k is minus the derivative of the energy of the
+    layer above alone."""
     states = [x]
     for a, f in blocks:
         states.append(f(a(states[-1])).detach())
@@ -101,7 +103,8 @@ WEIGHTS = {"centered": {1: 0.5, -1: -0.5}, "forward": {1: 1.0}, "backward": {-1:
 @pytest.mark.parametrize(("name", "update", "loss", "estimator"), CASES)
 @pytest.mark.parametrize(("passes", "beta"), [(1, 0.3), (4, 0.05)])
 def test_block_updates_are_the_papers_iteration_and_its_estimators(name, update, loss, estimator, passes, beta):
-    """A sign of T, a parity, a mask or a phase that starts elsewhere still trains, towards something worse."""
+    """A sign of T, a parity, a mask or a phase that starts elsewhere still trains, towards
+    something worse."""
     model, (x, y) = MODELS[name]()
     blocks, network = blocks_of(model), dp.Network.from_module(model)
     rule = dp.EquilibriumPropagation(
@@ -134,7 +137,8 @@ def test_a_clamped_output_stays_where_it_is_put(name):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_pair_of_error_sweeps_is_two_lines_of_algebra(name):
-    """Down: ε_k = s_k - f(a_k) with s_k where T_k puts it at the free drives; up: the same T_k at the new drives."""
+    """Down: ε_k = s_k - f(a_k) with s_k where T_k puts it at the free drives; up: the same T_k at
+    the new drives."""
     model, (x, y) = MODELS[name]()
     blocks, network = blocks_of(model), dp.Network.from_module(model)
     beta, loss = 0.05, "cross_entropy"
@@ -169,7 +173,8 @@ def test_a_pair_of_error_sweeps_is_two_lines_of_algebra(name):
 @pytest.mark.parametrize("energy", [PredictiveCoding(), Hopfield()], ids=str)
 @pytest.mark.parametrize(("activation", "pool"), [("tanh", "none"), ("sigmoid", "before"), ("tanh", "after")])
 def test_the_local_maps_are_the_derivatives_of_the_energy(energy, activation, pool):
-    """Where the states settle, how they pull and what the weights learn are one function's derivatives, or no energy falls."""
+    """Where the states settle, how they pull and what the weights learn are one function's
+    derivatives, or no energy falls."""
     model, (x, _) = conv_net(activation, pool), images(3)
     network = dp.Network.from_module(model)
     scalar = dp.objectives.hopfield if energy.name == "hopfield" else dp.objectives.predictive_coding

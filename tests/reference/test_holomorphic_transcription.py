@@ -1,4 +1,5 @@
-"""Holomorphic EP against a slow transcription: all N phases, every derivative by PyTorch's complex autograd, nothing reused."""
+"""Holomorphic EP against a slow transcription: all N phases, every derivative by PyTorch's complex
+autograd, nothing reused."""
 
 import cmath
 import math

@@ -1,4 +1,5 @@
-"""Large activations are walked in pieces and written over; here small ones are, so that the oracles see that path too."""
+"""Large activations are walked in pieces and written over; here small ones are, so that the oracles
+see that path too."""
 
 import pytest
 import torch
@@ -13,7 +14,8 @@ from dualprop.kernels import native
 
 @pytest.fixture(autouse=True, params=["pieces", "native"])
 def tiny_pieces(monkeypatch, request):
-    """Pieces of three elements, which a machine without a C compiler walks; and the native kernel, which also writes over."""
+    """Pieces of three elements, which a machine without a C compiler walks; and the native kernel,
+    which also writes over."""
     monkeypatch.setattr(kernels, "PIECE", 3)
     if request.param == "pieces":
         monkeypatch.setattr(native, "is_available", lambda: False)
@@ -36,7 +38,8 @@ def test_the_authors_cases_are_matched_in_pieces(shared_folder):
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("schedule", ["alternating_sweeps(1)", "synchronous(4)", "odd_even(2)", "1,3,2,2,3,1,2"])
 def test_final_updates_are_written_over_drives_that_nobody_needs(activation, coupling, alpha, schedule):
-    """A drive or a feedback that is overwritten too early, or that is a view of a state, gives wrong numbers without a word."""
+    """A drive or a feedback that is overwritten too early, or that is a view of a state, gives
+    wrong numbers without a word."""
     torch.manual_seed(0)
     conv, linear = nn.Conv2d(2, 3, 3, padding=1), nn.Linear(12, 5)
     model = nn.Sequential(conv, activation(), activation(), nn.MaxPool2d(2), nn.Flatten(), linear).double()

@@ -1,11 +1,14 @@
-"""DP, DP⊤ and damped DP from their formulas, slowly: every quantity anew at every update, all by autograd of one scalar.
+"""DP, DP⊤ and damped DP from their formulas, slowly: every quantity anew at every update, all by
+autograd of one scalar.
 
 The φ trick of the code of Høier & Zach (2024): with φ_k(s_below, signal) = <a_k(s_below), signal>,
 
-    a_k = ∇_signal φ_k(s̄_{k-1}, ·)      Δ_{k-1} = ∇_s φ_k(s̄_{k-1}, δ_k)      gradient = -∇_θ φ_k(s̄_{k-1}, δ_k) / (β_k N)
+    a_k = ∇_signal φ_k(s̄_{k-1}, ·)      Δ_{k-1} = ∇_s φ_k(s̄_{k-1}, δ_k)
+    gradient = -∇_θ φ_k(s̄_{k-1}, δ_k) / (β_k N)
 
-Pool switches and every other linearisation are those of the mean s̄. Both states of every dyad are held as they are, nothing
-is reused, and nothing of the package is used: networks are explicit functions of explicit tensors.
+Pool switches and every other linearisation are those of the mean s̄. Both states of every dyad are
+held as they are, nothing is reused, and nothing of the package is used: networks are explicit
+functions of explicit tensors.
 """
 
 from __future__ import annotations
@@ -34,7 +37,8 @@ F_OF: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def settle(f: Callable[[Tensor], Tensor], u: Tensor, scale: float) -> Tensor:
-    """argmin_s G(s) + scale/2 s² - s u by bisection: s = f(t) where t + scale f(t) = u; t - u lies within scale·|s|."""
+    """argmin_s G(s) + scale/2 s² - s u by bisection: s = f(t) where t + scale f(t) = u; t - u lies
+    within scale·|s|."""
     reach = scale * (1 + u.abs())
     low, high = u - reach, u + reach
     for _ in range(200):
@@ -46,7 +50,8 @@ def settle(f: Callable[[Tensor], Tensor], u: Tensor, scale: float) -> Tensor:
 
 @dataclass
 class Stage:
-    """One layer: its drive as a function of (state below, parameters), its activation's name, its named parameters."""
+    """One layer: its drive as a function of (state below, parameters), its activation's name, its
+    named parameters."""
 
     drive: Callable[..., Tensor]
     activation: str
@@ -92,7 +97,8 @@ def loss_gradient(name: str, s: Tensor, target: Tensor) -> Tensor:
 
 
 def exactly_nudged(name: str, a: Tensor, target: Tensor, c: float) -> Tensor:
-    """argmin ½‖s‖² - s·a + c ℓ(s) for a linear output: in closed form, or by plain gradient descent to the last digits."""
+    """argmin ½‖s‖² - s·a + c ℓ(s) for a linear output: in closed form, or by plain gradient descent
+    to the last digits."""
     if name == "squared_error":
         return (a + c * target) / (1 + c)
     s, rate = a.clone(), 1 / (1 + max(c, 0.0) / 2)

@@ -1,4 +1,5 @@
-"""The kernel that inductor compiles, against the eager one; slow, as compiling takes a C++ compiler its seconds."""
+"""The kernel that inductor compiles, against the eager one; slow, as compiling takes a C++ compiler
+its seconds."""
 
 import pytest
 import torch
@@ -13,7 +14,8 @@ pytestmark = pytest.mark.slow
 @pytest.mark.parametrize("neuron", ["relu", "tanh", "hard_sigmoid", "leaky_relu", "sigmoid"])
 @pytest.mark.parametrize("size", [(7, 5), (40, 16, 32, 32)])
 def test_the_compiled_kernel_computes_what_the_eager_one_does(neuron, size):
-    """Large tensors are walked in pieces eagerly, small ones whole, and compiled ones by one loop: three ways, one result."""
+    """Large tensors are walked in pieces eagerly, small ones whole, and compiled ones by one loop:
+    three ways, one result."""
     generator = torch.Generator().manual_seed(0)
     a, delta = (torch.randn(size, generator=generator, dtype=torch.float64) for _ in range(2))
     f = dp.neurons.from_name(neuron)
@@ -41,7 +43,8 @@ def test_gradients_by_the_compiled_kernel_are_those_by_the_eager_one(engine):
 # PyTorch's own tracer makes an instance of the autograd function, and warns of it.
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 def test_a_dualized_model_compiles_as_one_graph_by_inductor():
-    """A graph break would leave the speed of torch.compile on the table, and could leave an activation behind."""
+    """A graph break would leave the speed of torch.compile on the table, and could leave an
+    activation behind."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(20, 32), nn.ReLU(), nn.Linear(32, 32), nn.GELU(), nn.Linear(32, 5))
     x, y = torch.randn(16, 20), torch.arange(16) % 5

@@ -1,4 +1,5 @@
-"""Statistics of learning: dual propagation reaches what back-propagation reaches, over seeds, on real data."""
+"""Statistics of learning: dual propagation reaches what back-propagation reaches, over seeds, on
+real data."""
 
 import dataclasses
 from statistics import mean, stdev
@@ -16,7 +17,8 @@ def accuracies(recipe, folder, root=None, num_seeds=3):
 
 
 def test_digits_are_learned_as_well_as_by_backprop(tmp_path):
-    """97 % is what a good MLP has on digits; the difference of the means must be within three standard errors."""
+    """97 % is what a good MLP has on digits; the difference of the means must be within three
+    standard errors."""
     recipe = recipes.from_name("digits-mlp")
     found = accuracies(recipe, tmp_path / "dp", num_seeds=8)
     exact = accuracies(recipe.with_rule("backprop"), tmp_path / "bp", num_seeds=8)

@@ -28,14 +28,16 @@ TINY = Recipe(
 
 @pytest.fixture(autouse=True)
 def subnormals() -> Iterator[None]:
-    """Training flushes subnormal numbers for its whole process; other tests must not inherit that."""
+    """Training flushes subnormal numbers for its whole process; other tests must not inherit
+    that."""
     yield
     torch.set_flush_denormal(False)
 
 
 @pytest.fixture
 def recipe() -> Callable[..., Recipe]:
-    """recipe(**changes): a recipe on digits that trains in a fraction of a second; `optimizer` may be a dictionary."""
+    """recipe(**changes): a recipe on digits that trains in a fraction of a second; `optimizer` may
+    be a dictionary."""
 
     def make(**changes: Any) -> Recipe:
         if isinstance(changes.get("optimizer"), dict):

@@ -1,9 +1,11 @@
-"""Runs and comparisons that are killed outright and resumed: a program of its own, and `kill`, which starts it.
+"""Runs and comparisons that are killed outright and resumed: a program of its own, and `kill`,
+which starts it.
 
-The program imports everything once and forks a child for every attempt, so that an attempt costs milliseconds and yet is a
-process that really dies. A child tells each event (a step, a file opened, half written, written, about to be renamed,
-renamed, a figure begun) before the next can happen, and is killed at the event whose number it was given, or after a time.
-That is processor time, not the clock's, so that a busy machine kills a child no earlier in its work.
+The program imports everything once and forks a child for every attempt, so that an attempt costs
+milliseconds and yet is a process that really dies. A child tells each event (a step, a file opened,
+half written, written, about to be renamed, renamed, a figure begun) before the next can happen, and
+is killed at the event whose number it was given, or after a time. That is processor time, not the
+clock's, so that a busy machine kills a child no earlier in its work.
 """
 
 from __future__ import annotations
@@ -22,8 +24,9 @@ from typing import Any
 
 
 def kill(task: dict[str, Any]) -> list[dict[str, Any]]:
-    """Run the task in a fresh process. Returns its trials: "folder", and "kills", the events at which a child died; the
-    first trial is the uninterrupted one, with all its events under "events"."""
+    """Run the task in a fresh process. Returns its trials: "folder", and "kills", the events at
+    which a child died; the first trial is the uninterrupted one, with all its events under
+    "events"."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     result = subprocess.run(
         [sys.executable, __file__],
@@ -117,8 +120,9 @@ class Trials:
         self.task, self.recipe = task, Recipe.from_plain(task["recipe"])
 
     def attempt(self, folder: Path, kill_at: int | None = None, seconds: float | None = None) -> tuple[bool, list[str], float]:
-        """Start or continue in a child, killed at event number `kill_at` or after `seconds` of processor time. Returns whether
-        it came to its end, its events and the processor time that it took."""
+        """Start or continue in a child, killed at event number `kill_at` or after `seconds` of
+        processor time. Returns whether it came to its end, its events and the processor time that
+        it took."""
         readable, writable = os.pipe()
         child = os.fork()
         if child == 0:
@@ -157,7 +161,8 @@ class Trials:
                 write_json = files.write_json
 
                 def first_write(path: Path, value: Any) -> None:
-                    # Before comparison.json is there, there is nothing to resume; from then on every event counts.
+                    # Before comparison.json is there, there is nothing to resume; from then on
+                    # every event counts.
                     files.write_json = write_json
                     write_json(path, value)
                     watch_everything(watch)
@@ -186,7 +191,8 @@ class Trials:
                 assert self.attempt(folder)[0]
                 trials.append({"folder": str(folder), "kills": [f"{i}: {told[-1]}"]})
             return trials
-        # A chain: killed again and again until there were as many kills as asked for, then left to finish.
+        # A chain: killed again and again until there were as many kills as asked for, then left to
+        # finish.
         kills: list[str] = []
         number = 0
         while len(kills) < self.task["kills"]:

@@ -1,8 +1,10 @@
-"""Captured steps, by a stand-in graph that runs what it captured again on the same memory; and steps that wait for no device.
+"""Captured steps, by a stand-in graph that runs what it captured again on the same memory; and
+steps that wait for no device.
 
-A CUDA graph repeats launches and not Python: whatever a replay needs must be in the memory of the capture. The stand-in
-computes nothing while it captures, as a graph, but repeats the Python: a batch, a state or a learning rate that is not
-copied in shows as a difference from steps that are taken as they are.
+A CUDA graph repeats launches and not Python: whatever a replay needs must be in the memory of the
+capture. The stand-in computes nothing while it captures, as a graph, but repeats the Python: a
+batch, a state or a learning rate that is not copied in shows as a difference from steps that are
+taken as they are.
 """
 
 import copy
@@ -23,7 +25,8 @@ from dualprop.training.recipe import Optimizer, Recipe
 
 
 class StandIn:
-    """Replays by running the function again; capturing leaves parameters and optimizer as they were."""
+    """Replays by running the function again; capturing leaves parameters and optimizer as they
+    were."""
 
     def __init__(self, model, optimizer):
         self.model, self.optimizer, self.replays = model, optimizer, 0
@@ -88,7 +91,8 @@ CAPTURABLE = [name for name in VARIANTS if not VARIANTS[name].apply(recipe()).ru
 
 @pytest.mark.parametrize("name", CAPTURABLE)
 def test_captured_steps_are_those_taken_as_they_are(name):
-    """A batch, a state (L-DP, MS-DP, damping's vectors) or a learning rate left in the memory of another step is found here."""
+    """A batch, a state (L-DP, MS-DP, damping's vectors) or a learning rate left in the memory of
+    another step is found here."""
     made = VARIANTS[name].apply(recipe())
     losses, weights, _, _ = train(made, captured=False)
     found, found_weights, graph, _ = train(made, captured=True)

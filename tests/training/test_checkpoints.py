@@ -1,4 +1,5 @@
-"""Checkpoints and files: written whole or not at all, read back exactly, and refused by name where anything is wrong."""
+"""Checkpoints and files: written whole or not at all, read back exactly, and refused by name where
+anything is wrong."""
 
 import contextlib
 import errno
@@ -205,7 +206,8 @@ def test_an_interrupted_write_leaves_the_old_content(tmp_path, monkeypatch):
 
 
 def test_appended_lines_are_counted_in_bytes_and_cut_back_exactly(tmp_path):
-    """The checkpoint remembers how long the metrics were: counted in letters, an α would cut a line short."""
+    """The checkpoint remembers how long the metrics were: counted in letters, an α would cut a line
+    short."""
     path = tmp_path / "metrics.jsonl"
     files.truncate(path, 0)
     first = files.append(path, json.dumps({"note": "α"}, ensure_ascii=False))
@@ -224,7 +226,8 @@ def test_leftovers_of_killed_writers_are_removed_and_nothing_else(tmp_path):
 
 
 def test_every_single_changed_byte_is_found(path):
-    """A flipped bit in a weight, or in the number of the step, would be trained on without a word."""
+    """A flipped bit in a weight, or in the number of the step, would be trained on without a
+    word."""
     good, unharmed = path.read_bytes(), []
     for position in range(0, len(good), 3):
         for flip in (0x01, 0x80):

@@ -50,7 +50,8 @@ def test_runs_without_alignment_have_curves_alone(recipe, train, tmp_path):
 
 
 def test_runs_with_feedback_weights_show_how_near_they_are_to_the_forward_ones(recipe, train, tmp_path):
-    """One panel a run with such weights, and none for a run without; its curves are the metrics'."""
+    """One panel a run with such weights, and none for a run without; its curves are the
+    metrics'."""
     plain = train(recipe(rule=DualPropagation()), name="a")
     learned, fixed = (train(recipe(rule=DualPropagation(), feedback=kind), name=kind) for kind in ("kolen_pollack", "random"))
     sizes = draw([("dp", plain), ("kp-dp", learned), ("fa-dp", fixed)], tmp_path / "figures")
@@ -78,7 +79,8 @@ def test_a_comparison_is_drawn_in_one_figure_and_again_over_the_old_one(recipe, 
 
 
 def test_more_rules_than_colours_are_drawn_in_an_overview(recipe, train, tmp_path):
-    """Curves of one colour can't be told apart, and a map for each would be a poster: a line each, with its own numbers."""
+    """Curves of one colour can't be told apart, and a map for each would be a poster: a line each,
+    with its own numbers."""
     rules = {"bp": Backprop(), **{f"dp-{number}": DualPropagation(beta=number) for number in (1.0, 2.0, 3.0, 4.0, 5.0)}}
     labelled = [(name, train(recipe(rule=rule), name=name, seeds=(0, 1))) for name, rule in rules.items()]
     assert "overview.png" not in draw(labelled, tmp_path / "few")
@@ -101,7 +103,8 @@ def test_more_rules_than_colours_are_drawn_in_an_overview(recipe, train, tmp_pat
 
 
 def test_no_two_runs_of_a_figure_are_drawn_alike(recipe, train):
-    """A legend whose lines repeat names the wrong rule. Of another loss than the others', a curve would lead them all."""
+    """A legend whose lines repeat names the wrong rule. Of another loss than the others', a curve
+    would lead them all."""
     run, other = train(recipe(rule=DualPropagation())), train(recipe(rule=DualPropagation(loss="squared_error")), name="other")
     error, loss = plots.training_curves([*((f"dp-{number}", run) for number in range(40)), ("other", other)]).axes
     drawn = [
@@ -160,7 +163,8 @@ def test_alignment_is_the_cosine_of_all_of_a_layers_parameters():
 
 
 def test_dual_propagation_is_nearly_aligned_and_nearer_for_a_smaller_beta():
-    """The map of angles is the evidence that DP follows BP; it must show the angle fall with beta."""
+    """The map of angles is the evidence that DP follows BP; it must show the angle fall with
+    beta."""
     angles = {
         beta: max(layer.angle for layer in alignment(network(), DualPropagation(beta=beta, alpha=0.0), *batch()))
         for beta in (1.0, 0.1, 0.01)

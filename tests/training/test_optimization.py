@@ -1,4 +1,5 @@
-"""Optimizers and the learning rate: against the formula written out, and against PyTorch's unfused kernels."""
+"""Optimizers and the learning rate: against the formula written out, and against PyTorch's unfused
+kernels."""
 
 import copy
 import math
@@ -26,7 +27,8 @@ def rates(settings: Optimizer, steps_per_epoch: int, epochs: int) -> list[float]
 
 
 def test_the_learning_rate_warms_up_linearly_and_falls_along_a_half_cosine():
-    """A warm-up counted in steps for epochs, or a cosine over the wrong length, trains: only never as published."""
+    """A warm-up counted in steps for epochs, or a cosine over the wrong length, trains: only never
+    as published."""
     settings = Optimizer(learning_rate=0.4, warmup_epochs=1.5, warmup_from=0.1, cosine=True, final_learning_rate=0.02)
     found = rates(settings, steps_per_epoch=4, epochs=5)  # 6 steps of warm-up, 14 of cosine
     warmup = [0.1 + 0.3 * step / 6 for step in range(6)]
@@ -37,7 +39,8 @@ def test_the_learning_rate_warms_up_linearly_and_falls_along_a_half_cosine():
 
 
 def test_the_cosine_ends_with_the_run_close_to_its_final_rate():
-    """A cosine that turns before the end would raise the rate again; one that is cut would leave it high."""
+    """A cosine that turns before the end would raise the rate again; one that is cut would leave it
+    high."""
     settings = Optimizer(learning_rate=1.0, cosine=True, final_learning_rate=0.25)
     found = rates(settings, steps_per_epoch=50, epochs=4)
     assert all(earlier > later for earlier, later in pairwise(found))
@@ -88,7 +91,8 @@ def small_model(dtype: torch.dtype = torch.float64) -> nn.Sequential:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_fused_optimizers_take_the_steps_of_the_plain_ones(name):
-    """Fused kernels are other code: a setting that they ignore (weight decay, nesterov) would change every result."""
+    """Fused kernels are other code: a setting that they ignore (weight decay, nesterov) would
+    change every result."""
     one = small_model()
     other = copy.deepcopy(one)
     fused, plain = optimization.build(NAMES[name], one), unfused(NAMES[name], other)
@@ -155,7 +159,8 @@ def test_settings_without_a_meaning_are_refused(settings, remedy):
 
 
 def test_layer_factors_multiply_the_rate_of_each_layer_through_schedule_and_resume():
-    """Scellier et al. 2023 give each layer a rate of its own; a factor that a set rate overwrote would last for one step."""
+    """Scellier et al. 2023 give each layer a rate of its own; a factor that a set rate overwrote
+    would last for one step."""
     settings = Optimizer(name="sgd", learning_rate=0.1, momentum=0.0, layer_factors=(1.0, 0.5))
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     optimizer = optimization.build(settings, model)

@@ -87,7 +87,8 @@ def test_the_grid_is_that_of_the_scripts():
 
 @pytest.mark.parametrize("name", [name for name in recipes.RECIPES if "vgg16" in name or name == "cifar10-cnn"])
 def test_the_budget_form_goes_through_the_whole_schedule(name):
-    """Fewer epochs of the long schedule would end at its highest rate, and be worse than they need be."""
+    """Fewer epochs of the long schedule would end at its highest rate, and be worse than they need
+    be."""
     made = recipes.from_name(name)
     short = made.compressed()
     assert short.epochs == made.budget_epochs < made.epochs
@@ -122,8 +123,8 @@ def test_the_rate_stays_where_the_cosine_has_ended():
 
 
 def test_the_recipe_of_target_propagation_has_the_settings_of_the_authors_code():
-    """Ernoult et al. (2022). Their forward weights learn from β times what ours do: the same steps by
-    β times the rate, and a decay divided by β."""
+    """Ernoult et al. (2022). Their forward weights learn from β times what ours do: the same steps
+    by β times the rate, and a decay divided by β."""
     made = recipes.from_name("cifar10-vgg-dtp")
     rule, sgd = made.rule, made.optimizer
     assert (made.epochs, made.batch_size, made.model.channels) == (90, 128, (128, 128, 256, 256, 512))
@@ -137,7 +138,8 @@ def test_the_recipe_of_target_propagation_has_the_settings_of_the_authors_code()
     assert sgd.final_learning_rate / rule.beta == pytest.approx(1e-5)
 
 
-# Settings of pcx's configurations: steps, step size, momentum, rate, decay, epochs, activation, updates a batch.
+# Settings of pcx's configurations: steps, step size, momentum, rate, decay, epochs, activation,
+# updates a batch.
 SETTINGS_OF_PCX = {
     "mnist-mlp-pc": (8, 0.0105, 0.65, 2.97e-4, 3.55e-4, 25, "relu", 1),
     "mnist-mlp-ipc": (1, 0.85, 0.35, 2.53e-4, 0.0325, 25, "leaky_relu", 8),
@@ -148,7 +150,8 @@ SETTINGS_OF_PCX = {
 
 @pytest.mark.parametrize("name", SETTINGS_OF_PCX)
 def test_the_recipes_of_predictive_coding_have_the_settings_of_pcx(name):
-    """AdamW, batch 128, the rate up by a tenth over a tenth of the run, then along a cosine to a tenth."""
+    """AdamW, batch 128, the rate up by a tenth over a tenth of the run, then along a cosine to a
+    tenth."""
     made = recipes.from_name(name)
     steps, step_size, momentum, rate, decay, epochs, activation, updates = SETTINGS_OF_PCX[name]
     rule, adamw = made.rule, made.optimizer
@@ -167,7 +170,8 @@ def test_the_recipes_of_predictive_coding_have_the_settings_of_pcx(name):
 
 
 def test_pc_of_a_recipe_of_incremental_pc_makes_as_many_steps_as_that_has_updates():
-    """With the one step that incremental PC makes for an update, no error would reach the layers below the last but one."""
+    """With the one step that incremental PC makes for an update, no error would reach the layers
+    below the last but one."""
     made = recipes.from_name("mnist-mlp-ipc")
     plain = variants.named("pc").apply(made)
     assert (plain.rule.steps, plain.rule.start, plain.updates_per_batch, plain.reset_states) == (8, "forward", 1, False)

@@ -1,4 +1,5 @@
-"""Recipes: written to disk and read back as the same value, told apart by every field, refused where damaged."""
+"""Recipes: written to disk and read back as the same value, told apart by every field, refused
+where damaged."""
 
 import dataclasses
 import json
@@ -36,7 +37,8 @@ def there_and_back(recipe: Recipe) -> Recipe:
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("name", recipes.RECIPES)
 def test_every_recipe_by_every_rule_comes_back_from_json_as_the_same(name, rule):
-    """A run is resumed by what its recipe.json says: a field that is lost there falls back to its default."""
+    """A run is resumed by what its recipe.json says: a field that is lost there falls back to its
+    default."""
     made = recipes.from_name(name).with_rule(rule)
     back = there_and_back(made)
     assert back == made
@@ -46,7 +48,8 @@ def test_every_recipe_by_every_rule_comes_back_from_json_as_the_same(name, rule)
 
 @pytest.mark.parametrize("case", ODD_RULES)
 def test_every_setting_of_a_rule_comes_back_from_json_as_the_same(case, recipe):
-    """JSON knows no tuples, schedules and losses; read back as lists or text they would compare and digest otherwise."""
+    """JSON knows no tuples, schedules and losses; read back as lists or text they would compare and
+    digest otherwise."""
     made = recipe(rule=ODD_RULES[case])
     back = there_and_back(made)
     assert back.rule == made.rule
@@ -126,7 +129,8 @@ OPTIMIZER_CHANGES = {
 
 
 def test_the_digest_changes_with_every_field(recipe):
-    """A field outside the digest could be edited in recipe.json, and the run resumed as half one thing and half another."""
+    """A field outside the digest could be edited in recipe.json, and the run resumed as half one
+    thing and half another."""
     assert CHANGES.keys() | {"residency", "kernel", "capture"} == {f.name for f in dataclasses.fields(Recipe)}
     digests = {recipe().digest(), *(recipe(**{name: value}).digest() for name, value in CHANGES.items())}
     assert len(digests) == 1 + len(CHANGES)
@@ -257,7 +261,8 @@ def test_another_rule_keeps_the_loss_and_everything_else(recipe):
 
 
 def test_the_twin_is_true_back_propagation_whatever_the_recipes_feedback_and_updates():
-    """Through feedback weights, or with twice the updates, it would be no yardstick; other rules keep both."""
+    """Through feedback weights, or with twice the updates, it would be no yardstick; other rules
+    keep both."""
     made = dataclasses.replace(recipes.from_name("mnist-feedback"), updates_per_batch=2, reset_states=True)
     twin = made.with_rule("backprop")
     assert (twin.feedback, twin.updates_per_batch, twin.reset_states) == ("exact", 1, False)
@@ -321,7 +326,8 @@ def test_a_damaged_description_is_refused_in_one_line(damage, recipe):
 
 
 def test_the_first_recipe_is_small_and_the_published_one_is_as_published():
-    """These settings stand in the tables of results: changed unnoticed, the figures beside it are another experiment's."""
+    """These settings stand in the tables of results: changed unnoticed, the figures beside it are
+    another experiment's."""
     mnist = recipes.from_name("mnist-mlp")
     assert (mnist.model, mnist.rule.loss) == (MLP(widths=(1000, 1000, 1000)), SquaredError())
     assert (mnist.optimizer, mnist.batch_size) == (Optimizer(name="adam", learning_rate=3e-5), 100)
@@ -331,7 +337,8 @@ def test_the_first_recipe_is_small_and_the_published_one_is_as_published():
 
 
 def test_normal_weights_have_the_variance_of_the_reciprocal_fan_in_and_no_biases():
-    """Their spectral norm, near 2, is what the study of asymmetric nudging is about; PyTorch's own are near 1.15."""
+    """Their spectral norm, near 2, is what the study of asymmetric nudging is about; PyTorch's own
+    are near 1.15."""
     torch.manual_seed(0)
     model = MLP(widths=(400, 400), init="normal").build((300,), 10)
     for layer in (module for module in model if isinstance(module, torch.nn.Linear)):

@@ -1,4 +1,5 @@
-"""A run that was killed at any moment and resumed ends in the same bytes as one that was left alone."""
+"""A run that was killed at any moment and resumed ends in the same bytes as one that was left
+alone."""
 
 from pathlib import Path
 
@@ -79,7 +80,8 @@ def contents(folder: str) -> dict[str, bytes]:
 
 
 def assert_all_equal(trials: list[dict]) -> None:
-    """Each trial's files are the uninterrupted run's; on failure the moments of the kills are told."""
+    """Each trial's files are the uninterrupted run's; on failure the moments of the kills are
+    told."""
     first, *others = trials
     expected = contents(first["folder"])
     failures = []
@@ -93,8 +95,9 @@ def assert_all_equal(trials: list[dict]) -> None:
 
 
 def test_a_run_killed_at_every_event_in_turn_ends_as_if_left_alone(recipe, tmp_path):
-    """One unlucky moment (between the best and the last checkpoint, half-way through a line of metrics) would leave a run
-    that resumes with another result, which nobody would notice: the curves look fine."""
+    """One unlucky moment (between the best and the last checkpoint, half-way through a line of
+    metrics) would leave a run that resumes with another result, which nobody would notice: the
+    curves look fine."""
     made = recipe(
         rule=Backprop(), model=MLP(widths=(4,)), optimizer={"name": "adamw", "cosine": True},
         batch_size=210, epochs=1, checkpoint_every=3,
@@ -114,9 +117,10 @@ def test_a_run_killed_at_every_event_in_turn_ends_as_if_left_alone(recipe, tmp_p
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_run_killed_at_twenty_random_events_ends_as_if_left_alone(case, recipe, tmp_path):
-    """What is missing from the checkpoint (momentum, the dyads of the last batch, the generator of the layer order, the
-    examples' order) shows only where a run is resumed in mid-epoch."""
-    # Twelve steps an epoch, so that a checkpoint falls on its last step; and eleven, where none does.
+    """What is missing from the checkpoint (momentum, the dyads of the last batch, the generator of
+    the layer order, the examples' order) shows only where a run is resumed in mid-epoch."""
+    # Twelve steps an epoch, so that a checkpoint falls on its last step; and eleven, where none
+    # does.
     batch_size = 107 if "adamw" in case else 115
     made = recipe(**{"model": MLP(widths=(8, 6)), **CASES[case]}, batch_size=batch_size, epochs=3, checkpoint_every=3)
     trials = kill(
@@ -130,7 +134,8 @@ def test_a_run_killed_at_twenty_random_events_ends_as_if_left_alone(case, recipe
 
 
 def test_a_run_killed_after_random_times_ends_as_if_left_alone(recipe, tmp_path):
-    """Kills at events come when Python has just told one; a kill after a time comes in the middle of anything."""
+    """Kills at events come when Python has just told one; a kill after a time comes in the middle
+    of anything."""
     made = recipe(rule=RANDOM_ORDER, model=MLP(widths=(8, 6)), batch_size=115, epochs=4, checkpoint_every=3)
     trials = kill(
         {
@@ -143,7 +148,8 @@ def test_a_run_killed_after_random_times_ends_as_if_left_alone(recipe, tmp_path)
 
 
 def test_a_run_killed_while_drawing_has_all_figures_after_resuming(recipe, tmp_path):
-    """Half a picture under a picture's name would be shown by every viewer as a broken file, and never be drawn again."""
+    """Half a picture under a picture's name would be shown by every viewer as a broken file, and
+    never be drawn again."""
     made = recipe(rule=DualPropagation(), model=MLP(widths=(4,)), batch_size=210)
     trials = kill(
         {
@@ -158,7 +164,8 @@ def test_a_run_killed_while_drawing_has_all_figures_after_resuming(recipe, tmp_p
 
 
 def test_a_diverging_run_killed_at_any_checkpoint_stops_with_the_same_results(recipe, tmp_path):
-    """A checkpoint of a run that has just diverged must still be followed by the epoch's end, or its metrics lack a line."""
+    """A checkpoint of a run that has just diverged must still be followed by the epoch's end, or
+    its metrics lack a line."""
     made = recipe(
         rule=Backprop(), model=MLP(widths=(4,)), batch_size=107, checkpoint_every=3,
         optimizer={"name": "sgd", "learning_rate": 1e30, "momentum": 0.0},
@@ -174,7 +181,8 @@ def test_a_diverging_run_killed_at_any_checkpoint_stops_with_the_same_results(re
 
 
 def test_a_comparison_killed_at_twenty_random_events_ends_as_if_left_alone(recipe, tmp_path):
-    """A comparison is killed between its rules too: where the next run folder is made but not yet described."""
+    """A comparison is killed between its rules too: where the next run folder is made but not yet
+    described."""
     made = recipe(rule=DualPropagation(), model=MLP(widths=(6,)), batch_size=210, checkpoint_every=2)
     trials = kill(
         {
@@ -187,7 +195,8 @@ def test_a_comparison_killed_at_twenty_random_events_ends_as_if_left_alone(recip
 
 
 def test_a_comparison_killed_while_making_a_run_folder_is_resumed(recipe, tmp_path):
-    """A folder without its recipe is refused by name everywhere else; here it must be made anew, not stop the comparison."""
+    """A folder without its recipe is refused by name everywhere else; here it must be made anew,
+    not stop the comparison."""
     made = recipe(rule=DualPropagation(), model=MLP(widths=(6,)), batch_size=210)
     trials = kill(
         {

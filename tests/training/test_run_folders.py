@@ -1,4 +1,5 @@
-"""Run folders: what is in them, which are refused, and that only one process trains in one; and the user's own data."""
+"""Run folders: what is in them, which are refused, and that only one process trains in one; and the
+user's own data."""
 
 import json
 import subprocess
@@ -107,7 +108,8 @@ def test_the_lock_is_released_when_training_fails(recipe, tmp_path):
 
 
 def test_the_users_own_file_is_trained_end_to_end(recipe, tmp_path):
-    """Colour images with the channels last, and labels as they come, must be learned as well as the built-in sets."""
+    """Colour images with the channels last, and labels as they come, must be learned as well as the
+    built-in sets."""
     random = np.random.default_rng(0)
     y = random.integers(0, 3, 300)
     x = random.integers(0, 60, (300, 8, 8, 3), dtype=np.uint8)
@@ -140,14 +142,16 @@ def test_a_device_that_is_not_there_is_refused_in_one_line(device, recipe):
 
 
 def test_what_does_not_fit_the_network_is_found_before_a_folder_is_made(recipe):
-    """Two values of beta for three layers: found after the folder is made, the name would be taken."""
+    """Two values of beta for three layers: found after the folder is made, the name would be
+    taken."""
     made = recipe(rule=DualPropagation(beta=(0.1, 0.2, 0.3)))
     with pytest.raises(SettingError, match="beta lists 3 values, but it is of 2 layers"):
         runs.check_fit(made, runs.load_data(made, 0))
 
 
 def test_a_finished_run_is_taken_as_it_is_and_another_recipes_is_refused(recipe, tmp_path):
-    """A grid's cells are named by what varies: the rest would be another run's, under the new one's name."""
+    """A grid's cells are named by what varies: the rest would be another run's, under the new one's
+    name."""
     made = recipe(epochs=1)
     first = runs.finished(tmp_path / "run", made, (0,))
     before = {path: path.read_bytes() for path in first.folder.rglob("*") if path.is_file() and path.name != ".lock"}

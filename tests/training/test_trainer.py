@@ -1,4 +1,5 @@
-"""The trainer: against a loop written out in plain PyTorch, what it tests at the end, when it stops, and what seeds decide."""
+"""The trainer: against a loop written out in plain PyTorch, what it tests at the end, when it
+stops, and what seeds decide."""
 
 import copy
 import dataclasses
@@ -32,7 +33,8 @@ def weights(run: training.Run, name: str, seed: int = 0) -> dict[str, torch.Tens
 
 
 def test_back_propagation_in_the_trainer_is_a_plain_pytorch_loop(recipe, train):
-    """Every comparison rests on the twin: trained otherwise than PyTorch trains, it would be a straw man."""
+    """Every comparison rests on the twin: trained otherwise than PyTorch trains, it would be a
+    straw man."""
     made = recipe(
         rule=Backprop(loss=SquaredError()), model=MLP(widths=(16, 12)), batch_size=50, epochs=3, align=False,
         optimizer={"name": "adamw", "learning_rate": 3e-3, "weight_decay": 0.1, "cosine": True, "warmup_epochs": 1.0},
@@ -68,7 +70,8 @@ def test_back_propagation_in_the_trainer_is_a_plain_pytorch_loop(recipe, train):
 
 
 def test_the_epoch_that_was_best_on_the_validation_part_is_tested(recipe, train):
-    """Testing the last epoch, or choosing by the test set, would report another number under the same name."""
+    """Testing the last epoch, or choosing by the test set, would report another number under the
+    same name."""
     made = recipe(optimizer={"name": "sgd", "learning_rate": 0.7, "momentum": 0.0}, epochs=7, validation_fraction=0.05)
     run = train(made)
     metrics, result = run.metrics(0), run.results()[0]
@@ -132,7 +135,8 @@ def first_batches(monkeypatch, make_run, rule: AbstractRule) -> list[list[torch.
 
 
 def test_two_rules_of_one_seed_see_the_same_weights_batches_and_division(recipe, train, monkeypatch):
-    """The difference between two rules is small: with different seeds' noise in it, it would mean nothing."""
+    """The difference between two rules is small: with different seeds' noise in it, it would mean
+    nothing."""
     rules = {"bp": Backprop(), "dp": DualPropagation(), "random": DualPropagation(schedule="random_order(6)")}
     runs = {}
     seen = {
@@ -215,7 +219,8 @@ def test_a_collapse_of_the_validation_accuracy_stops_the_run(recipe, train, monk
 
 
 def test_seeds_run_in_turn_and_finished_ones_are_not_trained_again(recipe, train):
-    """A resume that trains finished seeds again costs a night; one that skips unfinished ones costs the result."""
+    """A resume that trains finished seeds again costs a night; one that skips unfinished ones costs
+    the result."""
     watcher = Watcher()
     run = train(recipe(), seeds=(4, 1), reporter=watcher)
     assert [seed for seed, *_ in watcher.started] == watcher.finished == [4, 1]
@@ -256,7 +261,8 @@ def test_digits_are_learned_in_a_few_epochs_by(rule, tmp_path):
 
 
 def test_a_diverged_model_is_never_the_best_one(recipe, train):
-    """All of its outputs are NaN, which argmax takes for class 0: luckier than untrained weights, it would be tested."""
+    """All of its outputs are NaN, which argmax takes for class 0: luckier than untrained weights,
+    it would be tested."""
     optimizer = {"name": "sgd", "learning_rate": 1e30, "momentum": 0.0}
     run = train(recipe(model=MLP(widths=(4,)), batch_size=107, optimizer=optimizer))
     accuracies = [m["validation_accuracy"] for m in run.metrics(0)]

@@ -1,4 +1,5 @@
-"""The papers' named variants: which settings they are, how their states and updates run in the trainer, what is recorded."""
+"""The papers' named variants: which settings they are, how their states and updates run in the
+trainer, what is recorded."""
 
 import dataclasses
 import json
@@ -34,8 +35,8 @@ from dualprop.training.evaluation import evaluate
 DEPTH = 4
 KEPT = {"beta": 0.3, "loss": SquaredError(), "alpha": 0.5}
 ONE_SWEEP = "alternating_sweeps(1)"
-# From the code of Høier et al. (2023), and for DP⊤ and damped DP of Høier & Zach (2024): of a network
-# of four layers, the rule's settings, then the recipe's.
+# From the code of Høier et al. (2023), and for DP⊤ and damped DP of Høier & Zach (2024): of a
+# network of four layers, the rule's settings, then the recipe's.
 EXPECTED = {
     "dp": ({"schedule": ONE_SWEEP}, {}),
     "ms-dp": ({"schedule": "up_down(1)", "start": "previous"}, {"updates_per_batch": 2, "reset_states": True}),
@@ -73,8 +74,8 @@ def odd(recipe, **rule):
 )
 @pytest.mark.parametrize("name", EXPECTED)
 def test_a_variant_is_what_the_papers_name_so_whatever_the_recipe_was_and_keeps_the_rest(name, own, recipe):
-    """A leftover of the recipe's own schedule, damping or feedback would stand in the table under the variant's name; a lost
-    β, loss or seed would make it another experiment."""
+    """A leftover of the recipe's own schedule, damping or feedback would stand in the table under
+    the variant's name; a lost β, loss or seed would make it another experiment."""
     base = odd(recipe, **own)
     rule, changed = EXPECTED[name]
     # The fused engine is one downward sweep too.
@@ -120,7 +121,8 @@ def test_a_variant_of_equilibrium_propagation_keeps_the_recipes_own_settings(nam
     assert VARIANTS[name].apply(odd(recipe)) == dataclasses.replace(base, rule=other, **changed)
 
 
-# Of a network of four layers and a recipe with 7 steps of inference: the rule's settings, then the recipe's.
+# Of a network of four layers and a recipe with 7 steps of inference: the rule's settings, then the
+# recipe's.
 EXACT_PC = {"steps": 3, "step_size": 1.0, "momentum": 0.0}
 EXPECTED_OF_PC = {
     "pc": ({}, {}),
@@ -147,7 +149,8 @@ def test_a_variant_of_predictive_coding_keeps_the_recipes_own_settings(name, rec
 
 
 def test_holomorphic_ep_is_of_a_hopfield_network_that_is_holomorphic(recipe):
-    """Sigmoids and softmax pools where the recipe has none such, whatever its energy and order were; the rest is kept."""
+    """Sigmoids and softmax pools where the recipe has none such, whatever its energy and order
+    were; the rest is kept."""
     own = EquilibriumPropagation(beta=0.3, relaxation="blocks(even_odd(7))", jacobians="free", output_nudge="exact")
     base = dataclasses.replace(odd(recipe), rule=own, model=ConvNet((4,), "relu"))
     made = VARIANTS["hep"].apply(base)
@@ -163,7 +166,8 @@ def test_holomorphic_ep_is_of_a_hopfield_network_that_is_holomorphic(recipe):
 
 
 def test_ep_on_a_hopfield_network_keeps_what_is_of_one_and_no_more(recipe):
-    """Error sweeps and free Jacobians are refused by a Hopfield network; its own nudge and order are kept."""
+    """Error sweeps and free Jacobians are refused by a Hopfield network; its own nudge and order
+    are kept."""
     of_coding = EquilibriumPropagation(beta=0.3, relaxation="error_sweeps(2)", jacobians="free", output_nudge="exact")
     made = VARIANTS["ep-hopfield"].apply(dataclasses.replace(odd(recipe), rule=of_coding))
     assert made.rule == EquilibriumPropagation(beta=0.3, energy="hopfield", relaxation="blocks")
@@ -222,7 +226,8 @@ def first_gradient(made, seed=0):
 @pytest.mark.parametrize("depth", range(2, 8))
 @pytest.mark.parametrize("name", ["p-dp", "odd-even", "bottom-up"])
 def test_the_count_is_the_least_for_which_the_first_layer_learns(name, depth, recipe):
-    """One fewer, and the first layer never learns, which a deep network hides well; one more is time for nothing.
+    """One fewer, and the first layer never learns, which a deep network hides well; one more is
+    time for nothing.
 
     For P-DP that is 2L-1 steps: L up to the output, L-1 down to the first layer.
     """
@@ -249,8 +254,8 @@ def saved(run, name="last"):
 
 
 def by_hand(made, updates, keep):
-    """One epoch in plain PyTorch. `keep`: the states go on to the next batch. Returns weights, and the mean loss and accuracy
-    of each update's forward pass."""
+    """One epoch in plain PyTorch. `keep`: the states go on to the next batch. Returns weights, and
+    the mean loss and accuracy of each update's forward pass."""
     splits = load("digits", validation_fraction=0.1, seed=0)
     torch.manual_seed(0)
     model = nn.Sequential(
@@ -291,8 +296,9 @@ def by_hand(made, updates, keep):
     ],
 )
 def test_a_variant_in_the_trainer_is_a_loop_written_out_by_hand_to_the_last_bit(name, updates, keep, recipe, train):
-    """States that persist where they should not (MS-DP) or not where they should (L-DP, damping's vectors), and an update too
-    many (the authors' P-DP takes two a batch), all train well enough to go unnoticed."""
+    """States that persist where they should not (MS-DP) or not where they should (L-DP, damping's
+    vectors), and an update too many (the authors' P-DP takes two a batch), all train well enough to
+    go unnoticed."""
     made = variant(name, recipe)
     run = train(made)
     expected, losses, accuracies = by_hand(made, updates, keep)
@@ -343,8 +349,8 @@ class Stopper(Reporter):
 @pytest.mark.parametrize("name", ["l-dp", "ms-dp", "damped-dp", "kp-dp", "r-dp-100"])
 @pytest.mark.parametrize("at", [5, 11, 17])
 def test_a_stopped_run_of_a_variant_is_resumed_to_the_same_bytes(name, at, recipe, train, tmp_path):
-    """States, vectors of the power iteration and feedback weights are part of where a run stands: started anew in mid-run, it
-    would be another run."""
+    """States, vectors of the power iteration and feedback weights are part of where a run stands:
+    started anew in mid-run, it would be another run."""
     made = variant(name, recipe, epochs=2, checkpoint_every=3, align=True)
     straight = train(made, name="straight")
     stopped = training.create(tmp_path / "stopped", made, (0,))
@@ -450,7 +456,8 @@ def true_gradients(model, x, y):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("rule", [Backprop(), DualPropagation(beta=0.1)], ids=["backprop", "dp"])
 def test_alignment_is_with_the_true_gradient_where_feedback_has_weights_of_its_own(kind, rule):
-    """Compared with a twin that sends errors through the same B, every feedback would look perfect."""
+    """Compared with a twin that sends errors through the same B, every feedback would look
+    perfect."""
     model, generator = with_feedback(kind), torch.Generator().manual_seed(1)
     x = torch.randn(6, 5, generator=generator, dtype=torch.float64)
     y = torch.randint(4, (6,), generator=generator)
@@ -468,7 +475,8 @@ def test_alignment_is_with_the_true_gradient_where_feedback_has_weights_of_its_o
 
 
 def test_alignment_of_several_updates_is_of_their_mean():
-    """The first update of incremental predictive coding has not reached the lower layers: no angle of it says anything."""
+    """The first update of incremental predictive coding has not reached the lower layers: no angle
+    of it says anything."""
     torch.manual_seed(3)
     model = nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 7), nn.Tanh(), nn.Linear(7, 4)).double()
     network, rule = Network.from_module(model), PredictiveCoding(beta=1.0, steps=1, start="previous")
@@ -489,7 +497,8 @@ def test_alignment_of_several_updates_is_of_their_mean():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_exact_copy_shares_the_parameters_is_plain_and_leaves_the_model_as_it_was(kind):
-    """A copy of the weights would go stale at the next step; a converted model would train on with exact feedback."""
+    """A copy of the weights would go stale at the next step; a converted model would train on with
+    exact feedback."""
     model = with_feedback(kind)
     before = {name: (type(module), dict(module._parameters), dict(module._buffers)) for name, module in model.named_modules()}
     twin = feedback.exact(model)
@@ -550,7 +559,8 @@ def test_variants_that_do_not_parse_are_refused_in_one_line(text, reason):
 
 @pytest.mark.parametrize("name", recipes.RECIPES)
 def test_published_figures_are_of_variants_that_there_are(name):
-    """--variants published would fail on a name that is no variant, and show nothing where names don't meet."""
+    """--variants published would fail on a name that is no variant, and show nothing where names
+    don't meet."""
     made = recipes.from_name(name)
     assert {label for label, _ in made.published} <= set(VARIANTS)
     for each in VARIANTS.values():
@@ -558,7 +568,8 @@ def test_published_figures_are_of_variants_that_there_are(name):
 
 
 def test_states_that_are_reset_leave_the_vectors_of_the_weights(recipe):
-    """Spectral damping follows the weights from batch to batch; started anew at each, it would lag for ever."""
+    """Spectral damping follows the weights from batch to batch; started anew at each, it would lag
+    for ever."""
     rule = DualPropagation(alpha=0.0, damping="spectral", start="previous", schedule="up_down(1)")
     made = recipe(rule=rule, reset_states=True, model=MLP(widths=(9, 8)))
     torch.manual_seed(0)
@@ -577,7 +588,8 @@ def test_states_that_are_reset_leave_the_vectors_of_the_weights(recipe):
 
 
 def test_statistics_of_a_rule_with_states_take_a_full_batch_where_the_validation_part_is_smaller(recipe, train):
-    """On a part of a batch the states could not be passed on, and the numbers would be another rule's."""
+    """On a part of a batch the states could not be passed on, and the numbers would be another
+    rule's."""
     run = train(variant("l-dp", recipe, align=True, batch_size=512, validation_fraction=0.1))
     assert all(line["inference"]["residual"] > 0 for line in run.metrics(0)[1:])
     assert all(len(line["alignment"]) == 3 for line in run.metrics(0))
