@@ -1,1 +1,1 @@
-"""Equilibria of energies: energies × relaxations × estimators, complex states, and implicit gradients."""
+"""Equilibria: energies × relaxations × estimators, complex states, implicit gradients."""

@@ -1,13 +1,17 @@
-"""Energies whose equilibria a network settles at, as the local maps that settling and learning need.
+"""Energies whose equilibria a network settles at, as the local maps of settling and learning.
 
-Layer k reads a_k, the drive from the state below, and T_k = Σ J_jᵀ σ_j, what the layers j above send down. An energy says
-where a layer settles between the two, and what it sends down itself, its signal σ_k, which its parameters learn from too:
+Layer k reads a_k, the drive from the state below, and T_k = Σ J_jᵀ σ_j, the pull of the layers j
+above. An energy says where the layer settles between the two. It also says what the layer sends
+down: its signal σ_k, from which its parameters learn too.
 
-    hopfield            E = Σ G_k(s_k) - s_k·a_k               s_k = f(a_k + T_k)                       σ_k = s_k
-    predictive coding   E = Σ ½‖s_k - f(a_k)‖²                 s_k = f(a_k + T_k) or P(f(a_k) + T_k)    σ_k = f'(a_k) ⊙ ε_k
+    hopfield              E = Σ G_k(s_k) - s_k·a_k
+                          s_k = f(a_k + T_k)                          σ_k = s_k
+    predictive coding     E = Σ ½‖s_k - f(a_k)‖²
+                          s_k = f(a_k + T_k) or P(f(a_k) + T_k)       σ_k = f'(a_k) ⊙ ε_k
 
-with ε_k = s_k - f(a_k) and P the projection onto f's range where f itself is one (else none). In both
-∂E/∂θ_k = -σ_kᵀ ∂a_k/∂θ_k. (Scellier & Bengio 2017; Kerjan, Høier & Scellier 2026, eq. 10.) `objectives` has them as numbers.
+Here ε_k = s_k - f(a_k), and P is the projection onto f's range where f itself is one (else none).
+In both ∂E/∂θ_k = -σ_kᵀ ∂a_k/∂θ_k (Scellier & Bengio 2017; Kerjan, Høier & Scellier 2026, eq. 10).
+The energies as numbers are in `objectives`.
 """
 
 from __future__ import annotations
@@ -33,8 +37,8 @@ Update = Literal["auto", "mod_pgd", "pgd"]
 class AbstractEnergy(NamedPart):
     """An energy as local maps. All tensors of a layer have the shape of its drive, (N, …).
 
-    `free_is_forward`: whether its minimum without a nudge is the forward pass, where ∂E/∂θ = 0. `signal_reads_drive`: whether σ
-    varies with the drive. `updates`: those that it has.
+    `free_is_forward`: whether its minimum without a nudge is the forward pass, where ∂E/∂θ = 0.
+    `signal_reads_drive`: whether σ varies with the drive. `updates`: the updates that it has.
     """
 
     name: str
@@ -44,11 +48,11 @@ class AbstractEnergy(NamedPart):
 
     @abstractmethod
     def settle(self, neuron: AbstractNeuron, a: Tensor, pull: Tensor | None, update: Update) -> tuple[Tensor, Tensor | None]:
-        """The state that a layer settles at between its drive and the pull T from above, and its signal (None: zero)."""
+        """The state between the drive and the pull T from above, and its signal (None: 0)."""
 
     @abstractmethod
     def signal(self, neuron: AbstractNeuron, a: Tensor, state: Tensor) -> Tensor:
-        """σ of a state, wherever it came from."""
+        """σ of any state."""
 
     @abstractmethod
     def nudge(self, loss: AbstractLoss, neuron: AbstractNeuron, a: Tensor, y: Tensor, strength: float) -> Tensor:
@@ -76,7 +80,10 @@ class AbstractEnergy(NamedPart):
 
 @dataclass(frozen=True)
 class Hopfield(AbstractEnergy):
-    """The layered continuous Hopfield network: every layer is pulled from both sides, and the prediction is its equilibrium."""
+    """The layered continuous Hopfield network: every layer is pulled from both sides.
+
+    It predicts by its equilibrium.
+    """
 
     name = "hopfield"
     free_is_forward = False
@@ -104,9 +111,12 @@ class Hopfield(AbstractEnergy):
 
 @dataclass(frozen=True)
 class DiscountedHopfield(AbstractEnergy):
-    """A Hopfield network whose layers count γ times as much as the ones below: s_k = f(a_k + γ T_k) (Xie & Seung 2003).
+    """A Hopfield network whose layers count γ times as much as the ones below (Xie & Seung 2003).
 
-    `pull` is T_k without its γ; for layers further above, each already discounted by its distance beyond the next.
+    s_k = f(a_k + γ T_k).
+
+    `pull` is T_k without its γ. The pulls of layers further above are already discounted by their
+    distance beyond the next.
     """
 
     gamma: float
@@ -131,7 +141,7 @@ class DiscountedHopfield(AbstractEnergy):
 
 @dataclass(frozen=True)
 class PredictiveCoding(AbstractEnergy):
-    """The predictive coding network (PCN): a layer's error is the distance of its state from what the layer below predicts."""
+    """The predictive coding network (PCN): a layer's error is its state less its prediction."""
 
     name = "predictive_coding"
     free_is_forward = True
@@ -151,7 +161,8 @@ class PredictiveCoding(AbstractEnergy):
         if update == "pgd":
             state = (neuron.f(a) + pull).clamp(*neuron.reach)
             return state, self.signal(neuron, a, state)
-        # Where f' = 1, clip(a + T) - a is T clipped to what is left on either side: nothing cancels, however small β is.
+        # Where f' = 1, clip(a + T) - a is T clipped to the room on either side. Nothing cancels,
+        # however small β is.
         low, high = neuron.reach
         error = pull if low == -math.inf else torch.maximum(pull, low - a)
         error = error if high == math.inf else torch.minimum(error, high - a)
@@ -186,7 +197,7 @@ ENERGIES: dict[str, type[AbstractEnergy]] = {"predictive_coding": PredictiveCodi
 
 
 def from_name(name: str | AbstractEnergy) -> AbstractEnergy:
-    """The energy of that name; an energy is returned as it is. Raises SettingError for an unknown name."""
+    """The energy of that name, or the energy itself. Raises SettingError for an unknown name."""
     if isinstance(name, AbstractEnergy):
         return name
     if not isinstance(name, str) or name not in ENERGIES:

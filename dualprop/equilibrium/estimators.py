@@ -1,15 +1,20 @@
-"""Estimators of equilibrium propagation: which nudged phases are run, and how their energies' gradients are combined.
+"""Estimators of equilibrium propagation: which nudged phases are run, and how they are combined.
 
-The gradient of the loss at the free equilibrium is estimated by Σ_m w_m ∂E/∂θ(h^{β_m}), h^β the equilibrium of E + β ℓ:
+h^β is the equilibrium of E + β ℓ. The gradient of the loss at h⁰ is estimated by Σ_m w_m
+∂E/∂θ(h^{β_m}):
 
-    centered       β, -β            1/2β, -1/2β      O(β²)   (Laborieux et al. 2021)
-    forward        β, 0             1/β, -1/β        O(β)    (Scellier & Bengio 2017)
-    backward       -β, 0            -1/β, 1/β        O(β)
-    random_sign    ±β, 0            ±1/β, ∓1/β       O(β), O(β²) on average; the sign drawn for each example
-    holomorphic(N) β e^{2πi m/N}    1/(N β_m)        O(β^N): Cauchy's integral over a circle (Laborieux & Zenke 2022)
+    estimator        β_m              w_m             error
+    centered         β, -β            1/2β, -1/2β     O(β²)   (Laborieux et al. 2021)
+    forward          β, 0             1/β, -1/β       O(β)    (Scellier & Bengio 2017)
+    backward         -β, 0            -1/β, 1/β       O(β)
+    random_sign      ±β, 0            ±1/β, ∓1/β      O(β), O(β²) on average; a sign per example
+    holomorphic(N)   β e^{2πi m/N}    1/(N β_m)       O(β^N)  (Laborieux & Zenke 2022)
 
-At β_m = 0 an energy whose free state is the forward pass has no gradient: one phase is then all there is to run (Kerjan,
-Høier & Scellier 2026, eq. 7 and 11). Complex nudges are of energies that have complex states: see `holomorphic`.
+The last is Cauchy's integral over a circle.
+
+If the free state is the forward pass, the energy has no gradient at β_m = 0. Then that phase is not
+run (Kerjan, Høier & Scellier 2026, eq. 7 and 11). Complex nudges need an energy that has complex
+states: see `holomorphic`.
 """
 
 from __future__ import annotations
@@ -29,9 +34,11 @@ from dualprop.settings import NamedPart
 
 @dataclass(frozen=True)
 class Term:
-    """One phase: its nudge β_m (0: free) and the weight of its gradient; both times a random sign per example if signed.
+    """One phase: its nudge β_m (0: free) and the weight of its gradient.
 
-    A complex nudge stands for its conjugate too, and of the weighted gradient the real part counts.
+    If signed, both are times a random sign per example.
+
+    A complex nudge stands for its conjugate too. The real part of its weighted gradient counts.
     """
 
     nudge: float | complex
@@ -56,7 +63,7 @@ class AbstractEstimator(NamedPart):
         """The phases for a nudging strength β > 0."""
 
     def conflicts(self, energy: str, free_is_forward: bool) -> Iterator[str]:
-        """Why it can't be had with such an energy, and the remedy; nothing where it can."""
+        """Why it can't be used with such an energy, and the remedy; nothing where it can."""
         if self.is_holomorphic and free_is_forward:
             yield (
                 f"estimator='{self}' is of Hopfield networks, not of '{energy}'. Use energy='hopfield', or "
@@ -77,7 +84,7 @@ class AbstractEstimator(NamedPart):
 
 @dataclass(frozen=True)
 class Centered(AbstractEstimator):
-    """The central difference of both nudges."""
+    """The central difference of the two nudges."""
 
     name = "centered"
 
@@ -87,7 +94,7 @@ class Centered(AbstractEstimator):
 
 @dataclass(frozen=True)
 class Forward(AbstractEstimator):
-    """The forward difference: nudged downhill, against free."""
+    """The forward difference: nudged downhill less free."""
 
     name = "forward"
 
@@ -97,7 +104,7 @@ class Forward(AbstractEstimator):
 
 @dataclass(frozen=True)
 class Backward(AbstractEstimator):
-    """The backward difference: nudged uphill, against free."""
+    """The backward difference: free less nudged uphill."""
 
     name = "backward"
 
@@ -118,10 +125,12 @@ class RandomSign(AbstractEstimator):
 
 @dataclass(frozen=True)
 class Holomorphic(AbstractEstimator):
-    """The mean of ∂E/∂θ / β_m over N `points` β_m on a circle: its derivative at the centre, but for terms of order β^N.
+    """The mean of ∂E/∂θ / β_m over N `points` β_m on a circle.
 
-    Real weights and inputs make h at the conjugate nudge the conjugate of h, so that m = 0…⌊N/2⌋ are run; `holomorphic(2)` is
-    centered.
+    It is the derivative at the centre, up to terms of order β^N.
+
+    Weights and inputs are real, so h at the conjugate nudge is the conjugate of h. Therefore only
+    m = 0…⌊N/2⌋ are run. `holomorphic(2)` is centered.
     """
 
     points: int = 4
@@ -134,11 +143,11 @@ class Holomorphic(AbstractEstimator):
 
     def terms(self, beta: float) -> tuple[Term, ...]:
         number = self.points
-        found = [Term(beta, 1 / (number * beta))]
+        terms = [Term(beta, 1 / (number * beta))]
         for m in range(1, (number + 1) // 2):
             nudge = beta * cmath.exp(2j * math.pi * m / number)
-            found.append(Term(nudge, 2 / (number * nudge)))
-        return (*found, Term(-beta, -1 / (number * beta))) if number % 2 == 0 else tuple(found)
+            terms.append(Term(nudge, 2 / (number * nudge)))
+        return (*terms, Term(-beta, -1 / (number * beta))) if number % 2 == 0 else tuple(terms)
 
     def __str__(self) -> str:
         return f"{self.name}({self.points})"
@@ -153,15 +162,15 @@ ESTIMATORS: dict[str, type[AbstractEstimator]] = {
 
 
 def from_name(name: str | AbstractEstimator) -> AbstractEstimator:
-    """The estimator of that name, "holomorphic(6)" say; an estimator is returned as it is. Raises SettingError."""
+    """The estimator of a name, "holomorphic(6)" say, or itself. Raises SettingError."""
     if isinstance(name, AbstractEstimator):
         return name
     counted = re.fullmatch(r"holomorphic(?:\((-?\d+)\))?", name) if isinstance(name, str) else None
     if counted:
         return Holomorphic(int(counted[1])) if counted[1] else Holomorphic()
-    known = [*ESTIMATORS, "holomorphic(N)"]
+    names = [*ESTIMATORS, "holomorphic(N)"]
     if not isinstance(name, str) or name not in ESTIMATORS:
-        raise SettingError(f"unknown estimator '{name}'.{closest(name, known)} Known: {', '.join(known)}.")
+        raise SettingError(f"unknown estimator '{name}'.{closest(name, names)} Known: {', '.join(names)}.")
     return ESTIMATORS[name]()
 
 

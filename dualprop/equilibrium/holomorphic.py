@@ -1,13 +1,15 @@
-"""Complex states on a real network, for the complex nudges of holomorphic equilibrium propagation (Laborieux & Zenke 2022).
+"""Complex states on a real network, for holomorphic EP (Laborieux & Zenke 2022).
 
-A function of real states that is holomorphic has one continuation to complex ones. Weights and inputs stay real, so that a map
-acts on real and imaginary parts alike, stacked along the batch in one call of the user's own module, (2N, …); its bias is of
-the real part alone. Nothing here takes a complex conjugate:
+A holomorphic function of real states has one continuation to complex ones. Weights and inputs stay
+real, so a map acts on real and imaginary parts alike. The two are stacked along the batch, (2N, …),
+in one call of the user's module; the bias belongs to the real part alone. Nothing here takes a
+complex conjugate:
 
-    feedback    Jᵀ σ                                  (PyTorch's complex autograd gives Jᴴ v: both sides are conjugated)
+    feedback    Jᵀ σ         (PyTorch's complex autograd gives Jᴴ v: both sides are conjugated)
     gradient    Re(w σᵀ s) = Re(wσ)ᵀ Re s - Im(wσ)ᵀ Im s
 
-`counterpart` makes of the free states of a Hopfield network the same, complex, on synapses that do this with its modules.
+`counterpart` makes complex states of the free states of a Hopfield network, on synapses that do
+this with its modules.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ from dualprop.neurons import Identity
 
 
 def check(network: Network, loss: AbstractLoss, output_nudge: str) -> None:
-    """Raise SettingError, naming what is in the way, where the network or the nudge has no complex counterpart."""
+    """Raise SettingError where the network or the nudge has no complex counterpart."""
     if not loss.is_holomorphic:
         raise SettingError(f"the {loss.name} takes no complex outputs. Use loss='cross_entropy', or estimator='centered'.")
     output = network.into(network.depth).neuron
@@ -60,7 +62,7 @@ def check(network: Network, loss: AbstractLoss, output_nudge: str) -> None:
 
 
 def counterpart(free: States) -> States:
-    """The same states, complex, on the same modules; what is known of them is left behind, and counts start at zero."""
+    """The same states, complex, on the same modules. Nothing else is kept; counts start at 0."""
     network = Network([Layer(tuple(map(_complex_synapse, layer.synapses)), layer.neuron, layer.sources)
                        for layer in free.network.layers])  # fmt: skip
     other = States(network, torch.complex(free.means[0], torch.zeros_like(free.means[0])))
@@ -78,7 +80,8 @@ class HolomorphicMap(AbstractStretch):
 
     def __init__(self, real: LinearStretch | ConvolutionStretch) -> None:
         self.real = real
-        # Features are the last dimension of a Linear's output (N, …, D), the second of a convolution's (N, C, …).
+        # Features are the last dimension of a Linear's output (N, …, D), the second of a
+        # convolution's (N, C, …).
         self.is_linear = isinstance(real, LinearStretch)
 
     @property
@@ -99,15 +102,18 @@ class HolomorphicMap(AbstractStretch):
     def contrast(
         self, record: Record, signal: Tensor, other: Record, other_signal: Tensor, scale: complex
     ) -> dict[str, Tensor]:
-        """Re w (σᵀs - τᵀt) = Re (w δσ)ᵀ s + τᵀ Re (w δs), τ and t the real signal and state of `other`: one stacked product."""
+        """Re w (σᵀs - τᵀt) = Re (w δσ)ᵀ s + τᵀ Re (w δs), in one stacked product.
+
+        τ and t are the real signal and state of `other`.
+        """
         s, t = record.input.detach(), other.input.detach()
         change, moved = scale * (signal - other_signal), (scale * (s - t)).real
         signals, states = [change.real, -change.imag, other_signal], [s.real, s.imag, moved]
-        found = self.real.gradient(Record(torch.cat(states), None), torch.cat(signals), 1.0, is_biased=False)
-        for name in self.parameters.keys() - found.keys():
+        gradients = self.real.gradient(Record(torch.cat(states), None), torch.cat(signals), 1.0, is_biased=False)
+        for name in self.parameters.keys() - gradients.keys():
             features = change.real.movedim(-1 if self.is_linear else 1, 0)
-            found[name] = features.flatten(1).sum(1)
-        return found
+            gradients[name] = features.flatten(1).sum(1)
+        return gradients
 
 
 class HolomorphicStretch(AbstractStretch):
@@ -143,10 +149,10 @@ class HolomorphicStretch(AbstractStretch):
         assert other.output is not None
         parameters = self.parameters
         pairs = ((record.output, (scale * signal).conj()), (other.output, scale.real * other_signal))
-        found, less = (
+        gradients, less = (
             torch.autograd.grad(output, list(parameters.values()), weighted, retain_graph=True) for output, weighted in pairs
         )
-        return {name: one - two for name, one, two in zip(parameters, found, less, strict=True)}
+        return {name: one - two for name, one, two in zip(parameters, gradients, less, strict=True)}
 
 
 def _complex_synapse(real: Synapse) -> Synapse:
@@ -171,7 +177,7 @@ def _applied(module: nn.Module, z: Tensor) -> Tensor:
         return module(z)
     re, im = module(_stacked(z)).chunk(2)
     if next(module.parameters(), None) is not None:
-        # An affine map's linear part is what is left of it without its value at zero.
+        # An affine map less its value at zero is its linear part.
         im = im - module(torch.zeros_like(z.real[:1]))
     return torch.complex(re, im)
 

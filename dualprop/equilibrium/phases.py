@@ -1,6 +1,7 @@
-"""Phases: the states of a batch on an energy-based network, free or with a nudge on the output, while they settle.
+"""Phases: the states of a batch while they settle on an energy, free or with the output nudged.
 
-A nudged phase starts from the free states and knows all that the free phase computed. Layers k = 0…L, N batch, K outputs.
+A nudged phase starts from the free states, with all that the free phase has computed. Layers
+k = 0…L, N batch, K outputs.
 """
 
 from __future__ import annotations
@@ -25,8 +26,11 @@ OutputNudge = Literal["linearized", "exact", "clamped"]
 
 @dataclass(frozen=True)
 class Nudge:
-    """The pull at the output towards targets y: `strength` · loss, > 0 downhill, one number or one per example, (N, 1). States
-    under a complex strength are complex, see `holomorphic`."""
+    """The pull at the output towards targets y: `strength` · loss, downhill where > 0.
+
+    The strength is one number or one per example, (N, 1). Under a complex strength states are
+    complex, see `holomorphic`.
+    """
 
     y: Tensor
     strength: complex | Tensor
@@ -36,13 +40,13 @@ class Nudge:
         return isinstance(self.strength, complex)
 
     def strength_like(self, outputs: Tensor) -> complex | Tensor:
-        """What multiplies outputs (N, K): a number stays one, which a captured step needs no copy to the device for."""
+        """What multiplies outputs (N, K). A number stays one: no copy to the device is needed."""
         return self.strength.to(outputs.dtype) if isinstance(self.strength, Tensor) else self.strength
 
 
 @dataclass(frozen=True)
 class Dynamics:
-    """What a phase settles by: the energy, what its layers' own minima are, and how the loss pulls."""
+    """What a phase settles by: the energy, the update of its layers, the pull of the loss."""
 
     energy: AbstractEnergy
     loss: AbstractLoss
@@ -53,8 +57,10 @@ class Dynamics:
 
 @dataclass(frozen=True)
 class Equilibria:
-    """The states of layers 0…L that inference settled at: free, and by nudge β_m. At the conjugate of a complex nudge they are
-    the conjugates, and not listed."""
+    """The states of layers 0…L that inference settled at: free, and by nudge β_m.
+
+    At the conjugate of a complex nudge they are the conjugates, which are not listed.
+    """
 
     free: tuple[Tensor, ...]
     nudged: tuple[tuple[complex | Tensor, tuple[Tensor, ...]], ...]
@@ -81,7 +87,7 @@ class Phase:
         layers = range(1, self.network.depth + 1)
         # The drive and the pull that a layer's present state was made of.
         self._made_of: list[tuple[Tensor, Tensor | None] | None] = [None] * (self.network.depth + 1)
-        # The drive and the state that a layer's present signal was made of. At the forward pass it is zero.
+        # The drive and state that a layer's present signal was made of. The forward pass has none.
         self._signalled: list[tuple[Tensor, Tensor] | None] = [None] * (self.network.depth + 1)
         if dynamics.energy.free_is_forward:
             for k in layers:
@@ -93,7 +99,10 @@ class Phase:
         self._clamped = clamped
 
     def nudged(self, nudge: Nudge | None, is_frozen: bool) -> Phase:
-        """A phase that starts from these states and knows all that this one has computed; `is_frozen` holds their Jacobians."""
+        """A phase that starts from these states, with all that this one has computed.
+
+        `is_frozen` holds their Jacobians.
+        """
         clamped = None
         if nudge is not None and self.dynamics.output_nudge == "clamped":
             output = self.states.means[-1]
@@ -111,12 +120,12 @@ class Phase:
 
     @property
     def passes(self) -> int:
-        """How many it took."""
+        """How many passes it took."""
         return 0 if self.settling is None else self.settling.passes
 
     @property
     def each(self) -> int:
-        """What an evaluation counts as: a complex one is two real ones."""
+        """What an evaluation counts as. A complex one is two real ones."""
         return 2 if self.nudge is not None and self.nudge.is_complex else 1
 
     def set(self, k: int, state: Tensor, signal: Tensor | None, a: Tensor) -> None:
@@ -128,7 +137,7 @@ class Phase:
         return tuple(self.states.means)
 
     def moved_since(self, before: Sequence[Tensor]) -> float:
-        """How far the states are from `before`, by their displacement from the start."""
+        """How far the states are from `before`, relative to their displacement from the start."""
         return motion(self.states.means, before, self.start)
 
     def finish(self, settling: Settling) -> None:
@@ -155,7 +164,7 @@ class Phase:
             self.set(k, state, signal, a)
 
     def block(self, k: int) -> tuple[Tensor, Tensor | None, Tensor]:
-        """New state and signal of layer k, and its drive; the very same tensors where nothing that it reads has changed."""
+        """New state, signal and drive of layer k; the same tensors if what it reads is too."""
         states, step_size = self.states, self.dynamics.step_size
         a = states.drive(k)
         if k == self.network.depth:
@@ -217,17 +226,26 @@ class Phase:
             self._signalled[k] = (a, state)
 
     def gradients(self, scale: complex) -> dict[str, Tensor]:
-        """-scale · Σ over the batch of σ_kᵀ ∂a_k/∂parameter, which is scale · ∂E/∂parameter, for every trainable parameter."""
+        """-scale · Σ over the batch of σ_kᵀ ∂a_k/∂parameter, for every trainable parameter.
+
+        That is scale · ∂E/∂parameter.
+        """
         assert not isinstance(scale, complex)
         return self.states.gradients((-scale,) * self.network.depth)
 
     def contrast(self, other: Phase, scales: tuple[complex, ...]) -> dict[str, Tensor]:
-        """These `gradients` less those of another phase of the same batch, without the difference of large sums; each layer's
-        times its own scale, or the real part of that where these states are complex."""
+        """These `gradients` less those of another phase of the batch; no large sums are subtracted.
+
+        Each layer's is times its own scale. Where these states are complex it is the real part of
+        that.
+        """
         return self.states.contrast(other.states, tuple(-scale for scale in scales))
 
     def contrasted(self, first: Phase | None, weight: complex) -> dict[str, Tensor]:
-        """weight · (∂E/∂parameter here less that of the `first` phase, which is real); nothing for the first itself."""
+        """weight · (∂E/∂parameter here less that of the `first` phase, which is real).
+
+        Nothing for the first phase itself.
+        """
         if first is None:
             return {}
         if isinstance(weight, complex):
@@ -235,13 +253,16 @@ class Phase:
         return first.contrast(self, (-weight,) * self.network.depth)
 
     def weigh(self, weights: Tensor) -> None:
-        """Multiply the signals of each example by its weight, (N, 1), before gradients are taken."""
+        """Multiply each example's signals by its weight, (N, 1), before gradients are taken."""
         signals = self.states.differences
         for k, signal in enumerate(signals):
             signals[k] = None if signal is None else signal * _like(weights, signal)
 
     def kink_crossing(self, free: Phase) -> list[float]:
-        """Per layer, the share of units that the nudge takes across a kink of the activation: a_k + T_k, free and now."""
+        """Per layer, the share of units that the nudge takes across a kink of the activation.
+
+        The units' a_k + T_k is compared, free and now.
+        """
         crossed = []
         for k in range(1, self.network.depth + 1):
             neuron = self.network.into(k).neuron
@@ -249,7 +270,7 @@ class Phase:
         return crossed
 
     def total(self, k: int) -> Tensor:
-        """a_k + T_k, what layer k is pulled by from both sides at the present states; at the output the nudge's pull."""
+        """a_k + T_k at the present states. At the output T is the nudge's pull."""
         a = self.states.drive(k)
         if k < self.network.depth:
             for j in self.network.out_of(k):
@@ -266,7 +287,10 @@ class Phase:
 def nudge_conflicts(
     kind: OutputNudge, energy: AbstractEnergy, loss: AbstractLoss, uphill: float, is_complex: bool
 ) -> Iterator[str]:
-    """Why such a nudge of the output can't be had, each with the remedy; `uphill` is how far it goes uphill."""
+    """Why such a nudge of the output can't be had, and the remedy.
+
+    `uphill` is how far it goes uphill.
+    """
     if kind == "clamped" and not (energy.free_is_forward and isinstance(loss, SquaredError)):
         yield (
             "output_nudge='clamped' pulls the output of a predictive coding network to its targets. Use "
@@ -283,7 +307,7 @@ def nudge_conflicts(
 
 
 class _Tangent(AbstractNeuron):
-    """An activation's tangent where a phase began, f(a) = h⁰ + f'(a⁰) (a - a⁰): what is left of it while its mask is held."""
+    """An activation's tangent where a phase began, h⁰ + f'(a⁰) (a - a⁰): its mask is held."""
 
     is_elementwise = False
     is_affine = True

@@ -1,12 +1,14 @@
-"""Relaxations: the ways down from the error at the output to a settled phase.
+"""Relaxations: the ways from the error at the output to a settled phase.
 
-    Blocks         in the order of a schedule each layer k takes the state that minimises the energy between its neighbours
-                   as they are now (`energies`, `settle`); any energy
-    ErrorSweeps    down, ε_k from T_k and T_{k-1} from ε_k, at the Jacobians of the present states; then up, s_k from T_k and
-                   the drive from the new s_{k-1}. One pair moves every layer to where it belongs, up to O(β²), for 2(L-1)
-                   synapse evaluations; predictive coding networks
+    Blocks         In the order of a schedule, each layer takes the state that minimises the energy
+                   between its neighbours' present states (`energies`, `settle`). For any energy.
+    ErrorSweeps    Down, at the Jacobians of the present states: ε_k from T_k, T_{k-1} from ε_k.
+                   Then up: s_k from T_k and the drive from the new s_{k-1}. One pair moves every
+                   layer to where it belongs, up to O(β²), for 2(L-1) synapse evaluations.
+                   For predictive coding networks.
 
-As text: "blocks(even_odd(10))", "blocks(even_odd(10), update=pgd, step_size=0.5)", "error_sweeps(2)".
+As text: "blocks(even_odd(10))", "blocks(even_odd(10), update=pgd, step_size=0.5)",
+"error_sweeps(2)".
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from dualprop.settling import MOST_MOVED, fixed_passes, settle, update_together
 
 
 class AbstractRelaxation(NamedPart):
-    """How the states of a phase settle. `update` says what a layer's own minimum is, see `energies`."""
+    """How the states of a phase settle. `update` is the update of a layer, see `energies`."""
 
     name: str
     update: Update
@@ -45,18 +47,18 @@ class AbstractRelaxation(NamedPart):
         most: int | None = None,
         least: int = 0,
     ) -> None:
-        """Settle the phase, see `settling.settle`; it then says how that went. `is_measured`: whether to say so at all."""
+        """Settle the phase, see `settling.settle`, and say how it went if `is_measured`."""
 
     @abstractmethod
     def one_more(self, phase: Phase, generator: torch.Generator | None) -> float:
-        """How far one more pass moves the states, by their displacement from where the phase began."""
+        """How far one more pass moves the states, relative to their displacement from the start."""
 
     @abstractmethod
     def conflicts(self, energy: AbstractEnergy, is_clamped: bool, is_frozen: bool, tolerance: float | None) -> Iterator[str]:
-        """Why it can't settle a phase of such an energy and nudge, each with the remedy; nothing where it can."""
+        """Why it can't settle a phase of such an energy and nudge, with the remedy, if it can't."""
 
     def update_conflicts(self, energy: AbstractEnergy, is_frozen: bool) -> Iterator[str]:
-        """The same of its update alone."""
+        """The conflicts of its update alone."""
         if self.update not in energy.updates:
             yield f"update={self.update!r} is of predictive coding. With energy='{energy}' leave it at 'auto'."
         if is_frozen and self.update == "pgd":
@@ -68,7 +70,7 @@ class AbstractRelaxation(NamedPart):
 
     @property
     def step_size(self) -> float:
-        """How far a layer moves to where it would settle."""
+        """How far a layer moves towards where it would settle."""
         return 1.0
 
     @property
@@ -162,10 +164,10 @@ class Blocks(AbstractRelaxation):
     """Block updates in the order of a schedule.
 
     Attributes:
-        schedule: the order of updates in a nudged phase, and their number: "even_odd(10)" (papers: K = 10).
-        update: of a block in predictive coding: "mod_pgd", f(a + T), or "pgd", f(a) + T projected; "auto" takes the first
-            for activations that are projections (ReLU, hard sigmoid, none) and the second for others.
-        step_size: how far a block moves to where it would settle.
+        schedule: the order and number of updates in a nudged phase: "even_odd(10)" (the papers' K).
+        update: of a block in predictive coding: "mod_pgd", f(a + T), or "pgd", f(a) + T projected.
+            "auto" is the first for projections (ReLU, hard sigmoid, none), else the second.
+        step_size: how far a block moves towards where it would settle.
     """
 
     schedule: AnySchedule | str = schedules.even_odd(10)
