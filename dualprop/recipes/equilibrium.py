@@ -75,7 +75,7 @@ def _vgg10(name: str, skips: tuple[tuple[int, int], ...]) -> Recipe:
     another data set."""
     return Recipe(
         name=name,
-        cites="Kerjan, Høier & Scellier 2026, §3.4; its figures are of ImageNet at 224×224",
+        cites="Kerjan, Høier & Scellier 2026; its figures are of ImageNet at 224×224",
         dataset="imagenet32",
         augmentation=Augmentation(pad=4, flip=True),
         model=dataclasses.replace(vgg10(), skips=skips),
