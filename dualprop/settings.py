@@ -16,7 +16,7 @@ import numbers
 import types
 import typing
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
@@ -147,7 +147,7 @@ class Kind:
     def _holds(self, value: float) -> bool:
         bounds = self.bounds
         return (
-            math.isfinite(value)
+            (isinstance(value, int) or math.isfinite(value))
             and (bounds.ge is None or value >= bounds.ge)  # type: ignore[operator]
             and (bounds.gt is None or value > bounds.gt)  # type: ignore[operator]
             and (bounds.le is None or value <= bounds.le)  # type: ignore[operator]
@@ -231,7 +231,8 @@ def beta_per_layer(beta: float | tuple[float, ...], depth: int) -> tuple[float, 
 
 def _one_or_more(name: str, value: Any, kind: type | None, choices: list[object]) -> Any:
     try:
-        several: tuple[object, ...] | None = None if isinstance(value, str) else tuple(value)
+        is_one = isinstance(value, str | bytes | Set | Mapping)
+        several: tuple[object, ...] | None = None if is_one else tuple(value)
     except TypeError:
         several = None
     assert kind is not None
@@ -244,12 +245,11 @@ def _one_or_more(name: str, value: Any, kind: type | None, choices: list[object]
 
 
 def _number(value: object, kind: type) -> int | float | None:
-    """None of what is no such number, or beyond any float. A whole number stays one where a float
-    is wanted."""
+    """The number in Python's own type; None of what is no such number, or beyond any float."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral if kind is int else numbers.Real):
         return None
     try:
-        return int(value) if isinstance(value, numbers.Integral) and (kind is int or type(value) is int) else float(value)
+        return int(value) if isinstance(value, numbers.Integral) and kind is int else float(value)
     except OverflowError:
         return None
 

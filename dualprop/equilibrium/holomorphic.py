@@ -23,13 +23,13 @@ from dualprop.errors import SettingError
 from dualprop.losses import AbstractLoss
 from dualprop.network import Layer, Network
 from dualprop.network.local_maps import (
-    AbstractStretch,
-    ConvolutionStretch,
-    LinearStretch,
+    AbstractLocalMap,
+    ConvolutionMap,
+    LinearMap,
     Modules,
     Record,
-    ReshapeStretch,
-    TapedStretch,
+    ReshapeMap,
+    TapedMap,
 )
 from dualprop.network.modules import AFFINE, kind
 from dualprop.network.states import States
@@ -73,16 +73,16 @@ def counterpart(free: States) -> States:
     return other
 
 
-class HolomorphicMap(AbstractStretch):
+class HolomorphicMap(AbstractLocalMap):
     """One Linear or convolution: real products on stacked parts."""
 
     depends_on_state = False
 
-    def __init__(self, real: LinearStretch | ConvolutionStretch) -> None:
+    def __init__(self, real: LinearMap | ConvolutionMap) -> None:
         self.real = real
         # Features are the last dimension of a Linear's output (N, …, D), the second of a
         # convolution's (N, C, …).
-        self.is_linear = isinstance(real, LinearStretch)
+        self.is_linear = isinstance(real, LinearMap)
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -116,12 +116,12 @@ class HolomorphicMap(AbstractStretch):
         return gradients
 
 
-class HolomorphicStretch(AbstractStretch):
+class HolomorphicTape(AbstractLocalMap):
     """Any affine or holomorphic modules in a row, on a complex tape."""
 
     depends_on_state = True
 
-    def __init__(self, real: TapedStretch) -> None:
+    def __init__(self, real: TapedMap) -> None:
         self.modules: Modules = real.modules
         self.real = real
 
@@ -158,16 +158,16 @@ class HolomorphicStretch(AbstractStretch):
 def _complex_synapse(real: Synapse) -> Synapse:
     """The same synapse on complex states; modules and parameters are shared."""
     other = copy.copy(real)
-    other.entry, other.core, other.exit = map(_complex_stretch, (real.entry, real.core, real.exit))
+    other.entry, other.core, other.exit = map(_complex_map, (real.entry, real.core, real.exit))
     return other
 
 
-def _complex_stretch(real: AbstractStretch) -> AbstractStretch:
-    if isinstance(real, LinearStretch | ConvolutionStretch):
+def _complex_map(real: AbstractLocalMap) -> AbstractLocalMap:
+    if isinstance(real, LinearMap | ConvolutionMap):
         return HolomorphicMap(real)
-    if isinstance(real, TapedStretch):
-        return HolomorphicStretch(real)
-    assert isinstance(real, ReshapeStretch)
+    if isinstance(real, TapedMap):
+        return HolomorphicTape(real)
+    assert isinstance(real, ReshapeMap)
     return real
 
 

@@ -87,18 +87,22 @@ class AbstractRelaxation(NamedPart):
     @classmethod
     def from_text(cls, text: str) -> AbstractRelaxation:
         """The relaxation of that text. Raises SettingError where there is none."""
-        parts = re.fullmatch(r"\s*([a-z_]+)\s*(?:\((.*)\))?\s*", text) if isinstance(text, str) else None
+        parts = re.fullmatch(r"\s*([a-z_]+)\s*(?:\((.*)\))?\s*", text, re.DOTALL) if isinstance(text, str) else None
         if parts is None or parts[1] not in RELAXATIONS:
             near = closest(parts[1] if parts else text, list(RELAXATIONS))
             raise SettingError(f"unknown relaxation '{text}'.{near} Known: auto, blocks(SCHEDULE), error_sweeps(PAIRS).")
         kind = RELAXATIONS[parts[1]]
         names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
         values: dict[str, Any] = {}
-        for word in re.split(r",\s*(?=[a-z_]+=)", parts[2] or ""):
+        for word in re.split(r",\s*(?=[a-z_]+\s*=)", parts[2] or ""):
             name, is_named, value = word.partition("=")
             name, value = (name.strip(), value.strip()) if is_named else (names[0], word.strip())
             if name not in names:
                 raise SettingError(f"'{kind.name}' has no '{name}'.{closest(name, names)} It has {', '.join(names)}.")
+            if name in values:
+                raise SettingError(f"relaxation '{text}' gives '{name}' twice. Give it once.")
+            if is_named and not value:
+                raise SettingError(f"relaxation '{text}' gives '{name}' no value. Give it one, or leave it out.")
             if value:
                 values[name] = _number(value) if name in ("pairs", "step_size") else value
         return kind(**values)

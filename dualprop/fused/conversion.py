@@ -52,7 +52,7 @@ _RANDOM = (
 
 
 @dataclass(frozen=True)
-class _Place:
+class _Site:
     """One activation: a child to replace, or a call in a rewritten forward. `site` says where, for
     messages."""
 
@@ -76,7 +76,7 @@ def replace_activations(model: nn.Module, make: Make, leave: tuple[str, ...], nu
     unused = set(leave)
     root = nn.Module()
     root.add_module("model", model)
-    places: list[_Place] = []
+    places: list[_Site] = []
     forwards: list[_Forward] = []
     left: list[str] = []
     for parent, key, child, name in _walk(root, "", set()):
@@ -126,7 +126,7 @@ def _judge(
     name: str,
     unused: set[str],
     leave: tuple[str, ...],
-    places: list[_Place],
+    places: list[_Site],
     forwards: list[_Forward],
 ) -> None:
     """Note down what is to be done with one module, or refuse it."""
@@ -144,7 +144,7 @@ def _judge(
             activation = ACTIVATION_MODULES[kind](child)
         except SettingError as error:
             raise UnsupportedModuleError(f"'{name}' is {child}: {error}") from None
-        places.append(_Place(parent, key, activation, repr(child)))
+        places.append(_Site(parent, key, activation, repr(child)))
         return
     if isinstance(child, UNREAD_MODULES) or kind in EXACT_MODULES or (kind in CONTAINERS and "forward" not in vars(child)):
         return
@@ -163,11 +163,11 @@ def _judge(
         forwards.append(_Forward(child, graph))
 
 
-def _judge_forward(module: nn.Module, name: str, unused: set[str], leave: tuple[str, ...]) -> tuple[list[_Place], fx.Graph]:
+def _judge_forward(module: nn.Module, name: str, unused: set[str], leave: tuple[str, ...]) -> tuple[list[_Site], fx.Graph]:
     """The activations that a forward of the user's own calls, and its graph."""
     _check_readable(module, name)
     graph = _trace(module, name)
-    found: list[_Place] = []
+    found: list[_Site] = []
     for node in graph.nodes:
         _check_in_place(module, name, node)
         if node.op not in ("call_function", "call_method"):
@@ -185,7 +185,7 @@ def _judge_forward(module: nn.Module, name: str, unused: set[str], leave: tuple[
     return found, graph
 
 
-def _call_place(module: nn.Module, name: str, node: fx.Node, function: str, index: int) -> _Place:
+def _call_place(module: nn.Module, name: str, node: fx.Node, function: str, index: int) -> _Site:
     known, following = ACTIVATION_FUNCTIONS[function.rstrip("_")]
     settings = dict(zip(following, node.args[1:], strict=False))
     settings |= {k: v for k, v in node.kwargs.items() if k in following}
@@ -195,7 +195,7 @@ def _call_place(module: nn.Module, name: str, node: fx.Node, function: str, inde
     if hasattr(module, key):
         raise UnsupportedModuleError(f"'{name}' has an attribute '{key}' already. Rename it.")
     activation = known if isinstance(known, neurons.AbstractNeuron) else Elementwise(partial(known, **settings))
-    return _Place(module, key, activation, function, node)
+    return _Site(module, key, activation, function, node)
 
 
 def _check_readable(module: nn.Module, name: str) -> None:

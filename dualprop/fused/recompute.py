@@ -24,7 +24,7 @@ from dualprop.kernels import Activation
 
 
 @dataclass(frozen=True)
-class _Known:
+class _Computed:
     """A state that was just computed, as long as it lives unchanged, and what it is a function
     of."""
 
@@ -50,13 +50,13 @@ class _Saved:
     address."""
 
     def __init__(self) -> None:
-        self.known: dict[int, _Known] = {}
+        self.computed: dict[int, _Computed] = {}
         self.hooks = torch.autograd.graph.saved_tensors_hooks(self.pack, _unpack)
 
     def pack(self, tensor: Tensor) -> Tensor | _Handle:
         if tensor.layout != torch.strided:
             return tensor
-        known = self.known.get(_address(tensor))
+        known = self.computed.get(_address(tensor))
         state = None if known is None else known.state()
         # Whoever wrote over the state since saves something else. Another tensor may have come to
         # lie at its address.
@@ -105,7 +105,7 @@ def leave() -> None:
     saved.hooks.__exit__()
     # The hooks and what they are of hold each other, and would hold the drives until the garbage
     # collector comes by.
-    saved.known.clear()
+    saved.computed.clear()
 
 
 @contextlib.contextmanager
@@ -129,8 +129,8 @@ def register(state: Tensor, drive: Tensor, activation: Activation) -> None:
         return
     # A state laid out as its drive is, so that what is computed again lies as what was saved.
     if state.stride() == drive.stride() and state.storage_offset() == 0 and _address(state) != _address(drive):
-        known = _Known(weakref.ref(state), state._version, drive.detach(), activation)
-        _stack()[-1].known[_address(state)] = known
+        known = _Computed(weakref.ref(state), state._version, drive.detach(), activation)
+        _stack()[-1].computed[_address(state)] = known
 
 
 def attach(model: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""Stretches: modules in a row as local maps, from which synapses are made.
+"""Local maps: modules in a row, from which synapses are made.
 
 Reshapes, one Linear and one convolution by direct formulas, anything else by autograd on a tape of
 these modules alone. N batch, C channels, D features.
@@ -21,13 +21,13 @@ Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 
 class Record(NamedTuple):
-    """One stretch of modules at one point: what it read and, where it was run, what it gave."""
+    """One local map at one point: what it read and, where it was run, what it gave."""
 
     input: Tensor
     output: Tensor | None
 
 
-class AbstractStretch(ABC):
+class AbstractLocalMap(ABC):
     """Modules in a row as local maps. `depends_on_state`: whether the pull-back varies with the
     point."""
 
@@ -47,7 +47,7 @@ class AbstractStretch(ABC):
         """Jᵀ signal, J = ∂output/∂s at the record."""
 
     def linear(self, s: Tensor) -> Record:
-        """The linear part of an affine stretch at s."""
+        """The linear part of an affine map at s."""
         raise NotImplementedError
 
     def push(self, record: Record, change: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ class AbstractStretch(ABC):
         raise NotImplementedError
 
 
-class ReshapeStretch(AbstractStretch):
+class ReshapeMap(AbstractLocalMap):
     """Reshapes alone: the pull-back is a reshape, at any point."""
 
     depends_on_state = False
@@ -88,7 +88,7 @@ class ReshapeStretch(AbstractStretch):
         return through(self.modules, change)
 
 
-class TapedStretch(AbstractStretch):
+class TapedMap(AbstractLocalMap):
     """Any differentiable modules: pull-back and gradient by autograd on a tape of these modules
     alone."""
 
@@ -142,7 +142,7 @@ class TapedStretch(AbstractStretch):
         return {name: gradient.add_(moved[name] - still[name]) for name, gradient in found.items()}
 
 
-class LinearStretch(AbstractStretch):
+class LinearMap(AbstractLocalMap):
     """One `nn.Linear`: a = s Wᵀ + b, so Jᵀ signal = signal W and the gradient is signalᵀ s,
     wherever s is.
 
@@ -191,7 +191,7 @@ class LinearStretch(AbstractStretch):
         return _contrast(self, record, signal, other, other_signal, scale)
 
 
-class ConvolutionStretch(AbstractStretch):
+class ConvolutionMap(AbstractLocalMap):
     """One zero-padded convolution: Jᵀ signal is its transposed convolution, and the gradient a
     correlation with s."""
 
@@ -265,7 +265,7 @@ def _dotted(name: str, leaf: str) -> str:
 
 
 def output_of(record: Record) -> Tensor:
-    """What the stretch gave at a record where it was run."""
+    """What the map gave at a record where it was run."""
     assert record.output is not None
     return record.output
 
@@ -299,7 +299,7 @@ def _by_name(parameters: Iterable[str], of_weight: Tensor | None, of_bias: Tenso
 
 
 def _contrast(
-    core: LinearStretch | ConvolutionStretch, one: Record, u: Tensor, other: Record, v: Tensor, scale: complex
+    core: LinearMap | ConvolutionMap, one: Record, u: Tensor, other: Record, v: Tensor, scale: complex
 ) -> dict[str, Tensor]:
     s, t, scale = one.input.detach(), other.input.detach(), _real(scale)
     found = core.gradient(Record(torch.lerp(s, t, 0.5), None), u - v, scale)
@@ -313,27 +313,27 @@ def _real(scale: complex) -> float:
     return scale
 
 
-def stretch(modules: Modules) -> AbstractStretch:
-    """A stretch without parameters."""
-    return (ReshapeStretch if all(type(module) in RESHAPES for module in modules.values()) else TapedStretch)(modules)
+def local_map(modules: Modules) -> AbstractLocalMap:
+    """A map without parameters."""
+    return (ReshapeMap if all(type(module) in RESHAPES for module in modules.values()) else TapedMap)(modules)
 
 
-def core_stretch(modules: Modules) -> AbstractStretch:
+def core_map(modules: Modules) -> AbstractLocalMap:
     """The direct formula for one plain Linear or convolution; a tape for anything else (hooks and
     parametrizations too)."""
     if not modules:
-        return ReshapeStretch(modules)
+        return ReshapeMap(modules)
     name, module = next(iter(modules.items()))
     plain = len(modules) == 1 and not any(
         (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     )
     if plain and isinstance(module, nn.Linear) and type(module) in MAPS:
-        return LinearStretch(name, module)
+        return LinearMap(name, module)
     if plain and isinstance(module, Convolution) and type(module) in MAPS:
         padding = _symmetric_padding(module)
         if padding is not None:
-            return ConvolutionStretch(name, module, padding)
-    return TapedStretch(modules)
+            return ConvolutionMap(name, module, padding)
+    return TapedMap(modules)
 
 
 def _symmetric_padding(conv: Convolution) -> list[int] | None:

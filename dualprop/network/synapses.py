@@ -24,11 +24,11 @@ from dualprop.errors import SettingError
 from dualprop.network.local_maps import (
     Modules,
     Record,
-    ReshapeStretch,
-    TapedStretch,
-    core_stretch,
+    ReshapeMap,
+    TapedMap,
+    core_map,
+    local_map,
     output_of,
-    stretch,
     through,
 )
 from dualprop.network.modules import AFFINE, kind
@@ -64,9 +64,9 @@ class Synapse:
         entry, core, exit_ = names[:first], names[first:last], names[last:]
         self.modules = modules
         self.name = core[-1] if core else names[-1] if names else "(empty)"
-        self.entry = stretch({name: modules[name] for name in entry})
-        self.core = core_stretch({name: modules[name] for name in core})
-        self.exit = stretch({name: modules[name] for name in exit_})
+        self.entry = local_map({name: modules[name] for name in entry})
+        self.core = core_map({name: modules[name] for name in core})
+        self.exit = local_map({name: modules[name] for name in exit_})
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -82,13 +82,13 @@ class Synapse:
     @property
     def owns_drive(self) -> bool:
         """Whether the drive is memory of its own: a linear core's output, or a reshape of it."""
-        return not (self.core.depends_on_state or self.exit.depends_on_state) and not isinstance(self.core, ReshapeStretch)
+        return not (self.core.depends_on_state or self.exit.depends_on_state) and not isinstance(self.core, ReshapeMap)
 
     @property
     def owns_feedback(self) -> bool:
         """Whether the feedback is memory of its own, and not the signal itself through reshapes
         alone."""
-        return not isinstance(self.core, ReshapeStretch)
+        return not isinstance(self.core, ReshapeMap)
 
     @property
     def needs_drive_to_linearize(self) -> bool:
@@ -150,7 +150,7 @@ class Synapse:
         Raises:
             SettingError: the core is not affine.
         """
-        for name, module in (self.core.modules if isinstance(self.core, TapedStretch) else {}).items():
+        for name, module in (self.core.modules if isinstance(self.core, TapedMap) else {}).items():
             if kind(module) not in AFFINE:
                 raise SettingError(
                     f"synapse '{self.name}' holds {type(module).__name__} ('{name}'), which is not affine, so that the synapse "

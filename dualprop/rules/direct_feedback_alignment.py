@@ -52,10 +52,11 @@ class DirectFeedbackAlignment(AbstractRule[tuple[States, DirectFeedback]]):
         states = problem.forward()
         problem.report(states.counts)
         feedback = problem.state or self._drawn(problem, states)
+        self._check_state(feedback, states)
         error = self.output_error(problem, states)
         for k in range(1, problem.depth):
             a = states.drive(k)
-            sent = (error @ self._matrix(feedback, k, a, error)).view_as(a)
+            sent = (error @ feedback.matrices[k].to(error.dtype)).view_as(a)
             states.set(k, states.means[k], sent * states.neuron(k).derivative(a))
             states.counts["feedbacks"] += 1
         states.set(problem.depth, states.means[-1], error)
@@ -90,16 +91,16 @@ class DirectFeedbackAlignment(AbstractRule[tuple[States, DirectFeedback]]):
 
     def _drawn(self, problem: Problem, states: States) -> DirectFeedback:
         generator, number = problem.generator, states.means[-1].shape[1]
+        dtype = next(iter(problem.network.parameters.values())).dtype
         if generator is None:
             raise SettingError("DFA draws its matrices: pass generator=torch.Generator().manual_seed(0), say.")
         matrices = {}
         for k, mean in enumerate(states.means[1:-1], start=1):
-            drawn = torch.rand(number, mean[0].numel(), dtype=mean.dtype, device=generator.device, generator=generator)
+            drawn = torch.rand(number, mean[0].numel(), dtype=dtype, device=generator.device, generator=generator)
             matrices[k] = drawn.mul_(2).sub_(1).mul_(number**-0.5).to(mean.device)
         return DirectFeedback(matrices)
 
-    def _matrix(self, feedback: DirectFeedback, k: int, a: Tensor, error: Tensor) -> Tensor:
-        matrix = feedback.matrices.get(k)
-        if matrix is None or matrix.shape != (error.shape[1], a[0].numel()):
+    def _check_state(self, feedback: DirectFeedback, states: States) -> None:
+        needed = {k: (states.means[-1].shape[1], mean[0].numel()) for k, mean in enumerate(states.means[1:-1], start=1)}
+        if {k: tuple(matrix.shape) for k, matrix in feedback.matrices.items()} != needed:
             raise SettingError("the state's matrices are of another network. Pass state=None to draw new ones.")
-        return matrix

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from dualprop.errors import SettingError, UnsupportedModuleError
 from dualprop.feedback import AbstractFeedback
 from dualprop.network import Layer, Network
-from dualprop.network.local_maps import ConvolutionStretch, LinearStretch, Record, ReshapeStretch
+from dualprop.network.local_maps import ConvolutionMap, LinearMap, Record, ReshapeMap
 from dualprop.network.synapses import Tape
 from dualprop.neurons import Identity, Sigmoid, Softmax, Tanh
 
@@ -59,7 +59,7 @@ def check_network(network: Network) -> None:
                     f"layer {k} holds feedback weights of its own ('{name}'), which target propagation would not use: it "
                     "learns others. Give it the plain model, feedback='exact'."
                 )
-        if k > 1 and not isinstance(layer.synapse.core, LinearStretch | ConvolutionStretch | ReshapeStretch):
+        if k > 1 and not isinstance(layer.synapse.core, LinearMap | ConvolutionMap | ReshapeMap):
             held = ", ".join(f"'{name}'" for name in layer.synapse.modules)
             raise UnsupportedModuleError(
                 f"layer {k} holds maps ({held}) that are not one plain Linear or zero-padded convolution between reshapes and "
@@ -70,12 +70,12 @@ def check_network(network: Network) -> None:
 
 def has_weights(layer: Layer) -> bool:
     """Whether the layer's G has weights. A pool alone has none."""
-    return isinstance(layer.synapse.core, LinearStretch | ConvolutionStretch)
+    return isinstance(layer.synapse.core, LinearMap | ConvolutionMap)
 
 
 def forward_weight(layer: Layer) -> Tensor:
     """W, detached."""
-    assert isinstance(layer.synapse.core, LinearStretch | ConvolutionStretch)
+    assert isinstance(layer.synapse.core, LinearMap | ConvolutionMap)
     return layer.synapse.core.module.weight.detach()
 
 
@@ -115,7 +115,7 @@ class FeedbackMap:
         """
         synapse, (entered, left, exited) = self.layer.synapse, self.tape.records
         signal = synapse.exit.pull(exited, difference)
-        if isinstance(synapse.core, LinearStretch | ConvolutionStretch):
+        if isinstance(synapse.core, LinearMap | ConvolutionMap):
             signal = synapse.core.pull(left, signal, weight)
         return synapse.entry.pull(entered, signal)
 
@@ -134,7 +134,7 @@ class FeedbackMap:
         """
         layer, (entered, _, exited) = self.layer, self.tape.records
         synapse = layer.synapse
-        assert isinstance(synapse.core, LinearStretch | ConvolutionStretch)
+        assert isinstance(synapse.core, LinearMap | ConvolutionMap)
         moved = layer.neuron.f(synapse.forward(self.below + dx)) - self.state
         u, v = self.activation_difference(moved), self.activation_difference(dy)
         reconstructed = synapse.entry.push(entered, self.back(v, weight))

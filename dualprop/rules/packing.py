@@ -45,7 +45,7 @@ def _items(state: Any) -> Iterator[tuple[str, Tensor]]:
         value = getattr(state, field.name)
         if isinstance(value, Tensor):
             yield field.name, value
-        elif isinstance(value, float):
+        elif isinstance(value, int | float):
             yield field.name, torch.tensor(value, dtype=torch.float64)
         else:
             for k, tensor in value.items() if isinstance(value, Mapping) else enumerate(value):

@@ -63,5 +63,20 @@ def test_the_matrices_are_drawn_once_and_of_one_network():
         rule.gradients(network, x, y)
     with pytest.raises(dp.SettingError, match=r"of another network\. Pass state=None"):
         rule.gradients(dp.Network.from_module(mlp("relu", widths=(5, 3, 4))), x, y, state=first.state)
+    with pytest.raises(dp.SettingError, match=r"of another network\. Pass state=None"):
+        rule.gradients(dp.Network.from_module(mlp("relu", widths=(5, 7, 4))), x, y, state=first.state)
     with pytest.raises(dp.SettingError, match="units are coupled"):
         rule.gradients(dp.Network.from_module(mlp("softmax")), x, y, generator=drawn())
+
+
+def test_matrices_drawn_in_one_precision_serve_in_another():
+    """Drawn under autocast, they are as wide as the parameters, and a later step outside goes on
+    from them."""
+    model, (x, y) = mlp("relu", dtype=torch.float32), batch(dtype=torch.float32)
+    network, rule = dp.Network.from_module(model), dp.DirectFeedbackAlignment()
+    with torch.autocast("cpu", torch.bfloat16):
+        narrow = rule.gradients(network, x, y, generator=drawn())
+    assert all(matrix.dtype == torch.float32 for matrix in narrow.state.matrices.values())
+    assert rule.gradients(network, x, y, state=narrow.state).status.ok
+    wide = dp.Network.from_module(mlp("relu"))
+    assert rule.gradients(wide, *batch(), state=narrow.state).status.ok

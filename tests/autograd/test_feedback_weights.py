@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import dualprop as dp
 from dualprop import feedback
-from dualprop.network.local_maps import ConvolutionStretch, LinearStretch
+from dualprop.network.local_maps import ConvolutionMap, LinearMap
 
 # torch's own remark on such a padding's cost.
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
@@ -340,7 +340,7 @@ def test_a_converted_network_costs_what_it_cost(kind):
         feedback.convert(model, kind, generator=seeded())
         network = dp.Network.from_module(model)
         cores = [type(network.into(k).synapse.core) for k in range(1, 5)]
-        assert set(cores) == ({LinearStretch, ConvolutionStretch} if pool else {LinearStretch})
+        assert set(cores) == ({LinearMap, ConvolutionMap} if pool else {LinearMap})
         out = dp.DualPropagation(alpha=0.3).gradients(network, x, y)
         assert out.diagnostics == {"drives": 4, "feedbacks": 3, "gradients": 4}
 

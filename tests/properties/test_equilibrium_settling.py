@@ -230,6 +230,8 @@ REFUSED = [
         "needs an uphill beta = 0, got .*Use estimator='forward'",
     ),
     ({"tolerance": 0.1}, "a tolerance stops between pairs of error sweeps, and there is one"),
+    ({"relaxation": "blocks(even_odd(2), schedule=even_odd(3))"}, "gives 'schedule' twice"),
+    ({"relaxation": "blocks(even_odd(2), step_size=)"}, "gives 'step_size' no value"),
     ({"relaxation": "blocks(pairs=2)"}, "'blocks' has no 'pairs'. It has schedule, update, step_size"),
     ({"energy": "hopfield", "free_schedule": "random_order(9)"}, "a prediction needs a fixed order"),
     ({"tolerance": 1.0, "relaxation": "error_sweeps(2)"}, r"tolerance must be in \(0, 1\), got 1"),

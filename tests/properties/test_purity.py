@@ -239,3 +239,24 @@ def test_reading_a_network_changes_nothing_and_keeps_names():
     assert [network.out_of(k) for k in (0, 1, 2)] == [(1,), (2,), ()]
     assert [type(network.into(k).neuron).__name__ for k in (1, 2)] == ["Tanh", "Identity"]
     assert repr(network).splitlines()[1:3] == ["  1: 0.1 → Tanh", "  2: 1.1 → Identity"]
+
+
+@pytest.mark.parametrize("alpha", [0, 1])
+def test_a_whole_number_is_a_setting_like_its_float(alpha):
+    """Kept as it is given, it could be no part of a checkpoint, and would make another run's
+    digest."""
+    rule = dp.DualPropagation(coupling="transposed", alpha=alpha, beta=(1, 1, 1), start="previous", schedule="bottom_up(3)")
+    assert type(rule.alpha) is float
+    assert [type(beta) for beta in rule.beta] == [float] * 3
+    network, (x, y) = dp.Network.from_module(mlp("relu", widths=(5, 8, 8, 4))), batch()
+    state = rule.gradients(network, x, y).state
+    again = rule.unpack_state(rule.pack_state(state))
+    assert again.alpha == state.alpha
+    assert all(torch.equal(a, b) for a, b in zip(again.means, state.means, strict=True))
+
+
+def test_a_number_beyond_any_float_is_refused():
+    for settings in ({"beta": 10**400}, {"alpha": 10**400}, {"tolerance": 10**400, "schedule": "bottom_up(3)"}):
+        with pytest.raises(dp.SettingError, match=next(iter(settings))):
+            dp.DualPropagation(**settings)
+    assert dp.Lifted(max_sweeps=10**400).max_sweeps == 10**400
