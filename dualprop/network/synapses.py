@@ -78,7 +78,7 @@ class Synapse:
 
     @property
     def feedback_depends_on_state(self) -> bool:
-        """Whether Jᵀ varies with the state: past a pool or maps in a row, not one linear map."""
+        """Whether Jᵀ varies with the state: past a pool or several maps, not one linear map."""
         return self.entry.depends_on_state or self.core.depends_on_state or self.exit.depends_on_state
 
     @property
