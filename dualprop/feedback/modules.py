@@ -186,7 +186,8 @@ def _convolve(conv: FeedbackConv1d | FeedbackConv2d | FeedbackConv3d, x: Tensor)
     elif conv.padding == "same":
         spans = [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
         padding = [span // 2 for span in spans]
-        if any(span % 2 for span in spans):  # an odd span has its last zero on the right, as in PyTorch
+        # An odd span has its last zero on the right, as in PyTorch.
+        if any(span % 2 for span in spans):
             x = F.pad(x, [zeros for span in reversed(spans) for zeros in (0, span % 2)])
     tensors = _autocast(x, conv.weight, _stored(conv), conv.bias)
     a = ConvolutionWithFeedback.apply(*tensors, list(conv.stride), padding, list(conv.dilation), conv.groups)

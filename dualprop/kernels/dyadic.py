@@ -166,7 +166,8 @@ def difference(
     It is taken in float32 or wider.
     """
     if torch.is_grad_enabled() and (a.requires_grad or delta.requires_grad):
-        return _difference(neuron, a, delta, up, down, scale)  # somebody differentiates the backward pass
+        # The backward pass is being differentiated.
+        return _difference(neuron, a, delta, up, down, scale)
     if not torch.compiler.is_compiling():
         delta = _alike(delta, a)
     if _is_native(kernel, neuron, a, delta):
