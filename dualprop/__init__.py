@@ -1,5 +1,4 @@
-"""Train PyTorch networks without back-propagation: dual propagation (DP) and its relatives on the
-user's own model."""
+"""Train PyTorch networks without back-propagation: dual propagation (DP) and its relatives."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -27,7 +26,7 @@ _NAMES = [
     "DualpropError", "SettingError", "UnsupportedModuleError",
 ]  # fmt: skip
 
-# Where each name lives. They are fetched when first used: importing torch takes a second, and
+# Where each name lives. Names are fetched when first used: importing torch takes a second, which
 # `dualprop --help` should not.
 _MODULES = {
     "energies": "equilibrium.energies", "estimators": "equilibrium.estimators", "relaxations": "equilibrium.relaxations",

@@ -1,5 +1,4 @@
-"""How a rule's gradients compare with back-propagation's, layer by layer, at the present weights on
-one batch."""
+"""How a rule's gradients compare with back-propagation's, layer by layer, on one batch."""
 
 from __future__ import annotations
 
@@ -16,8 +15,10 @@ from dualprop.rules import AbstractRule
 
 @dataclass(frozen=True)
 class LayerAlignment:
-    """cosine and norm ratio ‖rule‖ / ‖BP‖ of one layer's gradient, all its parameters as one
-    vector; angle in degrees."""
+    """Cosine, norm ratio ‖rule‖ / ‖BP‖ and angle in degrees of one layer's gradient.
+
+    All its parameters are read as one vector.
+    """
 
     layer: str
     cosine: float
@@ -25,7 +26,7 @@ class LayerAlignment:
 
     @property
     def angle(self) -> float:
-        # min and max would turn nan, a gradient that is zero, into perfect alignment.
+        # min and max would turn the nan of a zero gradient into perfect alignment.
         return math.nan if math.isnan(self.cosine) else math.degrees(math.acos(max(-1.0, min(1.0, self.cosine))))
 
 
@@ -38,22 +39,23 @@ def alignment(
     generator: torch.Generator | None = None,
     updates: int = 1,
 ) -> list[LayerAlignment]:
-    """One entry per layer with parameters, from input to output. A zero gradient has cosine and
-    norm ratio nan.
+    """One entry per layer with parameters, from input to output.
 
-    Of a rule that makes several `updates` on a batch it is the mean of their gradients, each from
-    the states of the one before and all at the present weights: the first of incremental predictive
-    coding has not reached the lower layers.
+    A zero gradient has cosine and norm ratio nan.
 
-    Back-propagation means the true gradient, `rule.exact_gradients`: through the forward weights,
-    also where the network has feedback weights; of a rule that predicts by an equilibrium, that
-    equilibrium's.
+    If a rule makes several `updates` on a batch, it is the mean of their gradients, all at the
+    present weights, each from the states of the one before. The first update of incremental
+    predictive coding alone has not reached the lower layers.
+
+    Back-propagation means the true gradient, `rule.exact_gradients`. It goes through the forward
+    weights, also where the network has feedback weights. If the rule predicts by an equilibrium, it
+    is that equilibrium's.
     """
-    found = rule.gradients(network, x, y, state=state, generator=generator)
-    total = dict(found.gradients)
+    outcome = rule.gradients(network, x, y, state=state, generator=generator)
+    total = dict(outcome.gradients)
     for _ in range(updates - 1):
-        found = rule.gradients(network, x, y, state=found.state if rule.keeps_state else None, generator=generator)
-        total = {name: total[name] + gradient for name, gradient in found.gradients.items()}
+        outcome = rule.gradients(network, x, y, state=outcome.state if rule.keeps_state else None, generator=generator)
+        total = {name: total[name] + gradient for name, gradient in outcome.gradients.items()}
     exact = rule.exact_gradients(network, x, y)
     return [
         _compare(layer.name, [total[n] / updates for n in names], [exact[n] for n in names])
@@ -63,14 +65,16 @@ def alignment(
 
 
 def angle_between(found: list[Tensor], exact: list[Tensor]) -> float:
-    """The angle between two gradients in degrees, each of several tensors as one vector; nan where
-    one is zero."""
+    """The angle between two gradients in degrees; nan where one is zero.
+
+    Each is several tensors, read as one vector.
+    """
     return _compare("", found, exact).angle
 
 
-def _compare(layer: str, found: list[Tensor], exact: list[Tensor]) -> LayerAlignment:
+def _compare(layer: str, gradient: list[Tensor], exact: list[Tensor]) -> LayerAlignment:
     # Wide sums: in float32 a cosine of 1 - 1e-7 would already be noise.
-    a = torch.cat([t.flatten() for t in found]).double()
+    a = torch.cat([t.flatten() for t in gradient]).double()
     b = torch.cat([t.flatten() for t in exact]).double()
     norm_a, norm_b = float(a.norm()), float(b.norm())
     if norm_a == 0 or norm_b == 0:

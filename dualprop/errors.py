@@ -1,5 +1,7 @@
-"""Errors a user can make. Each message is one line that names the remedy; the command line prints
-it and exits with 2."""
+"""Errors a user can make. Each message is one line that names the remedy.
+
+The command line prints it and exits with 2.
+"""
 
 
 class DualpropError(Exception):

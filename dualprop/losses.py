@@ -1,14 +1,13 @@
 """Losses on the network's output: value, gradient, and the exact (proximal) nudge.
 
-N batch, K classes or output units. Half-precision outputs
-are taken in float32. Everything is per example, never averaged: β is a per-example quantity, and
-the mean over the batch is taken once, by the rule. The nudge of an output compartment with drive a
-is
+N batch, K classes or output units. Half-precision outputs are taken in float32. Everything is per
+example, never averaged: β is a per-example quantity, and the rule takes the mean over the batch,
+once. An output compartment with drive a is nudged to
 
     nudge(a, y, c) = argmin_s G(s) - s·a + c ℓ(s, y)
 
-with c > 0 downhill (s⁺) and c < 0 uphill (s⁻, where it stays well posed only for c >
--`concave_limit`). At c = 0 it is f(a).
+c > 0 is downhill (s⁺). c < 0 is uphill (s⁻), which is well posed only for c > -`concave_limit`. At
+c = 0 it is f(a).
 """
 
 from __future__ import annotations
@@ -28,7 +27,9 @@ from dualprop.settings import NamedPart
 
 class AbstractLoss(NamedPart):
     """A loss on outputs (N, K) and targets: class indices (N,) or target vectors (N, K).
-    `is_holomorphic`: whether its gradient is that of complex outputs too."""
+
+    `is_holomorphic`: whether its gradient holds for complex outputs too.
+    """
 
     name: str
     concave_limit: float
@@ -47,13 +48,11 @@ class AbstractLoss(NamedPart):
         """The output state that an exact nudge of strength c settles at, shape (N, K)."""
 
     def check_output(self, neuron: AbstractNeuron) -> None:
-        """Raise SettingError where the states of such an output neuron are not what the loss
-        reads."""
+        """Raise SettingError where the loss does not read the states of such an output neuron."""
         return
 
     def uphill_conflict(self, strength: float, what: str, remedy: str) -> Iterator[str]:
-        """Why an exact nudge of that strength uphill is not well posed, and the remedy; nothing
-        where it is."""
+        """Why an exact nudge of that strength uphill is not well posed, and the remedy, if so."""
         if strength > 0 and strength >= self.concave_limit:
             needed = f"< {self.concave_limit:g}" if self.concave_limit > 0 else "= 0"
             told = f"an exact {self.name} nudge needs {what} {needed}, got {strength:g}"
@@ -73,8 +72,10 @@ class AbstractLoss(NamedPart):
 
 @dataclass(frozen=True)
 class SquaredError(AbstractLoss):
-    """ℓ = ½‖s - y‖², summed over output units; class indices become one-hot vectors. Nudge: prox of
-    G at a + c·y."""
+    """ℓ = ½‖s - y‖², summed over output units; class indices become one-hot vectors.
+
+    Nudge: prox of G at a + c·y.
+    """
 
     name = "squared_error"
     concave_limit = 1.0
@@ -95,8 +96,10 @@ class SquaredError(AbstractLoss):
 
 @dataclass(frozen=True)
 class CrossEntropy(AbstractLoss):
-    """ℓ = -Σ y log softmax(s) on logits. Its Hessian is at most ½, so the uphill nudge needs |c| <
-    2."""
+    """ℓ = -Σ y log softmax(s) on logits.
+
+    Its Hessian is at most ½, so the uphill nudge needs |c| < 2.
+    """
 
     name = "cross_entropy"
     concave_limit = 2.0
@@ -132,16 +135,17 @@ class CrossEntropy(AbstractLoss):
 
 @dataclass(frozen=True)
 class LogLoss(AbstractLoss):
-    """ℓ = -Σ y log s on probabilities, the states of softmax neurons. Uphill its exact nudge has no
-    argmin: s⁻ must be free."""
+    """ℓ = -Σ y log s on probabilities, the states of softmax neurons.
+
+    Uphill its exact nudge has no argmin: s⁻ must be free.
+    """
 
     name = "log_loss"
     concave_limit = 0.0
 
     def value(self, s: Tensor, y: Tensor) -> Tensor:
         s = wide(s)
-        # log tiny at s = 0, where autograd still finds -y/tiny as `gradient` does: clamping alone
-        # would make it 0.
+        # log tiny at s = 0, and still -y/tiny by autograd, as `gradient` has it; clamping gives 0.
         probability = s + (s.clamp_min(torch.finfo(s.dtype).tiny) - s).detach()
         return -(targets(y, s) * probability.log()).sum(1)
 
@@ -166,24 +170,21 @@ class LogLoss(AbstractLoss):
 
 
 def wide(s: Tensor) -> Tensor:
-    """s in float32 where it is of half precision: a loss and its nudge are worth the few units that
-    they act on."""
+    """s in float32 where it is of half precision: the output's few units are worth it."""
     return s.float() if s.dtype in (torch.float16, torch.bfloat16) else s
 
 
 def targets(y: Tensor, like: Tensor) -> Tensor:
-    """The target vectors (N, K) in `like`'s dtype: one-hot for class indices (N,), else y
-    itself."""
+    """The target vectors (N, K) in `like`'s dtype: one-hot for class indices (N,), or y itself."""
     if y.dtype.is_floating_point:
         return y.to(like.dtype)
     return torch.zeros_like(like).scatter_(1, y.unsqueeze(1), 1)
 
 
 def _nudge_logits(a: Tensor, y: Tensor, c: float, steps: int = 100) -> Tensor:
-    """Solve s - a + c (softmax(s) - y) = 0 for each example by damped Newton steps. a, y, s: (N,
-    K).
+    """Solve s - a + c (softmax(s) - y) = 0 per example by damped Newton steps. a, y, s: (N, K).
 
-    s minimises the strongly convex φ(s) = ½‖s - a‖² + c ℓ(s, y) (modulus min(1, 1 + c/2)); a step
+    s minimises the strongly convex φ(s) = ½‖s - a‖² + c ℓ(s, y) (modulus min(1, 1 + c/2)). A step
     is halved until φ falls.
     """
 
@@ -194,8 +195,7 @@ def _nudge_logits(a: Tensor, y: Tensor, c: float, steps: int = 100) -> Tensor:
 
     mass = y.sum(1, keepdim=True)
     tolerance = 8 * torch.finfo(a.dtype).eps * (1 + a.abs().amax(1))
-    # What rounding alone can do to φ: below it a decrease can't be seen, and the full Newton step
-    # is right.
+    # What rounding alone does to φ. Below it no decrease shows, and the full Newton step is right.
     noise = 16 * torch.finfo(a.dtype).eps * (1 + abs(c)) * (1 + a.abs().amax(1)) ** 2
     s, value = a, phi(a)
     for _ in range(steps):
@@ -209,8 +209,7 @@ def _nudge_logits(a: Tensor, y: Tensor, c: float, steps: int = 100) -> Tensor:
         for _ in range(30):
             new = s - length.unsqueeze(1) * step
             new_value = phi(new)
-            # Near the minimum φ can't resolve the decrease any more; there the full Newton step is
-            # right.
+            # Near the minimum φ shows no decrease any more; there the full Newton step is right.
             accepted = new_value <= value - 0.1 * length * slope + noise
             if bool(accepted.all()):
                 break
@@ -222,8 +221,8 @@ def _nudge_logits(a: Tensor, y: Tensor, c: float, steps: int = 100) -> Tensor:
 def _newton_step(residual: Tensor, p: Tensor, c: Tensor) -> Tensor:
     """H⁻¹·residual for H = I + c (diag p - p pᵀ), shapes (N, K), c (N, 1).
 
-    H is positive definite but its diagonal part 1 + c·p is not for the largest p where c < -1. That
-    one coordinate is eliminated apart; the others have p ≤ ½, so the rest is a positive diagonal
+    H is positive definite. Its diagonal part 1 + c·p is not, for the largest p where c < -1. That
+    one coordinate is eliminated apart. The others have p ≤ ½, so the rest is a positive diagonal
     minus a rank-one term.
     """
     top = p.argmax(1, keepdim=True)
@@ -252,8 +251,7 @@ LOSSES: dict[str, type[AbstractLoss]] = {
 
 
 def from_name(name: str | AbstractLoss) -> AbstractLoss:
-    """The loss of that name; a loss is returned as it is. Raises SettingError for an unknown
-    name."""
+    """The loss of that name, or the loss itself. Raises SettingError for an unknown name."""
     if isinstance(name, AbstractLoss):
         return name
     if not isinstance(name, str) or name not in LOSSES:

@@ -1,8 +1,9 @@
-"""The architectures of the papers and benchmarks, as plain `nn.Sequential` (`Layered` where paths
-merge). A frozen description builds one for a data set.
+"""The architectures of the papers and benchmarks, as plain `nn.Sequential`.
 
-C channels, H×W space, K classes. Weights are drawn by PyTorch's own initialisers from the global
-generator; the trainer seeds it.
+Where paths merge it is a `Layered`. A frozen description builds a model for a data set.
+
+C channels, H×W space, K classes. PyTorch's initialisers draw the weights from the global generator,
+which the trainer seeds.
 """
 
 from __future__ import annotations
@@ -35,11 +36,10 @@ class MLP:
     Attributes:
         widths: units per hidden layer.
         activation: a neuron's name, see `dualprop list neurons`.
-        init: of weights with n inputs: "uniform" on ±1/√n, biases too, as PyTorch draws them, or
-            "normal" with variance 1/n, biases zero (LeCun; the authors' own code for the study of
+        init: of weights with n inputs. "uniform": on ±1/√n, biases too, as PyTorch draws them.
+            "normal": variance 1/n, biases zero (LeCun; the authors' code for the study of
             asymmetric nudging).
-        output: the output neuron's name: "identity" for logits, "softmax" for probabilities and the
-            log loss.
+        output: the output neuron: "identity" for logits, "softmax" for probabilities (log loss).
     """
 
     widths: tuple[int, ...] = (1000, 1000, 1000)
@@ -83,8 +83,7 @@ class ConvNet:
     Attributes:
         channels: per convolution.
         activation: a neuron's name, see `dualprop list neurons`.
-        pool: how the space is halved: "after" or "before" the activation by 2×2 pooling, or by
-            "stride" 2.
+        pool: what halves the space: 2×2 pooling "after" or "before" the activation, or "stride" 2.
         pooling: "max", "average" or "softmax", see `pooling`.
     """
 
@@ -108,8 +107,10 @@ class ConvNet:
         return len(self.channels) + 1
 
     def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Sequential:
-        """The model for images (N, C, H, W), logits (N, K). Raises SettingError where they are no
-        images or too small."""
+        """The model for images (N, C, H, W), logits (N, K).
+
+        Raises SettingError where they are no images or too small.
+        """
         if len(input_shape) != 3:
             raise SettingError(f"a ConvNet reads images (C, H, W), but an example has shape {input_shape}. Use an MLP.")
         channels, height, width = input_shape
@@ -131,13 +132,12 @@ Stages = list[tuple[list[nn.Module], nn.Module, list[nn.Module]]]
 
 @dataclass(frozen=True)
 class VGG:
-    """3×3 convolutions in runs, 2×2 pooling behind some of them, then fully connected layers; no
-    batch norm.
+    """3×3 convolutions in runs, 2×2 pools behind some, then dense layers; no batch norm.
 
-    As it stands it is VGG16, the network of Høier et al. (2023), appendix C, and Høier & Zach
-    (2024), §6.2; `vgg5` and `vgg10` give the others. The weights' distribution of VGG16 is not
-    recorded; "he" trains it without batch norm, where PyTorch's own would shrink the signal by 0.4
-    a layer.
+    The defaults are VGG16, the network of Høier et al. (2023), appendix C, and Høier & Zach (2024),
+    §6.2. `vgg5` and `vgg10` give the others. How the weights of VGG16 were drawn is not recorded.
+    "he" trains it without batch norm, where PyTorch's initialisers would shrink the signal by 0.4 a
+    layer.
 
     Attributes:
         channels: per convolution.
@@ -146,15 +146,14 @@ class VGG:
         activation: a neuron's name, see `dualprop list neurons`.
         pool: "after" the activation (the 2023 code) or "before" it (the 2024 code and the PCN's).
             The prediction is the same.
-        init: of weights with n inputs: "he", normal of variance 2/n and no biases; "uniform" on
-            ±1/√n, as PyTorch draws them; "uniform_fan_out", on ±1/√m in a convolution of m =
-            channels out × kernel size (Kerjan et al. 2026).
+        init: of weights with n inputs. "he": normal of variance 2/n, no biases. "uniform": on
+            ±1/√n, as PyTorch draws them. "uniform_fan_out": on ±1/√m in a convolution of
+            m = channels out × kernel size (Kerjan et al. 2026).
         gain: what all weights are multiplied by.
-        output_gain: what the output layer's weights are multiplied by too (0.2 with squared error
-            on ImageNet32, ibid.).
-        skips: pairs of convolutions (from, to): the state of the first is added to the drive of the
-            second through a 1×1 convolution of the stride that fits (ibid., VGG10Skip: 2 to 5 and 5
-            to 8).
+        output_gain: multiplies the output layer's weights too (0.2 with squared error on
+            ImageNet32, ibid.).
+        skips: pairs of convolutions (from, to). The state of the first is added to the drive of the
+            second, by a 1×1 convolution of fitting stride (ibid., VGG10Skip: 2 to 5 and 5 to 8).
         pooling: "max", "average" or "softmax", see `pooling`.
     """
 
@@ -202,8 +201,7 @@ class VGG:
         return len(self.channels) + len(self.dense) + 1
 
     def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
-        """The model for images (N, C, H, W), logits (N, K): an `nn.Sequential`, or with skips a
-        `Layered`.
+        """The model for images (N, C, H, W), logits (N, K): `nn.Sequential`, with skips `Layered`.
 
         Raises SettingError where they are no images or too small.
         """
@@ -215,8 +213,7 @@ class VGG:
             raise SettingError(
                 f"{len(self.pooled)} pools leave nothing of {tuple(space)} pixels. Pool after fewer convolutions."
             )
-        # Per layer: what stands before its map, the map, what stands between that and the
-        # activation.
+        # Per layer: what stands before its map, the map, what stands between it and the activation.
         stages: list[tuple[list[nn.Module], nn.Module, list[nn.Module]]] = []
         entry: list[nn.Module] = []
         for number, channels in enumerate(self.channels, start=1):
@@ -281,28 +278,32 @@ def vgg16(pool: str = "after") -> VGG:
 
 
 def vgg5(pool: str = "before") -> VGG:
-    """Kerjan et al. (2026), table 5: convolutions 128, 256P, 512P, 512P, 512P and the output, for
-    images of 32×32.
+    """Kerjan et al. (2026), table 5: convolutions 128, 256P, 512P, 512P, 512P and the output.
 
-    The table lists five convolutions and a fully connected layer though the text calls the network
+    For images of 32×32.
+
+    The table lists five convolutions and a fully connected layer, though the text calls the network
     one of five layers: L = 6.
     """
     return VGG((128, 256, 512, 512, 512), (2, 3, 4, 5), (), pool=pool, init="uniform")
 
 
 def vgg10_skip(pool: str = "before") -> VGG:
-    """VGG10 with strided 1×1 convolutions from layer 2 to 5 and from 5 to 8 (Kerjan et al. 2026,
-    VGG10Skip).
+    """VGG10 with skips from layer 2 to 5 and from 5 to 8 (Kerjan et al. 2026, VGG10Skip).
 
-    Where they join is not recorded: here at the drive, behind the pool of layer 8, so that the
+    They are strided 1×1 convolutions.
+
+    Where they join is not recorded. Here it is at the drive, behind the pool of layer 8, so the
     second has stride 4.
     """
     return dataclasses.replace(vgg10(pool), skips=((2, 5), (5, 8)))
 
 
 def vgg10(pool: str = "before") -> VGG:
-    """Kerjan et al. (2026), table 5: eight convolutions and 2048-K, for images of 224×224 (or any
-    of 32 and more)."""
+    """Kerjan et al. (2026), table 5: eight convolutions and 2048-K.
+
+    For images of 224×224 (or any of 32 and more).
+    """
     channels = (64, 128, 256, 256, 512, 512, 512, 512)
     return VGG(channels, (1, 2, 4, 6, 8), (2048,), pool=pool, init="uniform_fan_out")
 

@@ -1,9 +1,9 @@
 """Neurons: an activation f is the proximal map of a potential G, f(a) = argmin_s G(s) - s·a.
 
-So a neuron that is pulled from below by a and from above by a nudge settles in closed form at f(a +
-nudge); no solver is needed (Høier et al. 2023, §3). Everything here keeps shape, dtype and device,
-and all but Softmax is elementwise. f is 1-Lipschitz, which is the same as G being 1-strongly
-convex.
+So a neuron pulled from below by a, and from above by a nudge, settles in closed form at
+f(a + nudge). No solver is needed (Høier et al. 2023, §3). Everything here keeps shape, dtype and
+device, and all but Softmax is elementwise. f is 1-Lipschitz, which is the same as G being
+1-strongly convex.
 """
 
 from __future__ import annotations
@@ -20,17 +20,20 @@ from dualprop import softmax
 from dualprop.errors import SettingError, UnsupportedModuleError, closest
 
 Scale = float | Tensor
-# Of Newton's method: far out f is an exponential, along which a step moves by one, log(scale)
-# times.
+# For Newton's method: far out f is an exponential, and a step moves by one, log(scale) times.
 MOST_STEPS = 200
 
 
 class AbstractNeuron(ABC):
-    """An activation with its potential. `kinks` are the drives at which f' jumps; `is_elementwise`
-    says that a unit's state depends on its own drive alone; `is_projection` that f projects onto
-    its range `reach`, so that f' is 0 or 1; `is_affine` that f' is the same everywhere;
-    `is_holomorphic` that f is that of complex drives too, and has a complex derivative there;
-    `piecewise` is how `dyadic.c` writes a piecewise linear one: its kind and constants."""
+    """An activation with its potential.
+
+    `kinks`: the drives at which f' jumps.
+    `is_elementwise`: a unit's state depends on its drive alone.
+    `is_projection`: f projects onto its range `reach`, so f' is 0 or 1.
+    `is_affine`: f' is the same everywhere.
+    `is_holomorphic`: f is defined for complex drives too, with a complex derivative.
+    `piecewise`: how `dyadic.c` writes a piecewise linear f, its kind and constants.
+    """
 
     kinks: tuple[float, ...] = ()
     piecewise: tuple[int, float, float] | None = None
@@ -54,8 +57,7 @@ class AbstractNeuron(ABC):
 
     @abstractmethod
     def derivative(self, a: Tensor) -> Tensor:
-        """f'(a) per unit, the diagonal ∂f_i/∂a_i; at a kink the value that PyTorch's autograd
-        takes."""
+        """f'(a) per unit, the diagonal ∂f_i/∂a_i; at a kink, PyTorch autograd's value."""
 
     def crosses_kink(self, a: Tensor, b: Tensor) -> Tensor:
         """Per unit, whether a kink lies between the drives a and b."""
@@ -149,8 +151,10 @@ class LeakyReLU(AbstractNeuron):
 
 @dataclass(frozen=True)
 class HardSigmoid(AbstractNeuron):
-    """f(a) = clip(a, low, high), `nn.Hardtanh(low, high)`: hard_sigmoid on [0, 1], hard_tanh on
-    [-1, 1]. G(s) = s²/2 within."""
+    """f(a) = clip(a, low, high), `nn.Hardtanh(low, high)`; G(s) = s²/2 within.
+
+    hard_sigmoid is on [0, 1], hard_tanh on [-1, 1].
+    """
 
     low: float = 0.0
     high: float = 1.0
@@ -235,8 +239,9 @@ class Tanh(AbstractNeuron):
 
 @dataclass(frozen=True)
 class Softmax(AbstractNeuron):
-    """G(s) = Σ s log s on the simplex, the negative entropy: s ≥ 0 and Σ s = 1 along `dim`, which
-    couples its units.
+    """G(s) = Σ s log s on the simplex, the negative entropy: its units are coupled.
+
+    On the simplex s ≥ 0 and Σ s = 1 along `dim`.
 
     `dim` is nn.Softmax's: at least 1, or counted from the end. Dimension 0 holds the examples,
     which nothing may couple.
@@ -259,8 +264,10 @@ class Softmax(AbstractNeuron):
         return self.f(a)
 
     def potential(self, s: Tensor) -> Tensor:
-        """s log s per unit, whose sum along `dim` is G where Σ s = 1; a unit alone can't tell
-        whether it is. Infinite outside [0, 1]."""
+        """s log s per unit; infinite outside [0, 1].
+
+        The sum along `dim` is G where Σ s = 1, which a unit alone can't tell.
+        """
         return torch.where((s >= 0) & (s <= 1), torch.xlogy(s, s), torch.inf)
 
     def derivative(self, a: Tensor) -> Tensor:
@@ -286,29 +293,28 @@ class Softmax(AbstractNeuron):
 
 
 def _complex_sigmoid(a: Tensor) -> Tensor:
-    """1/(1 + e^-a), which is not a number by PyTorch's own where e^-a has no room in the dtype."""
+    """1/(1 + e^-a). PyTorch's gives nan where e^-a overflows the dtype."""
     is_right = a.real >= 0
     small = torch.where(is_right, -a, a).exp()
     return torch.where(is_right, 1, small) / (1 + small)
 
 
 def _settle(u: Tensor, scale: Scale, neuron: AbstractNeuron) -> Tensor:
-    """The drive t with t + scale·f(t) = u, by Newton's method from t = 0, the point of inflection
-    of f.
+    """The drive t with t + scale·f(t) = u, by Newton's method from t = 0, f's point of inflection.
 
-    Beyond it f is concave and before it convex, so that the steps come from one side (for scale <
-    0, after the first): there is nothing to safeguard. Solving for the drive and not for the state
-    keeps full precision where f saturates.
+    Beyond it f is concave, before it convex. So the steps come from one side (for scale < 0, after
+    the first), and need no safeguard. Solving for the drive and not for the state keeps full
+    precision where f saturates.
     """
     scale = torch.as_tensor(scale, dtype=u.dtype, device=u.device)
     middle = torch.zeros((), dtype=u.dtype, device=u.device)
     t = (u - scale * neuron.f(middle)) / (1 + scale * neuron.derivative(middle))
-    # Of an infinite drive, whose excess is no number, the state is the activation's end.
+    # At an infinite drive the excess is no number; the state is the end of the activation's range.
     for _ in range(MOST_STEPS):
         pull = scale * neuron.f(t)
         excess = t + pull - u
-        # What the three round to: near t = 0 relative, where an absolute measure would lose the
-        # digits of small drives.
+        # Rounding of the three terms, relative near t = 0: an absolute one would lose digits of
+        # small drives.
         left = excess.abs() > 4 * torch.finfo(u.dtype).eps * (t.abs() + pull.abs() + u.abs())
         if not bool(left.any()):
             break
@@ -316,8 +322,7 @@ def _settle(u: Tensor, scale: Scale, neuron: AbstractNeuron) -> Tensor:
     return t
 
 
-# Every activation module that explicit inference understands. Exact types: a subclass may compute
-# something else.
+# The activation modules that explicit inference understands, by exact type: a subclass may differ.
 NEURONS: dict[type[nn.Module], Callable[..., AbstractNeuron]] = {
     nn.Identity: lambda module: Identity(),
     nn.ReLU: lambda module: ReLU(),
@@ -364,8 +369,7 @@ def module(name: str) -> nn.Module:
 
 
 def from_module(activation: nn.Module, name: str) -> AbstractNeuron:
-    """The neuron that an activation module computes. Raises UnsupportedModuleError naming `name`
-    where there is none."""
+    """The neuron of an activation module. Raises UnsupportedModuleError, naming `name`."""
     make = NEURONS.get(type(activation))
     if make is None:
         raise UnsupportedModuleError(f"'{name}' is {activation}, which is no known neuron.")

@@ -1,9 +1,10 @@
-"""The scalar objectives behind the rules, one number per example, differentiable in states and
-parameters.
+"""The scalar objectives behind the rules, one number per example.
 
-Layer k has the energy E_k(s, s') = G_k(s) - s·a_k(s'): s is its state, s' the state below, a_k the
-drive, and G_k the potential of its activation f_k, so that f_k(a_k) = argmin_s E_k. Objectives of a
-layered network, the first four made of it:
+They are differentiable in states and parameters.
+
+Layer k has the energy E_k(s, s') = G_k(s) - s·a_k(s'). Here s is its state, s' the state below, a_k
+the drive, and G_k the potential of its activation f_k: f_k(a_k) = argmin_s E_k. Objectives of a
+layered network, the first four made of E_k:
 
     dyadic       α ℓ(s_L⁺) + ᾱ ℓ(s_L⁻) + Σ_k (1/β_k) [E_k(s_k⁺, s̄_{k-1}) - E_k(s_k⁻, s̄_{k-1})]
     lagrangian   ℓ(s_L) + Σ_k d_k·(f_k⁻¹(s_k) - a_k(s_{k-1}))
@@ -37,15 +38,14 @@ Scalar = Callable[[Tensor], Tensor]
 
 
 def layer_energy(network: Network, k: int, s: Tensor, below: Tensor | Sequence[Tensor]) -> Tensor:
-    """E_k = G_k(s) - s·a_k(below), shape (N,): least at s = f_k(a_k), its gradient in the
-    parameters -sᵀ ∂a_k/∂θ.
+    """E_k = G_k(s) - s·a_k(below), shape (N,), least at s = f_k(a_k).
+
+    Its gradient in the parameters is -sᵀ ∂a_k/∂θ.
 
     Args:
         k: the layer, in 1…L.
-        s: its state, of the drive's shape (N, …). Infinite where a unit lies outside its
-            activation's range.
-        below: the state that the layer reads, (N, …), or all states s_0, s_1, … of which it reads
-            its own sources.
+        s: its state, of the drive's shape (N, …). Outside its activation's range E_k is infinite.
+        below: the state that the layer reads, (N, …), or all states s_0, s_1, …
 
     Raises:
         SettingError: no such layer, or a state that does not fit it.
@@ -58,11 +58,13 @@ def layer_energy(network: Network, k: int, s: Tensor, below: Tensor | Sequence[T
 
 
 def hopfield(network: Network, states: Sequence[Tensor]) -> Tensor:
-    """Σ_k E_k(s_k, s_{k-1}), shape (N,): the energy of a layered Hopfield network, every layer
-    pulled from both sides.
+    """Σ_k E_k(s_k, s_{k-1}), shape (N,): the energy of a layered Hopfield network.
 
-    Its Hessian holds G_k″ ≥ 1 on the diagonal and -W_k beside it: it is strongly convex where ‖W_k‖
-    + ‖W_{k+1}‖ < 1 in spectral norm for every layer, W_1 aside, which reads the input.
+    Every layer is pulled from both sides.
+
+    Its Hessian holds G_k″ ≥ 1 on the diagonal and -W_k beside it. It is strongly convex where
+    ‖W_k‖ + ‖W_{k+1}‖ < 1 in spectral norm for every layer; W_1, which reads the input, does not
+    count.
 
     Args:
         states: s_0…s_L, s_0 = x the input.
@@ -77,8 +79,9 @@ def hopfield(network: Network, states: Sequence[Tensor]) -> Tensor:
 
 
 def predictive_coding(network: Network, states: Sequence[Tensor]) -> Tensor:
-    """Σ_k ½‖s_k - f_k(a_k(s_{k-1}))‖², shape (N,): the energy of a predictive coding network
-    (Kerjan et al. 2026, eq. 10).
+    """Σ_k ½‖s_k - f_k(a_k(s_{k-1}))‖², shape (N,): the energy of a predictive coding network.
+
+    (Kerjan et al. 2026, eq. 10.)
 
     It is least, 0, at the forward pass. Arguments and errors as for `hopfield`.
     """
@@ -98,16 +101,17 @@ def dyadic(
     beta: float | tuple[float, ...],
     linearized_at: Tensor | None = None,
 ) -> Tensor:
-    """L_α = α ℓ(s_L⁺) + ᾱ ℓ(s_L⁻) + Σ_k (1/β_k) [E_k(s_k⁺, s̄_{k-1}) - E_k(s_k⁻, s̄_{k-1})], shape
-    (N,).
+    """L_α, the objective of dual propagation, shape (N,).
 
-    The objective of dual propagation (Høier et al. 2023, §3; Høier & Zach 2024, §4), min over s⁺
-    and max over s⁻. With linear synapses every update of `DualPropagation(coupling="original")`
-    solves it for that layer's dyad; with any, its gradient in the parameters at the inferred dyads,
-    averaged over the batch, is the rule's.
+        L_α = α ℓ(s_L⁺) + ᾱ ℓ(s_L⁻) + Σ_k (1/β_k) [E_k(s_k⁺, s̄_{k-1}) - E_k(s_k⁻, s̄_{k-1})]
+
+    DP takes its min over s⁺ and max over s⁻ (Høier et al. 2023, §3; Høier & Zach 2024, §4). With
+    linear synapses, every update of `DualPropagation(coupling="original")` solves it for that
+    layer's dyad. With any synapses, its gradient in the parameters at the inferred dyads, averaged
+    over the batch, is the rule's.
 
     In (s̄, δ) the layers' terms are G_k(s̄ + ᾱ δ) - G_k(s̄ - α δ) - δ·a_k(s̄_{k-1}). They nearly
-    cancel: values carry a rounding error of eps/β. A state beyond its activation's range by such
+    cancel: values have a rounding error of eps/β. A state beyond its activation's range by such
     rounding counts as at its end; further out is infinite.
 
     Args:
@@ -115,8 +119,8 @@ def dyadic(
         y: (N,) class indices or (N, K) target vectors.
         loss: a loss or its name.
         beta: > 0, for all layers or one per layer 1…L.
-        linearized_at: an output (N, K), held fixed: ℓ is then replaced by ℓ(p) + ∇ℓ(p)·(s - p)
-            there, which is what output_nudge="linearized" descends.
+        linearized_at: an output p (N, K), held fixed. ℓ is then replaced by ℓ(p) + ∇ℓ(p)·(s - p),
+            which is what output_nudge="linearized" descends.
 
     Raises:
         SettingError: states, targets or betas that do not fit the network.
@@ -143,12 +147,13 @@ def dyadic(
 def lagrangian(
     network: Network, means: Sequence[Tensor], multipliers: Sequence[Tensor], y: Tensor, loss: AbstractLoss | str
 ) -> Tensor:
-    """ℓ(s_L) + Σ_k d_k·(f_k⁻¹(s_k) - a_k(s_{k-1})), shape (N,): LeCun's Lagrangian (1988), whose
-    stationary point is BP.
+    """ℓ(s_L) + Σ_k d_k·(f_k⁻¹(s_k) - a_k(s_{k-1})), shape (N,): LeCun's Lagrangian (1988).
 
-    Stationary in d_k: s_k = f_k(a_k), the forward pass; in s_k: d_k = f_k′ ∘ W_{k+1}ᵀ d_{k+1} and
-    d_L = -f_L′ ∘ ∇ℓ, minus BP's errors ∂ℓ/∂a_k. Its gradient in the parameters is then BP's. For
-    linear units d_k = δ_k/β_k turns L_½ into it, but for the curvature of ℓ.
+    Its stationary point is BP.
+
+    Stationary in d_k: s_k = f_k(a_k), the forward pass. Stationary in s_k: d_k = f_k′ ∘ W_{k+1}ᵀ
+    d_{k+1} and d_L = -f_L′ ∘ ∇ℓ, minus BP's errors ∂ℓ/∂a_k. The gradient in the parameters is then
+    BP's. For linear units d_k = δ_k/β_k turns L_½ into it, but for the curvature of ℓ.
 
     Args:
         means: s_0…s_L, inside the ranges of the activations.
@@ -171,15 +176,16 @@ def lagrangian(
 def lifted(
     network: Network, states: Sequence[Tensor], y: Tensor, loss: AbstractLoss | str, beta: float | tuple[float, ...]
 ) -> Tensor:
-    """ℓ(X_L) + Σ_k (1/β_k) [G_k(X_k) + G_k*(a_k) - X_k·a_k], shape (N,): LPOM's objective (Li, Fang
-    & Lin 2019; Zach 2021).
+    """LPOM's objective, shape (N,) (Li, Fang & Lin 2019; Zach 2021).
+
+        ℓ(X_L) + Σ_k (1/β_k) [G_k(X_k) + G_k*(a_k) - X_k·a_k]
 
     The brackets are Fenchel-Young gaps E_k(X_k, X_{k-1}) - min_s E_k(s, X_{k-1}) ≥ 0, zero exactly
-    where X_k = f_k(a_k): so the objective is at least ℓ(X_L), and the loss at the forward pass. Its
-    gradient in W_k is -(1/β_k)(X_k - f_k(a_k)) X_{k-1}ᵀ.
+    where X_k = f_k(a_k). So the objective is at least ℓ(X_L); at the forward pass it is the loss.
+    Its gradient in W_k is -(1/β_k)(X_k - f_k(a_k)) X_{k-1}ᵀ.
 
     Args:
-        states: X_0…X_L, X_0 = x. Infinite where a unit lies outside its activation's range.
+        states: X_0…X_L, X_0 = x. Outside an activation's range the value is infinite.
         y, loss, beta: as for `dyadic`.
 
     Raises:
@@ -200,8 +206,10 @@ def conjugate(neuron: AbstractNeuron, a: Tensor) -> Tensor:
 
 
 def inverse(neuron: AbstractNeuron, s: Tensor) -> Tensor:
-    """f⁻¹(s) per unit. Raises SettingError where f has none: ReLU and the hard sigmoid map many
-    drives to one state."""
+    """f⁻¹(s) per unit. Raises SettingError where f has none.
+
+    ReLU and the hard sigmoid map many drives to one state.
+    """
     match neuron:
         case Identity():
             return s
@@ -222,8 +230,8 @@ class Relaxation:
     """The optimum of a relaxed bilevel programme, per example.
 
     Attributes:
-        value: J, shape (N,). The states in it are held fixed, so by the envelope theorem its
-            gradient in the parameters of the energy is that of J, (1/β)(∂E(s⁺) - ∂E(s⁻)).
+        value: J, shape (N,). The states in it are held fixed. By the envelope theorem its gradient
+            in the energy's parameters is then that of J, (1/β)(∂E(s⁺) - ∂E(s⁻)).
         plus, minus, free: s⁺, s⁻ and s* = argmin E, shapes (N, D).
     """
 
@@ -234,39 +242,40 @@ class Relaxation:
 
 
 def rovr(loss: Scalar, energy: Scalar, beta: float, start: Tensor) -> Relaxation:
-    """ROVR: J_β = min_s ℓ(s) + (E(s) - E(s*))/β, the relaxed optimal-value reformulation (Høier &
-    Zach 2024, §4).
+    """ROVR: J_β = min_s ℓ(s) + (E(s) - E(s*))/β, the relaxed optimal-value reformulation.
 
-    At most ℓ(s*), which it tends to as β → 0. `minus` is s*. Arguments and errors as for `arovr`.
+    (Høier & Zach 2024, §4.)
+
+    It is at most ℓ(s*), its limit as β → 0. `minus` is s*. Arguments and errors as for `arovr`.
     """
     return arovr(loss, energy, 1.0, beta, start)
 
 
 def arovr(loss: Scalar, energy: Scalar, alpha: float, beta: float, start: Tensor) -> Relaxation:
-    """AROVR: α min_s [ℓ(s) + (E(s) - E*)/(αβ)] + ᾱ max_s [ℓ(s) - (E(s) - E*)/(ᾱβ)], with E* = min E
-    (Høier & Zach 2024, §4).
+    """AROVR (Høier & Zach 2024, §4): two relaxations, weighted by α and ᾱ. With E* = min E it is
 
-    The first bracket is at most ℓ(s*), the second at least; at α = 1 and 0 the other has no weight
-    and its state is s*. For ℓ ≥ 0, J falls with α and β·J grows with β (Proposition 4.1); J = ℓ(s*)
-    + (β/2)(1-2α) ∇ℓᵀ(∇²E)⁻¹∇ℓ + O(β²).
+        α min_s [ℓ(s) + (E(s) - E*)/(αβ)] + ᾱ max_s [ℓ(s) - (E(s) - E*)/(ᾱβ)].
+
+    The first bracket is at most ℓ(s*), the second at least. At α = 1 and 0 the other has no weight
+    and its state is s*. For ℓ ≥ 0, J falls with α and β·J grows with β (Proposition 4.1), and
+    J = ℓ(s*) + (β/2)(1-2α) ∇ℓᵀ(∇²E)⁻¹∇ℓ + O(β²).
 
     Args:
-        loss, energy: of states (N, D), each example apart, to (N,), twice differentiable: with a
-            network's energy, units that are linear, sigmoid or tanh. The energy strongly convex,
-            the loss convex.
+        loss, energy: functions of states (N, D), each example apart, to (N,), twice differentiable.
+            In a network's energy, units must be linear, sigmoid or tanh. The energy must be
+            strongly convex, the loss convex.
         alpha: in [0, 1].
         beta: > 0.
-        start: states (N, D) where the search for s* begins, of finite energy; D up to about a
+        start: states (N, D) of finite energy, where the search for s* begins; D up to about a
             hundred (dense Hessians).
 
     Raises:
-        SettingError: an energy or a downhill problem that is not convex or an uphill problem that
-            is not concave where Newton's method passes, or one that does not converge. The uphill
-            problem needs ᾱβ ∇²ℓ < ∇²E.
+        SettingError: where Newton's method passes, the energy or the downhill problem is not
+            convex, or the uphill problem not concave; or it does not converge. The uphill problem
+            needs ᾱβ ∇²ℓ < ∇²E.
     """
     free, plus, minus = _optima(loss, energy, alpha, beta, start)
-    # α and ᾱ multiplied in: the bracket that is absent at α = 1 or 0 has the state s*, no gap, and
-    # so the value 0.
+    # α and ᾱ are multiplied in. The bracket absent at α = 1 or 0 has s*, no gap, and value 0.
     floor = energy(free)
     downhill = alpha * loss(plus) + (energy(plus) - floor) / beta
     uphill = (1 - alpha) * loss(minus) - (energy(minus) - floor) / beta
@@ -303,8 +312,10 @@ def _optima(loss: Scalar, energy: Scalar, alpha: float, beta: float, start: Tens
 
 
 def _minimum(objective: Scalar, start: Tensor, what: str, shape: str, remedy: str, max_steps: int = 100) -> Tensor:
-    """argmin of a convex objective for each example, by Newton steps halved until the objective
-    falls. (N, D) → (N, D)."""
+    """argmin of a convex objective per example, (N, D) → (N, D), by Newton steps.
+
+    A step is halved until the objective falls.
+    """
     s, eps = start.detach(), torch.finfo(start.dtype).eps
     settled = torch.zeros(len(s), dtype=torch.bool, device=s.device)
     for _ in range(max_steps):
@@ -324,8 +335,7 @@ def _minimum(objective: Scalar, start: Tensor, what: str, shape: str, remedy: st
 
 
 def _second_order(objective: Scalar, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Value (N,), gradient (N, D) and Hessian (N, D, D) of an objective that treats each example
-    apart."""
+    """Value (N,), gradient (N, D) and Hessian (N, D, D) of an objective of separate examples."""
     with torch.enable_grad():
         leaf = s.detach().requires_grad_()
         value = objective(leaf)
@@ -336,11 +346,9 @@ def _second_order(objective: Scalar, s: Tensor) -> tuple[Tensor, Tensor, Tensor]
 
 
 def _step_length(objective: Scalar, s: Tensor, step: Tensor, value: Tensor, gradient: Tensor, eps: float) -> Tensor:
-    """The largest of 1, ½, ¼, … by which the objective falls along -step, shape (N,); zero where it
-    never does."""
+    """The largest of 1, ½, ¼, … by which the objective falls along -step, shape (N,); else zero."""
     slope = (gradient * step).sum(1)
-    # What rounding alone does to the value: below it a decrease can't be seen, and the full step is
-    # right.
+    # What rounding alone does to the value. Below it no decrease shows, and the full step is right.
     noise = 64 * eps * (1 + value.abs())
     length = torch.ones_like(value)
     with torch.no_grad():
@@ -369,8 +377,10 @@ class _Conjugate(torch.autograd.Function):
 
 
 def _within_range(neuron: AbstractNeuron, s: Tensor, reach: Tensor) -> Tensor:
-    """s, moved onto the activation's range where it is beyond by rounding in a sum of terms of size
-    `reach`."""
+    """s, moved onto the activation's range where rounding put it beyond.
+
+    `reach` is the size of the terms of the sum that was rounded.
+    """
     with torch.no_grad():
         back = s.clamp(*neuron.reach) - s
         back = torch.where(back.abs() <= 8 * torch.finfo(s.dtype).eps * reach, back, 0)

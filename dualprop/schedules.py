@@ -1,6 +1,6 @@
 """Schedules: the order in which layers are updated during inference.
 
-A schedule maps a depth L to passes, and a pass is a sequence of steps; a step is a group of layer
+A schedule maps a depth L to passes, and a pass is a sequence of steps. A step is a group of layer
 numbers 1…L that are updated together, each from the states before the step.
 
 (Høier et al. 2023, §4; Høier & Zach 2024, §6; the names of the authors' code in brackets.)
@@ -23,16 +23,21 @@ from dualprop.settings import NamedPart
 
 @dataclass(frozen=True)
 class Step:
-    """One group of layers. `before_arrival`: started from zeros, the forward signal has not yet
-    reached the output, so the output is driven but not nudged."""
+    """One group of layers.
+
+    `before_arrival`: states started from zeros, and the forward signal has not yet reached the
+    output. The output is then driven but not nudged.
+    """
 
     layers: tuple[int, ...]
     before_arrival: bool = False
 
 
 class AbstractSchedule(NamedPart):
-    """Passes over the layers of a network. `is_random` says that they are drawn, `is_one_pass` that
-    they are an order of its own and no passes over all layers."""
+    """Passes over the layers of a network.
+
+    `is_random`: they are drawn. `is_one_pass`: they are one given order, not sweeps of all layers.
+    """
 
     is_one_pass: bool = False
 
@@ -62,8 +67,10 @@ class AbstractSchedule(NamedPart):
             yield from steps_of_pass
 
     def brings_down(self, depth: int) -> bool:
-        """Whether an error at the output surely reaches layer 1: the steps update L, later L-1, …
-        later 1. Not where drawn."""
+        """Whether an error at the output surely reaches layer 1.
+
+        It does where steps update L, later L-1, … later 1. Drawn steps do not surely.
+        """
         if self.is_random:
             return False
         awaited = depth
@@ -74,8 +81,10 @@ class AbstractSchedule(NamedPart):
 
 @dataclass(frozen=True)
 class Schedule(AbstractSchedule):
-    """A named schedule with its count. `str()` gives the form that recipes and the command line
-    read, "up_down(2)"."""
+    """A named schedule with its count.
+
+    `str()` gives the form that recipes and the command line read, "up_down(2)".
+    """
 
     name: str
     count: int
@@ -87,8 +96,10 @@ class Schedule(AbstractSchedule):
             raise SettingError(f"the count of schedule '{self.name}' must be a whole number of at least 1, got {self.count}.")
 
     def passes(self, depth: int, generator: torch.Generator | None = None) -> Iterator[list[Step]]:
-        """The passes for a network of `depth` layers, `count` of them. `generator` is needed by
-        random_order alone, whose draws are one pass."""
+        """The passes for a network of `depth` layers, `count` of them.
+
+        random_order alone needs `generator`; its draws are one pass.
+        """
         if self.name == "random_order":
             yield _random_order(depth, self.count, generator)
             return
@@ -116,8 +127,7 @@ class ExplicitOrder(AbstractSchedule):
                 raise SettingError(f"the schedule updates a layer twice in the group {group}. Name each once a group.")
 
     def passes(self, depth: int, generator: torch.Generator | None = None) -> Iterator[list[Step]]:
-        """The whole order, one pass. Raises SettingError where it names a layer that the network
-        does not have."""
+        """The whole order, as one pass. Raises SettingError for a layer that does not exist."""
         for k in (k for group in self.groups for k in group):
             if not 1 <= k <= depth:
                 raise SettingError(f"the schedule names layer {k}, but the network has layers 1 to {depth}.")
@@ -163,8 +173,7 @@ def even_odd(n: int) -> Schedule:
 
 
 def synchronous(n: int) -> Schedule:
-    """All layers together, n times; from zeros the output stays un-nudged in the first L-1 steps
-    (P-DP)."""
+    """All layers together, n times (P-DP). From zeros, L-1 steps pass before the output's nudge."""
     return Schedule("synchronous", n)
 
 
@@ -214,7 +223,7 @@ def _random_order(depth: int, n: int, generator: torch.Generator | None) -> list
     return _singly(draws.tolist())
 
 
-# Name → the steps of pass 0, 1, … for a depth; random_order alone takes its count and a generator.
+# Name → the steps of pass 0, 1, … for a depth. Only random_order takes its count and a generator.
 _PLANS: dict[str, Callable[..., list[Step]]] = {
     "alternating_sweeps": _alternating_sweeps,
     "up_down": _up_down,
@@ -233,9 +242,11 @@ def names() -> list[str]:
 
 
 def parse(schedule: AnySchedule | str | Sequence[int | Sequence[int]]) -> AnySchedule:
-    """A schedule from itself, from its text ("bottom_up(16)", or an order such as "4,3,2,1" with
-    "1+3" for a group), or from a plain sequence of layer numbers or groups of them. Raises
-    SettingError."""
+    """A schedule from itself, its text, or a sequence. Raises SettingError.
+
+    The text is "bottom_up(16)", or an order such as "4,3,2,1" with "1+3" for a group. The sequence
+    holds layer numbers or groups of them.
+    """
     if isinstance(schedule, Schedule | ExplicitOrder):
         return schedule
     if isinstance(schedule, str):

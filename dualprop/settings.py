@@ -1,9 +1,8 @@
-"""Hyperparameters as data: each field of a frozen dataclass says its type and range, and everything
-follows from that.
+"""Hyperparameters as data: each field of a frozen dataclass says its type and range.
 
-A field is annotated as a number, `Annotated[float, Interval(ge=0, le=1)]`, as one number or one per
-layer, `PerLayer`, as a `Literal` of choices, or as a part (a loss, a schedule …) that text may
-stand for. `conform` checks and converts them all, and `with_ranges` writes the ranges into the
+A field is annotated as a number, `Annotated[float, Interval(ge=0, le=1)]`; as one number or one per
+layer, `PerLayer`; as a `Literal` of choices; or as a part (a loss, a schedule …) that text may
+stand for. `conform` checks and converts them all. `with_ranges` writes the ranges into the
 docstring, which `--help` and the documentation show.
 """
 
@@ -26,8 +25,10 @@ from dualprop.errors import SettingError
 
 
 class NamedPart(ABC):
-    """A replaceable part of a rule (a loss, a schedule, an energy …), which recipes and the command
-    line hold as text."""
+    """A replaceable part of a rule (a loss, a schedule, an energy …), held by recipes as text.
+
+    The command line reads the same text.
+    """
 
     @abstractmethod
     def __str__(self) -> str:
@@ -57,7 +58,7 @@ class NamedPart(ABC):
 
 @dataclass(frozen=True)
 class Remedy:
-    """What to do where a value is refused, in a sentence; stands in a field's `Annotated`."""
+    """What to do where a value is refused, in a sentence. It stands in a field's `Annotated`."""
 
     text: str
 
@@ -114,8 +115,10 @@ class Kind:
         return f"in {'[' if self.bounds.gt is None else '('}{low:g}, {high:g}{']' if self.bounds.lt is None else ')'}"
 
     def conform(self, name: str, value: Any) -> Any:
-        """The value in the field's own type. Raises SettingError, naming the field, where it has
-        none or is out of range."""
+        """The value in the field's type. Raises SettingError, naming the field, if it can't be.
+
+        It can't where it has another type or is out of range.
+        """
         if any(value is choice or (isinstance(value, str) and value == choice) for choice in self.choices):
             return value
         if self.part is not None:
@@ -156,8 +159,7 @@ class Kind:
 
 
 def kinds(settings: type) -> dict[str, Kind]:
-    """The kind of every field of a dataclass, or of every annotation of a class that is to be
-    one."""
+    """The kind of every field of a dataclass, or of every annotation of a class to be one."""
     if "__dataclass_fields__" in vars(settings):
         return _kinds_of_fields(settings)
     return {name: Kind.of(hint) for name, hint in typing.get_type_hints(settings, include_extras=True).items()}
@@ -170,12 +172,12 @@ def _kinds_of_fields(settings: type) -> dict[str, Kind]:
 
 
 def conform(settings: Any) -> None:
-    """Give every field of this frozen dataclass the type that it is annotated with: numbers
-    Python's own, parts of texts.
+    """Give every field of this frozen dataclass the type that it is annotated with.
+
+    Numbers become Python's, texts become the parts they stand for.
 
     Raises:
-        SettingError: naming the first field that is of no such type, none of its choices, or out of
-            range.
+        SettingError: naming the first field of a wrong type, choice or range.
     """
     for name, kind in kinds(type(settings)).items():
         value = getattr(settings, name)

@@ -1,12 +1,11 @@
 """Settling: the one loop that every iterating rule runs, and how far its states still move.
 
-A schedule is walked pass by pass, step by step; the layers of a step are updated together, each
-from the states before the step. How far states still move is measured against how far inference has
-moved them,
+A schedule is walked pass by pass, step by step. The layers of a step are updated together, each
+from the states before the step. Motion is measured against how far inference has moved the states,
 
     residual = ‖moves‖ / ‖displacements‖        over all layers, examples and units
 
-with a tolerance after every pass, else once after the last.
+after every pass where there is a tolerance, else once after the last.
 """
 
 from __future__ import annotations
@@ -24,11 +23,9 @@ from dualprop.network.states import States
 from dualprop.neurons import AbstractNeuron
 from dualprop.schedules import AbstractSchedule, Step
 
-# A last pass that moves the states by more than this share of their displacement has settled
-# nothing.
+# A last pass that moves states by more than this share of their displacement has settled nothing.
 MOST_MOVED = 0.5
-# Where two phases differ by less than so many units in the last place of a layer's states, what is
-# seen of it is rounding.
+# Two phases that differ by fewer units in the last place of a layer's states differ by rounding.
 LEAST_DIGITS = 4
 
 
@@ -38,8 +35,7 @@ class Settling:
 
     Attributes:
         passes: that were made.
-        moved: the residuals that were measured: after every pass where there is a tolerance, else
-            after the last.
+        moved: the measured residuals: of every pass with a tolerance, else of the last.
         limit: the residual that is small enough.
         trouble: why the states can't be trusted, without the remedy; empty where they can.
     """
@@ -55,8 +51,7 @@ class Settling:
         return self.moved[-1] if self.moved else None
 
     def judge(self, kind: str) -> None:
-        """Say in `trouble` that inference did not settle, where the states, "nudged" say, did
-        not."""
+        """Say in `trouble` that the states, "nudged" say, did not settle, if so."""
         last = self.residual
         if last is None or last <= self.limit:
             return
@@ -79,8 +74,10 @@ class Settling:
 
 
 class Settles(Protocol):
-    """States that settle: `network.states.States`, or what holds some. `set` takes what an update
-    gives, `positions` are what moves; `kind` is what they are called, "nudged" say."""
+    """States that settle: `network.states.States`, or what holds some.
+
+    `set` keeps what an update gives, `positions` are what moves, `kind` is "nudged", say.
+    """
 
     step: Step
     final: frozenset[int]
@@ -109,14 +106,13 @@ def settle(
 
     Args:
         passes: of a schedule.
-        measure: the residual, given the `states.positions()` before the last pass. None measures
-            nothing.
+        measure: the residual, given `states.positions()` before the last pass. None: no measuring.
         tolerance: stop after the first pass whose residual is no more than this.
         limit: without a tolerance, the residual after the last pass that is small enough.
-        most: passes, however many there are.
-        least: passes before a tolerance may stop.
-        releases: tell the states, in `final`, which layers of a step are updated for the last time,
-            so that what they read may be written over.
+        most: the most passes, however many `passes` has.
+        least: the passes before a tolerance may stop.
+        releases: tell the states, in `final`, which layers of a step are in their last update: what
+            they read may then be written over.
         after_pass: is called after pass 1, 2, … with its number.
     """
     settling = Settling(limit=limit if tolerance is None else tolerance)
@@ -178,8 +174,7 @@ def fixed_passes(schedule: AbstractSchedule, remedy: str) -> Iterator[str]:
 
 
 def lost_in_rounding(first: Sequence[Tensor], second: Sequence[Tensor], what: str) -> str:
-    """Where `what` tells the states 0…L of two phases apart by so little in a layer that it is
-    rounding; else empty."""
+    """Why `what` tells two phases' states 0…L apart by mere rounding in a layer; else empty."""
     if not can_sync(first[-1]):
         return ""
     for k, (before, after) in enumerate(zip(first[1:], second[1:], strict=True), start=1):
@@ -190,13 +185,15 @@ def lost_in_rounding(first: Sequence[Tensor], second: Sequence[Tensor], what: st
 
 
 def can_sync(x: Tensor) -> bool:
-    """Whether the host may wait for the device: not while a CUDA graph is captured, whose replays
-    are not measured."""
+    """Whether the host may wait for the device.
+
+    It may not while a CUDA graph is captured, whose replays are not measured.
+    """
     return not (x.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
 def largest(residuals: Sequence[float]) -> float:
-    """The largest residual; what is not a number is larger than any."""
+    """The largest residual; nan is larger than any."""
     return max(residuals, key=lambda each: math.inf if math.isnan(each) else each)
 
 

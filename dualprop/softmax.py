@@ -1,20 +1,19 @@
-"""Softmax: of complex numbers too, as a neuron that is pulled by more than its drive, and as a
-pool.
+"""Softmax: of complex numbers too, as a neuron under further pulls, and as a pool.
 
-Units that are pulled settle at the solution of one convex problem on the simplex, solved exactly:
+Pulled units settle at the solution of one convex problem on the simplex, solved exactly:
 
-    settle(u, c, w) = argmin Σ s log s + (c/2) ‖s‖² - s·u - Σ w log s        over s ≥ 0, Σ s = 1
+    settle(u, c, w) = argmin Σ s log s + (c/2) ‖s‖² - s·u - Σ w log s
 
-for c > -1 and w ≥ 0.
+over s ≥ 0, Σ s = 1, for c > -1 and w ≥ 0.
 
-With q = log s and the multiplier μ of the constraint, each unit obeys φ(q) = q + c·e^q - w·e^-q = u
-- μ; φ rises on q ≤ 0. So there is one q for each μ, their sum Σ e^q falls as μ rises, and two
-nested Newton iterations find the μ at which it is 1. Both run inside brackets that shrink, and in
-log s: there no digit is lost where a unit all but vanishes.
+With q = log s and the multiplier μ of the constraint, each unit obeys
+φ(q) = q + c·e^q - w·e^-q = u - μ, and φ rises on q ≤ 0. So there is one q for each μ, and the sum Σ
+e^q falls as μ rises. Two nested Newton iterations find the μ at which it is 1. Both run inside
+brackets that shrink, and in log s: there no digit is lost where a unit all but vanishes.
 
-The pool gives Σ_i z_i softmax(z/T)_i over each window z_1…z_n: the maximum as T → 0, the average as
-T → ∞, differentiable everywhere and holomorphic (Laborieux & Zenke 2022). N batch, C channels, H×W
-space.
+The pool gives Σ_i z_i softmax(z/T)_i over each window z_1…z_n. That is the maximum as T → 0, the
+average as T → ∞, differentiable everywhere and holomorphic (Laborieux & Zenke 2022). N batch, C
+channels, H×W space.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ _MOST_STEPS = 200  # bisection alone would need fewer
 
 
 def softmax(a: Tensor, dim: int) -> Tensor:
-    """e^a / Σ e^a along `dim`, of complex numbers too, which PyTorch's own does not take."""
+    """e^a / Σ e^a along `dim`, of complex numbers too, which PyTorch's softmax refuses."""
     if not a.is_complex():
         return a.softmax(dim)
     # Any shift that is the same along `dim` changes nothing; this one keeps e^a in range.
@@ -39,39 +38,42 @@ def softmax(a: Tensor, dim: int) -> Tensor:
 
 
 def settle(u: Tensor, scale: float | Tensor, pull: float | Tensor, dim: int) -> Tensor:
-    """The minimiser above with c = `scale` and w = `pull`, along `dim`; shape and dtype of u. Exact
-    to rounding."""
+    """The minimiser above with c = `scale` and w = `pull`, along `dim`; shape and dtype of u.
+
+    It is exact to rounding.
+    """
     scale, pull = (torch.as_tensor(value, dtype=u.dtype, device=u.device) for value in (scale, pull))
     kind, count = torch.finfo(u.dtype), u.shape[dim]
-    # Shifted, the units that hold the mass are known to the last digit. A drive of -inf is a unit
-    # that is off.
+    # Shifted, the units that hold the mass have all their digits. A drive of -inf turns a unit off.
     u = (u - u.amax(dim, keepdim=True)).clamp_min(kind.min / 4)
     # At `low` the strongest unit alone is 1; at `high` none is above 1/K.
     low = (u - scale + pull).amax(dim, keepdim=True)
     high = (u + math.log(count) - scale / count + pull * count).amax(dim, keepdim=True)
     mu = torch.minimum(torch.maximum(u.logsumexp(dim, keepdim=True), low), high)
-    # φ is convex for c > 0, else concave: from these ends Newton's method runs to q without
-    # turning.
+    # φ is convex for c > 0, else concave. From these ends Newton's method runs to q one way.
     q, previous = torch.where(scale > 0, 0.0, -torch.inf).expand_as(u), torch.full_like(mu, torch.inf)
     for _ in range(_MOST_STEPS):
         q = _log_state(u - mu, scale, pull, q)
         s, rise = q.exp(), _rise(q, scale, pull)
         total = s.sum(dim, keepdim=True)
         excess, slope = total.log(), (s / rise).sum(dim, keepdim=True) / total
-        done = ~(excess.abs() > 16 * kind.eps * (1 + slope * (1 + mu.abs())))  # what is not a number is done too
+        # A nan is done too.
+        done = ~(excess.abs() > 16 * kind.eps * (1 + slope * (1 + mu.abs())))
         if bool(done.all()):
             break
         low, high = torch.where(excess > 0, mu, low), torch.where(excess < 0, mu, high)
         mu = torch.where(done, mu, _step(mu + excess / slope, low, high, excess, previous))
         previous = excess.abs()
-    # μ is only known to its rounding, and at c near -1 a unit near 1 moves by far more: the last
+    # μ is known only to its rounding, and at c near -1 a unit near 1 moves by far more. So the last
     # step is taken in q itself.
     return (q - excess / (slope * rise)).softmax(dim)
 
 
 class SoftmaxPool2d(nn.Module):
-    """(N, C, H, W), real or complex, to (N, C, H // kernel, W // kernel): windows of kernel ×
-    kernel that do not overlap; what fills none is left out, as in `nn.MaxPool2d`.
+    """(N, C, H, W), real or complex, to (N, C, H // kernel, W // kernel): a pool over windows.
+
+    Windows are kernel × kernel and do not overlap. What fills none is left out, as in
+    `nn.MaxPool2d`.
 
     Args:
         kernel_size: the side of a window.
@@ -81,8 +83,7 @@ class SoftmaxPool2d(nn.Module):
         SettingError: either out of range.
     """
 
-    # What `holomorphic` asks of a module that is not affine: its forward takes complex numbers,
-    # with a complex derivative.
+    # `holomorphic` asks this of a module that is not affine: its forward has a complex derivative.
     is_holomorphic = True
 
     def __init__(self, kernel_size: int = 2, temperature: float = 1.0) -> None:
@@ -95,7 +96,8 @@ class SoftmaxPool2d(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         side = self.kernel_size
-        windows = z.unfold(-2, side, side).unfold(-2, side, side).flatten(-2)  # (N, C, H // k, W // k, k²)
+        # (N, C, H // k, W // k, k²)
+        windows = z.unfold(-2, side, side).unfold(-2, side, side).flatten(-2)
         return (windows * softmax(windows / self.temperature, -1)).sum(-1)
 
     def extra_repr(self) -> str:
@@ -105,9 +107,9 @@ class SoftmaxPool2d(nn.Module):
 def _log_state(t: Tensor, scale: Tensor, pull: Tensor, start: Tensor) -> Tensor:
     """q ≤ 0 with φ(q) = t in every unit."""
     positive = scale.clamp_min(0)
-    # w e^-q = q + c e^q - t is at most `most`, and at least w.
-    most = torch.maximum(positive - t, pull).clamp_min(torch.finfo(t.dtype).tiny)
-    low, high = torch.maximum(t - positive, pull.log() - most.log()).clamp_max(0), torch.zeros_like(t)
+    # w e^-q = q + c e^q - t is at most `upper`, and at least w.
+    upper = torch.maximum(positive - t, pull).clamp_min(torch.finfo(t.dtype).tiny)
+    low, high = torch.maximum(t - positive, pull.log() - upper.log()).clamp_max(0), torch.zeros_like(t)
     q, previous = torch.maximum(start, low), torch.full_like(t, torch.inf)
     tolerance = 4 * torch.finfo(t.dtype).eps
     for _ in range(_MOST_STEPS):
@@ -134,7 +136,6 @@ def _weighted(pull: Tensor, q: Tensor) -> Tensor:
 
 
 def _step(newton: Tensor, low: Tensor, high: Tensor, excess: Tensor, previous: Tensor) -> Tensor:
-    """Newton's step where it stays inside the bracket and the last one halved the excess; else
-    bisection."""
+    """Newton's step, if inside the bracket and the last one halved the excess; else bisection."""
     trusted = (newton >= low) & (newton <= high) & (excess.abs() <= previous / 2)
     return torch.where(trusted, newton, (low + high) / 2)

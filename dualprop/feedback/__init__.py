@@ -1,5 +1,4 @@
-"""Separate feedback weights: errors come back through weights of their own. `convert` gives them to
-any model."""
+"""Separate feedback weights, through which errors come back. `convert` gives them to any model."""
 
 from dualprop.feedback.conversion import convert
 from dualprop.feedback.modules import (

@@ -1,5 +1,4 @@
-"""Linear maps and convolutions whose input's cotangent comes back through feedback weights B: the
-autograd of feedback.py.
+"""Linear maps and convolutions whose input's cotangent comes back through feedback weights B.
 
     forward    a = W s + b
     backward   dx = Bᵀ da        dW = da sᵀ = dB        db = da
@@ -18,14 +17,15 @@ from torch.nn import functional as F
 
 
 def sign_symmetric(weight: Tensor) -> Tensor:
-    """mean|W| · sign(W): every sign of W, and one magnitude per layer (Moskovitz et al. 2018,
-    uniform sign-concordant)."""
+    """mean|W| · sign(W): every sign of W, and one magnitude per layer.
+
+    (Moskovitz et al. 2018, uniform sign-concordant.)
+    """
     return weight.sign() * weight.abs().mean()
 
 
 class LinearWithFeedback(torch.autograd.Function):
-    """a = x Wᵀ + b. `feedback` is B; None stands for the sign-symmetric one, which W alone
-    determines."""
+    """a = x Wᵀ + b. `feedback` is B, or None: the sign-symmetric one, which W determines."""
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, feedback: Tensor | None, bias: Tensor | None) -> Tensor:
@@ -53,8 +53,10 @@ class LinearWithFeedback(torch.autograd.Function):
 
 
 class ConvolutionWithFeedback(torch.autograd.Function):
-    """a = W ∗ x + b, zero-padded alike on both sides; `feedback` as for the linear map. x is (N, C,
-    X…)."""
+    """a = W ∗ x + b, zero-padded alike on both sides. x is (N, C, X…).
+
+    `feedback` is as for the linear map.
+    """
 
     @staticmethod
     def forward(
@@ -81,8 +83,7 @@ class ConvolutionWithFeedback(torch.autograd.Function):
         (da,), (x, stored) = cotangents, ctx.saved_tensors
         stride, padding, dilation, groups = ctx.settings
         of_x, of_weight, of_feedback, of_bias = ctx.needs_input_grad[:4]
-        # The weight that is passed matters to dx alone, so that one call gives dx by B, and dW and
-        # db as ever.
+        # The weight passed here matters to dx alone: one call gives dx by B, dW and db as usual.
         dx, dw, db = torch.ops.aten.convolution_backward(
             da, x, sign_symmetric(stored) if ctx.is_sign_symmetric and of_x else stored, ctx.bias_sizes,
             stride, padding, dilation, False, [0] * len(stride), groups, [of_x, of_weight or of_feedback, of_bias],
@@ -91,8 +92,7 @@ class ConvolutionWithFeedback(torch.autograd.Function):
 
 
 def _second(dw: Tensor | None, of_weight: bool, of_feedback: bool) -> Tensor | None:
-    """The gradient of B: that of W, in memory of its own, since an optimizer may write into
-    either."""
+    """The gradient of B: a copy of W's, since an optimizer may write into either."""
     if dw is None or not of_feedback:
         return None
     return dw.clone() if of_weight else dw

@@ -11,8 +11,8 @@ from torch.nn.utils import parametrize
 from dualprop.errors import SettingError, UnsupportedModuleError
 from dualprop.feedback.modules import FEEDBACK_MODULES, AbstractFeedback, Kind, check_kind, draw, install, type_of
 
-# They hold parameters, but no weights that mix units on the way back: diagonal ones, and what ends
-# the way.
+# They hold parameters, but no weights that mix units on the way back: diagonal maps, and
+# embeddings, where the way ends.
 _NOTHING_TO_SEPARATE: tuple[type[nn.Module], ...] = (
     nn.BatchNorm1d,
     nn.BatchNorm2d,
@@ -37,38 +37,38 @@ def convert(
     generator: torch.Generator | None = None,
     leave: Sequence[str] = (),
 ) -> nn.Module:
-    """Give every Linear and convolution of `model` feedback weights, in place; gradients then come
-    back through them.
+    """Give every Linear and convolution of `model` feedback weights, in place.
 
-    Modules, parameters, their names, hooks, device, dtype and mode stay what they were;
+    Gradients then come back through them.
+
+    Modules, parameters, their names, hooks, device, dtype and mode stay what they were.
     "kolen_pollack" adds a parameter `feedback_weight` to each, "random" a buffer, "sign_symmetric"
     nothing. Convert before the optimizer is made, so that it sees the new parameters, and before a
-    `state_dict` that holds them is loaded. B is drawn as PyTorch draws the layer's weight, learns
-    if W does, and is shared where W is. A W that something other than such modules reads too (an
-    Embedding that is tied to the last Linear) receives gradients that B does not, so there the two
-    won't align.
+    `state_dict` that holds them is loaded.
 
-    Only modules are read: a forward of your own that multiplies by a weight of its child,
-    F.linear(x, self.embed.weight) say, keeps exact feedback.
+    B is drawn as PyTorch draws the layer's weight, learns if W does, and is shared where W is. If
+    something other than such modules reads W too (an Embedding tied to the last Linear), W receives
+    gradients that B does not, and the two won't align.
+
+    Only modules are read. A forward that multiplies by a weight of a child, F.linear(x,
+    self.embed.weight) say, keeps exact feedback.
 
     Args:
         kind: "kolen_pollack", "random" or "sign_symmetric"; `feedback.modules` says what each is.
-        generator: draws the feedback weights on its own device; None is PyTorch's global generator.
-        leave: names of modules (with all inside them), of parameters, or of module types that keep
-            exact feedback.
+        generator: draws the feedback weights, on its device. None is PyTorch's global generator.
+        leave: names of modules (with their children), parameters or types that keep exact feedback.
 
     Returns:
         The model.
 
     Raises:
-        UnsupportedModuleError: names what holds weights and can't be converted, and the remedy; the
+        UnsupportedModuleError: names what holds weights and can't be converted, and the remedy. The
             model is as it was.
         SettingError: an unknown kind, or a `leave` that names nothing in the model.
     """
     check_kind(kind)
     chosen = _judged(model, (leave,) if isinstance(leave, str) else tuple(leave))
-    # All are drawn before any is changed. One draw per weight: where W is shared, both places must
-    # send back the same.
+    # All are drawn before any is changed, and once per weight: places that share W share B.
     drawn: dict[int, Tensor | None] = {}
     for module in chosen:
         weight = module.get_parameter("weight")
@@ -82,8 +82,10 @@ def convert(
 
 
 def _judged(model: nn.Module, leave: tuple[str, ...]) -> list[nn.Module]:
-    """The modules to convert, each once. Raises if anything else holds weights, or a `leave` names
-    nothing."""
+    """The modules to convert, each once.
+
+    Raises if anything else holds weights, or a `leave` names nothing.
+    """
     named: set[str] = set()
     left: set[int] = set()
     # By every name of a shared module, since `leave` may be any of them.
@@ -112,8 +114,7 @@ def _judged(model: nn.Module, leave: tuple[str, ...]) -> list[nn.Module]:
 
 
 def _obstacle(module: nn.Module, name: str) -> str:
-    """Why a module can't be converted or looked into whatever its parameters are, and the remedy;
-    else an empty string."""
+    """Why a module can't be converted or entered, whatever it holds, and the remedy; or ''."""
     exact = f"leave its feedback exact with leave=({name or type_of(module).__name__!r},)."
     if isinstance(module, AbstractFeedback):
         return "which has feedback weights already. Convert a fresh copy of the model."
@@ -138,9 +139,9 @@ def _obstacle(module: nn.Module, name: str) -> str:
 
 
 def _left_parameters(module: nn.Module, name: str, leave: tuple[str, ...]) -> set[str]:
-    """The module's own parameters, all of them named in `leave`; raises where one is not."""
-    own = {f"{name}.{leaf}" if name else leaf: leaf for leaf, p in module._parameters.items() if p is not None}
-    for dotted in own:
+    """The module's direct parameters, by name. Raises where one is not in `leave`."""
+    leaves = {f"{name}.{leaf}" if name else leaf: leaf for leaf, p in module._parameters.items() if p is not None}
+    for dotted in leaves:
         if dotted not in leave:
             kind = type(module)
             what = f"{repr(name) if name else 'the model'} is {kind.__name__}, "
@@ -150,7 +151,7 @@ def _left_parameters(module: nn.Module, name: str, leave: tuple[str, ...]) -> se
                     f"convolution, or leave its feedback exact with leave=({name or kind.__name__!r},)."
                 )
             raise UnsupportedModuleError(
-                f"{what}which owns the parameter {own[dotted]!r}, whose use in its forward would keep exact feedback. Make it "
-                f"the weight of a Linear or convolution, or leave it exact with leave=({dotted!r},)."
+                f"{what}which owns the parameter {leaves[dotted]!r}, whose use in its forward would keep exact feedback. Make "
+                f"it the weight of a Linear or convolution, or leave it exact with leave=({dotted!r},)."
             )
-    return set(own)
+    return set(leaves)

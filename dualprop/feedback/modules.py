@@ -1,15 +1,15 @@
-"""Separate feedback weights B: the input's cotangent comes back through B, not through the forward
-weights W.
+"""Separate feedback weights B: the input's cotangent comes back through B, not through W.
 
     forward    a = W s + b
     backward   dx = Bᵀ da        dW = da sᵀ        db = da
 
 The same holds for convolutions. Three kinds of B:
 
-    kolen_pollack    a parameter, whose gradient is that of W; under weight decay W - B vanishes
+    kolen_pollack    a parameter that receives the gradient of W; under weight decay W - B vanishes
                      (Kolen & Pollack 1994; Akrout et al. 2019)
     random           a fixed draw: feedback alignment (Lillicrap et al. 2016)
-    sign_symmetric   mean|W| · sign(W), anew at each use (Liao et al. 2016; Moskovitz et al. 2018)
+    sign_symmetric   mean|W| · sign(W), taken anew at each use
+                     (Liao et al. 2016; Moskovitz et al. 2018)
 
 Shapes: N batch, T any further axes, D features, C channels, X one to three spatial axes. B has the
 shape of W.
@@ -35,11 +35,10 @@ KINDS: tuple[str, ...] = get_args(Kind)
 
 
 class AbstractFeedback(nn.Module):
-    """What a map with feedback weights has beside the module that it extends: `kind`, and
-    `backward_weight()`.
+    """A map with feedback weights: it adds `kind` and `backward_weight()` to the module it extends.
 
-    It is constructed with the arguments of that module, and by name the `kind` and the `generator`
-    that draws B.
+    It is constructed with that module's arguments, and by name `kind` and `generator`, which draws
+    B.
     """
 
     weight: Tensor
@@ -54,8 +53,7 @@ class AbstractFeedback(nn.Module):
         install(self, kind, draw(self.weight, kind, generator))
 
     def backward_weight(self) -> Tensor:
-        """B, in the shape of `weight`: the parameter or buffer itself, or a new tensor where it is
-        sign-symmetric."""
+        """B, in the shape of `weight`: the parameter or buffer, or a new sign-symmetric tensor."""
         return sign_symmetric(self.weight) if self.kind == "sign_symmetric" else self.feedback_weight
 
     def extra_repr(self) -> str:
@@ -63,32 +61,28 @@ class AbstractFeedback(nn.Module):
 
 
 class FeedbackLinear(AbstractFeedback, nn.Linear):
-    """`nn.Linear`, (N, T…, D) or (D,) to (N, T…, D′) or (D′,), whose input's cotangent is dx = da
-    B."""
+    """`nn.Linear`, (N, T…, D) or (D,) to (N, T…, D′) or (D′,). Back comes dx = da B."""
 
     def forward(self, input: Tensor) -> Tensor:
         return LinearWithFeedback.apply(*_autocast(input, self.weight, _stored(self), self.bias))
 
 
 class FeedbackConv1d(AbstractFeedback, nn.Conv1d):
-    """`nn.Conv1d`, (N, C, X) or (C, X), whose input's cotangent is the transposed convolution with
-    B."""
+    """`nn.Conv1d`, (N, C, X) or (C, X). dx is the transposed convolution with B."""
 
     def forward(self, input: Tensor) -> Tensor:
         return _convolve(self, input)
 
 
 class FeedbackConv2d(AbstractFeedback, nn.Conv2d):
-    """`nn.Conv2d`, (N, C, X, X) or (C, X, X), whose input's cotangent is the transposed convolution
-    with B."""
+    """`nn.Conv2d`, (N, C, X, X) or (C, X, X). dx is the transposed convolution with B."""
 
     def forward(self, input: Tensor) -> Tensor:
         return _convolve(self, input)
 
 
 class FeedbackConv3d(AbstractFeedback, nn.Conv3d):
-    """`nn.Conv3d`, (N, C, X, X, X) or (C, X, X, X), whose input's cotangent is the transposed
-    convolution with B."""
+    """`nn.Conv3d`, (N, C, X, X, X) or (C, X, X, X). dx is the transposed convolution with B."""
 
     def forward(self, input: Tensor) -> Tensor:
         return _convolve(self, input)
@@ -104,15 +98,16 @@ FEEDBACK_MODULES: dict[type[nn.Module], type[AbstractFeedback]] = {
 
 
 def backward_weight(module: nn.Module) -> Tensor:
-    """The weight that errors come back through: B where the module has one of its own, else its
-    `weight`."""
+    """The weight that errors come back through: the module's B, if any, else its `weight`."""
     return module.backward_weight() if isinstance(module, AbstractFeedback) else module.get_parameter("weight")
 
 
 def exact(model: nn.Module) -> nn.Module:
-    """A copy of `model` on the same parameters and buffers whose errors come back through W, as in
-    plain PyTorch; `model` itself where it has no feedback weights. For comparing with the true
-    gradient."""
+    """A copy of `model` whose errors come back through W, as in plain PyTorch.
+
+    It shares parameters and buffers. A `model` without feedback weights is returned itself. For
+    comparing with the true gradient.
+    """
     if not any(isinstance(module, AbstractFeedback) for module in model.modules()):
         return model
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
@@ -128,8 +123,7 @@ def exact(model: nn.Module) -> nn.Module:
 
 @dataclass(frozen=True)
 class WeightAlignment:
-    """How near one layer's feedback weights B are to its forward weights W, both read as one long
-    vector.
+    """How near a layer's feedback weights B are to its weights W, each read as one long vector.
 
     Attributes:
         layer: the module's name in the model.
@@ -148,15 +142,16 @@ class WeightAlignment:
 
 
 def alignment(model: nn.Module) -> list[WeightAlignment]:
-    """The alignment of B and W in every module of `model` with feedback weights, in order. Waits
-    for the device."""
-    found = []
+    """The alignment of B and W in every module that has a B, in order. Waits for the device."""
+    alignments = []
     for name, module in model.named_modules():
         if isinstance(module, AbstractFeedback):
             backward, forward = (w.detach().cpu().double().flatten() for w in (module.backward_weight(), module.weight))
             sizes = backward.norm(), forward.norm()
-            found.append(WeightAlignment(name, float(backward @ forward / (sizes[0] * sizes[1])), float(sizes[0] / sizes[1])))
-    return found
+            alignments.append(
+                WeightAlignment(name, float(backward @ forward / (sizes[0] * sizes[1])), float(sizes[0] / sizes[1]))
+            )
+    return alignments
 
 
 def _stored(module: AbstractFeedback) -> Tensor | None:
@@ -164,8 +159,7 @@ def _stored(module: AbstractFeedback) -> Tensor | None:
 
 
 def _autocast(*tensors: Tensor | None) -> list[Tensor | None]:
-    """The tensors in autocast's dtype where it is on: what it does of itself for PyTorch's own
-    maps."""
+    """The tensors in autocast's dtype where it is on, as it converts them for PyTorch's maps."""
     first = tensors[0]
     assert first is not None
     device = first.device.type
@@ -177,8 +171,10 @@ def _autocast(*tensors: Tensor | None) -> list[Tensor | None]:
 
 
 def _convolve(conv: FeedbackConv1d | FeedbackConv2d | FeedbackConv3d, x: Tensor) -> Tensor:
-    """The convolution of (N, C, X…) or (C, X…). Paddings other than equal zeros are taken before
-    it, by autograd."""
+    """The convolution of (N, C, X…) or (C, X…).
+
+    Paddings other than equal zeros are applied before it, by autograd.
+    """
     is_batched = x.dim() == len(conv.kernel_size) + 2
     if not is_batched:
         x = x.unsqueeze(0)
@@ -190,7 +186,8 @@ def _convolve(conv: FeedbackConv1d | FeedbackConv2d | FeedbackConv3d, x: Tensor)
     elif conv.padding == "same":
         spans = [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
         padding = [span // 2 for span in spans]
-        if any(span % 2 for span in spans):  # an odd span has its last zero on the right, as in PyTorch
+        # An odd span has its last zero on the right, as in PyTorch.
+        if any(span % 2 for span in spans):
             x = F.pad(x, [zeros for span in reversed(spans) for zeros in (0, span % 2)])
     tensors = _autocast(x, conv.weight, _stored(conv), conv.bias)
     a = ConvolutionWithFeedback.apply(*tensors, list(conv.stride), padding, list(conv.dilation), conv.groups)
@@ -203,7 +200,7 @@ def draw(weight: Tensor, kind: str, generator: torch.Generator | None) -> Tensor
         return None
     drawn = torch.empty(weight.shape, dtype=weight.dtype, device=generator.device if generator is not None else weight.device)
     drawn = nn.init.kaiming_uniform_(drawn, a=math.sqrt(5), generator=generator).to(weight.device)
-    # A B that learned beside a frozen W would run away from it.
+    # A B that learns beside a frozen W would run away from it.
     return nn.Parameter(drawn, requires_grad=weight.requires_grad) if kind == "kolen_pollack" else drawn
 
 
@@ -217,8 +214,8 @@ def install(module: AbstractFeedback, kind: Kind, feedback: Tensor | None) -> No
 
 def check_kind(kind: str) -> None:
     if kind not in KINDS:
-        known = ", ".join(map(repr, KINDS))
-        raise SettingError(f"unknown kind of feedback {kind!r}.{closest(str(kind), list(KINDS))} There are {known}.")
+        kinds = ", ".join(map(repr, KINDS))
+        raise SettingError(f"unknown kind of feedback {kind!r}.{closest(str(kind), list(KINDS))} There are {kinds}.")
 
 
 def type_of(module: nn.Module) -> type[nn.Module]:

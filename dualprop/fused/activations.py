@@ -1,5 +1,4 @@
-"""What `dualize` knows: which modules and functions are activations, and which autograd is exact
-for.
+"""What `dualize` can read: the modules and functions that are activations, or exact in autograd.
 
 A name in neither table may hide an activation, and is refused by name.
 """
@@ -22,8 +21,10 @@ from dualprop.network.modules import MAPS
 
 @dataclass(frozen=True)
 class Elementwise:
-    """An activation that is not a neuron, as it has no potential, or none here. It is not written
-    over its argument."""
+    """An activation that is not a neuron: it has no potential, or none here.
+
+    It is not written over its argument.
+    """
 
     f: Callable[[Tensor], Tensor]
     is_elementwise = True
@@ -52,8 +53,8 @@ ACTIVATION_MODULES: dict[type[nn.Module], Callable[[Any], Activation]] = {
     nn.Softsign: lambda m: Elementwise(F.softsign),
 }
 
-# Functional activations by name: the function, or the neuron that it is, and the names of what may
-# follow the tensor.
+# Functional activations by name: the function, or the neuron that it is, and the names of the
+# arguments that may follow the tensor.
 ACTIVATION_FUNCTIONS: dict[str, tuple[Callable[..., Any] | neurons.AbstractNeuron, tuple[str, ...]]] = {
     "relu": (neurons.ReLU(), ()),
     "relu6": (neurons.HardSigmoid(0.0, 6.0), ()),
@@ -77,8 +78,7 @@ ACTIVATION_FUNCTIONS: dict[str, tuple[Callable[..., Any] | neurons.AbstractNeuro
     "softsign": (F.softsign, ()),
 }
 
-# Left to autograd, which is exact for them: linear maps, reshapes, pools, normalisations, dropout,
-# indexing, sizes.
+# Left to autograd, which is exact: linear maps, reshapes, pools, norms, dropout, indexing, sizes.
 EXACT_MODULES: tuple[type[nn.Module], ...] = (
     *MAPS,
     nn.Identity,
@@ -110,7 +110,7 @@ EXACT_MODULES: tuple[type[nn.Module], ...] = (
     nn.ChannelShuffle,
     nn.modules.linear.NonDynamicallyQuantizableLinear,
 )
-# Neither these nor what they hold belongs to a forward pass that could hide an activation.
+# Neither these nor their children belong to a forward pass that could hide an activation.
 UNREAD_MODULES = (nn.modules.loss._Loss, nn.utils.parametrize.ParametrizationList, nn.ParameterList, nn.ParameterDict)
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 EXACT_FUNCTIONS = frozenset(

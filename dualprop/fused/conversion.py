@@ -1,10 +1,9 @@
-"""Finding and replacing the activations of any module: its activation modules, and the functional
-calls in its forwards.
+"""Finding and replacing the activations of any module: its activation modules and functional calls.
 
-First everything is read and judged, then everything is changed, so that a refusal leaves the model
-as it was. A forward of the user's own is read by torch.fx, one module at a time with its children
-opaque, and is rewritten only if it calls an activation. What is known to be linear, structural or a
-normalisation stays with autograd, which is exact for it; what is neither that nor a known
+First everything is read and judged, then everything is changed. So a refusal leaves the model as it
+was. A forward that the user wrote is read by torch.fx, one module at a time, with its children
+opaque. It is rewritten only if it calls an activation. What is linear, structural or a
+normalisation stays with autograd, which is exact for it. What is neither that nor a listed
 activation is refused by name, since it may hide an activation.
 """
 
@@ -53,8 +52,10 @@ _RANDOM = (
 
 @dataclass(frozen=True)
 class _Site:
-    """One activation: a child to replace, or a call in a rewritten forward. `site` says where, for
-    messages."""
+    """One activation: a child to replace, or a call in a rewritten forward.
+
+    `site` says where, for messages.
+    """
 
     parent: nn.Module
     key: str
@@ -70,8 +71,10 @@ class _Forward:
 
 
 def replace_activations(model: nn.Module, make: Make, leave: tuple[str, ...], num_expected: int | None) -> nn.Module:
-    """Replace every activation of `model` by make(f, description, index). See
-    `dualprop.fused.dyadic.dualize`."""
+    """Replace every activation of `model` by make(f, description, index).
+
+    See `dualprop.fused.dyadic.dualize`.
+    """
     leave = (leave,) if isinstance(leave, str) else leave
     unused = set(leave)
     root = nn.Module()
@@ -108,8 +111,7 @@ def replace_activations(model: nn.Module, make: Make, leave: tuple[str, ...], nu
 
 
 def _walk(module: nn.Module, name: str, seen: set[int]) -> Iterator[tuple[nn.Module, str, nn.Module, str]]:
-    """(parent, key, child, dotted name) of every module; activations once per place, others
-    once."""
+    """(parent, key, child, dotted name) of all modules, once; of activations, once per place."""
     for key, child in module._modules.items():
         if child is None or (id(child) in seen and type(child) not in ACTIVATION_MODULES):
             continue
@@ -157,17 +159,17 @@ def _judge(
             f"'{name}' is {kind.__name__}, which holds or may hold an activation that can't be converted. Replace it, or "
             f"leave it to back-propagation with leave=('{kind.__name__}',)."
         )
-    found, graph = _judge_forward(child, name, unused, leave)
-    if found:
-        places.extend(found)
+    calls, graph = _judge_forward(child, name, unused, leave)
+    if calls:
+        places.extend(calls)
         forwards.append(_Forward(child, graph))
 
 
 def _judge_forward(module: nn.Module, name: str, unused: set[str], leave: tuple[str, ...]) -> tuple[list[_Site], fx.Graph]:
-    """The activations that a forward of the user's own calls, and its graph."""
+    """The activations that a user's forward calls, and its graph."""
     _check_readable(module, name)
     graph = _trace(module, name)
-    found: list[_Site] = []
+    places: list[_Site] = []
     for node in graph.nodes:
         _check_in_place(module, name, node)
         if node.op not in ("call_function", "call_method"):
@@ -176,17 +178,17 @@ def _judge_forward(module: nn.Module, name: str, unused: set[str], leave: tuple[
         if function in leave:
             unused.discard(function)
         elif function in ACTIVATION_FUNCTIONS or function.rstrip("_") in ACTIVATION_FUNCTIONS:
-            found.append(_call_place(module, name, node, function, len(found)))
+            places.append(_call_place(module, name, node, function, len(places)))
         elif function not in EXACT_FUNCTIONS or _squares(node):
             raise UnsupportedModuleError(
                 f"the forward of '{name}' calls {function}{' as a nonlinear product' if _squares(node) else ''}, which may "
                 f"be an activation and is not known. Use a known one, or leave it to autograd with leave=('{function}',)."
             )
-    return found, graph
+    return places, graph
 
 
 def _call_place(module: nn.Module, name: str, node: fx.Node, function: str, index: int) -> _Site:
-    known, following = ACTIVATION_FUNCTIONS[function.rstrip("_")]
+    target, following = ACTIVATION_FUNCTIONS[function.rstrip("_")]
     settings = dict(zip(following, node.args[1:], strict=False))
     settings |= {k: v for k, v in node.kwargs.items() if k in following}
     if any(isinstance(value, fx.Node) for value in settings.values()):
@@ -194,13 +196,15 @@ def _call_place(module: nn.Module, name: str, node: fx.Node, function: str, inde
     key = f"dyadic_{index}"
     if hasattr(module, key):
         raise UnsupportedModuleError(f"'{name}' has an attribute '{key}' already. Rename it.")
-    activation = known if isinstance(known, neurons.AbstractNeuron) else Elementwise(partial(known, **settings))
+    activation = target if isinstance(target, neurons.AbstractNeuron) else Elementwise(partial(target, **settings))
     return _Site(module, key, activation, function, node)
 
 
 def _check_readable(module: nn.Module, name: str) -> None:
-    """Refuse a forward that torch.fx would read for one case alone: it follows one branch, and
-    draws random numbers once."""
+    """Refuse a forward of which torch.fx would read one case alone.
+
+    It follows one branch, and draws random numbers once.
+    """
     code = type(module).forward.__code__
     suspicious = [word for word in ("isinstance", "hasattr", *_RANDOM) if word in code.co_names]
     if suspicious:
@@ -223,8 +227,7 @@ def _check_readable(module: nn.Module, name: str) -> None:
 
 
 def _calls(graph: fx.Graph) -> list[str]:
-    """What a graph calls, in order, without the assertions that torch.fx makes of fixed
-    arguments."""
+    """The calls of a graph, in order, without torch.fx's assertions about fixed arguments."""
     calls = [
         _function_name(node) if node.op != "call_module" else str(node.target) for node in graph.nodes if "call" in node.op
     ]
@@ -232,13 +235,15 @@ def _calls(graph: fx.Graph) -> list[str]:
 
 
 def _check_in_place(module: nn.Module, name: str, node: fx.Node) -> None:
-    """Refuse an activation that is written over a tensor which is used again: converted, it is not
-    written over any more."""
+    """Refuse an activation that writes over a tensor which is used again.
+
+    The converted one does not write over it.
+    """
     if node.op == "call_module":
         writes = _writes_over_input(module.get_submodule(str(node.target)))
     else:
-        known = node.op in ("call_function", "call_method") and _function_name(node).rstrip("_") in ACTIVATION_FUNCTIONS
-        writes = known and (
+        is_listed = node.op in ("call_function", "call_method") and _function_name(node).rstrip("_") in ACTIVATION_FUNCTIONS
+        writes = is_listed and (
             _function_name(node).endswith("_") or node.kwargs.get("inplace") is True or any(a is True for a in node.args[1:])
         )
     if not writes:
@@ -265,8 +270,7 @@ def _operand(node: fx.Node) -> Any:
 
 
 def _squares(node: fx.Node) -> bool:
-    """A product of one tensor with itself, or a division by a tensor: nonlinear without an
-    activation's name."""
+    """A tensor times itself, or a division by a tensor: nonlinear without an activation's name."""
     arguments = [*node.args, *node.kwargs.values()]
     factors = [arg for arg in arguments if isinstance(arg, fx.Node)]
     function = _function_name(node)
@@ -282,8 +286,7 @@ def _function_name(node: fx.Node) -> str:
 
 
 class _OwnForward(fx.Tracer):
-    """Traces one forward with every child opaque, and `self.training` as a value read at run
-    time."""
+    """Traces one forward with every child opaque; `self.training` is a value read at run time."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return True
@@ -295,8 +298,10 @@ class _OwnForward(fx.Tracer):
 
 
 class _RewrittenForward:
-    """The converted forward of one module. A copy of the module gets its own; pickle would lose it,
-    so it refuses."""
+    """The converted forward of one module.
+
+    A copy of the module gets a forward of the copy. Pickle would lose it, so it refuses.
+    """
 
     def __init__(self, module: nn.Module, function: Callable[..., Any]) -> None:
         self.module, self.function = module, function
@@ -316,7 +321,7 @@ class _RewrittenForward:
 
 def _trace(module: nn.Module, name: str, concrete: dict[str, Any] | None = None) -> fx.Graph:
     # torch.fx would bake in the present value of `self.training`, and with it a functional dropout.
-    # Among the buffers, the attribute passes through the tracer, which then records the read.
+    # Among the buffers the attribute passes through the tracer, which then records the read.
     training = vars(module).pop("training")
     module._buffers["training"] = training
     try:

@@ -1,5 +1,4 @@
-"""`dualize`: dyadic activations put into any module, so that `loss.backward()` in any loop is dual
-propagation."""
+"""`dualize`: dyadic activations in any module make `loss.backward()` dual propagation."""
 
 from __future__ import annotations
 
@@ -26,31 +25,30 @@ def dualize(
     leave: Sequence[str] = (),
     recompute_states: bool = True,
 ) -> nn.Module:
-    """Convert every activation of `model` in place; then `loss.backward()` in any training loop is
-    dual propagation.
+    """Convert every activation of `model` in place, so that `loss.backward()` is dual propagation.
+
+    It is so in any training loop.
 
     Parameters and `state_dict` stay as they are. Modules and functional calls (`F.relu(x)`,
-    `x.tanh()`) are converted; whatever might be an activation and is not known is refused by name
-    before anything is changed. Only `forward` methods are read: an activation in another method
-    that you call yourself (`model.encode(x)`) stays with back-propagation. A rewritten forward
-    keeps the values that the module's plain attributes have now, and can't be pickled.
+    `x.tanh()`) are converted. Anything else that might be an activation is refused by name, before
+    anything is changed. Only `forward` methods are read: an activation in another method that you
+    call yourself (`model.encode(x)`) stays with back-propagation. A rewritten forward keeps the
+    values that the module's plain attributes have now, and can't be pickled.
 
     Args:
         coupling: "original" (DP) or "transposed" (DP⊤).
         alpha: in [0, 1], the weight of s⁺ in the mean.
-        beta: nudging strength per example, > 0; one, or one per activation in the order of the
-            model's modules.
+        beta: nudging strength per example, > 0; one, or one per activation in the modules' order.
         loss_reduction: how the loss is reduced over the batch, since DP is not homogeneous in the
             loss: "mean" over the activations' first dimension, "sum", or the number of terms of the
             mean (tokens, say).
-        loss_scale: whatever else multiplies the loss: 1/4 when four batches accumulate,
-            `scaler.get_scale` for a GradScaler (a function is asked at every forward pass).
-        leave: names of modules, module types or functions that are to be left to plain
-            back-propagation.
+        loss_scale: any other factor of the loss: 1/4 when four batches accumulate,
+            `scaler.get_scale` for a GradScaler. A function is asked at every forward pass.
+        leave: names of modules, module types or functions to leave to plain back-propagation.
         recompute_states: keep each activation's drive alone and compute its state again in the
-            backward pass, so that no more memory is taken than by back-propagation; if not, both
-            are kept, which saves one elementwise pass a layer. Both are kept, too, inside other
-            saved-tensor hooks: a checkpoint around the model, `save_on_cpu`.
+            backward pass. Memory is then no more than back-propagation's. If False, both are kept,
+            which saves one elementwise pass a layer. Both are kept, too, inside other saved-tensor
+            hooks: a checkpoint around the model, `save_on_cpu`.
 
     Returns:
         The model (a new module only where `model` itself is one activation).

@@ -1,19 +1,19 @@
-"""The fused engine: dyadic activations inside autograd, and `dualize`, which puts them into any
-module.
+"""The fused engine: dyadic activations inside autograd.
 
-An ordinary forward pass; in the backward pass, where autograd would multiply the cotangent dy by
-f'(a), a dyadic activation returns the difference of its two states,
+The forward pass is an ordinary one. In the backward pass autograd would multiply the cotangent dy
+by f'(a). A dyadic activation instead returns the difference of its two states,
 
     [ f(a + d·b dy) - f(a - u·b dy) ] / b,      b = β N / (loss scale)
 
 so that -b dy is the nudge Δ of one downward sweep (Høier et al. 2023, appendix on efficient
-implementation). u and d are the shares of s⁺ and s⁻: (α, 1-α) for DP, (1-α, α) for DP⊤. States and
-gradients use the forward pass's mean, f(a): that is exactly DP⊤ at α ∈ {0, 1}, and DP at α = ½
-while no unit crosses a kink. Autocast, torch.compile and any training loop that calls backward()
-work; the transforms of torch.func do not.
+implementation). u and d are the shares of s⁺ and s⁻: (α, 1-α) for DP, (1-α, α) for DP⊤.
 
-The difference needs the drive a, the map above needs f(a): one of them is kept and the other
-computed again (`recompute`), so that no more memory is taken than by back-propagation.
+States and gradients use the forward pass's mean, f(a). That is exactly DP⊤ at α ∈ {0, 1}, and DP at
+α = ½ while no unit crosses a kink. Autocast, torch.compile and any training loop that calls
+backward() work. The transforms of torch.func do not.
+
+The difference needs the drive a, the map above needs f(a). One of them is kept and the other
+computed again (`recompute`), so that memory is no more than back-propagation's.
 """
 
 from __future__ import annotations
@@ -33,8 +33,10 @@ from dualprop.kernels import Kernel
 
 @dataclass(frozen=True)
 class CotangentNudge:
-    """Shares of s⁺ and s⁻, and `strength` b, what turns the cotangent into the nudge: Δ = -b dy. By
-    the kernel in use now."""
+    """The shares of s⁺ and s⁻, and `strength` b, which makes the cotangent a nudge: Δ = -b dy.
+
+    The difference is taken by the kernel in use now.
+    """
 
     up: float
     down: float
@@ -57,8 +59,10 @@ class _DyadicActivation(torch.autograd.Function):
 
 
 def dyadic_activation(a: Tensor, activation: kernels.Activation, nudge: CotangentNudge) -> Tensor:
-    """f(a), whose backward pass is the dyadic difference in place of f'(a) dy. Elementwise; keeps
-    shape and dtype."""
+    """f(a), with the dyadic difference in place of f'(a) dy in its backward pass.
+
+    Elementwise; keeps shape and dtype.
+    """
     if not (torch.is_grad_enabled() and a.requires_grad):
         return activation.f(a)
     state: Tensor = _DyadicActivation.apply(a, activation, nudge)
@@ -68,7 +72,7 @@ def dyadic_activation(a: Tensor, activation: kernels.Activation, nudge: Cotangen
 
 @dataclass(frozen=True)
 class Dualization:
-    """The settings that `dualize` gives to every activation of a model; see there."""
+    """The settings that `dualize` gives to every activation of a model. See there."""
 
     coupling: Literal["original", "transposed"]
     alpha: float
@@ -99,8 +103,7 @@ class Dualization:
 
 
 class Dyadic(nn.Module):
-    """An activation that backward-propagates dyadic differences. It has no parameters and no
-    state."""
+    """An activation that propagates dyadic differences backward, without parameters or state."""
 
     def __init__(self, activation: kernels.Activation, description: str, settings: Dualization, beta: float) -> None:
         super().__init__()

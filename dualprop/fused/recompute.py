@@ -1,11 +1,11 @@
-"""Keep one of drive and state: going back, a dyadic activation needs its drive a, and the map above
-it the state f(a).
+"""Keep one of drive and state: a dyadic activation's backward needs a, the map above it f(a).
 
-Back-propagation keeps f(a) alone. Here a alone is kept: wherever autograd saves f(a) for a
-convolution, a product or a pool, it is given a handle, and computes f(a) again when it asks for it.
-That costs one elementwise pass a layer and halves what is held. Outside `recomputing()`, inside
-other saved-tensor hooks (checkpointing, offloading), and under torch.compile, which decides for
-itself what to compute again, both are kept.
+Back-propagation keeps f(a) alone. Here a alone is kept. Wherever autograd saves f(a), for a
+convolution, a product or a pool, it is given a handle, and f(a) is computed again when it asks for
+it. That costs one elementwise pass a layer and halves what is held.
+
+Both are kept outside `recomputing()`, inside other saved-tensor hooks (checkpointing, offloading),
+and under torch.compile, which decides for itself what to compute again.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ from dualprop.kernels import Activation
 
 @dataclass(frozen=True)
 class _Computed:
-    """A state that was just computed, as long as it lives unchanged, and what it is a function
-    of."""
+    """A state that was just computed, while it lives unchanged, and its activation and drive."""
 
     state: weakref.ref[Tensor]
     version: int
@@ -46,25 +45,23 @@ class _Handle:
 
 
 class _Saved:
-    """The hooks of one forward pass and the states that it has computed, by their memory's
-    address."""
+    """The hooks of one forward pass and the states that it has computed, by memory address."""
 
     def __init__(self) -> None:
-        self.computed: dict[int, _Computed] = {}
+        self.states: dict[int, _Computed] = {}
         self.hooks = torch.autograd.graph.saved_tensors_hooks(self.pack, _unpack)
 
     def pack(self, tensor: Tensor) -> Tensor | _Handle:
         if tensor.layout != torch.strided:
             return tensor
-        known = self.computed.get(_address(tensor))
-        state = None if known is None else known.state()
-        # Whoever wrote over the state since saves something else. Another tensor may have come to
-        # lie at its address.
-        if known is None or state is None or state._version != known.version or tensor.numel() != state.numel():
+        computed = self.states.get(_address(tensor))
+        state = None if computed is None else computed.state()
+        # The state was written over since, or another tensor has come to lie at its address.
+        if computed is None or state is None or state._version != computed.version or tensor.numel() != state.numel():
             return tensor
         if _address(state) != _address(tensor) or tensor.dtype != state.dtype:
             return tensor
-        return _Handle(known.drive, known.activation, tensor.size(), tensor.stride(), tensor.storage_offset())
+        return _Handle(computed.drive, computed.activation, tensor.size(), tensor.stride(), tensor.storage_offset())
 
 
 def _unpack(saved: Tensor | _Handle) -> Tensor:
@@ -86,8 +83,7 @@ def _stack() -> list[_Saved]:
 
 
 def is_free() -> bool:
-    """Whether no other saved-tensor hooks are in force, which ours would put out of it, and hooks
-    are allowed at all."""
+    """Whether hooks are allowed, and no others are in force that ours would displace."""
     autograd: Any = torch._C._autograd
     return autograd._saved_tensors_hooks_is_enabled() and autograd._top_saved_tensors_default_hooks(False) is None
 
@@ -103,15 +99,13 @@ def leave() -> None:
     """End the forward pass that was begun last."""
     saved = _stack().pop()
     saved.hooks.__exit__()
-    # The hooks and what they are of hold each other, and would hold the drives until the garbage
-    # collector comes by.
-    saved.computed.clear()
+    # The hooks and their object hold each other: without this, drives wait for the collector.
+    saved.states.clear()
 
 
 @contextlib.contextmanager
 def recomputing() -> Iterator[None]:
-    """Within it, states of dyadic activations are not kept for the backward pass but computed
-    again."""
+    """Inside, states of dyadic activations are not kept for the backward pass but recomputed."""
     if not is_free():
         yield
         return
@@ -123,14 +117,13 @@ def recomputing() -> Iterator[None]:
 
 
 def register(state: Tensor, drive: Tensor, activation: Activation) -> None:
-    """Say that `state` is activation.f(drive), in memory of its own. Without effect outside
-    `recomputing()`."""
+    """Note that `state` is activation.f(drive), in separate memory, inside `recomputing()`."""
     if torch.compiler.is_compiling() or not _stack():
         return
-    # A state laid out as its drive is, so that what is computed again lies as what was saved.
+    # The state must be laid out as its drive: what is computed again then lies as what was saved.
     if state.stride() == drive.stride() and state.storage_offset() == 0 and _address(state) != _address(drive):
-        known = _Computed(weakref.ref(state), state._version, drive.detach(), activation)
-        _stack()[-1].computed[_address(state)] = known
+        computed = _Computed(weakref.ref(state), state._version, drive.detach(), activation)
+        _stack()[-1].states[_address(state)] = computed
 
 
 def attach(model: nn.Module) -> None:
@@ -143,7 +136,7 @@ def _before(module: nn.Module, args: Any) -> None:
     if torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return
     if module in _entered():
-        # Interrupted from the keyboard, which no hook is called for.
+        # After an interrupt from the keyboard, for which no hook is called.
         while _entered().pop() is not module:
             leave()
         leave()

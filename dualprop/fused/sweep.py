@@ -1,5 +1,4 @@
-"""One downward sweep of dual propagation inside autograd: the forward pass of a network with dyadic
-activations."""
+"""One downward sweep of dual propagation inside autograd, on a network's layers."""
 
 from __future__ import annotations
 
@@ -12,8 +11,9 @@ from dualprop.neurons import Identity
 
 
 def swept(network: Network, x: Tensor, betas: tuple[float, ...], shares: tuple[float, float]) -> Tensor:
-    """The prediction (N, K), whose mean loss's gradient by autograd is that of one downward sweep
-    from the forward pass.
+    """The prediction (N, K), with the gradients of a downward sweep from the forward pass.
+
+    Autograd gives them for the mean loss.
 
     Args:
         betas: β_1…β_L, per example.

@@ -1,5 +1,4 @@
-"""The elementwise work of a dyad: `dyadic` says what is computed, `native` (C) and `compiled`
-how."""
+"""The elementwise work of a dyad: `dyadic` is what is computed, `native` (C) and `compiled` how."""
 
 from dualprop.kernels.activation import Activation
 from dualprop.kernels.dyadic import (

@@ -11,9 +11,11 @@ HALF = (torch.float16, torch.bfloat16)
 
 
 class Activation(Protocol):
-    """A function that keeps shape, and the same written over its argument (or not, where it can't
-    be). Only where each value depends on one argument may it be walked in pieces; `piecewise` is
-    how `dyadic.c` writes it, None where it can't."""
+    """A function that keeps shape, and the same written over its argument where possible.
+
+    `is_elementwise` says that each value depends on one argument, so that it may be walked in
+    pieces. `piecewise` is how `dyadic.c` writes it, None where it can't.
+    """
 
     @property
     def is_elementwise(self) -> bool: ...

@@ -1,5 +1,6 @@
-"""The kernel of GPUs: one pass over memory by inductor, Triton on GPUs and C++ on CPUs (the first
-call takes seconds).
+"""The kernel of GPUs: one pass over memory by inductor (Triton on GPUs, C++ on CPUs).
+
+The first call takes seconds.
 
 `dyad` and `difference` are what it compiles, and what any `torch.compile` around us sees. They keep
 every digit however small β is: on one piece of a piecewise linear activation nothing is subtracted.
@@ -32,8 +33,10 @@ def dyad(neuron: Activation, a: Tensor, delta: Tensor, up: float, down: float, a
 
 
 def difference(neuron: Activation, a: Tensor, delta: Tensor, up: float, down: float, scale: float) -> Tensor:
-    """scale · (f(a + up·delta) - f(a - down·delta)), taken in float32 or wider, in the dtype and
-    shape of a."""
+    """scale · (f(a + up·delta) - f(a - down·delta)), in the dtype and shape of a.
+
+    It is taken in float32 or wider.
+    """
     dtype = a.dtype
     if dtype in HALF:
         a, delta = a.float(), delta.float()
@@ -54,9 +57,11 @@ def has_triton() -> bool:
 
 
 def _span(neuron: Activation, a: Tensor, delta: Tensor, up: float, down: float) -> Tensor:
-    """f(a + up·delta) - f(a - down·delta); where both lie on one piece of a piecewise linear f, its
-    slope times what is between them, so that nothing cancels. As `dyadic.c` has it: NaN stays
-    NaN."""
+    """f(a + up·delta) - f(a - down·delta), as `dyadic.c` has it.
+
+    Where both lie on one piece of a piecewise linear f, it is the slope times what is between them,
+    so that nothing cancels. NaN stays NaN.
+    """
     plus, minus = _shifted(a, delta, up), _shifted(a, delta, -down)
     far, span = neuron.f(plus) - neuron.f(minus), (up + down) * delta
     if neuron.piecewise is None:
@@ -65,12 +70,12 @@ def _span(neuron: Activation, a: Tensor, delta: Tensor, up: float, down: float) 
     if kind == 2:
         inside = (plus > first) & (minus > first) & (plus < second) & (minus < second)
         return torch.where(inside, span, far)
-    found = torch.where((plus > 0) & (minus > 0), span, far)
-    return torch.where((plus < 0) & (minus < 0), first * span, found) if kind == 1 else found
+    rise = torch.where((plus > 0) & (minus > 0), span, far)
+    return torch.where((plus < 0) & (minus < 0), first * span, rise) if kind == 1 else rise
 
 
 def _shifted(a: Tensor, delta: Tensor, strength: float) -> Tensor:
-    """a + strength·delta, in memory of its own."""
+    """a + strength·delta, in new memory."""
     # Not torch.add: where delta is a matrix product that nothing else reads, inductor folds an
     # addition with `alpha` into addmm and forgets the alpha (torch 2.13).
     return a + strength * delta

@@ -1,5 +1,4 @@
-"""The work of a dyad, elementwise but for softmax: from drive a and feedback Δ to its mean and
-difference.
+"""The work of a dyad, elementwise but for softmax: from drive a and feedback Δ to s̄ and δ.
 
     s⁺ = f(a + u Δ),  s⁻ = f(a - d Δ),  s̄ = α s⁺ + (1-α) s⁻,  δ = s⁺ - s⁻
 
@@ -8,12 +7,12 @@ there are three kernels:
 
     native     one vectorised pass by `dyadic.c`, for piecewise linear activations on CPUs
     compiled   one pass by inductor: Triton on GPUs, C++ on CPUs (the first call takes seconds)
-    eager      PyTorch's own operations; large CPU tensors in pieces that stay in the cache
+    eager      PyTorch's operations; large CPU tensors are walked in pieces that fit the cache
 
 "auto" takes the first that fits without a wait: native on CPUs, compiled on CUDA where Triton is
-installed, else eager. Half-precision activations are subtracted in float32: their rounding is as
-large as the differences (32 % error at |δ| = 0.01 in bfloat16). The one-pass kernels never subtract
-two states on one linear piece, and keep every digit however small β is.
+installed, else eager. Half-precision activations are subtracted in float32, since their rounding is
+as large as the differences (32 % error at |δ| = 0.01 in bfloat16). The one-pass kernels never
+subtract two states on one linear piece, and keep every digit however small β is.
 """
 
 from __future__ import annotations
@@ -33,13 +32,13 @@ Kernel = Literal["auto", "native", "compiled", "eager"]
 KERNELS: tuple[Kernel, ...] = ("auto", "native", "compiled", "eager")
 
 
-# Elements a piece: three float32 pieces fill 3 MB of cache. Smaller ones lose more to waking the
-# threads for each operation (20 µs after a matrix product on two cores) than they gain; and so do
-# activations of less than two.
+# Elements a piece: three float32 pieces fill 3 MB of cache. Smaller ones gain less than they lose
+# by waking the threads for each operation (20 µs after a matrix product on two cores). So do
+# activations of less than two pieces.
 PIECE = 262144
 
 
-# What kernel does the work, for the whole process; see `using`.
+# The kernel that does the work, for the whole process; see `using`.
 _in_use: Kernel = "auto"
 
 
@@ -50,10 +49,11 @@ def current() -> Kernel:
 
 @contextlib.contextmanager
 def using(kernel: Kernel) -> Iterator[None]:
-    """Within it the process's elementwise work is done by this kernel; a backward pass by that of
-    its forward pass.
+    """Inside, the process's elementwise work is done by this kernel.
 
-    It changes how a number is computed, and so its rounding, never what is computed.
+    A backward pass uses the kernel of its forward pass.
+
+    The kernel changes how a number is computed, and so its rounding, never what is computed.
 
     Raises:
         SettingError: there is no such kernel, or it can't run here.
@@ -68,8 +68,7 @@ def using(kernel: Kernel) -> Iterator[None]:
 
 
 def check(kernel: str) -> None:
-    """Raise SettingError where there is no such kernel, or it can't run here and is asked for by
-    name."""
+    """Raise SettingError where a kernel asked for by name does not exist or can't run here."""
     if kernel not in KERNELS:
         raise SettingError(f"kernel must be {', '.join(KERNELS[:-1])} or {KERNELS[-1]}, got {kernel!r}.")
     if kernel == "native" and not native.is_available():
@@ -77,7 +76,7 @@ def check(kernel: str) -> None:
 
 
 def chosen(device: torch.device | str) -> Kernel:
-    """What "auto" is on a device."""
+    """The kernel that "auto" is on a device."""
     if torch.device(device).type == "cpu":
         return "native" if native.is_available() else "eager"
     return "compiled" if torch.device(device).type == "cuda" and compiled.has_triton() else "eager"
@@ -93,11 +92,12 @@ def dyad(
     kernel: Kernel | None = None,
     overwrite: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Mean and difference of f(a + up·delta) and f(a - down·delta), each rounded once to a's dtype;
-    same shape as a.
+    """Mean and difference of f(a + up·delta) and f(a - down·delta), in a's dtype and shape.
 
-    With `overwrite` they may be written over a and delta, which nobody may need any more. No
-    `kernel`: the one in use.
+    Each is rounded once.
+
+    With `overwrite` they may be written over a and delta, which must not be needed any more.
+    Without a `kernel` it is the one in use.
     """
     delta = _alike(delta, a)
     if _is_native(kernel, neuron, a, delta):
@@ -126,15 +126,16 @@ def one_sided_difference(
     kernel: Kernel | None = None,
     overwrite: bool = False,
 ) -> Tensor:
-    """f(a + strength·delta) - free, or free minus it where strength < 0: δ when one state is free =
-    f(a), known already.
+    """f(a + strength·delta) - free, or free minus it where strength < 0.
 
-    With `overwrite` it may be written over delta, which nobody may need any more.
+    That is δ when one state is free = f(a), which is given.
+
+    With `overwrite` it may be written over delta, which must not be needed any more.
     """
     delta = _alike(delta, a)
     up, down = (strength, 0.0) if strength > 0 else (0.0, -strength)
     if _is_native(kernel, neuron, a, delta):
-        # To compute f(a) again is free, where to read it is not.
+        # Computing f(a) again is free, reading it is not.
         out = delta if overwrite else torch.empty_like(a)
         return native.difference(cast("Any", neuron.piecewise), a, delta, up, down, 1.0, out)
     if _is_compiled(kernel, a):
@@ -160,10 +161,13 @@ def difference(
     scale: float = 1.0,
     kernel: Kernel | None = None,
 ) -> Tensor:
-    """scale · (f(a + up·delta) - f(a - down·delta)), taken in float32 or wider and returned in a's
-    dtype."""
+    """scale · (f(a + up·delta) - f(a - down·delta)), in a's dtype.
+
+    It is taken in float32 or wider.
+    """
     if torch.is_grad_enabled() and (a.requires_grad or delta.requires_grad):
-        return _difference(neuron, a, delta, up, down, scale)  # somebody differentiates the backward pass
+        # The backward pass is being differentiated.
+        return _difference(neuron, a, delta, up, down, scale)
     if not torch.compiler.is_compiling():
         delta = _alike(delta, a)
     if _is_native(kernel, neuron, a, delta):
@@ -217,7 +221,7 @@ def _is_native(kernel: Kernel | None, neuron: Activation, a: Tensor, delta: Tens
 
 def _is_compiled(kernel: Kernel | None, a: Tensor) -> bool:
     kernel = kernel or _in_use
-    # Inside somebody's torch.compile everything is compiled anyway.
+    # Inside a user's torch.compile everything is compiled anyway.
     wanted = kernel == "compiled" or (kernel == "auto" and a.is_cuda and compiled.has_triton())
     return wanted and not torch.compiler.is_compiling()
 
@@ -244,5 +248,5 @@ def _worth_pieces(neuron: Activation, a: Tensor, delta: Tensor) -> bool:
 
 
 def _pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    # As memory lies: all of them are dense in one layout.
+    # In memory's order: all of them are dense in one layout.
     return zip(*(tensor.as_strided((tensor.numel(),), (1,)).split(PIECE) for tensor in tensors), strict=True)

@@ -1,11 +1,10 @@
-"""The one-pass kernel of a dyad for CPUs: `dyadic.c`, compiled once by the machine's C compiler and
-called on raw memory.
+"""The one-pass kernel of a dyad for CPUs: `dyadic.c`, compiled once and called on raw memory.
 
-Written out in PyTorch a dyad is five passes over memory; this is one, and it subtracts in float32
-or wider without cancelling. The library is built at the first use (a second), kept in the user's
-cache folder under a name that holds everything it depends on, and shares PyTorch's own OpenMP
-threads. Where there is no compiler, or PyTorch runs other threads, `is_available` says no and
-`reason` why; nothing then is lost but speed. $DUALPROP_NATIVE=0 turns it off.
+Written out in PyTorch a dyad is five passes over memory. This is one, and it subtracts in float32
+or wider without cancelling. The machine's C compiler builds the library at the first use (a
+second). It is kept in the user's cache folder under a name that holds everything it depends on. It
+shares PyTorch's OpenMP threads. Where there is no compiler, or PyTorch runs other threads,
+`is_available` says no and `reason` why; only speed is lost. $DUALPROP_NATIVE=0 turns it off.
 """
 
 from __future__ import annotations
@@ -50,8 +49,10 @@ def reason() -> str:
 
 
 def takes(piecewise: tuple[int, float, float] | None, *tensors: Tensor) -> bool:
-    """Whether the kernel can be applied: to a piecewise linear activation, and CPU tensors of one
-    type in one dense layout."""
+    """Whether the kernel can be applied.
+
+    It takes a piecewise linear activation, and CPU tensors of one type in one dense layout.
+    """
     first = tensors[0]
     return (
         piecewise is not None
@@ -63,8 +64,7 @@ def takes(piecewise: tuple[int, float, float] | None, *tensors: Tensor) -> bool:
 
 
 def dense_layout(*tensors: Tensor) -> torch.memory_format | None:
-    """The memory format in which all of them fill their memory without gaps and alike; None if
-    there is none."""
+    """The memory format in which all of them fill their memory alike, without gaps; else None."""
     shape = tensors[0].shape
     if any(t.shape != shape for t in tensors):
         return None
@@ -77,8 +77,10 @@ def dense_layout(*tensors: Tensor) -> torch.memory_format | None:
 def difference(
     piecewise: tuple[int, float, float], a: Tensor, delta: Tensor, up: float, down: float, scale: float, out: Tensor
 ) -> Tensor:
-    """out ← scale · (f(a + up·delta) - f(a - down·delta)), and out; it may be a or delta. What
-    `takes` has accepted."""
+    """out ← scale · (f(a + up·delta) - f(a - down·delta)), and out, which may be a or delta.
+
+    `takes` must have accepted them.
+    """
     addresses = a.data_ptr(), delta.data_ptr(), out.data_ptr()
     _function("difference", a.dtype)(*piecewise, *addresses, up, down, scale, a.numel(), _threads(a))
     return out
@@ -94,8 +96,10 @@ def dyad(
     mean: Tensor,
     difference: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Mean and difference of f(a + up·delta) and f(a - down·delta), written to the last two, which
-    may be a and delta."""
+    """Mean and difference of f(a + up·delta) and f(a - down·delta), written to the last two.
+
+    These may be a and delta.
+    """
     addresses = a.data_ptr(), delta.data_ptr(), mean.data_ptr(), difference.data_ptr()
     _function("dyad", a.dtype)(*piecewise, *addresses, up, down, alpha, a.numel(), _threads(a))
     return mean, difference
@@ -134,8 +138,10 @@ def _library() -> tuple[ctypes.CDLL | None, str]:
 
 
 def _loaded(compiler: str) -> ctypes.CDLL:
-    """The library, from the first folder where it lies or can be built and loaded. A damaged one is
-    built again."""
+    """The library, from the first folder that holds it or where it can be built and loaded.
+
+    A damaged one is built again.
+    """
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True, timeout=60).stdout
     described = "\0".join((SOURCE.read_text(), version, *FLAGS, platform.machine(), _processor_flags()))
     name = f"dyadic-{hashlib.sha256(described.encode()).hexdigest()[:16]}.so"
@@ -158,8 +164,8 @@ def _loaded(compiler: str) -> ctypes.CDLL:
 def _build(compiler: str, path: Path) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".build-") as temporary:
         compiled, linked = Path(temporary, "dyadic.o"), Path(temporary, path.name)
-        # Linked without OpenMP's library, so that its symbols are found in the one that PyTorch has
-        # loaded: two libraries' threads would fight over the cores.
+        # Linked without OpenMP's library. Its symbols then come from the one that PyTorch has
+        # loaded: threads of two libraries would fight over the cores.
         for command in ([*FLAGS, "-c", str(SOURCE), "-o", str(compiled)], ["-shared", str(compiled), "-o", str(linked)]):
             subprocess.run([compiler, *command], capture_output=True, text=True, check=True, timeout=120)
         linked.chmod(0o700)
@@ -167,8 +173,10 @@ def _build(compiler: str, path: Path) -> None:
 
 
 def _folders() -> list[Path]:
-    """Where libraries are kept: the user's cache, or where that can't be written, a temporary
-    folder of the user's own."""
+    """Where libraries are kept: the user's cache, and, where that can't be written, the second.
+
+    That is a temporary folder which belongs to the user alone.
+    """
     user = os.getuid() if hasattr(os, "getuid") else "user"
     caches = (os.environ.get("XDG_CACHE_HOME", ""), os.path.join(os.path.expanduser("~"), ".cache"))
     cache = next((Path(folder) for folder in caches if os.path.isabs(folder)), None)
@@ -180,13 +188,12 @@ def _is_own(path: Path) -> bool:
     """Whether nobody else can write there: code in it will run."""
     if not hasattr(os, "getuid"):
         return True
-    found = path.lstat()
-    return found.st_uid == os.getuid() and not found.st_mode & 0o022
+    status = path.lstat()
+    return status.st_uid == os.getuid() and not status.st_mode & 0o022
 
 
 def _processor_flags() -> str:
-    """What -march=native sees, so that a home shared by different machines keeps a library for
-    each."""
+    """The flags that -march=native stands for. They tell the machines that share a home apart."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,5 +1,4 @@
-"""The view that rules work on: layers of synapse and neuron, their local maps, and states with
-exact reuse."""
+"""The view that rules work on: layers, their local maps, and states with exact reuse."""
 
 from dualprop.network.layered import Layered
 from dualprop.network.layers import Layer

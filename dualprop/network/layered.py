@@ -1,14 +1,12 @@
-"""A model whose layers read several earlier layers, where an `nn.Sequential` says that each reads
-the one below.
+"""A model whose layers read several earlier layers; in an `nn.Sequential` each reads one.
 
     model = Layered([
-        # Layer 1 reads the input, layer 0; the output reads both others.
-        (nn.ReLU(), {0: nn.Conv2d(3, 8, 3, padding=1)}),
+        (nn.ReLU(), {0: nn.Conv2d(3, 8, 3, padding=1)}),                      # reads the input, 0
         (nn.ReLU(), {1: nn.Conv2d(8, 8, 3, padding=1)}),
-        (None, {2: nn.Sequential(nn.Flatten(), nn.Linear(8192, 10)), 1: …}),
+        (None, {2: nn.Sequential(nn.Flatten(), nn.Linear(8192, 10)), 1: …}),  # reads both
     ])
 
-Layer k's state is its activation of the sum of what its modules make of the states that they read:
+Layer k's modules map the states that they read, and its activation takes their sum:
 s_k = f_k(Σ_j map_kj(s_j)).
 """
 
@@ -22,8 +20,9 @@ from dualprop.errors import SettingError
 
 
 class Layered(nn.Module):
-    """Layers 1…L as pairs of an activation (None: linear) and a map {earlier layer, 0 the input:
-    the module that reads it}.
+    """Layers 1…L, each a pair of an activation (None: linear) and a map of its sources.
+
+    The map holds, by earlier layer (0 is the input), the module that reads it.
 
     Parameters are named "5.from_2.weight", by layer and source. Inputs and outputs are those of the
     modules, (N, …).

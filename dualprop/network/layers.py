@@ -14,9 +14,11 @@ from dualprop.neurons import AbstractNeuron
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer: the drive is the sum over `sources`, earlier layers (0 is the input), of what the
-    synapse from each makes of its state; `neuron` maps the drive to the state. In a chain there is
-    one synapse, from the layer below."""
+    """One layer: its drive is the sum over `sources`, `neuron` maps the drive to the state.
+
+    `sources` are earlier layers (0 is the input), each with the synapse that reads its state. In a
+    chain there is one synapse, from the layer below.
+    """
 
     synapses: tuple[Synapse, ...]
     neuron: AbstractNeuron
@@ -41,15 +43,16 @@ class Layer:
         return {name: p for synapse in self.synapses for name, p in synapse.parameters.items()}
 
     def forward(self, states: Sequence[Tensor] | Mapping[int, Tensor]) -> Tensor:
-        """The drive at the states s_0, s_1, …, inside whatever autograd graph they belong to.
-        Raises SettingError where one does not fit."""
+        """The drive at the states s_0, s_1, …, inside the autograd graph that they belong to.
+
+        Raises SettingError where a state does not fit.
+        """
         parts = [synapse.forward(states[source]) for source, synapse in zip(self.sources, self.synapses, strict=True)]
         return summed(parts, self.name, self.sources)
 
 
 def summed(parts: Sequence[Tensor], layer: int | str, sources: Sequence[int]) -> Tensor:
-    """The sum of what a layer's synapses give, one for each source. Raises SettingError where their
-    shapes differ."""
+    """The sum of what a layer's synapses give. Raises SettingError where their shapes differ."""
     shapes = [tuple(part.shape) for part in parts]
     if len(set(shapes)) > 1:
         raise SettingError(

@@ -1,7 +1,7 @@
 """Local maps: modules in a row, from which synapses are made.
 
-Reshapes, one Linear and one convolution by direct formulas, anything else by autograd on a tape of
-these modules alone. N batch, C channels, D features.
+Reshapes, one Linear and one convolution are direct formulas. Anything else goes by autograd on a
+tape of these modules alone. N batch, C channels, D features.
 """
 
 from __future__ import annotations
@@ -21,15 +21,14 @@ Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 
 class Record(NamedTuple):
-    """One local map at one point: what it read and, where it was run, what it gave."""
+    """One local map at one point: its input and, where it was run, its output."""
 
     input: Tensor
     output: Tensor | None
 
 
 class AbstractLocalMap(ABC):
-    """Modules in a row as local maps. `depends_on_state`: whether the pull-back varies with the
-    point."""
+    """Modules in a row as local maps. `depends_on_state`: the pull-back varies with the point."""
 
     depends_on_state: bool
 
@@ -55,15 +54,16 @@ class AbstractLocalMap(ABC):
         raise NotImplementedError
 
     def gradient(self, record: Record, signal: Tensor, scale: float) -> dict[str, Tensor]:
-        """scale · Σ over the batch of signalᵀ ∂output/∂parameter at the record, for every trainable
-        parameter."""
+        """scale · Σ over the batch of signalᵀ ∂output/∂parameter, for every trainable parameter.
+
+        It is taken at the record.
+        """
         raise NotImplementedError
 
     def contrast(
         self, record: Record, signal: Tensor, other: Record, other_signal: Tensor, scale: complex
     ) -> dict[str, Tensor]:
-        """`gradient` less that of another signal at another record, see
-        `synapses.Synapse.contrast`."""
+        """`gradient` less that of another signal at another record, see `Synapse.contrast`."""
         raise NotImplementedError
 
 
@@ -89,8 +89,7 @@ class ReshapeMap(AbstractLocalMap):
 
 
 class TapedMap(AbstractLocalMap):
-    """Any differentiable modules: pull-back and gradient by autograd on a tape of these modules
-    alone."""
+    """Any differentiable modules: pull-back and gradient by autograd on their own tape."""
 
     depends_on_state = True
 
@@ -116,7 +115,7 @@ class TapedMap(AbstractLocalMap):
         return torch.autograd.grad(output, record.input, signal.to(output.dtype), retain_graph=True)[0]
 
     def push(self, record: Record, change: Tensor) -> Tensor:
-        # J change is the derivative along it of u ↦ Jᵀ u, which is linear in u.
+        # J change is the derivative along `change` of u ↦ Jᵀ u, which is linear in u.
         with torch.enable_grad():
             output = output_of(record)
             u = torch.zeros_like(output).requires_grad_()
@@ -125,29 +124,29 @@ class TapedMap(AbstractLocalMap):
 
     def gradient(self, record: Record, signal: Tensor, scale: float) -> dict[str, Tensor]:
         parameters, output = self.parameters, output_of(record)
-        found = torch.autograd.grad(output, list(parameters.values()), (signal * scale).to(output.dtype), retain_graph=True)
-        return dict(zip(parameters, found, strict=True))
+        gradients = torch.autograd.grad(output, list(parameters.values()), (signal * scale).to(output.dtype), retain_graph=True)
+        return dict(zip(parameters, gradients, strict=True))
 
     def contrast(
         self, record: Record, signal: Tensor, other: Record, other_signal: Tensor, scale: complex
     ) -> dict[str, Tensor]:
         if not all(kind(module) in AFFINE for module in self.modules.values()):
-            found, less = self.gradient(record, signal, _real(scale)), self.gradient(other, other_signal, _real(scale))
-            return {name: gradient - less[name] for name, gradient in found.items()}
-        # Where the modules are affine in s so is the gradient of a held signal: g(s) - g(t) = g(s -
-        # t) - g(0).
-        found = self.gradient(record, signal - other_signal, _real(scale))
+            gradients, less = self.gradient(record, signal, _real(scale)), self.gradient(other, other_signal, _real(scale))
+            return {name: gradient - less[name] for name, gradient in gradients.items()}
+        # If modules are affine in s, so is a held signal's gradient: g(s) - g(t) = g(s - t) - g(0).
+        gradients = self.gradient(record, signal - other_signal, _real(scale))
         change = record.input.detach() - other.input.detach()
         moved, still = (self.gradient(self.run(s), other_signal, _real(scale)) for s in (change, torch.zeros_like(change)))
-        return {name: gradient.add_(moved[name] - still[name]) for name, gradient in found.items()}
+        return {name: gradient.add_(moved[name] - still[name]) for name, gradient in gradients.items()}
 
 
 class LinearMap(AbstractLocalMap):
-    """One `nn.Linear`: a = s Wᵀ + b, so Jᵀ signal = signal W and the gradient is signalᵀ s,
-    wherever s is.
+    """One `nn.Linear`: a = s Wᵀ + b.
+
+    So Jᵀ signal = signal W, wherever s is, and the gradient is signalᵀ s.
 
     Here and in a convolution, the signal comes back through the module's feedback weights where it
-    has them, or through a `weight` of that shape that is given.
+    has them, or through a given `weight` of that shape.
     """
 
     depends_on_state = False
@@ -172,7 +171,7 @@ class LinearMap(AbstractLocalMap):
 
     def weight_gradient(self, record: Record, signal: Tensor, scale: float) -> Tensor:
         signal, s = signal.flatten(0, -2), record.input.flatten(0, -2)
-        # The scale rides on the matrix product for free; beta=0 makes the first argument a
+        # The matrix product applies the scale for free; beta=0 makes its first argument a
         # placeholder.
         return torch.addmm(signal.new_zeros(1), signal.T, s, beta=0, alpha=scale)
 
@@ -181,8 +180,7 @@ class LinearMap(AbstractLocalMap):
         of_weight = self.weight_gradient(record, signal, scale) if weight else None
         signal = signal.flatten(0, -2)
         of_bias = signal.sum(0, dtype=self.module.weight.dtype).mul_(scale) if bias and is_biased else None
-        # Under autocast the product is of half precision, as in back-propagation; what the
-        # optimizer reads is not.
+        # Under autocast the product is of half precision, as in BP; what an optimizer reads is not.
         return _by_name(self.parameters, None if of_weight is None else of_weight.to(self.module.weight.dtype), of_bias)
 
     def contrast(
@@ -192,8 +190,10 @@ class LinearMap(AbstractLocalMap):
 
 
 class ConvolutionMap(AbstractLocalMap):
-    """One zero-padded convolution: Jᵀ signal is its transposed convolution, and the gradient a
-    correlation with s."""
+    """One zero-padded convolution: Jᵀ signal is its transposed convolution.
+
+    The gradient is a correlation with s.
+    """
 
     depends_on_state = False
 
@@ -217,16 +217,16 @@ class ConvolutionMap(AbstractLocalMap):
         return pulled
 
     def weight_gradient(self, record: Record, signal: Tensor, scale: float) -> Tensor:
-        found = self._backward(record, signal, self.module.weight, [False, True, False])[1]
-        assert found is not None
-        return found.mul_(scale)
+        gradient = self._backward(record, signal, self.module.weight, [False, True, False])[1]
+        assert gradient is not None
+        return gradient.mul_(scale)
 
     def gradient(self, record: Record, signal: Tensor, scale: float, is_biased: bool = True) -> dict[str, Tensor]:
         weight, bias = _learning(self.module)
         mask = [False, weight, bias and is_biased]
         dtype = self.module.weight.dtype
-        found = self._backward(record, signal, self.module.weight, mask)[1:]
-        return _by_name(self.parameters, *(None if g is None else g.to(dtype).mul_(scale) for g in found))
+        gradients = self._backward(record, signal, self.module.weight, mask)[1:]
+        return _by_name(self.parameters, *(None if g is None else g.to(dtype).mul_(scale) for g in gradients))
 
     def contrast(
         self, record: Record, signal: Tensor, other: Record, other_signal: Tensor, scale: complex
@@ -244,8 +244,10 @@ class ConvolutionMap(AbstractLocalMap):
 
 
 def in_autocast(*tensors: Tensor) -> Iterator[Tensor]:
-    """The tensors in autocast's dtype where it is on: PyTorch's own maps do that, its bare backward
-    functions don't."""
+    """The tensors in autocast's dtype where it is on.
+
+    PyTorch's own maps convert them; its bare backward functions don't.
+    """
     device = tensors[0].device.type
     if not torch.is_autocast_enabled(device):
         return iter(tensors)
@@ -260,12 +262,12 @@ def through(modules: Modules, s: Tensor) -> Tensor:
 
 
 def _dotted(name: str, leaf: str) -> str:
-    """The parameter's name in the model; a model that is one module has no name of its own."""
+    """The parameter's name in the model, also where the model is one module, without a name."""
     return f"{name}.{leaf}" if name else leaf
 
 
 def output_of(record: Record) -> Tensor:
-    """What the map gave at a record where it was run."""
+    """The output of the map at a record where it was run."""
     assert record.output is not None
     return record.output
 
@@ -280,32 +282,33 @@ def _trainable(modules: Modules) -> dict[str, nn.Parameter]:
 
 
 def _learning(module: nn.Module) -> tuple[bool, bool]:
-    """Whether the weight's gradient is needed, for the weight or for its feedback weight, and
-    whether the bias's is."""
+    """Whether the weight's gradient is needed, for it or its feedback weight, and the bias's."""
     trainable = {leaf for leaf, parameter in module.named_parameters() if parameter.requires_grad}
     return bool(trainable - {"bias"}), "bias" in trainable
 
 
 def _by_name(parameters: Iterable[str], of_weight: Tensor | None, of_bias: Tensor | None) -> dict[str, Tensor]:
-    """The gradients that there are, by parameter. A feedback weight learns as the weight does, from
-    a tensor of its own."""
-    found: dict[str, Tensor] = {}
+    """The gradients that there are, by parameter.
+
+    A feedback weight learns as the weight does, but from another tensor.
+    """
+    gradients: dict[str, Tensor] = {}
     for name in parameters:
         gradient = of_bias if name.rpartition(".")[2] == "bias" else of_weight
         if gradient is None:
             continue
-        found[name] = gradient.clone() if any(gradient is other for other in found.values()) else gradient
-    return found
+        gradients[name] = gradient.clone() if any(gradient is other for other in gradients.values()) else gradient
+    return gradients
 
 
 def _contrast(
     core: LinearMap | ConvolutionMap, one: Record, u: Tensor, other: Record, v: Tensor, scale: complex
 ) -> dict[str, Tensor]:
     s, t, scale = one.input.detach(), other.input.detach(), _real(scale)
-    found = core.gradient(Record(torch.lerp(s, t, 0.5), None), u - v, scale)
-    # The drive is its bias and a linear map of s, so that a change of s says nothing of the bias.
+    gradients = core.gradient(Record(torch.lerp(s, t, 0.5), None), u - v, scale)
+    # The drive is its bias and a linear map of s. A change of s therefore says nothing of the bias.
     rest = core.gradient(Record(s - t, None), torch.lerp(u, v, 0.5), scale, is_biased=False)
-    return {name: gradient.add_(rest[name]) if name in rest else gradient for name, gradient in found.items()}
+    return {name: gradient.add_(rest[name]) if name in rest else gradient for name, gradient in gradients.items()}
 
 
 def _real(scale: complex) -> float:
@@ -319,8 +322,10 @@ def local_map(modules: Modules) -> AbstractLocalMap:
 
 
 def core_map(modules: Modules) -> AbstractLocalMap:
-    """The direct formula for one plain Linear or convolution; a tape for anything else (hooks and
-    parametrizations too)."""
+    """The direct formula for one plain Linear or convolution; a tape for anything else.
+
+    Hooks and parametrizations need a tape too.
+    """
     if not modules:
         return ReshapeMap(modules)
     name, module = next(iter(modules.items()))
@@ -337,7 +342,7 @@ def core_map(modules: Modules) -> AbstractLocalMap:
 
 
 def _symmetric_padding(conv: Convolution) -> list[int] | None:
-    """The zeros on either side of each axis; None for other paddings, which are left to a tape."""
+    """The zeros on either side of each axis. None for other paddings, which are left to a tape."""
     if conv.padding_mode != "zeros":
         return None
     if isinstance(conv.padding, str):

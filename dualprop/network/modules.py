@@ -1,5 +1,4 @@
-"""Which modules may stand between two activations, by their exact type. (`activations` says the
-same of activations.)"""
+"""Which modules may stand between two activations, by exact type. `activations` lists those."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""The network view: a user's module read as layers of synapse and neuron, 1…L; layer 0 is the
-input.
+"""The network view: a user's module read as layers of synapse and neuron.
 
-Nothing is copied or wrapped: parameters, their names and `state_dict` stay the model's own, and
-prediction is the model itself. What can't be read this way is refused by name, with the remedy.
+Layers are 1…L; layer 0 is the input.
+
+Nothing is copied or wrapped. Parameters, their names and `state_dict` stay the model's, and the
+model itself predicts. What can't be read this way is refused by name, with the remedy.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ from dualprop.network.synapses import reading
 
 
 class Network:
-    """Layers 1…L, each reading earlier ones. `Network.from_module(model)` reads a model; the module
-    stays usable as it was.
+    """Layers 1…L, each reading earlier ones.
 
-    Given layers alone it predicts by them, and `parameters` are what an optimizer steps. (`Layered`
+    `Network.from_module(model)` reads a model. The module stays usable as it was.
+
+    A network of layers alone predicts by them, and an optimizer steps its `parameters`. (`Layered`
     makes a module of layers.)
 
     Raises:
-        SettingError: a layer that reads none, itself or a later one, or one twice; or one that no
-            layer reads.
+        SettingError: a layer that reads none, itself, a later one, or one twice; or an unread one.
     """
 
     def __init__(self, layers: Sequence[Layer], module: nn.Module | None = None) -> None:
@@ -52,13 +53,12 @@ class Network:
 
     @classmethod
     def from_module(cls, model: nn.Module, also_allow: Sequence[type[nn.Module]] = ()) -> Network:
-        """Read `model`, any nesting of `nn.Sequential` split at its activations, or a `Layered` as
-        it lists its layers.
+        """Read `model`: `nn.Sequential`s, nested or not, split at activations; or a `Layered`.
 
         Args:
             also_allow: further module types that may stand in a synapse. They must be
-                deterministic, act on each example apart and hold no activation: inside a synapse
-                plain derivatives are used.
+                deterministic, act on each example apart, and hold no activation, since plain
+                derivatives are used inside a synapse.
 
         Raises:
             UnsupportedModuleError: names what can't be read, and the remedy.
@@ -94,15 +94,20 @@ class Network:
 
     @property
     def counts_of_backprop(self) -> dict[str, int]:
-        """The synapse evaluations of one back-propagation step: every synapse driven, every one but
-        those from the input pulled back through, a gradient of each that has parameters."""
+        """The synapse evaluations of one back-propagation step.
+
+        Every synapse is driven. All but those from the input are pulled back through. Each that has
+        parameters gives a gradient.
+        """
         sources = [source for layer in self.layers for source in layer.sources]
         learning = sum(bool(synapse.parameters) for layer in self.layers for synapse in layer.synapses)
         return {"drives": len(sources), "feedbacks": len(sources) - sources.count(0), "gradients": learning}
 
     def forward(self, x: Tensor) -> Tensor:
-        """The prediction (N, K): the module's own forward pass, or that of the layers where there
-        is no module. Raises SettingError where x does not fit."""
+        """The prediction (N, K): the module's forward pass, or without a module the layers'.
+
+        Raises SettingError where x does not fit.
+        """
         if self.module is not None:
             with reading("the model", x):
                 return self.module(x)

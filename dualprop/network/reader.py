@@ -1,5 +1,4 @@
-"""Reads a model's modules into layers, `nn.Sequential`s and `Layered`; what can't be read is
-refused by name."""
+"""Reads a model's modules into layers: `nn.Sequential` and `Layered`, and refuses others."""
 
 from __future__ import annotations
 
@@ -41,7 +40,7 @@ _REFUSALS: tuple[tuple[tuple[type[nn.Module], ...], str], ...] = (
 
 
 class Reader:
-    """Reads a model's modules into layers, and refuses by name what can't be."""
+    """Reads a model's modules into layers, and refuses by name those that can't be read."""
 
     def __init__(self, also_allow: tuple[type[nn.Module], ...]) -> None:
         self.also_allow = also_allow
@@ -75,17 +74,17 @@ class Reader:
         for k, sources in enumerate(model.sources, start=1):
             synapses = []
             for source, module in model.maps(k).items():
-                # Nothing stands in an identity, as in an empty nn.Sequential: a plain residual.
-                found = _leaves(module, f"{k}.from_{source}")
-                leaves = {name: leaf for name, leaf in found if type(leaf) is not nn.Identity}
+                # An identity is empty, as is an empty nn.Sequential: a plain residual.
+                named = _leaves(module, f"{k}.from_{source}")
+                leaves = {name: leaf for name, leaf in named if type(leaf) is not nn.Identity}
                 for name, leaf in leaves.items():
                     self.check(name, leaf, f"layer {k} holds {_brief(leaf)} ('{name}')")
                 synapses.append(Synapse(leaves))
             name, activation = f"{k}.activation", model.activation(k)
             where = f"layer {k} holds {_brief(activation)} ('{name}')"
             if type(activation) not in neurons.NEURONS:
-                known = ", ".join(sorted(t.__name__ for t in neurons.NEURONS))
-                raise UnsupportedModuleError(f"{where} as its activation, which is none of {known}. Use one of them.")
+                types = ", ".join(sorted(t.__name__ for t in neurons.NEURONS))
+                raise UnsupportedModuleError(f"{where} as its activation, which is none of {types}. Use one of them.")
             layers.append(Layer(tuple(synapses), self.neuron(name, activation, where), sources))
         return layers
 
@@ -98,8 +97,7 @@ class Reader:
             raise UnsupportedModuleError(f"{where}: {error}") from None
 
     def check(self, name: str, module: nn.Module, where: str) -> None:
-        """Raise UnsupportedModuleError unless the module may stand in a synapse, and in one
-        alone."""
+        """Raise UnsupportedModuleError unless the module may stand in a synapse, and in one."""
         for shared in (module, *module.parameters()):
             if id(shared) in self.seen:
                 raise UnsupportedModuleError(
@@ -112,8 +110,7 @@ class Reader:
 
 
 def _brief(module: nn.Module) -> str:
-    """One line that shows the module: its repr, or its type where that has children and so many
-    lines."""
+    """One line that shows the module: its repr, or its type where that takes several lines."""
     return type(module).__name__ if next(module.children(), None) is not None else repr(module)
 
 
@@ -149,7 +146,7 @@ def _check_synaptic(module: nn.Module, where: str, also_allow: tuple[type[nn.Mod
             f"{where}, whose forward can't be split at its activations. Write the model as nested "
             "nn.Sequential (a module without activations may be named in also_allow=), or use dp.dualize(model)."
         )
-    known = ", ".join(sorted(t.__name__ for t in neurons.NEURONS))
+    activations = ", ".join(sorted(t.__name__ for t in neurons.NEURONS))
     raise UnsupportedModuleError(
-        f"{where}, which is neither a known activation ({known}) nor a known map. Replace it, or use dp.dualize(model)."
+        f"{where}, which is neither a known activation ({activations}) nor a known map. Replace it, or use dp.dualize(model)."
     )

@@ -1,26 +1,24 @@
-"""Spectral norms of synapses by power iteration on WᵀW, where W is the linear part of a synapse's
-core.
+"""Spectral norms of synapses by power iteration on WᵀW, W the linear part of a synapse's core.
 
     u = W v,  w = Wᵀ u,  ‖W‖² ≈ ‖w‖,  v ← w / ‖w‖
 
-with v a unit vector of one example's shape at the core.
+v is a unit vector, in the shape of one example at the core.
 
-The estimate never exceeds ‖W‖², and never falls from step to step of this kind. After q steps it is
-at least ‖W‖² |v₀·e|^(1/q), with e the leading right singular vector; for a Gaussian v₀ in n
-dimensions it is less than half of ‖W‖² with a probability of at most 0.8 √n 2^(-q), whatever the
-spectrum. With separate feedback weights B for Wᵀ it is the gain of the loop B W, and none of this
-is sure.
+The estimate never exceeds ‖W‖², and never falls under plain steps. After q steps it is at least
+‖W‖² |v₀·e|^(1/q), with e the leading right singular vector. For a Gaussian v₀ in n dimensions it is
+less than half of ‖W‖² with a probability of at most 0.8 √n 2^(-q), whatever the spectrum. With
+separate feedback weights B for Wᵀ it is the gain of the loop B W, and none of this is sure.
 
-Wide random matrices have many singular values near the largest, which a plain step parts slowly: of
+Wide random matrices have many singular values near the largest. A plain step parts them slowly: of
 1000×1000 the estimate is still 1 % short after 100. With momentum (De Sa et al. 2018; a Chebyshev
 polynomial of WᵀW in the limit),
 
     v ← WᵀW v - (0.99 ‖w‖/2)² v_before,      both divided by the size of the new one,
 
-what lies 1 % below the largest falls behind by 15 % a step. So one step for each training step
-follows the weights.
+a part that lies 1 % below the largest falls behind by 15 % a step. So one step for each training
+step is enough to follow the weights.
 
-Wᵀ is the synapse's own pull-back; its parameter-free entry and exit are left out, see
+Wᵀ is the synapse's own pull-back. Its parameter-free entry and exit are left out, see
 `Synapse.linear_part`.
 """
 
@@ -35,10 +33,9 @@ from dualprop.errors import SettingError
 from dualprop.network.states import States
 from dualprop.network.synapses import Synapse
 
-# Of the largest eigenvalue of WᵀW, where momentum begins to hold others back.
+# Momentum holds back eigenvalues of WᵀW below this share of the largest.
 MOMENTUM = 0.99
-# From a cold start: short of half of ‖W‖² with a probability below 0.8 √n 2⁻³⁰, so 1e-6 for a
-# million units.
+# Cold start: short of half of ‖W‖² with a probability < 0.8 √n 2⁻³⁰, 1e-6 for a million units.
 COLD_STEPS = 30
 
 
@@ -48,8 +45,10 @@ def start_vector(
     device: torch.device | str = "cpu",
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """A Gaussian unit vector of this shape: the same on every device and in every call, unless a
-    generator draws it."""
+    """A Gaussian unit vector of this shape, the same on every device and in every call.
+
+    A generator, if given, draws it instead.
+    """
     if generator is None:
         generator = torch.Generator().manual_seed(0)
     v = torch.randn(tuple(shape), dtype=torch.float64, device=generator.device, generator=generator)
@@ -59,12 +58,13 @@ def start_vector(
 @torch.no_grad()
 def power_step(synapse: Synapse, v: Tensor) -> tuple[Tensor, Tensor]:
     """One step of power iteration: (the next unit vector, ‖Wᵀ W v‖), the second of shape ().
+
     Nothing waits for the device.
 
     Args:
-        v: a unit vector of the shape of one example entering the core (`States.core_shape` after a
-            drive). It is returned as it is where W v is zero or not finite, so that a vector kept
-            between steps survives both.
+        v: a unit vector, in the shape of one example entering the core (`States.core_shape` after a
+            drive). Where W v is zero or not finite v is returned as it is: a vector kept between
+            steps survives both.
 
     Raises:
         SettingError: the core is not affine, or can't read v.
@@ -77,8 +77,7 @@ def power_step(synapse: Synapse, v: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def started(synapse: Synapse, shape: Sequence[int], dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
-    """A pair for `accelerated_step` that has taken its first `COLD_STEPS`: the fixed start alone
-    would be far off."""
+    """A pair for `accelerated_step` after `COLD_STEPS`. The fixed start alone would be far off."""
     v = start_vector(shape, dtype, device)
     pair = torch.stack([v, torch.zeros_like(v)])
     for _ in range(COLD_STEPS):
@@ -88,13 +87,14 @@ def started(synapse: Synapse, shape: Sequence[int], dtype: torch.dtype, device: 
 
 @torch.no_grad()
 def accelerated_step(synapse: Synapse, pair: Tensor) -> tuple[Tensor, Tensor]:
-    """One step of power iteration with momentum: (the next pair, ‖Wᵀ W v‖). Costs what `power_step`
-    costs.
+    """One step of power iteration with momentum: (the next pair, ‖Wᵀ W v‖).
+
+    It costs what `power_step` costs.
 
     Args:
         pair: (2, …): a unit vector v, and the vector of the step before, scaled alike; zero before
-            the first. Kept between training steps. A pair is returned as it is where the step is
-            zero or not finite.
+            the first. It is kept between training steps. Where the step is zero or not finite it is
+            returned as it is.
 
     Raises:
         SettingError: the core is not affine, or can't read v.
@@ -112,12 +112,13 @@ def accelerated_step(synapse: Synapse, pair: Tensor) -> tuple[Tensor, Tensor]:
 def contraction_constants(
     states: States, factor: float, directions: Sequence[Tensor | None]
 ) -> tuple[list[Tensor], tuple[Tensor | None, ...]]:
-    """factor · max(0, r‖W_{k+1}‖² - 1)/2 of the hidden layers, r = β_k/β_{k+1}, and the vectors to
-    go on from.
+    """factor · max(0, r‖W_{k+1}‖² - 1)/2 of the hidden layers, and the vectors to go on from.
+
+    Here r = β_k/β_{k+1}.
 
     Damped by that, the loop s_k → a_{k+1} → δ_{k+1} → Δ_k contracts (Høier & Zach 2024). One step
-    of power iteration a call follows the weights; without `directions` of an earlier call it starts
-    with `COLD_STEPS`.
+    of power iteration a call follows the weights. Without the `directions` of an earlier call it
+    starts with `COLD_STEPS`.
 
     Raises:
         SettingError: a layer that several read, or a synapse that is not affine.
@@ -144,9 +145,10 @@ def contraction_constants(
 
 
 def gap_curvature(states: States, k: int) -> Tensor:
-    """c_k = Σ_j (β_k/β_j) ‖W_j‖² over the layers j that read layer k, shape (): it bounds the
-    curvature of the gaps above layer k of a lifted network. From the fixed start, short of half of
-    ‖W‖² by bad luck alone.
+    """c_k = Σ_j (β_k/β_j) ‖W_j‖² over the layers j that read layer k, shape ().
+
+    It bounds the curvature of the gaps above layer k of a lifted network. Power iteration is from
+    the fixed start, short of half of ‖W‖² by bad luck alone.
 
     Raises SettingError where a synapse is not affine.
     """
@@ -164,8 +166,9 @@ def gap_curvature(states: States, k: int) -> Tensor:
 
 
 def spectral_norm(synapse: Synapse, example_shape: Sequence[int], iterations: int = 1000) -> Tensor:
-    """‖W‖, shape (): power iteration from the fixed start until it moves no more, at most
-    `iterations` steps.
+    """‖W‖, shape (), by power iteration from the fixed start.
+
+    It stops when the estimate moves no more, or after `iterations` steps.
 
     Args:
         example_shape: of one example entering the core, (D,) or (C, H, W) say.

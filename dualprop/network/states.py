@@ -1,8 +1,8 @@
-"""States of a network during inference: what is known of each layer, and what of it is stale.
+"""States of a network during inference: what is computed of each layer, and what of it is stale.
 
-Layers k = 0…L, 0 the input. A dyad is held as its mean s̄ = α s⁺ + (1-α) s⁻ and its difference δ =
-s⁺ - s⁻, which is what the other layers see of it: the mean goes up, the difference comes down. s⁺ =
-s̄ + (1-α) δ and s⁻ = s̄ - α δ.
+Layers k = 0…L, 0 the input. A dyad is held as its mean s̄ = α s⁺ + (1-α) s⁻ and its difference
+δ = s⁺ - s⁻. These are what the other layers see: the mean goes up, the difference comes down.
+s⁺ = s̄ + (1-α) δ and s⁻ = s̄ - α δ.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from dualprop.schedules import Step
 
 @dataclass(frozen=True)
 class Dyads:
-    """The dyads of every layer: `means[k]`, `differences[k]` (None where exactly zero), shapes (N,
-    …), k = 0 the input.
+    """The dyads of every layer: `means[k]` and `differences[k]`, shapes (N, …); k = 0 is the input.
+
+    A difference is None where it is exactly zero.
 
     `directions[k]` holds the vectors of the power iteration for the synapse above layer k, where
     damping is spectral.
@@ -69,11 +70,11 @@ Edge = tuple[int, int]
 class States:
     """The states of one inference on one batch, with exact reuse: nothing is computed twice.
 
-    Every tensor here is written once and then only replaced, so a tensor's identity is its version:
-    a drive is reused while the means that it read are the same tensors, a feedback while its
-    signals are. Nothing compares values, so nothing waits for the device. `counts` holds the
-    drives, feedbacks and gradients that were computed. `betas` are β_1…β_L where they may differ:
-    what each reader sends down counts by its own.
+    Every tensor here is written once and then only replaced, so a tensor's identity is its version.
+    A drive is reused while the means it read are the same tensors, a feedback while its signals
+    are. Nothing compares values, so nothing waits for the device. `counts` holds the drives,
+    feedbacks and gradients that were computed. `betas` are β_1…β_L where they may differ: each
+    reader's signal then counts by its own β.
     """
 
     def __init__(self, network: Network, x: Tensor, betas: tuple[float, ...] | None = None) -> None:
@@ -82,10 +83,9 @@ class States:
         self.means: list[Tensor] = [x] * layers  # placeholders above 0 until they are set
         self.differences: list[Tensor | None] = [None] * layers
         self.counts = {"drives": 0, "feedbacks": 0, "gradients": 0}
-        # The step of a schedule that is being made, and those of its layers that are updated for
-        # the last time.
+        # The step of a schedule in progress, and those of its layers that are in their last update.
         self.step, self.final = Step(()), frozenset[int]()
-        # What they are called where they did not settle: "free" or "nudged", say.
+        # The states' name where they did not settle: "free" or "nudged", say.
         self.kind = ""
         # By synapse: its tape, and (mean below, part of the drive).
         self._tapes: dict[Edge, Tape] = {}
@@ -93,20 +93,18 @@ class States:
         # By layer: what was read, and what was made of it.
         self._drives: list[tuple[object, Tensor] | None] = [None] * layers
         self._feedbacks: list[tuple[object, Tensor | None] | None] = [None] * layers
-        # By synapse where Jacobians are held: its tape, the mean below and the part of the drive
-        # there.
+        # By synapse where Jacobians are held: its tape, the mean below and the part of the drive.
         self._held: dict[Edge, tuple[Tape, Tensor, Tensor]] | None = None
 
     def fork(self, linearized: bool = False) -> States:
-        """A second inference that starts from these states, and knows all that is known of them;
-        its counts start at zero.
+        """A second inference from these states, with all that is computed; counts start at zero.
 
-        `linearized`: drives, feedbacks and gradients are those of the synapses' Jacobians at these
-        states from now on, pool switches as they are here, wherever the states then go.
+        `linearized`: from now on drives, feedbacks and gradients are those of the synapses'
+        Jacobians at these states, pool switches as they are here, wherever the states then go.
         """
         other = States(self.network, self.means[0], self.betas)
         other.means, other.differences = list(self.means), list(self.differences)
-        # Tapes of its own: what they keep of the last signal is the other inference's.
+        # New tapes: the old ones keep the last signal of the other inference.
         other._tapes = {edge: Tape(tape.below, tape.records) for edge, tape in self._tapes.items()}
         other._parts = dict(self._parts)
         other._drives, other._feedbacks = list(self._drives), list(self._feedbacks)
@@ -141,8 +139,7 @@ class States:
             self.set(k, self.network.into(k).neuron.f(self.drive(k)), None)
 
     def drive(self, k: int) -> Tensor:
-        """a_k from the means below, summed over the synapses into layer k; of each anew only if its
-        mean was replaced."""
+        """a_k from the means below, summed over synapses. Only a new mean below costs a drive."""
         parts = tuple(self._part((k, source)) for source in self.network.into(k).sources)
         if len(parts) == 1:
             return parts[0]
@@ -170,14 +167,15 @@ class States:
         return drive
 
     def core_shape(self, k: int, source: int) -> tuple[int, ...]:
-        """The shape of one example where it enters the core of the synapse from `source` into layer
-        k, once driven."""
+        """The shape of one example entering the core of synapse (k, source), once driven."""
         return self._tapes[k, source].core_shape
 
     def release(self, k: int) -> bool:
-        """Forget the drive and the feedback of layer k, which is not to be updated again. Whether
-        both were held here alone, so that they may be written over: not where they are views of a
-        state, or the output of a tape."""
+        """Forget the drive and the feedback of layer k, before its last update.
+
+        True where both were held here alone, and may be written over. False where one is a view of
+        a state, or the output of a tape.
+        """
         layer = self.network.into(k)
         self._drives[k] = self._feedbacks[k] = None
         for source in layer.sources:
@@ -186,8 +184,9 @@ class States:
         return owns_drive and all(self.network.into(j).synapse_from(k).owns_feedback for j in self.network.out_of(k))
 
     def feedback(self, k: int) -> Tensor | None:
-        """Δ_k = Σ (β_{k+1}/β_j) Jᵀ δ_j over the layers j that read layer k, linearised at the mean
-        s̄_k; None where it is zero.
+        """Δ_k = Σ (β_{k+1}/β_j) Jᵀ δ_j over the layers j that read layer k; None where it is zero.
+
+        It is linearised at the mean s̄_k.
 
         Times β_k/β_{k+1} it is the pull on layer k. In a chain j is k+1, and the ratio here 1.
         """
@@ -211,16 +210,20 @@ class States:
         return total
 
     def gradients(self, scales: tuple[float, ...]) -> dict[str, Tensor]:
-        """scales[k-1] · Σ over the batch of δ_kᵀ ∂a_k/∂parameter at the means below, for every
-        trainable parameter of every layer k."""
+        """scales[k-1] · Σ over the batch of δ_kᵀ ∂a_k/∂parameter, at the means below.
+
+        For every trainable parameter of every layer k.
+        """
         gradients: dict[str, Tensor] = {}
         for k in range(1, self.network.depth + 1):
             gradients.update(self.gradient(k, scales[k - 1]))
         return gradients
 
     def gradient(self, k: int, scale: float) -> dict[str, Tensor]:
-        """scale · Σ over the batch of δ_kᵀ ∂a_k/∂parameter at the means below, for every trainable
-        parameter of layer k."""
+        """scale · Σ over the batch of δ_kᵀ ∂a_k/∂parameter, at the means below.
+
+        For every trainable parameter of layer k.
+        """
         gradients: dict[str, Tensor] = {}
         layer, delta = self.network.into(k), self.differences[k]
         for source in layer.sources:
@@ -235,9 +238,11 @@ class States:
         return gradients
 
     def contrast(self, other: States, scales: tuple[complex, ...]) -> dict[str, Tensor]:
-        """Each layer's `gradients` less those of another inference on the same batch whose states
-        and signals are near, see `Synapse.contrast`. One gradient is counted for each. The scales
-        are real where both inferences are."""
+        """Each layer's `gradients` less those of a near inference, see `Synapse.contrast`.
+
+        The other inference is on the same batch; its states and signals differ little. One gradient
+        is counted for each. The scales are real where both inferences are.
+        """
         gradients: dict[str, Tensor] = {}
         for k in range(1, self.network.depth + 1):
             layer, signal, other_signal = self.network.into(k), self.differences[k], other.differences[k]
@@ -252,8 +257,7 @@ class States:
         return gradients
 
     def _tape(self, edge: Edge) -> Tape:
-        """The tape of a synapse at the present mean below. It costs a drive only where nothing less
-        will do."""
+        """The tape of a synapse at the present mean below. It costs a drive only where it must."""
         k, source = edge
         synapse, below = self.network.into(k).synapse_from(source), self.means[source]
         tape = self._tapes.get(edge)

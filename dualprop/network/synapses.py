@@ -1,13 +1,13 @@
 """Synapses: everything between two activations, as three local maps from one local tape.
 
-A synapse maps the state below, s (N, …), to the drive of its layer, a. In it stand, in this order
-and each possibly empty, a parameter-free entry (a flatten, or a pool that follows an activation), a
-core with the parameters, and a parameter-free exit (a pool that precedes an activation). An
-algorithm needs of it
+A synapse maps the state below, s (N, …), to the drive of its layer, a. It has three parts, each
+possibly empty, in this order: a parameter-free entry (a flatten, or a pool that follows an
+activation), a core with the parameters, and a parameter-free exit (a pool that precedes an
+activation). An algorithm needs of it, at the state `at`:
 
     drive(s)               a
-    feedback(signal, at)   Jᵀ signal, with J = ∂a/∂s at the state `at`
-    gradient(signal, at)   {parameter name: Σ over the batch of signalᵀ ∂a/∂parameter}, at `at`
+    feedback(signal, at)   Jᵀ signal, with J = ∂a/∂s
+    gradient(signal, at)   {parameter name: Σ over the batch of signalᵀ ∂a/∂parameter}
 
 A tape never reaches beyond its synapse, so nothing here can carry an error through two layers.
 """
@@ -35,11 +35,12 @@ from dualprop.network.modules import AFFINE, kind
 
 
 class Tape:
-    """One evaluation of a synapse at the state `below`; `records` are those of entry, core and
-    exit.
+    """One evaluation of a synapse at the state `below`.
 
-    The last signal that was pulled back through the exit is kept, since feedback and gradient both
-    need it at the core.
+    `records` are those of entry, core and exit.
+
+    The last signal that was pulled back through the exit is kept: feedback and gradient both need
+    it at the core.
     """
 
     def __init__(self, below: Tensor, records: tuple[Record, Record, Record]) -> None:
@@ -54,8 +55,10 @@ class Tape:
 
 
 class Synapse:
-    """The modules between two activations, under their names in the user's model; parameters stay
-    the modules' own."""
+    """The modules between two activations, under their names in the user's model.
+
+    Parameters stay the modules'.
+    """
 
     def __init__(self, modules: Modules) -> None:
         names = list(modules)
@@ -75,36 +78,31 @@ class Synapse:
 
     @property
     def feedback_depends_on_state(self) -> bool:
-        """Whether Jᵀ varies with the state: it does past a pool or two maps in a row, not past one
-        linear map."""
+        """Whether Jᵀ varies with the state: past a pool or several maps, not one linear map."""
         return self.entry.depends_on_state or self.core.depends_on_state or self.exit.depends_on_state
 
     @property
     def owns_drive(self) -> bool:
-        """Whether the drive is memory of its own: a linear core's output, or a reshape of it."""
+        """Whether the drive has memory to itself: a linear core's output, or a reshape of it."""
         return not (self.core.depends_on_state or self.exit.depends_on_state) and not isinstance(self.core, ReshapeMap)
 
     @property
     def owns_feedback(self) -> bool:
-        """Whether the feedback is memory of its own, and not the signal itself through reshapes
-        alone."""
+        """Whether the feedback has memory to itself. A signal through reshapes alone does not."""
         return not isinstance(self.core, ReshapeMap)
 
     @property
     def needs_drive_to_linearize(self) -> bool:
-        """Whether moving the point of linearisation costs a drive: not if only the entry varies
-        with the state."""
+        """Whether moving the linearisation costs a drive: not if the entry alone varies."""
         return self.core.depends_on_state or self.exit.depends_on_state
 
     def forward(self, s: Tensor) -> Tensor:
-        """The drive a at the state s, inside whatever autograd graph s belongs to. Raises
-        SettingError, as `drive`."""
+        """The drive a at the state s, in the autograd graph of s. Errors as for `drive`."""
         with reading(f"synapse '{self.name}'", s):
             return through(self.modules, s)
 
     def drive(self, s: Tensor) -> tuple[Tensor, Tape]:
-        """The drive a at the state s, and its tape. Raises SettingError where s does not fit the
-        modules."""
+        """The drive a at the state s, and its tape. Raises SettingError where s does not fit."""
         with reading(f"synapse '{self.name}'", s):
             entered = self.entry.run(s)
             left = self.core.run(output_of(entered).detach())
@@ -112,20 +110,20 @@ class Synapse:
         return output_of(drive).detach(), Tape(s, (entered, left, drive))
 
     def linearize(self, tape: Tape, at: Tensor) -> Tape:
-        """The tape at another state without a drive; only where not `needs_drive_to_linearize`."""
+        """The tape at another state, without a drive. Only where not `needs_drive_to_linearize`."""
         entered = self.entry.run(at)
-        # A linear core needs its input alone, and reshapes behind it their shapes alone, which are
-        # the old tape's.
+        # A linear core needs its input alone. Reshapes behind it need the old tape's shapes.
         return Tape(at, (entered, Record(output_of(entered).detach(), None), tape.records[2]))
 
     def differential(self, tape: Tape, change: Tensor) -> tuple[Tensor, Tape]:
-        """J change, with J = ∂a/∂s at the tape's state: the drive's own change where pool switches
-        stay as they are there. And the tape, at that state's, that the core's gradient at the
-        changed state is taken from.
+        """J change, with J = ∂a/∂s at the tape's state, and a tape.
+
+        The first is the drive's own change where pool switches stay as they are there. The tape is
+        for the core's gradient at the changed state; its switches are those of the old one.
 
         Raises:
-            SettingError: the core is not one Linear or convolution, whose gradient varies with its
-                input alone.
+            SettingError: the core is not one Linear or convolution (their gradient varies with the
+            input alone).
         """
         if self.core.depends_on_state:
             raise SettingError(
@@ -139,11 +137,12 @@ class Synapse:
         return drive_change.detach(), Tape(tape.below, (entered, moved, exited))
 
     def linear_part(self, s: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        """(W s, u ↦ Wᵀu): the core alone as a linear map, without its biases, at s (N, …) of the
-        shape that enters the core.
+        """(W s, u ↦ Wᵀu): the core alone as a linear map, without its biases.
+
+        s (N, …) has the shape that enters the core.
 
         Wᵀ is the core's own pull-back, as feedback takes it. The parameter-free entry and exit are
-        left out, as in the authors' code: their norm is at most 1 where they reshape, pad with
+        left out, as in the authors' code. Their norm is at most 1 where they reshape, pad with
         zeros, or pool over windows that do not overlap (a max-pool selects, an average pool
         averages), but not where they repeat values.
 
@@ -166,17 +165,18 @@ class Synapse:
         return self.entry.pull(entered, self.core.pull(left, self._at_core(tape, signal)))
 
     def gradient(self, tape: Tape, signal: Tensor, scale: float) -> dict[str, Tensor]:
-        """scale · Σ over the batch of signalᵀ ∂a/∂parameter, for every trainable parameter, at the
-        tape's state."""
+        """scale · Σ over the batch of signalᵀ ∂a/∂parameter, for every trainable parameter.
+
+        It is taken at the tape's state.
+        """
         return self.core.gradient(tape.records[1], self._at_core(tape, signal), scale) if self.parameters else {}
 
     def contrast(self, tape: Tape, signal: Tensor, other: Tape, other_signal: Tensor, scale: complex) -> dict[str, Tensor]:
-        """The gradient at one state less that at another, for signals and states that differ
-        little.
+        """The gradient at one state less that at another; signals and states differ little.
 
-        With s̄, σ̄ the means and δs, δσ the differences of what enters the core and of the signals
-        there, it is that of δσ at s̄ and of σ̄ at δs: nothing large is subtracted, where the core
-        is one Linear or convolution.
+        Let s̄, σ̄ be the means, and δs, δσ the differences, of what enters the core and of the
+        signals there. The result is the gradient of δσ at s̄ plus that of σ̄ at δs. Nothing large
+        is subtracted, where the core is one Linear or convolution.
         """
         if not self.parameters:
             return {}
@@ -191,8 +191,10 @@ class Synapse:
 
 @contextlib.contextmanager
 def reading(reader: str, state: Tensor) -> Iterator[None]:
-    """Turn PyTorch's error on a state of the wrong shape or dtype into a SettingError that names
-    the reader."""
+    """Turn PyTorch's error on a state of wrong shape or dtype into one that names the reader.
+
+    It is a SettingError.
+    """
     try:
         yield
     except torch.OutOfMemoryError:

@@ -11,8 +11,7 @@ It also tells `problem.report` the counts of every phase, the free one too. Wher
 writes `states_at` (with `state_type`), `statistics_at`, `conflicts` of its settings, `check` of the
 network, and its `precision`.
 
-N batch, K classes. A rule's gradients estimate the gradient of the loss's *mean* over the batch, on
-the scale of back-propagation's.
+N batch, K classes. A rule's gradients estimate that of the loss's *mean* over the batch, like BP's.
 """
 
 from __future__ import annotations
@@ -43,8 +42,7 @@ class AbstractRule(ABC, Generic[Settled]):
     """A learning rule.
 
     Attributes:
-        loss: on the network's output; a part of `dp.losses` or its name: "cross_entropy" on logits,
-            "squared_error", or "log_loss" behind a softmax.
+        loss: "cross_entropy" of logits, "squared_error", or "log_loss" of a softmax (`dp.losses`).
 
     Raises:
         SettingError: a value out of its range, or settings that don't go together.
@@ -123,8 +121,7 @@ class AbstractRule(ABC, Generic[Settled]):
 
     @property
     def needs_generator(self) -> bool:
-        """Whether inference draws random numbers: the order of its updates, unless the rule says
-        otherwise."""
+        """Whether inference draws random numbers. By default, where its order of updates does."""
         parts = (getattr(self, field.name) for field in fields(self))
         return any(isinstance(part, AbstractSchedule) and part.is_random for part in parts)
 
@@ -148,8 +145,7 @@ class AbstractRule(ABC, Generic[Settled]):
     def exact_gradients(self, network: Network, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         """The true gradient of the mean loss of `predict`, by trainable parameter.
 
-        The rule's gradients estimate it. For most rules it is back-propagation's: through the
-        forward weights, also where the network has feedback weights.
+        For most rules it is BP's, through the forward weights even where there are feedback ones.
         """
         predict: Callable[[Tensor], Tensor] = network.forward
         parameters: dict[str, Tensor] = dict(network.parameters)
@@ -205,8 +201,7 @@ class AbstractRule(ABC, Generic[Settled]):
 
     @final
     def infer(self, network: Network, x: Tensor, y: Tensor, state: Any = None, generator: torch.Generator | None = None) -> Any:
-        """The states where inference ended. See `gradients` for the arguments and errors; raises
-        SettingError, too, of a rule that infers none."""
+        """The states where inference ended, as for `gradients`. SettingError if there are none."""
         if type(self).states_at is AbstractRule.states_at:
             raise SettingError(f"{type(self).__name__} infers no states. Use rule.gradients.")
         with torch.no_grad():
@@ -221,8 +216,7 @@ class AbstractRule(ABC, Generic[Settled]):
 
         "residual": how far one more pass would move the states, relative to how far inference has
         moved them (see `settling`). "kink_crossing": per layer, the share of units whose nudges
-        reach across a kink of the activation. There the difference of the states is not the
-        derivative.
+        cross a kink of the activation. There the states' difference is not the derivative.
         """
         with torch.no_grad():
             problem = self.problem(network, x, y, state, generator, for_states=True)

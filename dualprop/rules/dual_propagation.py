@@ -1,8 +1,7 @@
 """Dual propagation (DP: Høier et al., 2023) and its transposed form, DP⊤ (Høier & Zach, 2024).
 
-Each neuron holds two states. Weights learn from their mean, s̄ = α s⁺ + (1-α) s⁻, and difference,
-δ = s⁺ - s⁻. Layer k maps s̄_{k-1} to a_k; s_0 is the input. Δ_k = Jᵀ δ_{k+1}, linearised at s̄_k,
-comes back from the layer above. Inference sweeps the layers, with r = β_k / β_{k+1}:
+Each neuron holds two states. Weights learn from s̄ = α s⁺ + (1-α) s⁻ and δ = s⁺ - s⁻. Layer k maps
+s̄_{k-1} to a_k (s_0: the input); back comes Δ_k = Jᵀ δ_{k+1} at s̄_k. With r = β_k / β_{k+1}:
 
     DP    s⁺ = f(a + α r Δ)        s⁻ = f(a - (1-α) r Δ)
     DP⊤   s⁺ = f(a + (1-α) r Δ)    s⁻ = f(a - α r Δ)

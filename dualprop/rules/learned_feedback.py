@@ -139,9 +139,9 @@ class FeedbackMap:
         u, v = self.activation_difference(moved), self.activation_difference(dy)
         reconstructed = synapse.entry.push(entered, self.back(v, weight))
         scale = 2 / len(dx)
-        found = synapse.core.weight_gradient(Record(reconstructed, None), synapse.exit.pull(exited, v), scale)
+        gradient = synapse.core.weight_gradient(Record(reconstructed, None), synapse.exit.pull(exited, v), scale)
         noise = synapse.entry.push(entered, dx)
-        return found.sub_(synapse.core.weight_gradient(Record(noise, None), synapse.exit.pull(exited, u), scale))
+        return gradient.sub_(synapse.core.weight_gradient(Record(noise, None), synapse.exit.pull(exited, u), scale))
 
     def stable_rate(self, noise: float) -> float:
         """1/(σ² (M + D/N)): the scale of stable learning rates of B.
