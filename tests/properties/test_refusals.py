@@ -188,7 +188,9 @@ X, Y = batch()
 WRONG_CALLS = [
     ({"beta": (1.0, 1.0)}, {}, "beta lists 2 values, but it is of 4 layers, 1 to 4. Give one per layer"),
     ({"beta": (1.0, 1.0), "engine": "fused"}, {}, "beta lists 2 values, but it is of 4 layers"),
+    ({"beta": (1.0,) * 5}, {}, "beta lists 5 values, but it is of 4 layers, 1 to 4"),
     ({"damping": (1.0,)}, {}, "damping lists 1 values, but it is of 3 layers, 1 to 3"),
+    ({"damping": (1.0,) * 4}, {}, "damping lists 4 values, but it is of 3 layers, 1 to 3"),
     ({"schedule": [5, 1]}, {}, "names layer 5, but the network has layers 1 to 4"),
     ({"schedule": "random_order(3)"}, {}, r"pass generator=torch\.Generator\(\)\.manual_seed"),
     ({}, {"x": X[0]}, r"shape \(N, …\), got \(5,\)"),

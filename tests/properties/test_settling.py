@@ -12,6 +12,7 @@ from networks import batch, conv_net, images, mlp
 import dualprop as dp
 from dualprop.analysis.transcription import transcribe
 from dualprop.schedules import Step
+from dualprop.settling import settle
 
 PASSES = ["bottom_up", "up_down", "odd_even", "even_odd", "synchronous", "alternating_sweeps"]
 
@@ -137,6 +138,40 @@ def test_where_the_last_pass_allowed_settles_the_status_is_ok():
         out = dp.DualPropagation(alpha=0.2, schedule=f"up_down({count})", tolerance=1e-4).gradients(network, x, y)
         assert out.status.ok == ok
         assert out.diagnostics["passes"] == count
+
+
+@pytest.mark.parametrize(("least", "most", "passes"), [(0, None, 4), (3, None, 4), (6, None, 6), (0, 2, 2), (6, 5, 5)])
+def test_a_tolerance_stops_no_sooner_than_the_least_number_of_passes(least, most, passes):
+    """What a complex phase has left to move cancels only after the passes of the real one."""
+    states = Halving()
+    told = settle(states, [[Step((1,))]] * 9, Halving.half, states.moved, 0.1, least=least, most=most)
+    assert (told.passes, len(told.moved)) == (passes, passes)
+    assert states.value == 0.5**passes
+    assert bool(told.trouble) == (passes < 4)
+
+
+class Halving:
+    """One state that each pass halves, as `settle` takes it.
+
+    Pass n moves it by 1/(2ⁿ-1) of its displacement from 1.
+    """
+
+    step, final, kind = Step(()), frozenset(), ""
+
+    def __init__(self):
+        self.value = 1.0
+
+    def half(self, k):
+        return (self.value / 2,)
+
+    def set(self, k, value):
+        self.value = value
+
+    def positions(self):
+        return (self.value,)
+
+    def moved(self, before):
+        return (before[0] - self.value) / (1 - self.value)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
