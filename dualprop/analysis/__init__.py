@@ -1,7 +1,8 @@
 """What runs amount to (`analysis.report`), and evidence that rules are right (`analysis.check`)."""
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from dualprop.lazy import lazy
 
 if TYPE_CHECKING:
     from dualprop.analysis.evidence import Check, CheckOptions, Evidence, check
@@ -14,15 +15,4 @@ _HOMES = {
     **dict.fromkeys(("Check", "CheckOptions", "Evidence", "check"), "evidence"),
     **dict.fromkeys(("Report", "report"), "reports"),
 }
-
-
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'dualprop.analysis' has no attribute '{name}'")
-    value: object = getattr(import_module(f"dualprop.analysis.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy(__name__, _HOMES)

@@ -7,8 +7,9 @@ What the command line does, in as many words (docs/python.md):
     bench.compare("mnist-mlp", variants="all")        `dualprop compare`
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from dualprop.lazy import lazy
 
 if TYPE_CHECKING:
     from dualprop.bench.experiments import CompareOptions, TrainOptions, compare, resume, train
@@ -24,15 +25,4 @@ _HOMES = {
     **dict.fromkeys(("measure", "show"), "tables"),
     **dict.fromkeys(("CompareOptions", "TrainOptions", "compare", "resume", "train"), "experiments"),
 }
-
-
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'dualprop.bench' has no attribute '{name}'")
-    value: object = getattr(import_module(f"dualprop.bench.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy(__name__, _HOMES)

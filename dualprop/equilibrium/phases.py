@@ -6,7 +6,7 @@ k = 0…L, N batch, K outputs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,7 +19,7 @@ from dualprop.losses import AbstractLoss, SquaredError, targets
 from dualprop.network.states import States
 from dualprop.neurons import AbstractNeuron, Scale
 from dualprop.schedules import Step
-from dualprop.settling import Settling, kink_crossing, motion
+from dualprop.settling import MOST_MOVED, Settling, kink_crossing, motion, settle
 
 OutputNudge = Literal["linearized", "exact", "clamped"]
 
@@ -64,6 +64,25 @@ class Equilibria:
 
     free: tuple[Tensor, ...]
     nudged: tuple[tuple[complex | Tensor, tuple[Tensor, ...]], ...]
+
+
+@dataclass(frozen=True)
+class Stop:
+    """When a phase has settled.
+
+    Attributes:
+        is_measured: whether residuals may be measured at all; a tolerance needs it.
+        tolerance: the residual after a pass that is small enough to stop. None makes all passes.
+        limit: without a tolerance, the residual after the last pass that is small enough.
+        most: passes, however many the schedule has.
+        least: passes before a tolerance may stop.
+    """
+
+    is_measured: bool = True
+    tolerance: float | None = None
+    limit: float = MOST_MOVED
+    most: int | None = None
+    least: int = 0
 
 
 class Phase:
@@ -139,6 +158,15 @@ class Phase:
     def moved_since(self, before: Sequence[Tensor]) -> float:
         """How far the states are from `before`, relative to their displacement from the start."""
         return motion(self.states.means, before, self.start)
+
+    def settle(self, passes: Iterable[Sequence[Step]], stop: Stop, after_pass: Callable[[int], None] | None = None) -> None:
+        """Update blocks through the passes, see `settling.settle`, and keep how it went."""
+        measure = self.moved_since if stop.is_measured or stop.tolerance is not None else None
+        settling = settle(
+            self, passes, Phase.block, measure, stop.tolerance, limit=stop.limit, most=stop.most, least=stop.least,
+            after_pass=after_pass,
+        )  # fmt: skip
+        self.finish(settling)
 
     def finish(self, settling: Settling) -> None:
         """Bring every signal up to date, and keep how the phase has settled."""

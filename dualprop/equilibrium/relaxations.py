@@ -24,11 +24,11 @@ from annotated_types import Ge, Interval
 
 from dualprop import schedules, settings
 from dualprop.equilibrium.energies import AbstractEnergy, Update
-from dualprop.equilibrium.phases import Phase
+from dualprop.equilibrium.phases import Phase, Stop
 from dualprop.errors import SettingError, closest
 from dualprop.schedules import AbstractSchedule, AnySchedule
 from dualprop.settings import NamedPart
-from dualprop.settling import MOST_MOVED, fixed_passes, settle, update_together
+from dualprop.settling import fixed_passes, update_together
 
 
 class AbstractRelaxation(NamedPart):
@@ -38,16 +38,8 @@ class AbstractRelaxation(NamedPart):
     update: Update
 
     @abstractmethod
-    def settle(
-        self,
-        phase: Phase,
-        generator: torch.Generator | None,
-        is_measured: bool,
-        tolerance: float | None,
-        most: int | None = None,
-        least: int = 0,
-    ) -> None:
-        """Settle the phase, see `settling.settle`, and say how it went if `is_measured`."""
+    def settle(self, phase: Phase, generator: torch.Generator | None, stop: Stop) -> None:
+        """Settle the phase; it then says how that went."""
 
     @abstractmethod
     def one_more(self, phase: Phase, generator: torch.Generator | None) -> float:
@@ -128,19 +120,9 @@ class ErrorSweeps(AbstractRelaxation):
     def __post_init__(self) -> None:
         settings.conform(self)
 
-    def settle(
-        self,
-        phase: Phase,
-        generator: torch.Generator | None,
-        is_measured: bool,
-        tolerance: float | None,
-        most: int | None = None,
-        least: int = 0,
-    ) -> None:
-        measure = phase.moved_since if is_measured or tolerance is not None else None
+    def settle(self, phase: Phase, generator: torch.Generator | None, stop: Stop) -> None:
         sweeps: list[tuple[()]] = [()] * self.pairs
-        # What the first pair moves is the displacement itself.
-        phase.finish(settle(phase, sweeps, Phase.block, measure, tolerance, least=2, after_pass=lambda _: phase.sweep()))
+        phase.settle(sweeps, stop, after_pass=lambda _: phase.sweep())
 
     def one_more(self, phase: Phase, generator: torch.Generator | None) -> float:
         before = phase.positions()
@@ -182,16 +164,8 @@ class Blocks(AbstractRelaxation):
     def __post_init__(self) -> None:
         settings.conform(self)
 
-    def settle(
-        self,
-        phase: Phase,
-        generator: torch.Generator | None,
-        is_measured: bool,
-        tolerance: float | None,
-        most: int | None = None,
-        least: int = 0,
-    ) -> None:
-        settle_by_blocks(phase, self.order, generator, is_measured, tolerance, most, least)
+    def settle(self, phase: Phase, generator: torch.Generator | None, stop: Stop) -> None:
+        phase.settle(self.order.passes(phase.network.depth, generator), stop)
 
     def one_more(self, phase: Phase, generator: torch.Generator | None) -> float:
         before = phase.positions()
@@ -221,20 +195,12 @@ class Blocks(AbstractRelaxation):
 RELAXATIONS: dict[str, type[AbstractRelaxation]] = {"error_sweeps": ErrorSweeps, "blocks": Blocks}
 
 
-def settle_by_blocks(
-    phase: Phase,
-    schedule: AbstractSchedule,
-    generator: torch.Generator | None,
-    is_measured: bool,
-    tolerance: float | None,
-    most: int | None = None,
-    least: int = 0,
-    limit: float = MOST_MOVED,
-) -> None:
-    """Settle the phase by block updates in the order of a schedule."""
-    measure = phase.moved_since if is_measured or tolerance is not None else None
-    passes = schedule.passes(phase.network.depth, generator)
-    phase.finish(settle(phase, passes, Phase.block, measure, tolerance, limit=limit, most=most, least=least))
+_SWEEPS, _BLOCKS = ErrorSweeps(), Blocks()
+
+
+def automatic(energy: AbstractEnergy, is_clamped: bool) -> AbstractRelaxation:
+    """What "auto" is: error sweeps where the energy has them and the output is not clamped."""
+    return _SWEEPS if energy.free_is_forward and not is_clamped else _BLOCKS
 
 
 def _number(text: str) -> float | str:

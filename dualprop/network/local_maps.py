@@ -56,9 +56,9 @@ class AbstractLocalMap(ABC):
     def gradient(self, record: Record, signal: Tensor, scale: float) -> dict[str, Tensor]:
         """scale · Σ over the batch of signalᵀ ∂output/∂parameter, for every trainable parameter.
 
-        It is taken at the record.
+        It is taken at the record. Empty where there is none.
         """
-        raise NotImplementedError
+        return {}
 
     def contrast(
         self, record: Record, signal: Tensor, other: Record, other_signal: Tensor, scale: complex
@@ -124,6 +124,8 @@ class TapedMap(AbstractLocalMap):
 
     def gradient(self, record: Record, signal: Tensor, scale: float) -> dict[str, Tensor]:
         parameters, output = self.parameters, output_of(record)
+        if not parameters:
+            return {}
         gradients = torch.autograd.grad(output, list(parameters.values()), (signal * scale).to(output.dtype), retain_graph=True)
         return dict(zip(parameters, gradients, strict=True))
 
@@ -176,12 +178,13 @@ class LinearMap(AbstractLocalMap):
         return torch.addmm(signal.new_zeros(1), signal.T, s, beta=0, alpha=scale)
 
     def gradient(self, record: Record, signal: Tensor, scale: float, is_biased: bool = True) -> dict[str, Tensor]:
-        weight, bias = _learning(self.module)
+        parameters = self.parameters
+        weight, bias = _learning(parameters)
         of_weight = self.weight_gradient(record, signal, scale) if weight else None
         signal = signal.flatten(0, -2)
         of_bias = signal.sum(0, dtype=self.module.weight.dtype).mul_(scale) if bias and is_biased else None
         # Under autocast the product is of half precision, as in BP; what an optimizer reads is not.
-        return _by_name(self.parameters, None if of_weight is None else of_weight.to(self.module.weight.dtype), of_bias)
+        return _by_name(parameters, None if of_weight is None else of_weight.to(self.module.weight.dtype), of_bias)
 
     def contrast(
         self, record: Record, signal: Tensor, other: Record, other_signal: Tensor, scale: complex
@@ -222,11 +225,12 @@ class ConvolutionMap(AbstractLocalMap):
         return gradient.mul_(scale)
 
     def gradient(self, record: Record, signal: Tensor, scale: float, is_biased: bool = True) -> dict[str, Tensor]:
-        weight, bias = _learning(self.module)
+        parameters = self.parameters
+        weight, bias = _learning(parameters)
         mask = [False, weight, bias and is_biased]
         dtype = self.module.weight.dtype
         gradients = self._backward(record, signal, self.module.weight, mask)[1:]
-        return _by_name(self.parameters, *(None if g is None else g.to(dtype).mul_(scale) for g in gradients))
+        return _by_name(parameters, *(None if g is None else g.to(dtype).mul_(scale) for g in gradients))
 
     def contrast(
         self, record: Record, signal: Tensor, other: Record, other_signal: Tensor, scale: complex
@@ -281,10 +285,10 @@ def _trainable(modules: Modules) -> dict[str, nn.Parameter]:
     }
 
 
-def _learning(module: nn.Module) -> tuple[bool, bool]:
+def _learning(parameters: Iterable[str]) -> tuple[bool, bool]:
     """Whether the weight's gradient is needed, for it or its feedback weight, and the bias's."""
-    trainable = {leaf for leaf, parameter in module.named_parameters() if parameter.requires_grad}
-    return bool(trainable - {"bias"}), "bias" in trainable
+    is_bias = [name.rpartition(".")[2] == "bias" for name in parameters]
+    return not all(is_bias), any(is_bias)
 
 
 def _by_name(parameters: Iterable[str], of_weight: Tensor | None, of_bias: Tensor | None) -> dict[str, Tensor]:

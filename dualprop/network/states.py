@@ -228,10 +228,11 @@ class States:
         layer, delta = self.network.into(k), self.differences[k]
         for source in layer.sources:
             synapse = layer.synapse_from(source)
-            if not synapse.parameters:
+            parameters = synapse.parameters
+            if not parameters:
                 continue
             if delta is None:
-                gradients.update({name: torch.zeros_like(p) for name, p in synapse.parameters.items()})
+                gradients.update({name: torch.zeros_like(p) for name, p in parameters.items()})
                 continue
             gradients.update(synapse.gradient(self._tape((k, source)), delta, scale))
             self.counts["gradients"] += 1

@@ -169,7 +169,7 @@ class Synapse:
 
         It is taken at the tape's state.
         """
-        return self.core.gradient(tape.records[1], self._at_core(tape, signal), scale) if self.parameters else {}
+        return self.core.gradient(tape.records[1], self._at_core(tape, signal), scale)
 
     def contrast(self, tape: Tape, signal: Tensor, other: Tape, other_signal: Tensor, scale: complex) -> dict[str, Tensor]:
         """The gradient at one state less that at another; signals and states differ little.

@@ -172,15 +172,17 @@ class AbstractRule(ABC, Generic[Settled]):
         Raises:
             SettingError: x, y or state of the wrong shape, or settings that don't fit the network.
         """
+        return self._outcome(self.problem(network, x, y, state, generator))
+
+    def _outcome(self, problem: Problem) -> Outcome:
         with torch.no_grad():
-            problem = self.problem(network, x, y, state, generator)
             settled = self.inference(problem)
             gradients = self.gradients_at(problem, settled)
             logits, trouble = problem.logits, problem.trouble
             assert logits is not None
             return Outcome(
-                gradients={name: gradients[name] for name in network.parameters},
-                loss=self.loss.value(logits, problem.y).mean(),
+                gradients={name: gradients[name] for name in problem.parameters},
+                loss=self.loss.value(logits, problem.y).mean() if problem.loss is None else problem.loss,
                 logits=logits,
                 state=self.states_at(problem, settled) if self.state_type is not None else None,
                 diagnostics=problem.diagnostics,
@@ -193,8 +195,9 @@ class AbstractRule(ABC, Generic[Settled]):
         self, network: Network, x: Tensor, y: Tensor, state: Any = None, generator: torch.Generator | None = None
     ) -> Outcome:
         """The same, and add the gradients into `parameter.grad`, for any optimizer to step."""
-        outcome = self.gradients(network, x, y, state=state, generator=generator)
-        for name, parameter in network.parameters.items():
+        problem = self.problem(network, x, y, state, generator)
+        outcome = self._outcome(problem)
+        for name, parameter in problem.parameters.items():
             gradient = outcome.gradients[name]
             parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
         return outcome
@@ -246,5 +249,5 @@ class AbstractRule(ABC, Generic[Settled]):
         problem = Problem(network, x, y, state, generator, for_states)
         check_output(network, self.loss)
         self.check(network)
-        check_precision(network, x, self.needed_precision(problem), self.loses)
+        check_precision(problem.parameters, x, self.needed_precision(problem), self.loses)
         return problem

@@ -28,8 +28,7 @@ from torch import Tensor
 from dualprop import schedules
 from dualprop.equilibrium import implicit_gradient
 from dualprop.equilibrium.energies import DiscountedHopfield
-from dualprop.equilibrium.phases import Dynamics, Nudge, Phase
-from dualprop.equilibrium.relaxations import settle_by_blocks
+from dualprop.equilibrium.phases import Dynamics, Nudge, Phase, Stop
 from dualprop.errors import SettingError
 from dualprop.losses import AbstractLoss, CrossEntropy, SquaredError, targets
 from dualprop.network import Network
@@ -167,5 +166,5 @@ class ContrastiveHebbian(AbstractRule[Phase]):
 
     def _settled(self, phase: Phase, is_measured: bool) -> Phase:
         tolerance = self.tolerance if is_measured else None
-        settle_by_blocks(phase, self._order, None, is_measured, tolerance, limit=MOST_MOVED)
+        phase.settle(self._order.passes(phase.network.depth), Stop(is_measured, tolerance, limit=MOST_MOVED))
         return phase

@@ -24,8 +24,8 @@ from dualprop import schedules
 from dualprop.equilibrium import energies, estimators, holomorphic, implicit_gradient
 from dualprop.equilibrium.energies import AbstractEnergy
 from dualprop.equilibrium.estimators import AbstractEstimator, Term
-from dualprop.equilibrium.phases import Dynamics, Equilibria, Nudge, OutputNudge, Phase, nudge_conflicts
-from dualprop.equilibrium.relaxations import AbstractRelaxation, Blocks, ErrorSweeps, settle_by_blocks
+from dualprop.equilibrium.phases import Dynamics, Equilibria, Nudge, OutputNudge, Phase, Stop, nudge_conflicts
+from dualprop.equilibrium.relaxations import AbstractRelaxation, automatic
 from dualprop.losses import AbstractLoss, CrossEntropy
 from dualprop.network import Network
 from dualprop.network.states import States
@@ -88,7 +88,7 @@ class EquilibriumPropagation(AbstractRule[Phase]):
         phase = Phase(self._dynamics, states, None)
         # A nudge displaces states by about β of their size: motion must be small against that.
         tolerance = None if self.tolerance is None else self.tolerance * min(1.0, self.beta)
-        settle_by_blocks(phase, self._free_order, generator, is_measured, tolerance)
+        phase.settle(self._free_order.passes(network.depth, generator), Stop(is_measured, tolerance))
         return phase
 
     def gradients_at(self, problem: Problem, settled: Phase) -> dict[str, Tensor]:
@@ -114,7 +114,7 @@ class EquilibriumPropagation(AbstractRule[Phase]):
         is_measured, passes = problem.is_measured and nudge is not None, None if first is None else first.passes
         most, least = (None, passes or 0) if self._is_complex else (passes, 0)
         tolerance = None if most is not None else self.tolerance
-        self._relaxation.settle(phase, problem.generator, is_measured, tolerance, most, least)
+        self._relaxation.settle(phase, problem.generator, Stop(is_measured, tolerance, most=most, least=least))
         if sign is not None:
             phase.weigh(sign)
         return phase
@@ -213,7 +213,7 @@ class EquilibriumPropagation(AbstractRule[Phase]):
     def _relaxation(self) -> AbstractRelaxation:
         if self.relaxation != "auto":
             return AbstractRelaxation.as_part(self.relaxation)
-        return ErrorSweeps() if self._energy.free_is_forward and self.output_nudge != "clamped" else Blocks()
+        return automatic(self._energy, self.output_nudge == "clamped")
 
     @property
     def _dynamics(self) -> Dynamics:

@@ -5,12 +5,13 @@ N batch, K classes. `x` is (N, …); `y` is (N,) class indices or (N, K) target 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dualprop.errors import SettingError
 from dualprop.losses import AbstractLoss
@@ -51,8 +52,14 @@ class Problem:
         self.network, self.x, self.y = network, x, check_batch(x, y)
         self.state, self.generator, self.for_states = state, generator, for_states
         self.logits: Tensor | None = None
+        self.loss: Tensor | None = None
         self.reports: list[Report] = []
         self._doubt = ""
+
+    @cached_property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """The trainable parameters by their name in the model."""
+        return self.network.parameters
 
     @property
     def depth(self) -> int:
@@ -83,11 +90,13 @@ class Problem:
             logits = predict(self.x)
             self.predicted(logits.detach())
             self.reports.append(Report(self.network.counts_of_backprop))
-            return loss.value(logits, self.y).mean()
+            mean = loss.value(logits, self.y).mean()
+            self.loss = mean.detach()
+            return mean
 
     def gradients_of(self, loss: Tensor) -> dict[str, Tensor]:
         """Autograd's gradients of every trainable parameter; zero where it has no effect."""
-        parameters = self.network.parameters
+        parameters = self.parameters
         gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
         return dict(zip(parameters, gradients, strict=True))
 
@@ -144,7 +153,7 @@ def check_batch(x: Tensor, y: Tensor) -> Tensor:
     return y.long() if y.dim() == 1 else y.to(x.dtype)
 
 
-def check_precision(network: Network, x: Tensor, precision: Precision, loses: str) -> None:
+def check_precision(parameters: Mapping[str, Tensor], x: Tensor, precision: Precision, loses: str) -> None:
     """Raise SettingError where inference would lose small differences, or parameters their updates.
 
     Half precision belongs to the products alone, under bfloat16 autocast: float16 has no room for
@@ -161,7 +170,7 @@ def check_precision(network: Network, x: Tensor, precision: Precision, loses: st
         raise SettingError(
             "explicit inference would lose its differences in float16. Use autocast in bfloat16, or engine='fused'."
         )
-    if any(p.dtype in half for p in network.parameters.values()) or (x.dtype in half and autocast is None):
+    if any(p.dtype in half for p in parameters.values()) or (x.dtype in half and autocast is None):
         raise SettingError(
             "explicit inference needs parameters and inputs of float32 or wider. For bfloat16 products use "
             "torch.autocast(device, torch.bfloat16)."
