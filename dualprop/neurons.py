@@ -59,6 +59,10 @@ class AbstractNeuron(ABC):
     def derivative(self, a: Tensor) -> Tensor:
         """f'(a) per unit, the diagonal ∂f_i/∂a_i; at a kink, PyTorch autograd's value."""
 
+    def pull(self, a: Tensor, signal: Tensor) -> Tensor:
+        """Jᵀ signal, with J = ∂f/∂a: per unit f'(a) · signal."""
+        return self.derivative(a) * signal
+
     def crosses_kink(self, a: Tensor, b: Tensor) -> Tensor:
         """Per unit, whether a kink lies between the drives a and b."""
         crossed = torch.zeros_like(a, dtype=torch.bool)
@@ -275,6 +279,10 @@ class Softmax(AbstractNeuron):
         s = self.f(a)
         return s * (1 - s)
 
+    def pull(self, a: Tensor, signal: Tensor) -> Tensor:
+        s = self.f(a)
+        return s * (signal - (s * signal).sum(self._checked(a), keepdim=True))
+
     def prox(self, u: Tensor, scale: Scale) -> Tensor:
         return softmax.settle(u, scale, 0.0, self._checked(u))
 
@@ -290,6 +298,46 @@ class Softmax(AbstractNeuron):
                 "Use nn.Softmax(dim=1)."
             )
         return self.dim
+
+
+@dataclass(frozen=True)
+class Function(AbstractNeuron):
+    """Any elementwise function of a drive (GELU, SiLU, …), without a potential.
+
+    Its dyads are differences of the function itself. What needs a potential, as damping does, is
+    refused.
+
+    Attributes:
+        name: for messages.
+        call: the function.
+        slope: f'(a) per unit. None: autograd's.
+    """
+
+    name: str
+    call: Callable[[Tensor], Tensor]
+    slope: Callable[[Tensor], Tensor] | None = None
+
+    def f(self, a: Tensor) -> Tensor:
+        return self.call(a)
+
+    def f_(self, a: Tensor) -> Tensor:
+        return self.call(a)
+
+    def derivative(self, a: Tensor) -> Tensor:
+        return self.pull(a, torch.ones_like(a)) if self.slope is None else self.slope(a)
+
+    def pull(self, a: Tensor, signal: Tensor) -> Tensor:
+        if self.slope is not None:
+            return self.slope(a) * signal
+        with torch.enable_grad():
+            leaf = a.detach().requires_grad_()
+            return torch.autograd.grad(self.call(leaf), leaf, signal.to(a.dtype))[0]
+
+    def potential(self, s: Tensor) -> Tensor:
+        raise SettingError(f"{self.name} is no proximal map of a potential that is known. Use ReLU, Tanh or Sigmoid.")
+
+    def prox(self, u: Tensor, scale: Scale) -> Tensor:
+        raise SettingError(f"{self.name} is no proximal map of a potential that is known. Use no damping and no exact nudge.")
 
 
 def _complex_sigmoid(a: Tensor) -> Tensor:

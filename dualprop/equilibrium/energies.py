@@ -154,7 +154,7 @@ class PredictiveCoding(AbstractEnergy):
         if isinstance(neuron, Identity):
             return a + pull, pull
         if not neuron.is_projection:
-            return neuron.f(a) + pull, neuron.derivative(a) * pull
+            return neuron.f(a) + pull, neuron.pull(a, pull)
         if neuron.is_affine:
             step = neuron.derivative(a) * pull
             return neuron.f(a) + step, step
@@ -170,7 +170,7 @@ class PredictiveCoding(AbstractEnergy):
 
     def signal(self, neuron: AbstractNeuron, a: Tensor, state: Tensor) -> Tensor:
         error = state - neuron.f(a)
-        return error if isinstance(neuron, Identity) else error.mul_(neuron.derivative(a))
+        return error if isinstance(neuron, Identity) else neuron.pull(a, error)
 
     def nudge(self, loss: AbstractLoss, neuron: AbstractNeuron, a: Tensor, y: Tensor, strength: float) -> Tensor:
         return loss.nudge(Identity(), neuron.f(a), y, strength)

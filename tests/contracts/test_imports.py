@@ -18,7 +18,7 @@ FLOORS = [
     {"errors", "lazy"},
     {"settings"},
     {"kernels", "neurons", "losses", "schedules", "softmax"},
-    {"feedback"},
+    {"feedback", "reading"},
     {"network"},
     {"settling", "fused", "objectives"},
     {"equilibrium"},

@@ -1,0 +1,120 @@
+"""What was read of a model: its activations, and what was left to exact derivatives."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+# Linear in each of their arguments, or mere structure: they hide no activation.
+PLAIN = frozenset(
+    """
+    add sub rsub neg pos radd iadd isub add_ sub_ neg_ addmm addmv baddbmm linear bilinear embedding embedding_bag one_hot
+    conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d avg_pool1d avg_pool2d avg_pool3d
+    adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d dropout dropout1d dropout2d dropout3d alpha_dropout
+    feature_alpha_dropout interpolate upsample pad unfold fold pixel_shuffle pixel_unshuffle channel_shuffle cat concat
+    concatenate stack hstack vstack flatten unflatten reshape view view_as reshape_as permute transpose t swapaxes swapdims
+    movedim moveaxis squeeze unsqueeze squeeze_ unsqueeze_ expand expand_as repeat repeat_interleave tile broadcast_to chunk
+    split tensor_split unbind narrow select index_select gather take_along_dim roll flip rot90 tril triu masked_fill
+    masked_fill_ where mean sum cumsum contiguous to type to_ float half bfloat16 double clone detach cpu cuda
+    requires_grad_ size dim numel stride item tolist zeros_like ones_like empty_like full_like rand_like randn_like new_zeros
+    new_ones new_empty new_full new_tensor zeros ones empty full arange tensor eye linspace
+    __get__ __set__ __getitem__ __setitem__ __len__ __iter__ __bool__ __int__ __float__ __index__ __format__ __repr__
+    __contains__ __hash__ backward is_floating_point is_complex is_contiguous data_ptr copy_ fill_ zero_ scatter scatter_
+    scatter_add scatter_add_ index_add index_add_ index_copy index_put index_put_ diagonal diag_embed trace meshgrid
+    as_strided atleast_1d atleast_2d atleast_3d outer real imag element_size ndimension T mT ravel argmax argsort bernoulli
+    __add__ __radd__ __sub__ __rsub__ __neg__ __iadd__ __isub__ __eq__ __ne__ __lt__ __gt__ __le__ __ge__ eq ne lt gt le ge
+    """.split()  # noqa: SIM905 — a page of quotes says no more
+)
+# Normalisations and pools: exact derivatives are taken of them everywhere.
+KNOWN = frozenset(
+    """
+    batch_norm layer_norm group_norm instance_norm rms_norm local_response_norm normalize max_pool1d max_pool2d max_pool3d
+    adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d boolean_dispatch
+    """.split()  # noqa: SIM905
+)
+# Products and quotients: linear where one side alone is made of data.
+PRODUCTS = frozenset(
+    """
+    mul mul_ multiply imul div div_ divide true_divide matmul bmm mm mv einsum dot inner __mul__ __rmul__ __imul__
+    __truediv__ __itruediv__ __rtruediv__ __matmul__ __rmatmul__ baddbmm addcmul lerp tensordot
+    """.split()  # noqa: SIM905
+)
+
+
+@dataclass(frozen=True)
+class Event:
+    """One activation, in order of execution: layer k.
+
+    `shape` is its drive's. `parameters` are those that its drive reads, `sources` the layers.
+    """
+
+    k: int
+    neuron: str
+    module: str
+    shape: tuple[int, ...]
+    sources: tuple[int, ...] = ()
+    parameters: tuple[str, ...] = ()
+
+
+@dataclass
+class Report:
+    """What one run of a model showed.
+
+    Attributes:
+        events: the activations.
+        left: by (function, module), the calls left to exact derivatives inside a synapse.
+        constant: by (function, module), the activations of parameters alone, which are no neurons.
+    """
+
+    events: list[Event] = field(default_factory=list)
+    left: Counter[tuple[str, str]] = field(default_factory=Counter)
+    constant: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    def meet(
+        self, func: Any, args: Iterable[Any], result: Any, where: Callable[[], str], is_activation: bool, with_data: bool
+    ) -> None:
+        """Note down a call that was left as it is, if it may hide an activation."""
+        name = getattr(func, "__name__", str(func))
+        if not _has_gradient(result):
+            return
+        if is_activation and not with_data:
+            self.constant[name, where()] += 1
+            return
+        if not is_activation and (name in PLAIN or name in KNOWN or not with_data or name.startswith("__get")):
+            return
+        if name in PRODUCTS and not is_activation:
+            data = [arg for arg in args if isinstance(arg, Tensor) and _has_gradient(arg) and hasattr(arg, "_dualprop_is_data")]
+            if len(data) < 2:
+                return
+        self.left[name, where()] += 1
+
+    def lines(self) -> list[str]:
+        """The report in lines of text."""
+        rows = [f"  {event.k}: {event.neuron}{_of(event.module)}, drive {event.shape}" for event in self.events]
+        rows += [
+            f"  left to exact derivatives inside a synapse: {name}{_of(where)}{_times(count)}"
+            for (name, where), count in self.left.items()
+        ]
+        rows += [
+            f"  of parameters alone, no neuron: {name}{_of(where)}{_times(count)}"
+            for (name, where), count in self.constant.items()
+        ]
+        return rows
+
+
+def _of(module: str) -> str:
+    return f" of '{module}'" if module else ""
+
+
+def _times(count: int) -> str:
+    return f", {count} times" if count > 1 else ""
+
+
+def _has_gradient(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return value.requires_grad
+    return isinstance(value, (list, tuple)) and any(_has_gradient(part) for part in value)
