@@ -86,6 +86,8 @@ class Settles(Protocol):
     def kind(self) -> str: ...
     @property
     def set(self) -> Callable[..., None]: ...
+    @property
+    def ascend(self) -> Callable[[Sequence[int], Callable[[int], None]], None]: ...
     def positions(self) -> Sequence[Any]: ...
 
 
@@ -123,9 +125,9 @@ def settle(
     before: Sequence[Any] = ()
     for i, steps in enumerate(islice(passes, most)):
         before = states.positions()
-        for j, step in enumerate(steps):
-            states.final = frozenset(k for k in step.layers if last.get(k) == (i, j))
-            update_together(states, step, update)
+        for j, run in ascents(steps):
+            final = [frozenset(k for k in step.layers if last.get(k) == (i, j + n)) for n, step in enumerate(run)]
+            _walk(states, run, final, update)
         settling.passes += 1
         if after_pass is not None:
             after_pass(settling.passes)
@@ -139,6 +141,33 @@ def settle(
         settling.moved.append(measure(before))
     settling.judge(states.kind)
     return settling
+
+
+def ascents(steps: Sequence[Step]) -> Iterator[tuple[int, Sequence[Step]]]:
+    """The steps in runs of single layers upwards, each with the place of its first."""
+    first = 0
+    for j in range(1, len(steps) + 1):
+        before, after = steps[j - 1].layers, steps[j].layers if j < len(steps) else ()
+        if not (len(before) == len(after) == 1 and after[0] > before[0]):
+            yield first, steps[first:j]
+            first = j
+
+
+def _walk(
+    states: Settles, steps: Sequence[Step], final: Sequence[frozenset[int]], update: Callable[[Any, int], tuple[Any, ...]]
+) -> None:
+    """Update the layers of the steps, one after another, or those of one step together."""
+    if len(steps) == 1:
+        states.final = final[0]
+        update_together(states, steps[0], update)
+        return
+    number = {step.layers[0]: n for n, step in enumerate(steps)}
+
+    def one(k: int) -> None:
+        states.final = final[number[k]]
+        update_together(states, steps[number[k]], update)
+
+    states.ascend(list(number), one)
 
 
 def update_together(states: Settles, step: Step, update: Callable[[Any, int], tuple[Any, ...]]) -> None:

@@ -194,7 +194,7 @@ def work_of_backprop(recipe: Recipe, input_shape: tuple[int, ...], num_classes: 
     """Drives, feedbacks and gradients of one back-propagation step on the recipe's network."""
     with torch.device("meta"):
         network = Network.from_module(recipe.model.build(input_shape, num_classes))
-    return sum(network.counts_of_backprop.values())
+    return sum(network.counts_of_backprop().values())
 
 
 def counts(outcomes: list[Outcome]) -> dict[str, int]:

@@ -220,7 +220,7 @@ def compare(
     steps = {entry.label: entry for entry in contenders.yardsticks(base)}
     steps |= {label: entry for label, entry in entries.items() if label not in UNTIMED}
     timings = timing.interleaved({label: entry.step_on(*problem()) for label, entry in steps.items()}, rounds, seconds=seconds)
-    whole = sum(network.counts_of_backprop.values())
+    whole = sum(network.counts_of_backprop().values())
     rows = [
         Row(
             beta=beta,

@@ -155,6 +155,12 @@ class Phase:
     def positions(self) -> tuple[Tensor, ...]:
         return tuple(self.states.means)
 
+    def ascend(self, layers: Sequence[int], update: Callable[[int], None]) -> None:
+        """Update one layer after another. A block reads the layers above too, so that a pass of the
+        model alone would not do."""
+        for k in layers:
+            update(k)
+
     def moved_since(self, before: Sequence[Tensor]) -> float:
         """How far the states are from `before`, relative to their displacement from the start."""
         return motion(self.states.means, before, self.start)
@@ -186,10 +192,13 @@ class Phase:
             if any(self.network.into(k).sources):  # else nothing below reads its signal
                 a = states.drive(k)
                 states.differences[k] = (self._output(a) if k == depth else self._settle(k, a, pulls[k]))[1]
-        for k in range(1, depth + 1):
+
+        def settle_one(k: int) -> None:
             a = states.drive(k)
             state, signal = self._output(a) if k == depth else self._settle(k, a, pulls[k])
             self.set(k, state, signal, a)
+
+        states.ascend(range(1, depth + 1), settle_one)
 
     def block(self, k: int) -> tuple[Tensor, Tensor | None, Tensor]:
         """New state, signal and drive of layer k; the same tensors if what it reads is too."""

@@ -2,15 +2,51 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import Any
 
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+
+from dualprop.errors import SettingError
 from dualprop.fused import recompute
 from dualprop.fused.dyadic import CotangentNudge, dyadic_activation
 from dualprop.network import Network
-from dualprop.neurons import Identity
+from dualprop.neurons import AbstractNeuron, Identity
+from dualprop.reading import Reading
+from dualprop.reading.mode import mark
 
 
-def swept(network: Network, x: Tensor, betas: tuple[float, ...], shares: tuple[float, float]) -> Tensor:
+class _Sweep(Reading):
+    """Dyadic activations in a model that is read by running it, β_1, β_2, … in their order."""
+
+    def __init__(self, betas: float | tuple[float, ...], shares: tuple[float, float], number: int) -> None:
+        super().__init__()
+        self.betas, self.shares, self.number = betas, shares, number
+        self.k = 0
+
+    def emit(self, neuron: AbstractNeuron, a: Tensor, inplace: bool = False) -> Tensor:
+        betas = self.betas
+        beta = betas[min(self.k, len(betas) - 1)] if isinstance(betas, tuple) else betas
+        self.k += 1
+        state = dyadic_activation(a.clone() if inplace else a, neuron, CotangentNudge(*self.shares, beta * self.number))
+        return a.copy_(state) if inplace else state
+
+
+def swept_model(network: Network, x: Any, betas: float | tuple[float, ...], shares: tuple[float, float]) -> Tensor:
+    """`swept` for a network that is read by running it."""
+    inputs = tree_map(lambda value: value.detach() if isinstance(value, Tensor) else value, x)
+    mark(inputs)
+    sweep = _Sweep(betas, shares, len(next(value for value in tree_leaves(x) if isinstance(value, Tensor))))
+    with recompute.recomputing(), sweep:
+        output = network.forward(inputs)
+    if isinstance(betas, tuple) and sweep.k != len(betas) - 1:
+        raise SettingError(
+            f"beta lists {len(betas)} values, but the model ran {sweep.k} activations and an output. Give one each."
+        )
+    return output
+
+
+def swept(network: Network, x: Tensor, betas: float | tuple[float, ...], shares: tuple[float, float]) -> Tensor:
     """The prediction (N, K), with the gradients of a downward sweep from the forward pass.
 
     Autograd gives them for the mean loss.
@@ -19,6 +55,9 @@ def swept(network: Network, x: Tensor, betas: tuple[float, ...], shares: tuple[f
         betas: β_1…β_L, per example.
         shares: of the nudge, those of s⁺ and s⁻.
     """
+    if network.is_recorded:
+        return swept_model(network, x, betas, shares)
+    assert isinstance(betas, tuple)
     up, down = shares
     with recompute.recomputing():
         states = {0: x}

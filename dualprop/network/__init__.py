@@ -3,5 +3,6 @@
 from dualprop.network.layered import Layered
 from dualprop.network.layers import Layer
 from dualprop.network.network import Network
+from dualprop.network.recorded import RecordedNetwork
 
-__all__ = ["Layer", "Layered", "Network"]
+__all__ = ["Layer", "Layered", "Network", "RecordedNetwork"]

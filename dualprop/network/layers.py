@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
@@ -18,15 +18,20 @@ class Layer:
 
     `sources` are earlier layers (0 is the input), each with the synapse that reads its state. In a
     chain there is one synapse, from the layer below.
+
+    In a network that is read by running it there are no synapses. `title` then names the layer, and
+    `learns` holds the trainable parameters that its drive reads, by their name in the model.
     """
 
     synapses: tuple[Synapse, ...]
     neuron: AbstractNeuron
     sources: tuple[int, ...]
+    title: str = ""
+    learns: Mapping[str, nn.Parameter] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
-        return self.synapses[0].name
+        return self.title or self.synapses[0].name
 
     @property
     def synapse(self) -> Synapse:
@@ -40,7 +45,7 @@ class Layer:
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
         """The trainable parameters of all its synapses, by their name in the model."""
-        return {name: p for synapse in self.synapses for name, p in synapse.parameters.items()}
+        return dict(self.learns) | {name: p for synapse in self.synapses for name, p in synapse.parameters.items()}
 
     def forward(self, states: Sequence[Tensor] | Mapping[int, Tensor]) -> Tensor:
         """The drive at the states s_0, s_1, …, inside the autograd graph that they belong to.

@@ -8,11 +8,13 @@ model itself predicts. What can't be read this way is refused by name, with the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from dualprop.errors import SettingError, UnsupportedModuleError
+from dualprop.network.evaluation import AbstractEvaluation, SynapseEvaluation
 from dualprop.network.layered import Layered
 from dualprop.network.layers import Layer
 from dualprop.network.reader import Reader
@@ -31,6 +33,15 @@ class Network:
         SettingError: a layer that reads none, itself, a later one, or one twice; or an unread one.
     """
 
+    # Whether it is read by running it, so that its layers are those of a batch.
+    is_recorded: bool = False
+    # The kind of network that reads any model by running it. It builds on this one: `recorded`.
+    _by_running: ClassVar[type[Network] | None] = None
+
+    def __init_subclass__(cls, reads_by_running: bool = False) -> None:
+        if reads_by_running:
+            Network._by_running = cls
+
     def __init__(self, layers: Sequence[Layer], module: nn.Module | None = None) -> None:
         if not layers:
             raise UnsupportedModuleError("the model holds no layer. It needs at least one Linear or convolution.")
@@ -42,6 +53,7 @@ class Network:
                 raise SettingError(f"layer {k} has {len(layer.synapses)} synapses but reads {len(sources)} layers: {sources}.")
         self.layers = tuple(layers)
         self.module = module
+        self._view = () if module is None else tuple(_places(module))
         self._readers = tuple(
             tuple(j for j, layer in enumerate(self.layers, start=1) if k in layer.sources) for k in range(len(self.layers) + 1)
         )
@@ -52,22 +64,61 @@ class Network:
             )
 
     @classmethod
-    def from_module(cls, model: nn.Module, also_allow: Sequence[type[nn.Module]] = ()) -> Network:
-        """Read `model`: `nn.Sequential`s, nested or not, split at activations; or a `Layered`.
+    def from_module(
+        cls,
+        model: nn.Module,
+        also_allow: Sequence[type[nn.Module]] = (),
+        *,
+        leave: Sequence[str] = (),
+        output: Callable[[Any], Tensor] | None = None,
+        strict: bool = False,
+    ) -> Network:
+        """Read any model, as layers of synapse and neuron.
+
+        `nn.Sequential`s, nested or not, and `Layered` are split at their activations where all that
+        they hold is known: each synapse is then evaluated for itself. Any other model is read by
+        running it, see `recorded`. `is_recorded` tells which.
 
         Args:
-            also_allow: further module types that may stand in a synapse. They must be
-                deterministic, act on each example apart, and hold no activation, since plain
-                derivatives are used inside a synapse.
+            also_allow: further module types that may stand in the synapse of a split model. They
+                must be deterministic, act on each example apart, and hold no activation, since
+                plain derivatives are used inside a synapse.
+            leave: names of functions ("softmax"), and names or types of modules, whose activations
+                are left to exact derivatives.
+            output: the tensor (N, …) that is the network's output, of what the model returns.
+            strict: refuse a model of which a function is left to exact derivatives that may hide an
+                activation.
 
         Raises:
             UnsupportedModuleError: names what can't be read, and the remedy.
         """
-        reader = Reader(tuple(also_allow))
-        network = cls(reader.layered(model) if type(model) is Layered else reader.chain(model), model)
-        if not network.parameters:
+        if not any(parameter.requires_grad for parameter in model.parameters()):
             raise UnsupportedModuleError("the model has no trainable parameter. Set requires_grad=True on some.")
-        return network
+        if not leave and output is None:
+            try:
+                reader = Reader(tuple(also_allow))
+                return Network(reader.layered(model) if type(model) is Layered else reader.chain(model), model)
+            except UnsupportedModuleError as error:
+                # What can't be split may still be run.
+                obstacle = str(error)
+        else:
+            obstacle = "leave= and output= are of models that are run"
+        assert Network._by_running is not None
+        return Network._by_running(model, leave, output, strict, obstacle)  # type: ignore[call-arg, arg-type]
+
+    def on(self, x: Any) -> Network:
+        """The network as this batch runs it. Modules in a row run every batch alike.
+
+        Raises SettingError where the model holds other modules, hooks or forwards than it did when
+        it was read, since the layers are those of then.
+        """
+        for children, name, child, number in self._view:
+            if children.get(name) is not child or number != _num_patches(child):
+                raise SettingError(
+                    f"'{name}' was exchanged, or given hooks or a forward of its own, after the model was read. Read it again: "
+                    "Network.from_module(model)."
+                )
+        return self
 
     @property
     def depth(self) -> int:
@@ -82,6 +133,10 @@ class Network:
         """The layers that read layer k."""
         return self._readers[k]
 
+    def evaluation(self) -> AbstractEvaluation:
+        """The evaluation of its local maps for one inference."""
+        return SynapseEvaluation(self)
+
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
         """The trainable parameters by their name in the model."""
@@ -92,8 +147,7 @@ class Network:
         """Whether every layer reads the one below alone."""
         return all(layer.sources == (k,) for k, layer in enumerate(self.layers))
 
-    @property
-    def counts_of_backprop(self) -> dict[str, int]:
+    def counts_of_backprop(self, x: Any = None) -> dict[str, int]:
         """The synapse evaluations of one back-propagation step.
 
         Every synapse is driven. All but those from the input are pulled back through. Each that has
@@ -102,6 +156,11 @@ class Network:
         sources = [source for layer in self.layers for source in layer.sources]
         learning = sum(bool(synapse.parameters) for layer in self.layers for synapse in layer.synapses)
         return {"drives": len(sources), "feedbacks": len(sources) - sources.count(0), "gradients": learning}
+
+    def run(self, module: nn.Module, x: Any) -> Tensor:
+        """The output, (N, K), of a module of the same kind as this network's."""
+        output: Tensor = module(x)
+        return output
 
     def forward(self, x: Tensor) -> Tensor:
         """The prediction (N, K): the module's forward pass, or without a module the layers'.
@@ -119,3 +178,17 @@ class Network:
     def __repr__(self) -> str:
         rows = [f"  {k}: {layer.name} → {type(layer.neuron).__name__}" for k, layer in enumerate(self.layers, start=1)]
         return "\n".join(["Network(", *rows, ")"])
+
+
+def _places(model: nn.Module) -> Iterator[tuple[dict[str, nn.Module | None], str, nn.Module, int]]:
+    """Where each module of the model stands, and how many things are patched onto it."""
+    for parent in model.modules():
+        for name, child in parent._modules.items():
+            if child is not None:
+                yield parent._modules, name, child, _num_patches(child)
+
+
+def _num_patches(module: nn.Module) -> int:
+    patches = vars(module)
+    hooks = len(patches["_forward_hooks"]) + len(patches["_forward_pre_hooks"]) + len(patches["_backward_hooks"])
+    return hooks + ("forward" in patches)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from torch import nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.spectral_norm import SpectralNorm
 
 from dualprop import neurons
 from dualprop.errors import SettingError, UnsupportedModuleError
@@ -89,6 +91,7 @@ class Reader:
         return layers
 
     def neuron(self, name: str, module: nn.Module, where: str) -> AbstractNeuron:
+        _check_own(module, where)
         if module._forward_hooks or module._forward_pre_hooks:
             raise UnsupportedModuleError(f"{where} with forward hooks, which inference would skip. Remove them.")
         try:
@@ -98,6 +101,7 @@ class Reader:
 
     def check(self, name: str, module: nn.Module, where: str) -> None:
         """Raise UnsupportedModuleError unless the module may stand in a synapse, and in one."""
+        _check_own(module, where)
         for shared in (module, *module.parameters()):
             if id(shared) in self.seen:
                 raise UnsupportedModuleError(
@@ -107,6 +111,17 @@ class Reader:
         if next(module.parameters(), None) is not None:
             self.seen.update({id(shared): name for shared in (module, *module.parameters())})
         _check_synaptic(module, where, self.also_allow)
+
+
+def _check_own(module: nn.Module, where: str) -> None:
+    """Raise UnsupportedModuleError where a module runs something else than its type says."""
+    if "forward" in vars(module):
+        raise UnsupportedModuleError(f"{where} with a forward of its own, which inference would skip.")
+    if module._backward_hooks or module._backward_pre_hooks:
+        raise UnsupportedModuleError(f"{where} with full backward hooks, which inference would skip. Remove them.")
+    moves = any(isinstance(hook, SpectralNorm) for hook in module._forward_pre_hooks.values())
+    if moves or (parametrize.is_parametrized(module) and next(module.parametrizations.buffers(), None) is not None):  # type: ignore[union-attr]
+        raise UnsupportedModuleError(f"{where} with a weight that moves at each evaluation in training.")
 
 
 def _brief(module: nn.Module) -> str:

@@ -7,7 +7,7 @@ s⁺ = s̄ + (1-α) δ and s⁻ = s̄ - α δ.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,9 +15,7 @@ import torch
 from torch import Tensor
 
 from dualprop.errors import SettingError
-from dualprop.network.layers import summed
 from dualprop.network.network import Network
-from dualprop.network.synapses import Tape
 from dualprop.neurons import AbstractNeuron
 from dualprop.schedules import Step
 
@@ -63,18 +61,13 @@ class Dyads:
         return torch.zeros_like(self.means[k]) if delta is None else delta
 
 
-# A synapse by the layer that it drives and the layer that it reads.
-Edge = tuple[int, int]
-
-
 class States:
     """The states of one inference on one batch, with exact reuse: nothing is computed twice.
 
     Every tensor here is written once and then only replaced, so a tensor's identity is its version.
-    A drive is reused while the means it read are the same tensors, a feedback while its signals
-    are. Nothing compares values, so nothing waits for the device. `counts` holds the drives,
-    feedbacks and gradients that were computed. `betas` are β_1…β_L where they may differ: each
-    reader's signal then counts by its own β.
+    Drives, feedbacks and gradients are the network's `evaluation` of its local maps, which says
+    what is reused. Nothing compares values, so nothing waits for the device. `betas` are β_1…β_L
+    where they may differ: each reader's signal then counts by its own β.
     """
 
     def __init__(self, network: Network, x: Tensor, betas: tuple[float, ...] | None = None) -> None:
@@ -82,19 +75,11 @@ class States:
         self.network, self.betas = network, betas
         self.means: list[Tensor] = [x] * layers  # placeholders above 0 until they are set
         self.differences: list[Tensor | None] = [None] * layers
-        self.counts = {"drives": 0, "feedbacks": 0, "gradients": 0}
+        self.evaluation = network.evaluation()
         # The step of a schedule in progress, and those of its layers that are in their last update.
         self.step, self.final = Step(()), frozenset[int]()
         # The states' name where they did not settle: "free" or "nudged", say.
         self.kind = ""
-        # By synapse: its tape, and (mean below, part of the drive).
-        self._tapes: dict[Edge, Tape] = {}
-        self._parts: dict[Edge, tuple[Tensor, Tensor]] = {}
-        # By layer: what was read, and what was made of it.
-        self._drives: list[tuple[object, Tensor] | None] = [None] * layers
-        self._feedbacks: list[tuple[object, Tensor | None] | None] = [None] * layers
-        # By synapse where Jacobians are held: its tape, the mean below and the part of the drive.
-        self._held: dict[Edge, tuple[Tape, Tensor, Tensor]] | None = None
 
     def fork(self, linearized: bool = False) -> States:
         """A second inference from these states, with all that is computed; counts start at zero.
@@ -104,13 +89,13 @@ class States:
         """
         other = States(self.network, self.means[0], self.betas)
         other.means, other.differences = list(self.means), list(self.differences)
-        # New tapes: the old ones keep the last signal of the other inference.
-        other._tapes = {edge: Tape(tape.below, tape.records) for edge, tape in self._tapes.items()}
-        other._parts = dict(self._parts)
-        other._drives, other._feedbacks = list(self._drives), list(self._feedbacks)
-        if linearized:
-            other._held = {edge: (tape, *self._parts[edge]) for edge, tape in self._tapes.items()}
+        other.evaluation = self.evaluation.fork(linearized)
         return other
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The drives, feedbacks and gradients that were computed."""
+        return self.evaluation.counts
 
     def neuron(self, k: int) -> AbstractNeuron:
         """The neuron of layer k."""
@@ -135,53 +120,15 @@ class States:
 
     def forward(self) -> None:
         """The forward pass: s_k = f(a_k) in every layer, no differences."""
-        for k in range(1, self.network.depth + 1):
-            self.set(k, self.network.into(k).neuron.f(self.drive(k)), None)
+        self.evaluation.forward(self)
+
+    def ascend(self, layers: Sequence[int], update: Callable[[int], None]) -> None:
+        """`update(k)` of one layer after another upwards, each from what is below it by then."""
+        self.evaluation.ascend(self, layers, update)
 
     def drive(self, k: int) -> Tensor:
-        """a_k from the means below, summed over synapses. Only a new mean below costs a drive."""
-        parts = tuple(self._part((k, source)) for source in self.network.into(k).sources)
-        if len(parts) == 1:
-            return parts[0]
-        cached = self._drives[k]
-        if cached is not None and _same(cached[0], parts):
-            return cached[1]
-        total = summed(parts, k, self.network.into(k).sources)
-        self._drives[k] = (parts, total)
-        return total
-
-    def _part(self, edge: Edge) -> Tensor:
-        k, source = edge
-        below, cached = self.means[source], self._parts.get(edge)
-        if cached is not None and cached[0] is below:
-            return cached[1]
-        synapse = self.network.into(k).synapse_from(source)
-        if self._held is None:
-            drive, self._tapes[edge] = synapse.drive(below)
-        else:
-            tape, start, drive_at_start = self._held[edge]
-            change, self._tapes[edge] = synapse.differential(tape, below - start)
-            drive = drive_at_start + change
-        self._parts[edge] = (below, drive)
-        self.counts["drives"] += 1
-        return drive
-
-    def core_shape(self, k: int, source: int) -> tuple[int, ...]:
-        """The shape of one example entering the core of synapse (k, source), once driven."""
-        return self._tapes[k, source].core_shape
-
-    def release(self, k: int) -> bool:
-        """Forget the drive and the feedback of layer k, before its last update.
-
-        True where both were held here alone, and may be written over. False where one is a view of
-        a state, or the output of a tape.
-        """
-        layer = self.network.into(k)
-        self._drives[k] = self._feedbacks[k] = None
-        for source in layer.sources:
-            self._parts.pop((k, source), None)
-        owns_drive = len(layer.sources) > 1 or layer.synapse.owns_drive
-        return owns_drive and all(self.network.into(j).synapse_from(k).owns_feedback for j in self.network.out_of(k))
+        """a_k from the means below. Only a new mean below costs a drive."""
+        return self.evaluation.drive(self, k)
 
     def feedback(self, k: int) -> Tensor | None:
         """Δ_k = Σ (β_{k+1}/β_j) Jᵀ δ_j over the layers j that read layer k; None where it is zero.
@@ -190,53 +137,32 @@ class States:
 
         Times β_k/β_{k+1} it is the pull on layer k. In a chain j is k+1, and the ratio here 1.
         """
-        readers = [j for j in self.network.out_of(k) if self.differences[j] is not None]
-        signals = tuple(self.differences[j] for j in readers)
-        varies = self._held is None and any(self.network.into(j).synapse_from(k).feedback_depends_on_state for j in readers)
-        version = (*signals, self.means[k]) if varies else signals
-        cached = self._feedbacks[k]
-        if cached is not None and _same(cached[0], version):
-            return cached[1]
-        total: Tensor | None = None
-        for j, signal in zip(readers, signals, strict=True):
-            assert signal is not None
-            tape = self._tape((j, k)) if self._held is None else self._held[j, k][0]
-            part = self.network.into(j).synapse_from(k).feedback(tape, signal)
-            self.counts["feedbacks"] += 1
-            ratio = 1.0 if self.betas is None else self.betas[k] / self.betas[j - 1]
-            part = part if ratio == 1 else part * ratio
-            total = part if total is None else total + part
-        self._feedbacks[k] = (version, total)
-        return total
+        return self.evaluation.feedback(self, k)
+
+    def release(self, k: int) -> bool:
+        """Forget the drive and the feedback of layer k, before its last update.
+
+        True where both were held here alone, and may be written over.
+        """
+        return self.evaluation.release(k)
+
+    def core_shape(self, k: int, source: int) -> tuple[int, ...]:
+        """The shape of one example entering the core of synapse (k, source), once driven."""
+        return self.evaluation.core_shape(k, source)
 
     def gradients(self, scales: tuple[float, ...]) -> dict[str, Tensor]:
         """scales[k-1] · Σ over the batch of δ_kᵀ ∂a_k/∂parameter, at the means below.
 
         For every trainable parameter of every layer k.
         """
-        gradients: dict[str, Tensor] = {}
-        for k in range(1, self.network.depth + 1):
-            gradients.update(self.gradient(k, scales[k - 1]))
-        return gradients
+        return self.evaluation.gradients(self, scales)
 
     def gradient(self, k: int, scale: float) -> dict[str, Tensor]:
         """scale · Σ over the batch of δ_kᵀ ∂a_k/∂parameter, at the means below.
 
         For every trainable parameter of layer k.
         """
-        gradients: dict[str, Tensor] = {}
-        layer, delta = self.network.into(k), self.differences[k]
-        for source in layer.sources:
-            synapse = layer.synapse_from(source)
-            parameters = synapse.parameters
-            if not parameters:
-                continue
-            if delta is None:
-                gradients.update({name: torch.zeros_like(p) for name, p in parameters.items()})
-                continue
-            gradients.update(synapse.gradient(self._tape((k, source)), delta, scale))
-            self.counts["gradients"] += 1
-        return gradients
+        return self.evaluation.gradient(self, k, scale)
 
     def contrast(self, other: States, scales: tuple[complex, ...]) -> dict[str, Tensor]:
         """Each layer's `gradients` less those of a near inference, see `Synapse.contrast`.
@@ -244,40 +170,7 @@ class States:
         The other inference is on the same batch; its states and signals differ little. One gradient
         is counted for each. The scales are real where both inferences are.
         """
-        gradients: dict[str, Tensor] = {}
-        for k in range(1, self.network.depth + 1):
-            layer, signal, other_signal = self.network.into(k), self.differences[k], other.differences[k]
-            assert signal is not None
-            assert other_signal is not None
-            for source in layer.sources:
-                synapse, edge = layer.synapse_from(source), (k, source)
-                if synapse.parameters:
-                    gradients.update(synapse.contrast(self._tape(edge), signal, other._tape(edge), other_signal, scales[k - 1]))
-                    for counts in (self.counts, other.counts):
-                        counts["gradients"] += 1
-        return gradients
-
-    def _tape(self, edge: Edge) -> Tape:
-        """The tape of a synapse at the present mean below. It costs a drive only where it must."""
-        k, source = edge
-        synapse, below = self.network.into(k).synapse_from(source), self.means[source]
-        tape = self._tapes.get(edge)
-        if self._held is not None:
-            self._part(edge)
-            return self._tapes[edge]
-        if tape is not None and tape.below is below:
-            return tape
-        if tape is None or synapse.needs_drive_to_linearize:
-            self._part(edge)
-        else:
-            self._tapes[edge] = synapse.linearize(tape, below)
-        return self._tapes[edge]
-
-
-def _same(cached: object, version: tuple[object, ...]) -> bool:
-    if not isinstance(cached, tuple) or len(cached) != len(version):
-        return False
-    return all(a is b for a, b in zip(cached, version, strict=True))
+        return self.evaluation.contrast(self, other, scales)
 
 
 def check_shapes(now: Sequence[Tensor], before: Sequence[Tensor]) -> None:

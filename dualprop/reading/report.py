@@ -68,11 +68,13 @@ class Report:
         events: the activations.
         left: by (function, module), the calls left to exact derivatives inside a synapse.
         constant: by (function, module), the activations of parameters alone, which are no neurons.
+        modules: by k, the module that an activation was called in.
     """
 
     events: list[Event] = field(default_factory=list)
     left: Counter[tuple[str, str]] = field(default_factory=Counter)
     constant: Counter[tuple[str, str]] = field(default_factory=Counter)
+    modules: dict[int, str] = field(default_factory=dict)
 
     def meet(
         self, func: Any, args: Iterable[Any], result: Any, where: Callable[[], str], is_activation: bool, with_data: bool

@@ -18,6 +18,7 @@ class Backprop(AbstractRule[Tensor]):
     loss: AbstractLoss = CrossEntropy()
 
     precision = "any"
+    reads_layers = False
 
     def inference(self, problem: Problem) -> Tensor:
         """The mean loss of the forward pass."""

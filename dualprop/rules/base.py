@@ -19,6 +19,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any, ClassVar, Generic, TypeVar, final
 
 import torch
@@ -126,6 +127,16 @@ class AbstractRule(ABC, Generic[Settled]):
         return any(isinstance(part, AbstractSchedule) and part.is_random for part in parts)
 
     @property
+    def needs_synapses(self) -> str:
+        """What of it works only on synapses that are modules; empty where any model will do."""
+        return ""
+
+    @property
+    def reads_layers(self) -> bool:
+        """Whether it works on a network's layers, and not on its output alone."""
+        return True
+
+    @property
     def capture_obstacle(self) -> str:
         """Why a step by this rule can't be captured and replayed as it is; empty where it can."""
         if getattr(self, "tolerance", None):
@@ -147,10 +158,11 @@ class AbstractRule(ABC, Generic[Settled]):
 
         For most rules it is BP's, through the forward weights even where there are feedback ones.
         """
-        predict: Callable[[Tensor], Tensor] = network.forward
+        predict: Callable[[Any], Tensor] = network.forward
         parameters: dict[str, Tensor] = dict(network.parameters)
         if network.module is not None:
-            predict = model = feedback.exact(network.module)
+            model = feedback.exact(network.module)
+            predict = partial(network.run, model)
             parameters = {name: p for name, p in model.named_parameters() if name in parameters}
         with torch.enable_grad():
             loss = self.loss.value(predict(x), check_batch(x, y)).mean()
@@ -246,8 +258,17 @@ class AbstractRule(ABC, Generic[Settled]):
             raise SettingError(
                 f"state must be the {self.state_type.__name__} of an earlier call, got {type(state).__name__}. Pass state=None."
             )
+        needs = self.needs_synapses
+        if network.is_recorded and needs:
+            raise SettingError(
+                f"{needs}, but the model is read by running it. Write it as an nn.Sequential or dp.Layered of known modules, "
+                "or use dp.DualPropagation."
+            )
+        if not network.is_recorded or self.reads_layers or for_states:
+            network = network.on(x)
         problem = Problem(network, x, y, state, generator, for_states)
-        check_output(network, self.loss)
+        if self.reads_layers or not network.is_recorded:
+            check_output(network, self.loss)
         self.check(network)
         check_precision(problem.parameters, x, self.needed_precision(problem), self.loses)
         return problem

@@ -73,6 +73,7 @@ class ContrastiveHebbian(AbstractRule[Phase]):
     loss: AbstractLoss = CrossEntropy()
 
     precision = "full"
+    needs_synapses = "contrastive Hebbian learning contrasts the phases of synapses that are modules"
     loses = "contrastive Hebbian learning loses its differences"
 
     def inference(self, problem: Problem) -> Phase:

@@ -232,6 +232,12 @@ class EquilibriumPropagation(AbstractRule[Phase]):
         return any(isinstance(term.nudge, complex) for term in self._terms)
 
     @property
+    def needs_synapses(self) -> str:
+        if not self._energy.free_is_forward:
+            return f"energy='{self._energy}' is of synapses that are modules"
+        return "jacobians='free' holds those of synapses that are modules" if self.jacobians == "free" else ""
+
+    @property
     def needs_generator(self) -> bool:
         order = self._relaxation.order
         return self._estimator.is_random or (order is not None and order.is_random)

@@ -71,6 +71,7 @@ class Lifted(AbstractRule["LiftedStates"]):
 
     state_type = Dyads
     precision = "full"
+    needs_synapses = "the penalties of a lifted network are of synapses that are modules"
     loses = "lifted inference loses ε"
 
     def inference(self, problem: Problem) -> LiftedStates:

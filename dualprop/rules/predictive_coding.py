@@ -159,6 +159,10 @@ class PredictiveCoding(AbstractRule["PredictedStates"]):
             )
 
     @property
+    def needs_synapses(self) -> str:
+        return "learn='arrival' is of chains of synapses that are modules" if self.learn == "arrival" else ""
+
+    @property
     def keeps_state(self) -> bool:
         return self.start == "previous"
 

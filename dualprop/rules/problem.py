@@ -89,7 +89,7 @@ class Problem:
         with torch.enable_grad():
             logits = predict(self.x)
             self.predicted(logits.detach())
-            self.reports.append(Report(self.network.counts_of_backprop))
+            self.reports.append(Report(self.network.counts_of_backprop(self.x)))
             mean = loss.value(logits, self.y).mean()
             self.loss = mean.detach()
             return mean

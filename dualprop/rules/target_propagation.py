@@ -75,6 +75,7 @@ class TargetPropagation(AbstractRule["Taught"]):
 
     state_type = FeedbackWeights
     precision = "full"
+    needs_synapses = "target propagation learns a map back for each synapse that is a module"
     loses = "the feedback's noise would be lost"
     remedy = "Lower the learning rate or beta, or the feedback's learning rate, or check the inputs for extreme values."
 

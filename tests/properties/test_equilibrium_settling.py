@@ -382,7 +382,7 @@ def test_a_phase_leaves_nothing_on_the_free_tapes():
         problem = rule.problem(network, x, y, None, None)
         free = rule.inference(problem)
         rule.gradients_at(problem, free)
-    assert all(tape.signal is None and tape.signal_at_core is None for tape in free.states._tapes.values())
+    assert all(tape.signal is None and tape.signal_at_core is None for tape in free.states.evaluation._tapes.values())
 
 
 def test_a_hopfield_network_with_separate_feedback_weights_is_refused():

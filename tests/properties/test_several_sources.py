@@ -1,6 +1,7 @@
 """Networks whose layers read several earlier ones: every explicit rule, against autograd and the
 slow transcription."""
 
+import re
 from itertools import pairwise
 
 import pytest
@@ -199,13 +200,21 @@ def test_what_is_no_network_is_refused():
         dp.Network([relu_layer([0]), relu_layer([0, 1], (Synapse({"a": nn.Linear(5, 5)}),))])
     with pytest.raises(dp.SettingError, match=r"layer 2 must read earlier layers, got \[2\]"):
         dp.Layered([(None, {0: nn.Linear(5, 5)}), (None, {2: nn.Linear(5, 5)})])
+
+
+def test_a_layered_model_that_cant_be_split_is_run_and_told_why():
     shared = nn.Linear(5, 5)
-    with pytest.raises(dp.UnsupportedModuleError, match=r"shares parameters with '1\.from_0'"):
-        dp.Network.from_module(dp.Layered([(nn.ReLU(), {0: shared}), (None, {1: shared})]))
-    with pytest.raises(dp.UnsupportedModuleError, match=r"layer 1 holds GELU.* as its activation, which is none of"):
-        dp.Network.from_module(dp.Layered([(nn.GELU(), {0: nn.Linear(5, 5)}), (None, {1: nn.Linear(5, 5)})]))
-    with pytest.raises(dp.UnsupportedModuleError, match="layer 1 holds ReLU"):
-        dp.Network.from_module(dp.Layered([(None, {0: nn.Sequential(nn.Linear(5, 5), nn.ReLU())})]))
+    models = {
+        r"shares parameters with '1\.from_0'": dp.Layered([(nn.ReLU(), {0: shared}), (None, {1: shared})]),
+        "layer 1 holds GELU.* as its activation, which is none of": dp.Layered(
+            [(nn.GELU(), {0: nn.Linear(5, 5)}), (None, {1: nn.Linear(5, 5)})]
+        ),
+        "layer 1 holds ReLU": dp.Layered([(None, {0: nn.Sequential(nn.Linear(5, 5), nn.ReLU())})]),
+    }
+    for reason, model in models.items():
+        network = dp.Network.from_module(model)
+        assert network.is_recorded
+        assert re.search(reason, repr(network))
 
 
 def test_spectral_damping_asks_for_constants_where_a_layer_has_several_readers():
@@ -290,11 +299,14 @@ def test_a_plain_residual_is_an_identity():
     assert dp.Backprop().gradients(network, x, y).diagnostics == {"drives": 4, "feedbacks": 3, "gradients": 3}
 
 
-def test_hooks_on_a_layered_model_are_refused():
+def test_hooks_on_a_layered_model_run():
+    """Split at its modules, the model's own hooks would be skipped."""
     model = skips()
     model.register_forward_hook(lambda module, inputs, output: 2 * output)
-    with pytest.raises(dp.UnsupportedModuleError, match="the Layered model has forward hooks"):
-        dp.Network.from_module(model)
+    network, (x, y) = dp.Network.from_module(model), problem()
+    assert network.is_recorded
+    out = dp.DualPropagation(beta=1e-5, engine="explicit").gradients(network, x, y)
+    assert_same(out.gradients, autograd_gradients(model, x, y), 1e-4)
 
 
 def test_one_state_below_is_not_enough_for_a_layer_that_reads_several():

@@ -36,7 +36,7 @@ def test_every_evaluation_of_a_synapse_is_counted_those_of_the_feedbacks_learnin
     plain = rule.gradients(dp.Network.from_module(mlp("tanh")), x, y, generator=generator()).diagnostics
     assert plain == {"drives": DEPTH + total, "feedbacks": DEPTH - 1 + total, "gradients": DEPTH + 2 * total}
     if iterations == 0:
-        assert plain == dp.Network.from_module(mlp("tanh")).counts_of_backprop
+        assert plain == dp.Network.from_module(mlp("tanh")).counts_of_backprop()
 
 
 def test_drives_are_counted_as_they_are_made(monkeypatch):
@@ -136,7 +136,7 @@ def test_a_layer_that_is_a_pool_alone_and_one_of_frozen_weights_have_feedback_to
         assert cosine(out.gradients[name], expected.gradients[name]) > 0.99
     learned = dp.TargetPropagation(start="random").gradients(network, x, y, generator=generator())
     assert "5.weight" not in learned.gradients
-    assert out.diagnostics == network.counts_of_backprop
+    assert out.diagnostics == network.counts_of_backprop()
 
 
 def test_feedback_that_diverges_is_a_status_that_says_what_to_lower():

@@ -1,0 +1,245 @@
+"""Networks that are read by running them: any model, with its activations as layers.
+
+Layer k = 1…K is the k-th activation in order of execution, layer L = K + 1 the output, linear.
+(Where the output is itself the state of the last activation, that is layer L.) A drive a_k reads
+whatever the model hands it: states of any layers below, skips included.
+
+Running the model with given states is a pass up, and gives every drive. Vector-Jacobian products of
+the drives' local tapes are the way down. They are taken at the last pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from dualprop.errors import SettingError, UnsupportedModuleError
+from dualprop.network.layers import Layer
+from dualprop.network.network import Network
+from dualprop.network.passes import PassEvaluation
+from dualprop.network.recording import Recording, Restart, Tape, Visit
+from dualprop.network.running import OneModel, called
+from dualprop.network.synapses import reading
+from dualprop.neurons import AbstractNeuron
+from dualprop.reading import Event, Report
+
+
+class RecordedNetwork(Network, reads_by_running=True):
+    """A model that is read by running it. `on(x)` gives its layers, as that batch runs them.
+
+    Args:
+        module: the user's model. Its inputs x are a tensor, a tuple of arguments, or a dict of
+            keyword arguments, whose first tensor has the examples in its first dimension.
+        leave: names of functions ("softmax"), and names or types of modules, whose activations are
+            left to exact derivatives.
+        output: the tensor (N, …) that is the network's output, of what the model returns.
+        strict: refuse what is left to exact derivatives and may hide an activation.
+        obstacle: why the model is not split into synapses that are modules, if it is known.
+    """
+
+    is_recorded = True
+
+    def __init__(
+        self,
+        module: nn.Module,
+        leave: Sequence[str] = (),
+        output: Callable[[Any], Tensor] | None = None,
+        strict: bool = False,
+        obstacle: str = "",
+    ) -> None:
+        self.module: nn.Module = module
+        self.leave, self.output, self.strict, self.obstacle = tuple(leave), output, strict, obstacle
+        # What was learned of the model by running it: layers whose states it writes over, a report.
+        self.copied: list[int] = []
+        self.report: Report | None = None
+        self.counts: dict[str, int] | None = None
+        self.layers = ()
+        _check_readable(module)
+
+    def on(self, x: Any) -> RecordedLayers:
+        """The layers as this batch runs them, with the free pass.
+
+        Raises:
+            UnsupportedModuleError: names what can't be read, and the remedy.
+        """
+        _check_readable(self.module)
+        return RecordedLayers(self, x)
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        return {name: p for name, p in self.module.named_parameters() if p.requires_grad}
+
+    def counts_of_backprop(self, x: Any = None) -> dict[str, int]:
+        if self.counts is None:
+            # A pass to count by. The model is put back to where it was.
+            layers = self.on(x)
+            layers.model.again()
+        assert self.counts is not None
+        return self.counts
+
+    @property
+    def depth(self) -> int:
+        raise SettingError("the layers of a model that is read by running it are those of a batch. Use network.on(x).")
+
+    def forward(self, x: Any) -> Tensor:
+        with reading("the model", _first_tensor(x)):
+            return self.run(self.module, x)
+
+    def run(self, module: nn.Module, x: Any) -> Tensor:
+        """The network's output of a module of this model's kind."""
+        outputs = called(module, x)
+        tensor: Tensor = outputs if self.output is None else self.output(outputs)
+        return tensor
+
+    def __repr__(self) -> str:
+        lines = ["  to be read by running it: use it once"] if self.report is None else self.report.lines()
+        why = [f"  not split into modules, since {self.obstacle}"] if self.obstacle else []
+        return "\n".join(["Network(", *lines, *why, ")"])
+
+
+class RecordedLayers(Network):
+    """The layers of a recorded network as one batch runs them."""
+
+    is_recorded = True
+
+    def __init__(self, network: RecordedNetwork, x: Any) -> None:
+        self.network, self.module, self._module = network, network.module, network.module
+        self.model = OneModel(network.module, x)
+        self.report: Report | None = Report() if network.report is None else None
+        free = self._first()
+        self.places = tuple(free.places)
+        self.layers = tuple(self._layer(free, k) for k in range(1, free.depth + 1))
+        self._free: Tape | None = free
+        network.counts = self.counts_of_backprop(x)
+        self._readers = tuple(
+            tuple(j for j, layer in enumerate(self.layers, start=1) if k in layer.sources) for k in range(len(self.layers) + 1)
+        )
+        if self.report is not None:
+            self._tell(self.report)
+
+    def on(self, x: Any) -> RecordedLayers:
+        return self
+
+    @property
+    def names(self) -> dict[int, str]:
+        """The trainable parameters' names by the id of what the model reads, see `OneModel`."""
+        return self.model.names
+
+    def free(self) -> Tape:
+        """The free pass. It is held until it is first asked for, and then run anew."""
+        free, self._free = self._free, None
+        return self.run_pass(lambda k, neuron, a: neuron.f(a)) if free is None else free
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        return self.model.parameters
+
+    @property
+    def depth(self) -> int:
+        return len(self.layers)
+
+    def counts_of_backprop(self, x: Any = None) -> dict[str, int]:
+        below = sum(any(layer.sources) for layer in self.layers)
+        return {"drives": self.depth, "feedbacks": below, "gradients": sum(bool(layer.parameters) for layer in self.layers)}
+
+    def forward(self, x: Any) -> Tensor:
+        return self.network.forward(x)
+
+    def run(self, module: nn.Module, x: Any) -> Tensor:
+        return self.network.run(module, x)
+
+    def evaluation(self) -> PassEvaluation:
+        return PassEvaluation(self)
+
+    def run_pass(self, visit: Visit) -> Tape:
+        """The tape of a pass with the states that `visit` gives.
+
+        Raises SettingError where the model runs otherwise than in the free pass.
+        """
+
+        def checked(k: int, neuron: AbstractNeuron, a: Tensor) -> Tensor:
+            if k > self.depth or tuple(a.shape) != self.places[k][1]:
+                raise _strayed(k)
+            return visit(k, neuron, a)
+
+        recording = Recording(self._module, self.model.x, checked, self.network.copied, self.network.leave, None)
+        tape = self._end(recording, self.model.run(recording))
+        if tape.depth != self.depth:
+            raise _strayed(tape.depth)
+        return tape
+
+    def _first(self) -> Tape:
+        while True:
+            free = Recording(
+                self._module,
+                self.model.x,
+                lambda k, neuron, a: neuron.f(a),
+                self.network.copied,
+                self.network.leave,
+                self.report,
+            )
+            try:
+                with reading("the model", _first_tensor(self.model.x)), torch.enable_grad():
+                    return self._end(free, self.model.run(free))
+            except Restart as restart:
+                self.network.copied.append(restart.k)
+                self.report = None if self.report is None else Report()
+                self.model.again()
+
+    def _end(self, recording: Recording, outputs: Any) -> Tape:
+        output = self.network.output
+        return recording.end(outputs if output is None else output(outputs))
+
+    def _layer(self, free: Tape, k: int) -> Layer:
+        sources, leaves = free.reached(k, self.model.names)
+        learns = {name: self.model.parameters[name] for name in leaves}
+        return Layer((), free.neurons[k], sources or (0,), f"{k}: {free.places[k][0]}", learns)
+
+    def _tell(self, report: Report) -> None:
+        for k, layer in enumerate(self.layers, start=1):
+            name, shape = self.places[k]
+            report.events.append(Event(k, name, report.modules.get(k, ""), shape, layer.sources, tuple(layer.learns)))
+        self.network.report = report
+        if self.network.strict and report.left:
+            (name, where), _ = next(iter(report.left.items()))
+            raise UnsupportedModuleError(
+                f"{name} in '{where}' is no known activation and is left to exact derivatives, which strict=True refuses. "
+                "Add it by dp.activations.add, or use strict=False."
+            )
+
+
+def _strayed(k: int) -> SettingError:
+    return SettingError(
+        f"at the states of inference the model ran another way than in its forward pass, from layer {k} on: it branches on its "
+        "states. Lower beta, or use engine='fused'."
+    )
+
+
+def _first_tensor(x: Any) -> Tensor:
+    tensors = [value for value in tree_leaves(x) if isinstance(value, Tensor)]
+    if not tensors:
+        raise SettingError("the inputs hold no tensor. Pass a tensor, a tuple of arguments, or a dict of keyword arguments.")
+    return tensors[0]
+
+
+def _check_readable(model: nn.Module) -> None:
+    """Raise UnsupportedModuleError where running the model would hide activations."""
+    for name, module in model.named_modules():
+        label = f"'{name}'" if name else "the model"
+        if isinstance(module, torch.jit.ScriptModule):
+            raise UnsupportedModuleError(
+                f"{label} is a ScriptModule, which hides its activations. Use the module it is made of."
+            )
+        if type(module).__name__ == "OptimizedModule" or module._compiled_call_impl is not None:
+            raise UnsupportedModuleError(
+                f"{label} is compiled, which hides its activations. Use the module itself, not compiled."
+            )
+        if module._backward_hooks or module._backward_pre_hooks:
+            raise UnsupportedModuleError(
+                f"{label} has full backward hooks, which local derivatives would set off at other times. Remove them, or use "
+                "dp.dualize(model)."
+            )

@@ -1,0 +1,167 @@
+"""One pass of a model with its states at the activations cut: every layer's own tape.
+
+At activation k the drive a_k is recorded, and the model goes on with a state that is a leaf. So a_k
+is, for autograd, a function of the states below it alone, and of parameters. No tape reaches
+through two layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dualprop.errors import SettingError, UnsupportedModuleError
+from dualprop.neurons import AbstractNeuron, Identity
+from dualprop.reading import Reading, Report
+
+# The state of layer k, given its neuron and drive.
+Visit = Callable[[int, AbstractNeuron, Tensor], Tensor]
+
+
+class Restart(Exception):
+    """The model writes over the state of layer `k`, which must then be given as a copy."""
+
+    def __init__(self, k: int) -> None:
+        super().__init__(k)
+        self.k = k
+
+
+class Tape:
+    """One pass: layers k = 1…L by index k; index 0 is the input.
+
+    Attributes:
+        drives: a_k in its local graph; `values` the same without it.
+        states: the tensors that were given as states; `leaves` the leaves made of them.
+        neurons, places: what each activation is, and the function that it was.
+    """
+
+    def __init__(self, x: Any) -> None:
+        self.drives: list[Tensor] = [torch.empty(0)]
+        self.values: list[Tensor] = [torch.empty(0)]
+        self.states: list[Tensor] = [x]
+        self.leaves: list[Tensor] = [torch.empty(0)]
+        self.neurons: list[AbstractNeuron] = [Identity()]
+        self.places: list[tuple[str, tuple[int, ...]]] = [("", ())]
+        self._reached: dict[int, tuple[tuple[int, ...], dict[str, Tensor]]] = {}
+        self._layers: dict[int, int] = {}
+
+    @property
+    def depth(self) -> int:
+        return len(self.drives) - 1
+
+    def add(self, drive: Tensor, state: Tensor, leaf: Tensor, neuron: AbstractNeuron, name: str) -> None:
+        self._layers[id(leaf)] = len(self.drives)
+        self.drives.append(drive)
+        self.values.append(drive.detach())
+        self.states.append(state)
+        self.leaves.append(leaf)
+        self.neurons.append(neuron)
+        self.places.append((name, tuple(drive.shape)))
+
+    def layer_of(self, leaf: Tensor) -> int | None:
+        """The layer whose state this leaf, or a view of it, is."""
+        base = leaf._base
+        return self._layers.get(id(leaf)) or (None if base is None else self._layers.get(id(base)))
+
+    def reached(self, k: int, names: dict[int, str]) -> tuple[tuple[int, ...], dict[str, Tensor]]:
+        """The layers whose states a_k reads, and the trainable parameters, by name, as leaves."""
+        if k not in self._reached:
+            sources: set[int] = set()
+            parameters: dict[str, Tensor] = {}
+            for leaf in _leaves_under(self.drives[k]):
+                if id(leaf) in self._layers:
+                    sources.add(self._layers[id(leaf)])
+                elif id(leaf) in names:
+                    parameters[names[id(leaf)]] = leaf
+            self._reached[k] = tuple(sorted(sources)), parameters
+        return self._reached[k]
+
+
+def _leaves_under(tensor: Tensor) -> list[Tensor]:
+    """The leaves of a tensor's graph."""
+    if tensor.grad_fn is None:
+        return [tensor] if tensor.requires_grad else []
+    leaves: list[Tensor] = []
+    stack: list[Any] = [tensor.grad_fn]
+    seen = {stack[0]}
+    while stack:
+        node = stack.pop()
+        variable = getattr(node, "variable", None)
+        if variable is not None:
+            leaves.append(variable)
+        for below, _ in node.next_functions:
+            if below is not None and below not in seen:
+                seen.add(below)
+                stack.append(below)
+    return leaves
+
+
+class Recording(Reading):
+    """Runs a model with its activations cut. `visit` gives each layer's state, see `Visit`.
+
+    `copied` are the layers whose states the model writes over.
+    """
+
+    def __init__(
+        self, model: nn.Module, x: Any, visit: Visit, copied: Sequence[int], leave: Sequence[str], report: Report | None
+    ) -> None:
+        super().__init__(model, leave, report)
+        self.tape, self.visit, self.copied = Tape(x), visit, copied
+
+    def emit(self, neuron: AbstractNeuron, a: Tensor, inplace: bool = False) -> Tensor:
+        k = len(self.tape.drives)
+        if torch._C._autograd._top_saved_tensors_default_hooks(False) is not None:
+            raise UnsupportedModuleError(
+                f"the activation in '{self.where()}' runs in a checkpoint or under saved-tensor hooks, where explicit "
+                "inference can't hold its states. Turn checkpointing off, or use dp.dualize(model)."
+            )
+        drive = a.clone() if inplace else a
+        with torch.no_grad():
+            state = self.visit(k, neuron, drive.detach())
+        leaf = state.detach().requires_grad_()
+        name = getattr(self.function, "__name__", str(self.function))
+        self.tape.add(drive, state, leaf, neuron, name)
+        if self.report is not None:
+            self.report.modules[k] = self.where()
+        if inplace:
+            a.copy_(leaf)
+            return a
+        return leaf.clone() if k in self.copied else leaf
+
+    def before(self, func: Any, args: tuple[Any, ...]) -> None:
+        if args and isinstance(args[0], Tensor) and _writes(func):
+            k = self.tape.layer_of(args[0])
+            if k is not None:
+                raise Restart(k)
+
+    def end(self, output: Any) -> Tape:
+        """Take the output for the last layer. Raises SettingError unless it is a tensor."""
+        if not isinstance(output, Tensor):
+            raise SettingError(
+                f"the model returns a {type(output).__name__}, of which a rule needs one tensor. Name it: "
+                "Network.from_module(model, output=lambda out: out['logits']), say."
+            )
+        if self.tape.depth and output is self.tape.leaves[-1]:
+            return self.tape
+        k = len(self.tape.drives)
+        with torch.no_grad():
+            state = self.visit(k, Identity(), output.detach())
+        self.tape.add(output, state, state.detach(), Identity(), "output")
+        return self.tape
+
+
+_WRITES: dict[Any, bool] = {}
+_IN_PLACE = frozenset(
+    {f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "floordiv", "pow", "matmul")} | {"__setitem__"}
+)
+
+
+def _writes(func: Any) -> bool:
+    """Whether a function writes over its first argument."""
+    if func not in _WRITES:
+        name = getattr(func, "__name__", "")
+        _WRITES[func] = name in _IN_PLACE or (name.endswith("_") and not name.endswith("__") and name != "requires_grad_")
+    return _WRITES[func]
