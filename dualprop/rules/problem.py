@@ -1,6 +1,7 @@
 """One batch for one rule: checked once, and what the rule's phases report of it.
 
-N batch, K classes. `x` is (N, …); `y` is (N,) class indices or (N, K) target vectors.
+N batch, K classes. `x` is (N, …); `y` is (N,) class indices or (N, K) target vectors, or what else
+the loss reads.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ class Problem:
     """A batch that a rule works on, with the results so far.
 
     Attributes:
-        network, x, y: y as int64 indices (N,) or floating-point vectors (N, K).
+        network, x, y: y as int64 indices (N,) or floating-point vectors (N, K), or as the loss has it.
+        criterion: the loss that the rule descends.
         state: of an earlier call, or None.
         generator: draws what the rule draws, or None.
         for_states: whether the states are asked for, and not the gradients alone. What states read
@@ -47,9 +49,11 @@ class Problem:
     """
 
     def __init__(
-        self, network: Network, x: Tensor, y: Tensor, state: Any, generator: torch.Generator | None, for_states: bool
-    ) -> None:
-        self.network, self.x, self.y = network, x, check_batch(x, y)
+        self, network: Network, x: Tensor, y: Any, criterion: AbstractLoss, state: Any, generator: torch.Generator | None,
+        for_states: bool,
+    ) -> None:  # fmt: skip
+        self.network, self.x, self.y = network, x, check_batch(network, x, y, criterion)
+        self.criterion = criterion
         self.state, self.generator, self.for_states = state, generator, for_states
         self.logits: Tensor | None = None
         self.loss: Tensor | None = None
@@ -60,6 +64,14 @@ class Problem:
     def parameters(self) -> dict[str, nn.Parameter]:
         """The trainable parameters by their name in the model."""
         return self.network.parameters
+
+    @cached_property
+    def terms(self) -> float:
+        """What the loss's mean divides by: examples, valid tokens, sums of class weights …
+
+        Inference descends the sum, and what it learns is divided by this and by β.
+        """
+        return self.criterion.terms(self.y, len(self.x))
 
     @property
     def depth(self) -> int:
@@ -81,16 +93,16 @@ class Problem:
 
     def predicted(self, logits: Tensor) -> None:
         """Keep these outputs as the prediction. Raises SettingError unless the targets fit."""
-        check_targets(self.y, logits)
+        self.criterion.check_targets(self.y, logits)
         self.logits = logits
 
-    def mean_loss(self, predict: Callable[[Tensor], Tensor], loss: AbstractLoss) -> Tensor:
+    def mean_loss(self, predict: Callable[[Tensor], Tensor]) -> Tensor:
         """The mean loss of predict(x), shape (), in autograd's graph; counted as BP."""
         with torch.enable_grad():
             logits = predict(self.x)
             self.predicted(logits.detach())
             self.reports.append(Report(self.network.counts_of_backprop))
-            mean = loss.value(logits, self.y).mean()
+            mean = self.criterion.mean(logits, self.y)
             self.loss = mean.detach()
             return mean
 
@@ -133,24 +145,21 @@ class Problem:
         return {**numbers, "residual": largest(residuals)} if residuals else numbers
 
 
-def check_batch(x: Tensor, y: Tensor) -> Tensor:
-    """The targets as int64 indices (N,) or floating-point vectors (N, K).
+def check_batch(network: Network, x: Tensor, y: Any, loss: AbstractLoss) -> Any:
+    """The targets as the loss reads them: int64 indices (N,), floating-point vectors (N, K) …
 
     Raises SettingError unless x and y are a batch: as many targets as examples, at least one.
     """
-    if not isinstance(x, Tensor) or not isinstance(y, Tensor):
-        raise SettingError(f"x and y must be tensors, got {type(x).__name__} and {type(y).__name__}. Use torch.as_tensor.")
-    if x.dim() < 2 or x.shape[0] == 0:
+    if not isinstance(x, Tensor):
+        raise SettingError(f"x must be a tensor, got {type(x).__name__}. Use torch.as_tensor.")
+    is_real = x.dtype.is_floating_point
+    if not is_real and not network.reads_integers:
+        raise SettingError(
+            f"x must be floating point, got {x.dtype}. Convert it, x.float() say, or begin the model with nn.Embedding."
+        )
+    if x.dim() < (2 if is_real else 1) or x.shape[0] == 0:
         raise SettingError(f"x must hold a batch of at least one example, shape (N, …), got {tuple(x.shape)}.")
-    if not x.dtype.is_floating_point:
-        raise SettingError(f"x must be floating point, got {x.dtype}. Convert it, x.float() say.")
-    if y.shape[:1] != x.shape[:1]:
-        raise SettingError(f"x holds {x.shape[0]} examples but y has shape {tuple(y.shape)}. They must agree.")
-    if y.dim() == 1 and (y.dtype.is_floating_point or y.dtype == torch.bool):
-        raise SettingError(f"class indices y must be integers, got {y.dtype}. Convert them, y.long() say.")
-    if y.dtype.is_floating_point:
-        return y
-    return y.long() if y.dim() == 1 else y.to(x.dtype)
+    return loss.batch_targets(y, len(x), x.dtype if is_real else torch.get_default_dtype())
 
 
 def check_precision(parameters: Mapping[str, Tensor], x: Tensor, precision: Precision, loses: str) -> None:
@@ -183,20 +192,3 @@ def check_output(network: Network, loss: AbstractLoss) -> None:
     An output neuron gives logits or probabilities.
     """
     loss.check_output(network.into(network.depth).neuron)
-
-
-def check_targets(y: Tensor, logits: Tensor) -> None:
-    """Raise SettingError where targets don't fit outputs (N, K).
-
-    Index ranges are checked on the CPU, where it is free.
-    """
-    if logits.dim() != 2:
-        raise SettingError(f"the network's outputs must have shape (N, K), got {tuple(logits.shape)}. Add nn.Flatten().")
-    if y.dim() > 1 and y.shape != logits.shape:
-        raise SettingError(f"target vectors y have shape {tuple(y.shape)} but the outputs {tuple(logits.shape)}.")
-    if y.dim() == 1 and y.device.type == "cpu":
-        low, high = int(y.min()), int(y.max())
-        if low < 0 or high >= logits.shape[1]:
-            raise SettingError(
-                f"class indices must be in 0…{logits.shape[1] - 1}, got {low}…{high}. Give the model an output per class."
-            )
