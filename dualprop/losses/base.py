@@ -177,7 +177,9 @@ def check_count(y: Any, num_examples: int) -> None:
     if not isinstance(y, Tensor):
         raise SettingError(f"y must be a tensor, got {type(y).__name__}. Use torch.as_tensor.")
     if y.shape[:1] != (num_examples,):
-        raise SettingError(f"x holds {num_examples} examples but y has shape {tuple(y.shape)}. They must agree.")
+        raise SettingError(
+            f"x holds {num_examples} examples but y has shape {tuple(y.shape)}. They must agree: one target per example."
+        )
 
 
 def check_indices(y: Tensor, num_classes: int, ignored: int | None = None) -> None:

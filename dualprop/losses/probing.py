@@ -34,8 +34,7 @@ def check(total: Total, outputs: Any, y: Any, name: str) -> bool:
     if any(leaf.is_cuda for leaf in tensors) and torch.cuda.is_current_stream_capturing():
         return False
     outputs = trees.mapped(outputs, lambda leaf: wide(leaf).detach())
-    with _Broadcasts(name):
-        trees.gradient(lambda s: total(s, y), outputs, name)
+    _check_graph(total, outputs, y, name)
     try:
         # Twice the digits, where the function's own tensors allow that.
         twice = trees.mapped(outputs, _double), trees.mapped(y, _double)
@@ -71,6 +70,28 @@ def check(total: Total, outputs: Any, y: Any, name: str) -> bool:
                 f"{(low + high) / 2:.6g}. Some part of it is detached or not differentiable: mend it, or say check=False."
             )
     return True
+
+
+def _check_graph(total: Total, outputs: Any, y: Any, name: str) -> None:
+    """Raise SettingError where something is broadcast by mistake, or reads parameters directly."""
+    held = trees.mapped(outputs, lambda leaf: leaf.requires_grad_(leaf.is_floating_point()))
+    with torch.enable_grad(), _Broadcasts(name):
+        value = total(held, y)
+    known = {id(leaf) for leaf in trees.leaves(held)}
+    trees.mapped(outputs, lambda leaf: leaf.requires_grad_(False))
+    waiting, seen = [value.grad_fn], set[Any]()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        leaf = getattr(node, "variable", None)
+        if leaf is not None and id(leaf) not in known:
+            raise SettingError(
+                f"the loss '{name}' reads a tensor of shape {tuple(leaf.shape)} that requires grad, beside the outputs: a rule "
+                "learns through the outputs alone. Detach it, or move it into the model; for weight decay use the optimizer's."
+            )
+        waiting += [following for following, _ in node.next_functions]
 
 
 def _directions(floats: list[Tensor], slopes: list[Tensor]) -> list[list[Tensor]]:

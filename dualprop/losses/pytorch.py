@@ -159,11 +159,12 @@ class TorchLoss(AbstractLoss):
     def _count_classes(self, y: Tensor) -> float:
         if y.dtype.is_floating_point:
             return y.numel() // y.shape[-1 if self.classes_last else 1]
-        valid, weight = y != self.module.ignore_index, self.module.weight
+        assert isinstance(self.module, nn.CrossEntropyLoss | nn.NLLLoss)
+        ignored, weight = self.module.ignore_index, self.module.weight
+        valid = y != ignored
         if weight is None:
             return int(valid.sum())
-        assert isinstance(weight, Tensor)
-        check_indices(y, len(weight), self.module.ignore_index)
+        check_indices(y, len(weight), ignored)
         return float(weight[y[valid]].sum(dtype=torch.float64))
 
     def _shape_of_indices(self, outputs: Tensor) -> tuple[int, ...]:

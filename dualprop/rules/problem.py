@@ -38,7 +38,8 @@ class Problem:
     """A batch that a rule works on, with the results so far.
 
     Attributes:
-        network, x, y: y as int64 indices (N,) or floating-point vectors (N, K), or as the loss has it.
+        network, x, y: y as int64 indices (N,) or floating-point vectors (N, K), or as the
+            loss reads it.
         criterion: the loss that the rule descends.
         state: of an earlier call, or None.
         generator: draws what the rule draws, or None.
