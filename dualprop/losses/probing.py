@@ -7,7 +7,7 @@ every layer would learn from it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -19,6 +19,8 @@ from dualprop.losses import trees
 from dualprop.losses.base import wide
 
 Total = Callable[[Any, Any], Tensor]
+# Outputs of more elements than this are not copied into float64.
+LARGE = 2**24
 
 
 def check(total: Total, outputs: Any, y: Any, name: str) -> bool:
@@ -36,42 +38,57 @@ def check(total: Total, outputs: Any, y: Any, name: str) -> bool:
         return False
     outputs = trees.mapped(outputs, lambda leaf: wide(leaf).detach())
     _check_graph(total, outputs, y, name)
+    with torch.no_grad():
+        return _check_slopes(total, *_in_double(total, outputs, y), name)
+
+
+def _in_double(total: Total, outputs: Any, y: Any) -> tuple[Any, Any]:
+    """Both with twice the digits, where the function's own tensors and memory allow that."""
+    if sum(leaf.numel() for leaf in trees.leaves(outputs)) > LARGE:
+        return outputs, y
+    twice = trees.mapped(outputs, _double), trees.mapped(y, _double)
     try:
-        # Twice the digits, where the function's own tensors allow that.
-        twice = trees.mapped(outputs, _double), trees.mapped(y, _double)
         total(*twice)
-        outputs, y = twice
     except (RuntimeError, TypeError, ValueError):
-        pass
+        return outputs, y
+    return twice
+
+
+def _check_slopes(total: Total, outputs: Any, y: Any, name: str) -> bool:
+    """Compare with differences at two steps: one may be too coarse for a steep loss."""
     gradient = trees.gradient(lambda s: total(s, y), outputs, name)
-    here, again = (float(total(outputs, y)) for _ in range(2))
+    here, again = total(outputs, y), float(total(outputs, y))
     floats = [leaf for leaf in trees.leaves(outputs) if leaf.is_floating_point()]
     slopes = [leaf for leaf in trees.leaves(gradient) if leaf.is_floating_point()]
     if not math.isfinite(here) or not all(bool(slope.isfinite().all()) for slope in slopes):
         return False
-    if here != again:
+    if float(here) != again:
         raise SettingError(
-            f"the loss '{name}' gives {here:.9g} and then {again:.9g} for the same outputs. Draw its random numbers outside, "
-            "or say check=False."
+            f"the loss '{name}' gives {float(here):.9g} and then {again:.9g} for the same outputs. Draw its random numbers "
+            "outside, or say check=False."
         )
     # Of what it is computed in, whatever it is given.
-    eps = torch.finfo(total(outputs, y).dtype).eps
+    eps = torch.finfo(here.dtype).eps
     if eps > 1e-6:
         return True  # in half precision no difference shows anything
     size = max(1.0, *(float(leaf.abs().max()) for leaf in floats if leaf.numel()))
-    step, share = (1e-5, 1e-4) if eps < 1e-10 else (5e-3, 3e-2)
-    step *= size
+    steps, share = ((1e-5, 1e-7), 1e-4) if eps < 1e-10 else ((5e-3, 5e-4), 3e-2)
     for direction in _directions(floats, slopes):
-        ahead, behind = (_at(total, outputs, y, direction, sign * step) for sign in (1, -1))
         slope = sum(float((g * d).double().sum()) for g, d in zip(slopes, direction, strict=True))
         sizes = sum(float((g * d).abs().double().sum()) for g, d in zip(slopes, direction, strict=True))
-        # At a kink of the loss any slope between those of either side is a subgradient.
-        low, high = sorted(((ahead - here) / step, (here - behind) / step))
-        slack = share * (sizes + abs(low) + abs(high)) + 64 * eps * (1 + abs(here)) / step
-        if math.isfinite(low) and math.isfinite(high) and not low - slack <= slope <= high + slack:
+        found = []
+        for step in (max(step, 1e3 * eps * size) for step in steps):
+            ahead, behind = (_at(total, outputs, y, direction, sign * step) for sign in (1, -1))
+            # At a kink of the loss any slope between those of either side is a subgradient.
+            low, high = sorted(((ahead - again) / step, (again - behind) / step))
+            slack = share * (sizes + abs(low) + abs(high)) + 64 * eps * (1 + abs(again)) / step
+            if not (math.isfinite(low) and math.isfinite(high)) or low - slack <= slope <= high + slack:
+                break
+            found.append((low + high) / 2)
+        else:
             raise SettingError(
                 f"the gradient of the loss '{name}' is {slope:.6g} along a direction in which its values change by "
-                f"{(low + high) / 2:.6g}. Some part of it is detached or not differentiable: mend it, or say check=False."
+                f"{found[0]:.6g}. Some part of it is detached or not differentiable: mend it, or say check=False."
             )
     return True
 
@@ -98,15 +115,20 @@ def _check_graph(total: Total, outputs: Any, y: Any, name: str) -> None:
         waiting += [following for following, _ in node.next_functions]
 
 
-def _directions(floats: list[Tensor], slopes: list[Tensor]) -> list[list[Tensor]]:
+def _directions(floats: list[Tensor], slopes: list[Tensor]) -> Iterator[list[Tensor]]:
     """Single entries, those of the largest gradient and some others, and one through all."""
     lengths = [leaf.numel() for leaf in floats]
     flat = torch.cat([slope.flatten() for slope in slopes])
-    every = torch.arange(len(flat), device=flat.device)
     chosen = {*flat.abs().topk(min(2, len(flat))).indices.tolist(), 0, len(flat) // 2, len(flat) - 1}
-    directions = [(every == entry).to(flat.dtype) for entry in sorted(chosen)]
-    directions.append(torch.sin(12.9898 * (1 + every.double())).to(flat.dtype))
-    return [[part.view_as(leaf) for part, leaf in zip(d.split(lengths), floats, strict=True)] for d in directions]
+
+    def shaped(direction: Tensor) -> list[Tensor]:
+        return [part.view_as(leaf) for part, leaf in zip(direction.split(lengths), floats, strict=True)]
+
+    for entry in sorted(chosen):
+        direction = torch.zeros_like(flat)
+        direction[entry] = 1
+        yield shaped(direction)
+    yield shaped(torch.sin(12.9898 * torch.arange(1, len(flat) + 1, dtype=flat.dtype, device=flat.device)))
 
 
 def _at(total: Total, outputs: Any, y: Any, direction: list[Tensor], step: float) -> float:

@@ -148,6 +148,8 @@ SOUND = {
     "pairs of examples": (lambda s, y: F.cross_entropy(s @ s.T, torch.arange(N)), S, Y),
     "pairs of targets": (lambda s, y: ((s - s.T) * (y.unsqueeze(1) > y)).relu().mean(), COLUMN, ROW),
     "float32 inside": (lambda s, y: F.cross_entropy(s.float(), y.argmax(1), weight=torch.ones(K)), S.float(), Y.float()),
+    "steep": (lambda s, y: F.cross_entropy(s / 1e-3, y.argmax(1)), 30 * S, Y),
+    "steep, in float32": (lambda s, y: F.cross_entropy(s.float() / 0.02, y.argmax(1)), S, Y),
     "large": (lambda s, y: squares(s, y).mean(), 1e4 * S, Y),
     "no targets": (lambda s, y: s.square().mean(), S, None),
 }
@@ -175,6 +177,15 @@ def test_the_check_is_made_once_and_can_be_left_out():
     assert not calls
     first(from_function(REFUSED["detached in part"][0], check=False))
     assert first(copy.deepcopy(loss)) is not loss
+
+
+def test_another_form_of_outputs_is_checked_anew():
+    """One example shows no broadcasting, and plain outputs none either."""
+    loss = first(from_function(lambda s, y: (s - y).square().mean()))
+    first(loss, COLUMN[:1], ROW[:1])
+    first(loss, ROW.clone(), ROW)
+    with pytest.raises(SettingError, match="broadcasts"):
+        first(loss, COLUMN, ROW)
 
 
 def test_a_batch_whose_loss_is_not_finite_proves_nothing_and_the_next_is_checked():
