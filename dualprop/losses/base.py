@@ -76,7 +76,10 @@ class AbstractLoss(NamedPart):
         """
         check_count(y, num_examples)
         if y.dim() == 1 and (y.dtype.is_floating_point or y.dtype == torch.bool):
-            raise SettingError(f"class indices y must be integers, got {y.dtype}. Convert them, y.long() say.")
+            raise SettingError(
+                f"class indices y must be integers, got {y.dtype}. Convert them, y.long() say, or for regression give "
+                "y.unsqueeze(1)."
+            )
         if y.dtype.is_floating_point:
             return y
         return y.long() if y.dim() == 1 else y.to(dtype)
