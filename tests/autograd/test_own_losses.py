@@ -250,3 +250,26 @@ def test_complex_nudges_of_such_a_loss_are_refused_by_name():
     rule = dp.EquilibriumPropagation(energy="hopfield", estimator="holomorphic(4)", loss=F.mse_loss)
     with pytest.raises(dp.SettingError, match="MSELoss takes no complex outputs"):
         rule.gradients(dp.Network.from_module(model), x, normal(N, C))
+
+
+@pytest.mark.parametrize(
+    ("first", "x", "message"),
+    [
+        (nn.Embedding(9, 5), torch.full((N, T), 9), "the model can't read .* index out of range"),
+        (nn.Embedding(9, 5), normal(N, T), "the model can't read .*float64"),
+        (nn.Linear(T, 5), torch.ones(N, T).long(), r"must be floating point.*nn\.Embedding"),
+    ],
+    ids=["beyond the table", "no ids", "no embedding"],
+)
+def test_token_ids_that_the_model_can_not_read_are_refused(first, x, message):
+    model = nn.Sequential(first, nn.Flatten(), nn.Linear(5 if isinstance(first, nn.Linear) else 5 * T, C)).double()
+    with pytest.raises(dp.SettingError, match=message):
+        dp.Backprop(loss=F.cross_entropy).gradients(dp.Network.from_module(model), x, classes(N))
+
+
+def test_a_step_that_counts_its_targets_is_not_captured():
+    """A replayed step would divide by the count of the batch that was captured."""
+    for loss in (F.cross_entropy, CASES["own, with terms"][1]):
+        assert "counted in each batch" in dp.DualPropagation(loss=loss).capture_obstacle
+    for loss in (F.mse_loss, nn.CrossEntropyLoss(reduction="sum"), dp.losses.from_function(softplus)):
+        assert not dp.DualPropagation(loss=loss).capture_obstacle
