@@ -60,7 +60,7 @@ def gradients(
     with torch.enable_grad():
         held = [states[0], *(s.detach().requires_grad_() for s in states[1:])]
         updated = hopfield_updates(network, held, discount)
-        source = [torch.zeros_like(s) for s in held[1:-1]] + [loss.gradient(held[-1].detach(), y) / len(y)]
+        source = [torch.zeros_like(s) for s in held[1:-1]] + [loss.gradient(held[-1].detach(), y) / loss.terms(y, len(held[0]))]
         v, moved, size = list(source), math.inf, 0.0
         for _ in range(most_sweeps):
             moved = 0.0

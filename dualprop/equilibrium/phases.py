@@ -28,7 +28,7 @@ OutputNudge = Literal["linearized", "exact", "clamped"]
 class Nudge:
     """The pull at the output towards targets y: `strength` · loss, downhill where > 0.
 
-    The strength is one number or one per example, (N, 1). Under a complex strength states are
+    The strength is one number or one per example, (N, 1…). Under a complex strength states are
     complex, see `holomorphic`.
     """
 
@@ -40,8 +40,8 @@ class Nudge:
         return isinstance(self.strength, complex)
 
     def strength_like(self, outputs: Tensor) -> complex | Tensor:
-        """What multiplies outputs (N, K). A number stays one: no copy to the device is needed."""
-        return self.strength.to(outputs.dtype) if isinstance(self.strength, Tensor) else self.strength
+        """What multiplies outputs (N, …). A number stays one: no copy to the device is needed."""
+        return _like(self.strength, outputs) if isinstance(self.strength, Tensor) else self.strength
 
 
 @dataclass(frozen=True)

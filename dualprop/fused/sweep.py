@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
 
 from dualprop.errors import SettingError
 from dualprop.fused import recompute
 from dualprop.fused.dyadic import CotangentNudge, dyadic_activation
-from dualprop.network import Network
+from dualprop.network import Network, inputs
 from dualprop.neurons import AbstractNeuron, Identity
 from dualprop.reading import Reading
 from dualprop.reading.mode import mark
@@ -19,26 +18,28 @@ from dualprop.reading.mode import mark
 class _Sweep(Reading):
     """Dyadic activations in a model that is read by running it, β_1, β_2, … in their order."""
 
-    def __init__(self, betas: float | tuple[float, ...], shares: tuple[float, float], number: int) -> None:
+    def __init__(self, betas: float | tuple[float, ...], shares: tuple[float, float], terms: float) -> None:
         super().__init__()
-        self.betas, self.shares, self.number = betas, shares, number
+        self.betas, self.shares, self.terms = betas, shares, terms
         self.k = 0
 
     def emit(self, neuron: AbstractNeuron, a: Tensor, inplace: bool = False) -> Tensor:
         betas = self.betas
         beta = betas[min(self.k, len(betas) - 1)] if isinstance(betas, tuple) else betas
         self.k += 1
-        state = dyadic_activation(a.clone() if inplace else a, neuron, CotangentNudge(*self.shares, beta * self.number))
+        state = dyadic_activation(a.clone() if inplace else a, neuron, CotangentNudge(*self.shares, beta * self.terms))
         return a.copy_(state) if inplace else state
 
 
-def swept_model(network: Network, x: Any, betas: float | tuple[float, ...], shares: tuple[float, float]) -> Tensor:
+def swept_model(
+    network: Network, x: Any, betas: float | tuple[float, ...], shares: tuple[float, float], terms: float
+) -> Tensor:
     """`swept` for a network that is read by running it."""
-    inputs = tree_map(lambda value: value.detach() if isinstance(value, Tensor) else value, x)
-    mark(inputs)
-    sweep = _Sweep(betas, shares, len(next(value for value in tree_leaves(x) if isinstance(value, Tensor))))
+    x = inputs.detached(x)
+    mark(x)
+    sweep = _Sweep(betas, shares, terms)
     with recompute.recomputing(), sweep:
-        output = network.forward(inputs)
+        output = network.forward(x)
     if isinstance(betas, tuple) and sweep.k != len(betas) - 1:
         raise SettingError(
             f"beta lists {len(betas)} values, but the model ran {sweep.k} activations and an output. Give one each."
@@ -46,23 +47,24 @@ def swept_model(network: Network, x: Any, betas: float | tuple[float, ...], shar
     return output
 
 
-def swept(network: Network, x: Tensor, betas: float | tuple[float, ...], shares: tuple[float, float]) -> Tensor:
-    """The prediction (N, K), with the gradients of a downward sweep from the forward pass.
+def swept(network: Network, x: Any, betas: float | tuple[float, ...], shares: tuple[float, float], terms: float) -> Tensor:
+    """The prediction (N, …), with the gradients of a downward sweep from the forward pass.
 
     Autograd gives them for the mean loss.
 
     Args:
-        betas: β_1…β_L, per example.
+        betas: β_1…β_L, per term of the loss.
         shares: of the nudge, those of s⁺ and s⁻.
+        terms: what the loss's mean divides by. Cotangents times it are those of the sum.
     """
     if network.is_recorded:
-        return swept_model(network, x, betas, shares)
+        return swept_model(network, x, betas, shares, terms)
     assert isinstance(betas, tuple)
     up, down = shares
     with recompute.recomputing():
         states = {0: x}
         for k, layer in enumerate(network.layers, start=1):
-            nudge = CotangentNudge(up, down, betas[k - 1] * len(x))
+            nudge = CotangentNudge(up, down, betas[k - 1] * terms)
             a = layer.forward(states)
             states[k] = a if isinstance(layer.neuron, Identity) else dyadic_activation(a, layer.neuron, nudge)
             del a

@@ -102,7 +102,8 @@ class TapedMap(AbstractLocalMap):
 
     def run(self, s: Tensor) -> Record:
         with torch.enable_grad():
-            leaf = s.detach().requires_grad_()
+            # Of integers there is no derivative; only the input may be such.
+            leaf = s.detach().requires_grad_(s.is_floating_point())
             return Record(leaf, through(self.modules, leaf))
 
     def linear(self, s: Tensor) -> Record:

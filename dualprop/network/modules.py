@@ -9,6 +9,8 @@ from dualprop.feedback import FEEDBACK_MODULES
 from dualprop.softmax import SoftmaxPool2d
 
 RESHAPES = (nn.Flatten, nn.Unflatten)
+# Maps of integers, which only the input may be.
+EMBEDDINGS: tuple[type[nn.Module], ...] = (nn.Embedding, nn.EmbeddingBag)
 # Affine maps of one example, which have a linear part: f(s) - f(0).
 AFFINE: tuple[type[nn.Module], ...] = (
     *RESHAPES,
@@ -50,6 +52,7 @@ MAPS: tuple[type[nn.Module], ...] = (
     nn.LayerNorm,
     nn.GroupNorm,
     nn.RMSNorm,
+    *EMBEDDINGS,
 )
 
 

@@ -17,6 +17,7 @@ from dualprop.errors import SettingError, UnsupportedModuleError
 from dualprop.network.evaluation import AbstractEvaluation, SynapseEvaluation
 from dualprop.network.layered import Layered
 from dualprop.network.layers import Layer
+from dualprop.network.modules import EMBEDDINGS, MAPS, kind
 from dualprop.network.reader import Reader
 from dualprop.network.synapses import reading
 
@@ -141,6 +142,13 @@ class Network:
     def parameters(self) -> dict[str, nn.Parameter]:
         """The trainable parameters by their name in the model."""
         return {name: p for layer in self.layers for name, p in layer.parameters.items()}
+
+    @property
+    def reads_integers(self) -> bool:
+        """Whether the input may be integers: each synapse from it begins with an embedding, or with
+        a module that `also_allow` named."""
+        firsts = [next(iter(layer.synapse_from(0).modules.values()), None) for layer in self.layers if 0 in layer.sources]
+        return all(first is not None and (kind(first) in EMBEDDINGS or kind(first) not in MAPS) for first in firsts)
 
     @property
     def is_chain(self) -> bool:

@@ -15,14 +15,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from dualprop.errors import SettingError, UnsupportedModuleError
+from dualprop.network import inputs
 from dualprop.network.layers import Layer
 from dualprop.network.network import Network
 from dualprop.network.passes import PassEvaluation
 from dualprop.network.recording import Recording, Restart, Tape, Visit
-from dualprop.network.running import OneModel, called
+from dualprop.network.running import OneModel
 from dualprop.network.synapses import reading
 from dualprop.neurons import AbstractNeuron
 from dualprop.reading import Event, Report
@@ -42,6 +42,7 @@ class RecordedNetwork(Network, reads_by_running=True):
     """
 
     is_recorded = True
+    reads_integers = True
 
     def __init__(
         self,
@@ -86,12 +87,12 @@ class RecordedNetwork(Network, reads_by_running=True):
         raise SettingError("the layers of a model that is read by running it are those of a batch. Use network.on(x).")
 
     def forward(self, x: Any) -> Tensor:
-        with reading("the model", _first_tensor(x)):
+        with reading("the model", inputs.first(x)):
             return self.run(self.module, x)
 
     def run(self, module: nn.Module, x: Any) -> Tensor:
         """The network's output of a module of this model's kind."""
-        outputs = called(module, x)
+        outputs = inputs.called(module, x)
         tensor: Tensor = outputs if self.output is None else self.output(outputs)
         return tensor
 
@@ -105,6 +106,7 @@ class RecordedLayers(Network):
     """The layers of a recorded network as one batch runs them."""
 
     is_recorded = True
+    reads_integers = True
 
     def __init__(self, network: RecordedNetwork, x: Any) -> None:
         self.network, self.module, self._module = network, network.module, network.module
@@ -183,7 +185,7 @@ class RecordedLayers(Network):
                 self.report,
             )
             try:
-                with reading("the model", _first_tensor(self.model.x)), torch.enable_grad():
+                with reading("the model", inputs.first(self.model.x)), torch.enable_grad():
                     return self._end(free, self.model.run(free))
             except Restart as restart:
                 self.network.copied.append(restart.k)
@@ -217,13 +219,6 @@ def _strayed(k: int) -> SettingError:
         f"at the states of inference the model ran another way than in its forward pass, from layer {k} on: it branches on its "
         "states. Lower beta, or use engine='fused'."
     )
-
-
-def _first_tensor(x: Any) -> Tensor:
-    tensors = [value for value in tree_leaves(x) if isinstance(value, Tensor)]
-    if not tensors:
-        raise SettingError("the inputs hold no tensor. Pass a tensor, a tuple of arguments, or a dict of keyword arguments.")
-    return tensors[0]
 
 
 def _check_readable(model: nn.Module) -> None:

@@ -11,14 +11,14 @@ from __future__ import annotations
 import contextlib
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
 
 from dualprop.errors import SettingError
+from dualprop.network import inputs
 from dualprop.reading.mode import mark
 
 _INTERNAL = frozenset(vars(nn.Module())) - {"training"}
@@ -33,9 +33,8 @@ class OneModel:
     """
 
     def __init__(self, model: nn.Module, x: Any) -> None:
-        inputs = tree_map(lambda value: value.detach() if isinstance(value, Tensor) else value, x)
-        mark(inputs)
-        self.model, self.x = model, inputs
+        self.model, self.x = model, inputs.detached(x)
+        mark(self.x)
         self.is_first = True
         modules = list(model.modules())
         # By id, the name of each trainable parameter, its own or its alias's.
@@ -62,7 +61,7 @@ class OneModel:
         self._before = [(module, _attributes(module)) for module in modules]
         self._after: list[tuple[nn.Module, dict[str, Any], dict[str, Any]]] = []
         self._recurrent = [module for module in modules if isinstance(module, nn.RNNBase)]
-        self._random = _random_state(_devices(inputs, self.parameters))
+        self._random = _random_state(_devices(inputs.tensors(x) + list(self.parameters.values())))
 
     def run(self, mode: contextlib.AbstractContextManager[Any]) -> Any:
         """The model's output, run inside `mode`."""
@@ -92,7 +91,7 @@ class OneModel:
         _set_random_state(self._random)
 
     def call(self) -> Any:
-        return called(self.model, self.x)
+        return inputs.called(self.model, self.x)
 
     @contextlib.contextmanager
     def _with_aliases(self) -> Iterator[None]:
@@ -127,13 +126,6 @@ class OneModel:
                 _set_attributes(module, new)
 
 
-def called(model: nn.Module, x: Any) -> Any:
-    """model(x), with a tuple as its arguments and a dict as its keyword arguments."""
-    if isinstance(x, dict):
-        return model(**x)
-    return model(*x) if isinstance(x, tuple) else model(x)
-
-
 def _attributes(module: nn.Module) -> dict[str, Any]:
     """What the user's forward may have set on a module, lists and dicts copied."""
     return {name: _copied(value) for name, value in vars(module).items() if name not in _INTERNAL and name != "_flat_weights"}
@@ -165,8 +157,7 @@ def _set_attributes(module: nn.Module, attributes: dict[str, Any]) -> None:
     present.update({name: _copied(value) for name, value in attributes.items()})
 
 
-def _devices(inputs: Any, parameters: dict[str, nn.Parameter]) -> set[Any]:
-    tensors = [value for value in tree_leaves(inputs) if isinstance(value, Tensor)] + list(parameters.values())
+def _devices(tensors: Iterable[Tensor]) -> set[Any]:
     return {tensor.device for tensor in tensors if tensor.is_cuda}
 
 

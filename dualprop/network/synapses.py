@@ -199,7 +199,7 @@ def reading(reader: str, state: Tensor) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError:
         raise
-    except RuntimeError as error:
+    except (RuntimeError, IndexError) as error:
         raise SettingError(
             f"{reader} can't read a state of shape {tuple(state.shape)} and {state.dtype}: {str(error).splitlines()[0]}. "
             "Check the shape and dtype of x against the model."

@@ -111,8 +111,8 @@ def dyadic(
 
     Args:
         dyads: with `alpha`; the means and differences may require gradients.
-        y: (N,) class indices or (N, K) target vectors.
-        loss: a loss or its name.
+        y: (N,) class indices or (N, K) target vectors, or what the loss reads.
+        loss: a loss or its name, with a value per example.
         beta: > 0, for all layers or one per layer 1…L.
         linearized_at: an output p (N, K), held fixed. ℓ is then replaced by ℓ(p) + ∇ℓ(p)·(s - p),
             which is what output_nudge="linearized" descends.
@@ -136,6 +136,7 @@ def dyadic(
     # α ℓ(s⁺) + ᾱ ℓ(s⁻) of a linear ℓ is ℓ(s̄).
     point = linearized_at.detach()
     _check_shape(point, plus, "linearized_at")
+    y = ell.batch_targets(y, len(point), point.dtype)
     return _loss(ell, point, y) + _sum(ell.gradient(point, y) * (dyads.mean(depth) - point)) + _total(terms)
 
 
@@ -260,11 +261,8 @@ def _drive(network: Network, k: int, s: Tensor, states: Sequence[Tensor] | Mappi
 
 def _loss(loss: AbstractLoss, s: Tensor, y: Tensor) -> Tensor:
     """ℓ(s, y) per example, checked: a target of one example would broadcast to all."""
-    if s.dim() != 2 or (y.shape != s.shape if y.dtype.is_floating_point else y.shape != s.shape[:1]):
-        raise SettingError(
-            f"the targets must be (N,) class indices or (N, K) vectors for outputs (N, K), got {y.dtype} of {tuple(y.shape)} "
-            f"for outputs of {tuple(s.shape)}. Pass one target per example."
-        )
+    y = loss.batch_targets(y, len(s), s.dtype)
+    loss.check_targets(y, s)
     return loss.value(s, y)
 
 

@@ -22,7 +22,7 @@ class Backprop(AbstractRule[Tensor]):
 
     def inference(self, problem: Problem) -> Tensor:
         """The mean loss of the forward pass."""
-        return problem.mean_loss(problem.network.forward, self.loss)
+        return problem.mean_loss(problem.network.forward)
 
     def gradients_at(self, problem: Problem, settled: Tensor) -> dict[str, Tensor]:
         """By the chain rule."""

@@ -11,7 +11,8 @@ It also tells `problem.report` the counts of every phase, the free one too. Wher
 writes `states_at` (with `state_type`), `statistics_at`, `conflicts` of its settings, `check` of the
 network, and its `precision`.
 
-N batch, K classes. A rule's gradients estimate that of the loss's *mean* over the batch, like BP's.
+N batch, K classes. A rule's gradients estimate that of the loss's *mean*, like BP's: inference
+descends the sum of the loss's terms, and is divided by `problem.terms`, once.
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ class AbstractRule(ABC, Generic[Settled]):
     """A learning rule.
 
     Attributes:
-        loss: "cross_entropy" of logits, "squared_error", or "log_loss" of a softmax (`dp.losses`).
+        loss: "cross_entropy" of logits, "squared_error", or "log_loss" of a softmax; one of
+            PyTorch's, F.mse_loss or nn.CrossEntropyLoss(ignore_index=0) say; or the user's own,
+            `dp.losses.from_function(f)`.
 
     Raises:
         SettingError: a value out of its range, or settings that don't go together.
@@ -143,6 +146,8 @@ class AbstractRule(ABC, Generic[Settled]):
             return "with a tolerance each batch takes as many passes as it needs"
         if getattr(self, "output_nudge", "") == "exact" and not isinstance(self.loss, SquaredError):
             return f"an exact {self.loss.name} nudge is found by iteration"
+        if self.loss.counts_targets:
+            return f"what the mean of the loss '{self.loss}' divides by is counted in each batch"
         return "what is random in it is drawn anew for each batch" if self.needs_generator else ""
 
     def chosen_engine(self, depth: int) -> str:
@@ -165,7 +170,7 @@ class AbstractRule(ABC, Generic[Settled]):
             predict = partial(network.run, model)
             parameters = {name: p for name, p in model.named_parameters() if name in parameters}
         with torch.enable_grad():
-            loss = self.loss.value(predict(x), check_batch(x, y)).mean()
+            loss = self.loss.mean(predict(x), check_batch(network, x, y, self.loss))
             gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
         return dict(zip(parameters, gradients, strict=True))
 
@@ -176,8 +181,8 @@ class AbstractRule(ABC, Generic[Settled]):
         """Infer, and return gradients, loss, logits and state. No argument is changed.
 
         Args:
-            x: (N, …) in the dtype of the parameters.
-            y: (N,) class indices or (N, K) target vectors.
+            x: (N, …) in the dtype of the parameters, or integers where the network embeds them.
+            y: (N,) class indices or (N, K) target vectors; or what the loss reads.
             state: an earlier call's, where the rule keeps one.
             generator: for random draws; needed by rules that draw.
 
@@ -194,7 +199,7 @@ class AbstractRule(ABC, Generic[Settled]):
             assert logits is not None
             return Outcome(
                 gradients={name: gradients[name] for name in problem.parameters},
-                loss=self.loss.value(logits, problem.y).mean() if problem.loss is None else problem.loss,
+                loss=self.loss.mean(logits, problem.y) if problem.loss is None else problem.loss,
                 logits=logits,
                 state=self.states_at(problem, settled) if self.state_type is not None else None,
                 diagnostics=problem.diagnostics,
@@ -266,7 +271,7 @@ class AbstractRule(ABC, Generic[Settled]):
             )
         if not network.is_recorded or self.reads_layers or for_states:
             network = network.on(x)
-        problem = Problem(network, x, y, state, generator, for_states)
+        problem = Problem(network, x, y, self.loss, state, generator, for_states)
         if self.reads_layers or not network.is_recorded:
             check_output(network, self.loss)
         self.check(network)

@@ -30,7 +30,7 @@ from dualprop.equilibrium import implicit_gradient
 from dualprop.equilibrium.energies import DiscountedHopfield
 from dualprop.equilibrium.phases import Dynamics, Nudge, Phase, Stop
 from dualprop.errors import SettingError
-from dualprop.losses import AbstractLoss, CrossEntropy, SquaredError, targets
+from dualprop.losses import AbstractLoss, CrossEntropy, LogLoss, SquaredError, targets
 from dualprop.network import Network
 from dualprop.network.states import States
 from dualprop.neurons import Identity
@@ -95,12 +95,22 @@ class ContrastiveHebbian(AbstractRule[Phase]):
     def clamped_phase(self, problem: Problem, free: Phase) -> Phase:
         """ŝ, settled from the free states with ŝ_L = š_L - ∇ℓ held."""
         output = free.states.means[-1]
-        # By the drive, also where the output is a softmax.
-        is_cross_entropy = isinstance(self.loss, CrossEntropy)
-        pull = -self.loss.gradient(output, problem.y) if is_cross_entropy else targets(problem.y, output) - output
-        clamped = (output + pull).to(output.dtype)
+        clamped = (output - self.output_error(problem, free)).to(output.dtype)
         phase = Phase(self._dynamics, free.states.fork(), Nudge(problem.y, 1.0), clamped=clamped)
         return self._settled(phase, problem.is_measured)
+
+    def output_error(self, problem: Problem, free: Phase) -> Tensor:
+        """∂ℓ/∂a_L at the free output, the shape of that."""
+        output, neuron, y = free.states.means[-1], problem.network.into(problem.depth).neuron, problem.y
+        if isinstance(self.loss, LogLoss):  # of a softmax: less the targets
+            target = targets(y, output)
+            return output * target.sum(1, keepdim=True) - target
+        gradient = self.loss.gradient(output, y)
+        if isinstance(neuron, Identity):
+            return gradient
+        with torch.enable_grad():
+            a = free.states.drive(problem.depth).detach().requires_grad_()
+            return torch.autograd.grad(neuron.f(a), a, gradient)[0]
 
     def gradients_at(self, problem: Problem, settled: Phase) -> dict[str, Tensor]:
         """-γ^{k-L} (ŝ_kᵀ ∂a_k/∂θ at ŝ - š_kᵀ ∂a_k/∂θ at š) for every layer k, the batch's mean."""
@@ -108,7 +118,7 @@ class ContrastiveHebbian(AbstractRule[Phase]):
         problem.report(clamped.states.counts, clamped.settling, REMEDY)
         lost = lost_in_rounding(settled.states.means, clamped.states.means, "clamp")
         problem.doubt(f"{lost}. Raise gamma, or use float64." if lost else "")
-        scales = tuple(self.gamma ** (k - depth) / len(problem.y) for k in range(1, depth + 1))
+        scales = tuple(self.gamma ** (k - depth) / problem.terms for k in range(1, depth + 1))
         return clamped.contrast(settled, scales)
 
     def predict(self, network: Network, x: Tensor) -> Tensor:
@@ -122,7 +132,7 @@ class ContrastiveHebbian(AbstractRule[Phase]):
         As γ → 0 it is back-propagation's.
         """
         with torch.no_grad():
-            y, free = check_batch(x, y), self.free_phase(network, x, can_sync(x))
+            y, free = check_batch(network, x, y, self.loss), self.free_phase(network, x, can_sync(x))
         return implicit_gradient.gradients(network, free.states.means, y, self.loss, discount=self.gamma)
 
     def states_at(self, problem: Problem, settled: Phase) -> FreeAndClamped:

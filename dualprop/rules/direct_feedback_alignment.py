@@ -56,22 +56,22 @@ class DirectFeedbackAlignment(AbstractRule[tuple[States, DirectFeedback]]):
         error = self.output_error(problem, states)
         for k in range(1, problem.depth):
             a = states.drive(k)
-            sent = (error @ feedback.matrices[k].to(error.dtype)).view_as(a)
+            sent = (error.flatten(1) @ feedback.matrices[k].to(error.dtype)).view_as(a)
             states.set(k, states.means[k], sent * states.neuron(k).derivative(a))
             states.counts["feedbacks"] += 1
         states.set(problem.depth, states.means[-1], error)
         return states, feedback
 
     def output_error(self, problem: Problem, states: States) -> Tensor:
-        """∂ℓ/∂a_L per example, (N, K)."""
+        """∂ℓ/∂a_L per example, the output's shape."""
         with torch.enable_grad():
             a = states.drive(problem.depth).detach().requires_grad_()
-            loss = self.loss.value(states.neuron(problem.depth).f(a), problem.y).sum()
+            loss = self.loss.total(states.neuron(problem.depth).f(a), problem.y)
             return torch.autograd.grad(loss, a)[0]
 
     def gradients_at(self, problem: Problem, settled: tuple[States, DirectFeedback]) -> dict[str, Tensor]:
         """δ_kᵀ ∂a_k/∂θ, averaged over the batch, for every layer."""
-        return settled[0].gradients((1 / len(problem.y),) * problem.depth)
+        return settled[0].gradients((1 / problem.terms,) * problem.depth)
 
     def states_at(self, problem: Problem, settled: tuple[States, DirectFeedback]) -> DirectFeedback:
         """The matrices."""
@@ -90,7 +90,7 @@ class DirectFeedbackAlignment(AbstractRule[tuple[States, DirectFeedback]]):
                 )
 
     def _drawn(self, problem: Problem, states: States) -> DirectFeedback:
-        generator, number = problem.generator, states.means[-1].shape[1]
+        generator, number = problem.generator, states.means[-1][0].numel()
         dtype = next(iter(problem.network.parameters.values())).dtype
         if generator is None:
             raise SettingError("DFA draws its matrices: pass generator=torch.Generator().manual_seed(0), say.")
@@ -101,6 +101,6 @@ class DirectFeedbackAlignment(AbstractRule[tuple[States, DirectFeedback]]):
         return DirectFeedback(matrices)
 
     def _check_state(self, feedback: DirectFeedback, states: States) -> None:
-        needed = {k: (states.means[-1].shape[1], mean[0].numel()) for k, mean in enumerate(states.means[1:-1], start=1)}
+        needed = {k: (states.means[-1][0].numel(), mean[0].numel()) for k, mean in enumerate(states.means[1:-1], start=1)}
         if {k: tuple(matrix.shape) for k, matrix in feedback.matrices.items()} != needed:
             raise SettingError("the state's matrices are of another network. Pass state=None to draw new ones.")

@@ -42,7 +42,8 @@ class DualPropagation(AbstractRule[DyadStates | Tensor]):
     Attributes:
         coupling: "original" (DP) or "transposed" (DP⊤), which is stable for every alpha.
         alpha: the weight of s⁺ in the mean. At ½ the two couplings are one.
-        beta: nudging strength per example; one for all layers, or one per layer 1…L.
+        beta: nudging strength per example, or per term of the loss's mean (`dp.losses`); one for
+            all layers, or one per layer 1…L.
         schedule: from `dp.schedules`, its text ("bottom_up(4)"), or a sequence of layer numbers.
         start: of the states: the "forward" pass, "zeros", or the "previous" call's `state`.
         output_nudge: "linearized", along ∇ℓ, or "exact".
@@ -72,7 +73,7 @@ class DualPropagation(AbstractRule[DyadStates | Tensor]):
         """The free pass, then the schedule."""
         if self._is_fused(problem):
             betas = self.beta if problem.network.is_recorded else self.betas(problem.depth)
-            return problem.mean_loss(lambda x: fused.swept(problem.network, x, betas, self.shares), self.loss)
+            return problem.mean_loss(lambda x: fused.swept(problem.network, x, betas, self.shares, problem.terms))
         betas, is_measured = self.betas(problem.depth), self.tolerance is not None or problem.for_states
         states = DyadStates(problem, betas, self.loss, self.start, self.damping, self.alpha, is_measured)
         passes = self._order.passes(problem.depth, problem.generator)
@@ -122,7 +123,7 @@ class DualPropagation(AbstractRule[DyadStates | Tensor]):
         """-(1/β_k) δ_kᵀ ∂a_k/∂W at s̄_{k-1}, for every layer."""
         if isinstance(settled, Tensor):
             return problem.gradients_of(settled)
-        return settled.gradients(tuple(-1 / (beta * len(problem.y)) for beta in settled.betas))
+        return settled.gradients(tuple(-1 / (beta * problem.terms) for beta in settled.betas))
 
     def loss_gradient(self, states: DyadStates, a: Tensor) -> Tensor:
         """∇ℓ by the output, where it is linearised."""

@@ -97,7 +97,7 @@ class EquilibriumPropagation(AbstractRule[Phase]):
         signs, first = self._signs(problem), None
         for term in self._terms:
             phase = self.nudged_phase(problem, settled, term, signs, first)
-            weight = term.weight / len(problem.y)
+            weight = term.weight / problem.terms
             # A Hopfield network's are large, and their weights sum to 0: subtract the first's.
             _add(total, phase.gradients(weight) if self._energy.free_is_forward else phase.contrasted(first, weight))
             self._report(problem, phase, first)
@@ -133,7 +133,8 @@ class EquilibriumPropagation(AbstractRule[Phase]):
     def _signs(self, problem: Problem) -> Tensor | None:
         if not self._estimator.is_random:
             return None
-        return estimators.signs(len(problem.x), problem.generator).to(problem.x.device, problem.x.dtype)
+        assert problem.logits is not None
+        return estimators.signs(len(problem.logits), problem.generator).to(problem.logits.device, problem.logits.dtype)
 
     def predict(self, network: Network, x: Tensor) -> Tensor:
         """The output of the free equilibrium, (N, K). On a PCN that is the forward pass."""
@@ -149,7 +150,7 @@ class EquilibriumPropagation(AbstractRule[Phase]):
         if self._energy.free_is_forward:
             return super().exact_gradients(network, x, y)
         with torch.no_grad():
-            y, free = check_batch(x, y), self.free_phase(network, x, None, can_sync(x))
+            y, free = check_batch(network, x, y, self.loss), self.free_phase(network, x, None, can_sync(x))
         return implicit_gradient.gradients(network, free.states.means, y, self.loss)
 
     def states_at(self, problem: Problem, settled: Phase) -> Equilibria:

@@ -28,7 +28,7 @@ back-propagation's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -74,6 +74,10 @@ class Lifted(AbstractRule["LiftedStates"]):
     needs_synapses = "the penalties of a lifted network are of synapses that are modules"
     loses = "lifted inference loses ε"
 
+    def conflicts(self) -> Iterator[str]:
+        if self.output_nudge == "exact":
+            yield from self.loss.exact_conflict()
+
     def inference(self, problem: Problem) -> LiftedStates:
         """The forward pass, sweeps down until the states settle, and all ε_k brought up to date."""
         states = LiftedStates(problem, self.betas(problem.depth))
@@ -109,7 +113,7 @@ class Lifted(AbstractRule["LiftedStates"]):
 
     def gradients_at(self, problem: Problem, settled: LiftedStates) -> dict[str, Tensor]:
         """-(1/β_k) ε_kᵀ ∂a_k/∂W at X_{k-1}, for every layer."""
-        return settled.gradients(tuple(-1 / (beta * len(problem.y)) for beta in settled.betas))
+        return settled.gradients(tuple(-1 / (beta * problem.terms) for beta in settled.betas))
 
     def states_at(self, problem: Problem, settled: LiftedStates) -> Dyads:
         """As dyads with alpha = 1: `mean(k)` is X_k, `difference(k)` ε_k, `minus` f(a_k)."""

@@ -31,7 +31,7 @@ class Outcome:
         gradients: by parameter name, for every trainable parameter: estimates of the mean loss's
             gradient.
         loss: of the prediction (`AbstractRule.predict`), the mean over the batch, shape ().
-        logits: of the prediction, shape (N, K).
+        logits: the prediction itself, shape (N, K), or (N, …) where the loss reads such.
         state: the inferred states, for the next call's `state`; None where the rule keeps none.
         diagnostics: numbers about the inference. "drives", "feedbacks" and "gradients" count
             synapse evaluations. A rule that iterates adds "passes", and "residual" where it was

@@ -130,7 +130,7 @@ class PredictiveCoding(AbstractRule["PredictedStates"]):
 
     def scale(self, problem: Problem) -> float:
         """-1/β, and the mean over the batch."""
-        return -1 / (len(problem.y) * self.beta)
+        return -1 / (problem.terms * self.beta)
 
     def states_at(self, problem: Problem, settled: PredictedStates) -> Values | None:
         return settled.values() if self.keeps_state or problem.for_states else None

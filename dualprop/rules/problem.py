@@ -1,6 +1,7 @@
 """One batch for one rule: checked once, and what the rule's phases report of it.
 
-N batch, K classes. `x` is (N, …); `y` is (N,) class indices or (N, K) target vectors.
+N batch, K classes. `x` is (N, …); `y` is (N,) class indices or (N, K) target vectors, or what else
+the loss reads.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from dualprop.errors import SettingError
 from dualprop.losses import AbstractLoss
-from dualprop.network import Network
+from dualprop.network import Network, inputs
 from dualprop.network.states import States
 from dualprop.settling import Settling, can_sync, largest
 
@@ -37,7 +38,9 @@ class Problem:
     """A batch that a rule works on, with the results so far.
 
     Attributes:
-        network, x, y: y as int64 indices (N,) or floating-point vectors (N, K).
+        network, x, y: y as int64 indices (N,) or floating-point vectors (N, K), or as the
+            loss reads it.
+        criterion: the loss that the rule descends.
         state: of an earlier call, or None.
         generator: draws what the rule draws, or None.
         for_states: whether the states are asked for, and not the gradients alone. What states read
@@ -47,9 +50,11 @@ class Problem:
     """
 
     def __init__(
-        self, network: Network, x: Tensor, y: Tensor, state: Any, generator: torch.Generator | None, for_states: bool
-    ) -> None:
-        self.network, self.x, self.y = network, x, check_batch(x, y)
+        self, network: Network, x: Tensor, y: Any, criterion: AbstractLoss, state: Any, generator: torch.Generator | None,
+        for_states: bool,
+    ) -> None:  # fmt: skip
+        self.network, self.x, self.y = network, x, check_batch(network, x, y, criterion)
+        self.criterion = criterion
         self.state, self.generator, self.for_states = state, generator, for_states
         self.logits: Tensor | None = None
         self.loss: Tensor | None = None
@@ -61,6 +66,14 @@ class Problem:
         """The trainable parameters by their name in the model."""
         return self.network.parameters
 
+    @cached_property
+    def terms(self) -> float:
+        """What the loss's mean divides by: examples, valid tokens, sums of class weights …
+
+        Inference descends the sum, and what it learns is divided by this and by β.
+        """
+        return self.criterion.terms(self.y, len(inputs.first(self.x)))
+
     @property
     def depth(self) -> int:
         """L, the number of layers."""
@@ -69,7 +82,7 @@ class Problem:
     @property
     def is_measured(self) -> bool:
         """Whether states may be measured: not while a CUDA graph is captured."""
-        return can_sync(self.x)
+        return can_sync(inputs.first(self.x))
 
     def forward(self, betas: tuple[float, ...] | None = None) -> States:
         """The states of the forward pass, whose output is the prediction. Their counts are for the
@@ -81,16 +94,16 @@ class Problem:
 
     def predicted(self, logits: Tensor) -> None:
         """Keep these outputs as the prediction. Raises SettingError unless the targets fit."""
-        check_targets(self.y, logits)
+        self.criterion.check_targets(self.y, logits)
         self.logits = logits
 
-    def mean_loss(self, predict: Callable[[Tensor], Tensor], loss: AbstractLoss) -> Tensor:
+    def mean_loss(self, predict: Callable[[Tensor], Tensor]) -> Tensor:
         """The mean loss of predict(x), shape (), in autograd's graph; counted as BP."""
         with torch.enable_grad():
             logits = predict(self.x)
             self.predicted(logits.detach())
             self.reports.append(Report(self.network.counts_of_backprop(self.x)))
-            mean = loss.value(logits, self.y).mean()
+            mean = self.criterion.mean(logits, self.y)
             self.loss = mean.detach()
             return mean
 
@@ -133,36 +146,40 @@ class Problem:
         return {**numbers, "residual": largest(residuals)} if residuals else numbers
 
 
-def check_batch(x: Tensor, y: Tensor) -> Tensor:
-    """The targets as int64 indices (N,) or floating-point vectors (N, K).
+def check_batch(network: Network, x: Any, y: Any, loss: AbstractLoss) -> Any:
+    """The targets as the loss reads them: int64 indices (N,), floating-point vectors (N, K) …
 
     Raises SettingError unless x and y are a batch: as many targets as examples, at least one.
     """
-    if not isinstance(x, Tensor) or not isinstance(y, Tensor):
-        raise SettingError(f"x and y must be tensors, got {type(x).__name__} and {type(y).__name__}. Use torch.as_tensor.")
-    if x.dim() < 2 or x.shape[0] == 0:
+    if not isinstance(x, Tensor) and not network.is_recorded:
+        raise SettingError(f"x must be a tensor, got {type(x).__name__}. Use torch.as_tensor.")
+    kinds = [value.dtype for value in inputs.tensors(x) if value.is_floating_point()]
+    if network.is_recorded:
+        number = inputs.first(x).shape[:1]
+        if not number or number[0] == 0:
+            raise SettingError(f"x must hold a batch of at least one example, got {tuple(inputs.first(x).shape)}.")
+        return loss.batch_targets(y, number[0], kinds[0] if kinds else torch.get_default_dtype())
+    is_real = x.dtype.is_floating_point
+    if not is_real and not network.reads_integers:
+        raise SettingError(
+            f"x must be floating point, got {x.dtype}. Convert it, x.float() say, or begin the model with nn.Embedding."
+        )
+    if x.dim() < (2 if is_real else 1) or x.shape[0] == 0:
         raise SettingError(f"x must hold a batch of at least one example, shape (N, …), got {tuple(x.shape)}.")
-    if not x.dtype.is_floating_point:
-        raise SettingError(f"x must be floating point, got {x.dtype}. Convert it, x.float() say.")
-    if y.shape[:1] != x.shape[:1]:
-        raise SettingError(f"x holds {x.shape[0]} examples but y has shape {tuple(y.shape)}. They must agree.")
-    if y.dim() == 1 and (y.dtype.is_floating_point or y.dtype == torch.bool):
-        raise SettingError(f"class indices y must be integers, got {y.dtype}. Convert them, y.long() say.")
-    if y.dtype.is_floating_point:
-        return y
-    return y.long() if y.dim() == 1 else y.to(x.dtype)
+    return loss.batch_targets(y, len(x), x.dtype if is_real else torch.get_default_dtype())
 
 
-def check_precision(parameters: Mapping[str, Tensor], x: Tensor, precision: Precision, loses: str) -> None:
+def check_precision(parameters: Mapping[str, Tensor], x: Any, precision: Precision, loses: str) -> None:
     """Raise SettingError where inference would lose small differences, or parameters their updates.
 
     Half precision belongs to the products alone, under bfloat16 autocast: float16 has no room for
     differences of 1e-8. `loses` is what a rule of full precision would lose in half.
     """
     half = (torch.float16, torch.bfloat16)
-    device = x.device.type
+    device = inputs.first(x).device.type
+    is_half = any(value.dtype in half for value in inputs.tensors(x))
     autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-    if precision == "full" and (x.dtype in half or autocast is not None):
+    if precision == "full" and (is_half or autocast is not None):
         raise SettingError(f"{loses} in half precision. Give it float32, outside autocast.")
     if precision != "half_products":
         return
@@ -170,7 +187,7 @@ def check_precision(parameters: Mapping[str, Tensor], x: Tensor, precision: Prec
         raise SettingError(
             "explicit inference would lose its differences in float16. Use autocast in bfloat16, or engine='fused'."
         )
-    if any(p.dtype in half for p in parameters.values()) or (x.dtype in half and autocast is None):
+    if any(p.dtype in half for p in parameters.values()) or (is_half and autocast is None):
         raise SettingError(
             "explicit inference needs parameters and inputs of float32 or wider. For bfloat16 products use "
             "torch.autocast(device, torch.bfloat16)."
@@ -183,20 +200,3 @@ def check_output(network: Network, loss: AbstractLoss) -> None:
     An output neuron gives logits or probabilities.
     """
     loss.check_output(network.into(network.depth).neuron)
-
-
-def check_targets(y: Tensor, logits: Tensor) -> None:
-    """Raise SettingError where targets don't fit outputs (N, K).
-
-    Index ranges are checked on the CPU, where it is free.
-    """
-    if logits.dim() != 2:
-        raise SettingError(f"the network's outputs must have shape (N, K), got {tuple(logits.shape)}. Add nn.Flatten().")
-    if y.dim() > 1 and y.shape != logits.shape:
-        raise SettingError(f"target vectors y have shape {tuple(y.shape)} but the outputs {tuple(logits.shape)}.")
-    if y.dim() == 1 and y.device.type == "cpu":
-        low, high = int(y.min()), int(y.max())
-        if low < 0 or high >= logits.shape[1]:
-            raise SettingError(
-                f"class indices must be in 0…{logits.shape[1] - 1}, got {low}…{high}. Give the model an output per class."
-            )

@@ -97,7 +97,7 @@ class TargetPropagation(AbstractRule["Taught"]):
             back = forward.maps[k]
             if back.layer.parameters:
                 delta = back.layer.neuron.derivative(back.drive) * change
-                gradients |= back.layer.synapse.gradient(back.tape, delta, -1 / (self.beta * len(problem.y)))
+                gradients |= back.layer.synapse.gradient(back.tape, delta, -1 / (self.beta * problem.terms))
                 forward.count(gradients=1)
             if k > 1:
                 change = back.target_difference(change, feedback.weights.get(k))

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from dualprop import feedback, rules
+from dualprop import feedback, losses, rules
 from dualprop.data import Augmentation
 from dualprop.errors import RunError, SettingError
 from dualprop.kernels import Kernel
@@ -170,6 +170,11 @@ class Recipe:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
             raise SettingError(
                 f"name must be letters, digits, '.', '_' and '-', as a folder is named after it, got '{self.name}'."
+            )
+        if str(self.rule.loss) not in losses.LOSSES:
+            raise SettingError(
+                f"a recipe is written down and holds its loss by name, {', '.join(losses.LOSSES)}, got {self.rule.loss}. Train "
+                "with your own loss in a loop of your own: rule.backward(network, x, y)."
             )
         if self.num_threads > 1024:
             raise SettingError(f"num_threads must be at most 1024, got {self.num_threads}.")

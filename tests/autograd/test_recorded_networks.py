@@ -205,6 +205,26 @@ def test_counts_are_passes_of_all_layers_and_reuse_is_exact():
     assert dp.Backprop().gradients(network, x, y).diagnostics == {"drives": 6, "feedbacks": 5, "gradients": 6}
 
 
+def test_tied_weights_learn_from_every_place():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.mix, self.head = nn.Embedding(9, 6), nn.Linear(6, 6), nn.Linear(6, 9, bias=False)
+            self.head.weight = self.embed.weight
+
+        def forward(self, tokens):
+            h = self.embed(tokens).mean(1)
+            return self.head(F.gelu(self.mix(torch.tanh(self.mix(h)))))
+
+    torch.manual_seed(0)
+    model = Tied().double()
+    tokens, y = torch.randint(9, (N, 3)), torch.randint(9, (N,))
+    for rule in (SMALL["dp"], SMALL["dp transposed"], SMALL["ep"]):
+        out = rule.gradients(dp.Network.from_module(model), tokens, y)
+        name, error = worst(out.gradients, exact(model, tokens, y))
+        assert error < 1e-4, (name, error)
+
+
 @pytest.mark.parametrize("write", ["iadd", "method", "setitem", "argument"])
 def test_a_model_may_write_over_its_states(write):
     """The state that the model writes over must not be the one that inference holds."""

@@ -1,8 +1,8 @@
-"""Losses on the network's output: value, gradient, and the exact (proximal) nudge.
+"""The losses known by name: value, gradient, and the exact (proximal) nudge.
 
-N batch, K classes or output units. Half-precision outputs are taken in float32. Everything is per
-example, never averaged: β is a per-example quantity, and the rule takes the mean over the batch,
-once. An output compartment with drive a is nudged to
+N batch, K classes or output units. Everything is per example, never averaged: β is a per-example
+quantity, and the rule takes the mean over the batch, once. An output compartment
+with drive a is nudged to
 
     nudge(a, y, c) = argmin_s G(s) - s·a + c ℓ(s, y)
 
@@ -12,62 +12,15 @@ c = 0 it is f(a).
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from dualprop import softmax
-from dualprop.errors import SettingError, closest
+from dualprop.errors import SettingError
+from dualprop.losses.base import AbstractLoss, targets, wide
 from dualprop.neurons import AbstractNeuron, Identity, Softmax
-from dualprop.settings import NamedPart
-
-
-class AbstractLoss(NamedPart):
-    """A loss on outputs (N, K) and targets: class indices (N,) or target vectors (N, K).
-
-    `is_holomorphic`: whether its gradient holds for complex outputs too.
-    """
-
-    name: str
-    concave_limit: float
-    is_holomorphic: bool = False
-
-    @abstractmethod
-    def value(self, s: Tensor, y: Tensor) -> Tensor:
-        """ℓ(s, y) per example, shape (N,)."""
-
-    @abstractmethod
-    def gradient(self, s: Tensor, y: Tensor) -> Tensor:
-        """∇ₛ ℓ(s, y) per example, shape (N, K)."""
-
-    @abstractmethod
-    def nudge(self, neuron: AbstractNeuron, a: Tensor, y: Tensor, c: float) -> Tensor:
-        """The output state that an exact nudge of strength c settles at, shape (N, K)."""
-
-    def check_output(self, neuron: AbstractNeuron) -> None:
-        """Raise SettingError where the loss does not read the states of such an output neuron."""
-        return
-
-    def uphill_conflict(self, strength: float, what: str, remedy: str) -> Iterator[str]:
-        """Why an exact nudge of that strength uphill is not well posed, and the remedy, if so."""
-        if strength > 0 and strength >= self.concave_limit:
-            needed = f"< {self.concave_limit:g}" if self.concave_limit > 0 else "= 0"
-            told = f"an exact {self.name} nudge needs {what} {needed}, got {strength:g}"
-            yield f"{told}. {remedy}, or use output_nudge='linearized'."
-
-    def __str__(self) -> str:
-        return self.name
-
-    @classmethod
-    def from_text(cls, text: str) -> AbstractLoss:
-        return from_name(text)
-
-    @classmethod
-    def choices(cls) -> str:
-        return "|".join(LOSSES)
 
 
 @dataclass(frozen=True)
@@ -88,6 +41,11 @@ class SquaredError(AbstractLoss):
     def gradient(self, s: Tensor, y: Tensor) -> Tensor:
         s = wide(s)
         return s - targets(y, s)
+
+    def check_targets(self, y: Tensor, outputs: Tensor) -> None:
+        # Vectors may have any shape (N, …), and the sum runs over all of an example's units.
+        if outputs.dim() == 2 or y.shape != outputs.shape:
+            super().check_targets(y, outputs)
 
     def nudge(self, neuron: AbstractNeuron, a: Tensor, y: Tensor, c: float) -> Tensor:
         a = wide(a)
@@ -169,18 +127,6 @@ class LogLoss(AbstractLoss):
         return neuron.f(a) if c == 0 else neuron.nudged(a, c * targets(y, a))
 
 
-def wide(s: Tensor) -> Tensor:
-    """s in float32 where it is of half precision: the output's few units are worth it."""
-    return s.float() if s.dtype in (torch.float16, torch.bfloat16) else s
-
-
-def targets(y: Tensor, like: Tensor) -> Tensor:
-    """The target vectors (N, K) in `like`'s dtype: one-hot for class indices (N,), or y itself."""
-    if y.dtype.is_floating_point:
-        return y.to(like.dtype)
-    return torch.zeros_like(like).scatter_(1, y.unsqueeze(1), 1)
-
-
 def _nudge_logits(a: Tensor, y: Tensor, c: float, steps: int = 100) -> Tensor:
     """Solve s - a + c (softmax(s) - y) = 0 per example by damped Newton steps. a, y, s: (N, K).
 
@@ -241,19 +187,3 @@ def _newton_step(residual: Tensor, p: Tensor, c: Tensor) -> Tensor:
     schur = 1 + c * p_top * (1 - p_top) - (coupling * solved_coupling).sum(1, keepdim=True)
     step_top = (r_top - (coupling * solved_r).sum(1, keepdim=True)) / schur
     return (solved_r - solved_coupling * step_top).scatter(1, top, step_top)
-
-
-LOSSES: dict[str, type[AbstractLoss]] = {
-    "cross_entropy": CrossEntropy,
-    "squared_error": SquaredError,
-    "log_loss": LogLoss,
-}
-
-
-def from_name(name: str | AbstractLoss) -> AbstractLoss:
-    """The loss of that name, or the loss itself. Raises SettingError for an unknown name."""
-    if isinstance(name, AbstractLoss):
-        return name
-    if not isinstance(name, str) or name not in LOSSES:
-        raise SettingError(f"unknown loss '{name}'.{closest(name, list(LOSSES))} Known: {', '.join(LOSSES)}.")
-    return LOSSES[name]()

@@ -1,0 +1,26 @@
+"""Losses on the network's output: three by name, PyTorch's by type, and the user's own."""
+
+from dualprop.losses import base, pytorch
+from dualprop.losses.base import LOSSES, AbstractLoss, describe, from_name, targets, wide
+from dualprop.losses.known import CrossEntropy, LogLoss, SquaredError
+from dualprop.losses.own import OwnLoss, from_function
+from dualprop.losses.pytorch import TorchLoss, from_torch
+
+LOSSES.update({loss.name: loss for loss in (CrossEntropy, SquaredError, LogLoss)})
+base.READERS[:] = [pytorch.read]
+
+__all__ = [
+    "LOSSES",
+    "AbstractLoss",
+    "CrossEntropy",
+    "LogLoss",
+    "OwnLoss",
+    "SquaredError",
+    "TorchLoss",
+    "describe",
+    "from_function",
+    "from_name",
+    "from_torch",
+    "targets",
+    "wide",
+]
