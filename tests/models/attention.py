@@ -41,7 +41,12 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     def __init__(self, d, act_layer=nn.GELU, **attention):
         super().__init__()
-        self.ln_1, self.attn, self.ln_2, self.mlp = nn.LayerNorm(d), Attention(d, **attention), nn.LayerNorm(d), Mlp(d, act_layer)
+        self.ln_1, self.attn, self.ln_2, self.mlp = (
+            nn.LayerNorm(d),
+            Attention(d, **attention),
+            nn.LayerNorm(d),
+            Mlp(d, act_layer),
+        )
 
     def forward(self, x):
         x = x + self.attn(self.ln_1(x))
@@ -133,13 +138,15 @@ class GPT(nn.Module):
     def __init__(self, by_hand=False, vocabulary=11, t=6, d=8):
         super().__init__()
         gelu = (lambda: nn.GELU(approximate="tanh")) if by_hand else nn.GELU
-        self.transformer = nn.ModuleDict({
-            "wte": nn.Embedding(vocabulary, d),
-            "wpe": nn.Embedding(t, d),
-            "drop": nn.Identity(),
-            "h": nn.ModuleList([Block(d, gelu, causal=True, by_hand=by_hand) for _ in range(2)]),
-            "ln_f": nn.LayerNorm(d),
-        })
+        self.transformer = nn.ModuleDict(
+            {
+                "wte": nn.Embedding(vocabulary, d),
+                "wpe": nn.Embedding(t, d),
+                "drop": nn.Identity(),
+                "h": nn.ModuleList([Block(d, gelu, causal=True, by_hand=by_hand) for _ in range(2)]),
+                "ln_f": nn.LayerNorm(d),
+            }
+        )
         self.lm_head = nn.Linear(d, vocabulary, bias=False)
         self.transformer.wte.weight = self.lm_head.weight
 
@@ -169,7 +176,9 @@ class Llama(nn.Module):
     def forward(self, idx):
         x = self.embed(idx)
         h = self.norms[0](x)
-        x = x + self.o(F.scaled_dot_product_attention(self.rotated(self.q(h)), self.rotated(self.k(h)), self.v(h), is_causal=True))
+        x = x + self.o(
+            F.scaled_dot_product_attention(self.rotated(self.q(h)), self.rotated(self.k(h)), self.v(h), is_causal=True)
+        )
         h = self.norms[1](x)
         x = x + self.down_proj(F.silu(self.gate_proj(h)) * self.up_proj(h))
         return self.lm_head(self.norms[2](x))
@@ -266,7 +275,7 @@ ATTENTION = (
         name="encoder_decoder", build=Translator, targets=classes(11, 6), loss=per_position,
         inputs=lambda n, dtype: (torch.randint(9, (n, 5)), torch.randint(11, (n, 6))),
     ),
-    Architecture(name="transformer_encoder_relu", build=lambda: TorchEncoder("relu", False, False), **SEQUENCES, notes="(T, N, D)"),
+    Architecture(name="transformer_encoder_relu", build=lambda: TorchEncoder("relu", False, False), **SEQUENCES),
     Architecture(name="transformer_encoder_gelu", build=lambda: TorchEncoder(F.gelu, True, True), **SEQUENCES),
     Architecture(
         name="attention_pooling", build=AttentionPooling, inputs=normal(6, 5), targets=classes(4), output=lambda out: out[0]

@@ -118,7 +118,9 @@ ENGINES = {
 }
 
 
-def disagreement(found: dict[str, Tensor], expected: dict[str, Tensor], cosine: float, ratio: float, nothing: float = 1e-12) -> list[str]:
+def disagreement(
+    found: dict[str, Tensor], expected: dict[str, Tensor], cosine: float, ratio: float, nothing: float = 1e-12
+) -> list[str]:
     """A line for each parameter that is not within `cosine` and `ratio` of what is expected.
 
     A gradient below `nothing` has no direction: what is found must be small beside the largest.

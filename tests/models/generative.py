@@ -38,7 +38,10 @@ class Autoencoder(nn.Module):
     def __init__(self):
         super().__init__()
         self.encoder = nn.Sequential(
-            nn.Conv2d(1, 4, 3, stride=2, padding=1), nn.LeakyReLU(0.1), nn.Conv2d(4, 6, 3, stride=2, padding=1), nn.LeakyReLU(0.1)
+            nn.Conv2d(1, 4, 3, stride=2, padding=1),
+            nn.LeakyReLU(0.1),
+            nn.Conv2d(4, 6, 3, stride=2, padding=1),
+            nn.LeakyReLU(0.1),
         )
         self.decoder = nn.Sequential(
             nn.ConvTranspose2d(6, 4, 2, stride=2), nn.LeakyReLU(0.1), nn.ConvTranspose2d(4, 1, 2, stride=2), nn.Sigmoid()
@@ -84,7 +87,8 @@ class GAN(nn.Module):
         super().__init__()
         self.generator = nn.Sequential(
             nn.Linear(4, 8 * 2 * 2), nn.Unflatten(1, (8, 2, 2)), nn.BatchNorm2d(8), nn.ReLU(),
-            nn.ConvTranspose2d(8, 4, 2, stride=2), nn.BatchNorm2d(4), nn.ReLU(), nn.ConvTranspose2d(4, 1, 2, stride=2), nn.Tanh(),
+            nn.ConvTranspose2d(8, 4, 2, stride=2), nn.BatchNorm2d(4), nn.ReLU(),
+            nn.ConvTranspose2d(4, 1, 2, stride=2), nn.Tanh(),
         )  # fmt: skip
         self.discriminator = nn.Sequential(
             nn.Conv2d(1, 4, 3, stride=2, padding=1), nn.LeakyReLU(0.2, inplace=True),
@@ -136,8 +140,8 @@ def unit_images(n, dtype):
 GENERATIVE = (
     Architecture(name="unet", build=UNet, inputs=normal(3, 8, 8), targets=classes(3, 8, 8), seed=2),
     Architecture(
-        name="autoencoder", build=Autoencoder, loss=F.mse_loss, targets=unit_images, inputs=lambda n, dtype: (unit_images(n, dtype),),
-        notes="output and target are images",
+        name="autoencoder", build=Autoencoder, loss=F.mse_loss, targets=unit_images,
+        inputs=lambda n, dtype: (unit_images(n, dtype),), notes="output and target are images",
     ),
     Architecture(
         name="vae", build=VAE, inputs=lambda n, dtype: (torch.rand(n, 1, 4, 4, dtype=dtype),),
@@ -156,7 +160,8 @@ GENERATIVE = (
         notes="activations see 2N rows; the generator runs without a graph",
     ),
     Architecture(
-        name="diffusion_denoiser", build=Denoiser, targets=lambda n, dtype: torch.randn(n, 1, 6, 6, dtype=dtype), loss=F.mse_loss,
+        name="diffusion_denoiser", build=Denoiser, loss=F.mse_loss,
+        targets=lambda n, dtype: torch.randn(n, 1, 6, 6, dtype=dtype),
         inputs=lambda n, dtype: (torch.randn(n, 1, 6, 6, dtype=dtype), torch.randint(50, (n,))),
     ),
 )  # fmt: skip

@@ -12,7 +12,17 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 # The corners of each function. A slope that is continuous (ELU, Softplus, …) has none.
-_AT_ZERO = (F.relu, F.relu_, F.leaky_relu, F.leaky_relu_, F.prelu, torch.relu, torch.relu_, torch.Tensor.relu, torch.Tensor.relu_)
+_AT_ZERO = (
+    F.relu,
+    F.relu_,
+    F.leaky_relu,
+    F.leaky_relu_,
+    F.prelu,
+    torch.relu,
+    torch.relu_,
+    torch.Tensor.relu,
+    torch.Tensor.relu_,
+)
 _AT_ZERO += (F.selu, torch.selu, torch.selu_, F.rrelu)
 CORNERS = {
     **dict.fromkeys(_AT_ZERO, (0.0,)),

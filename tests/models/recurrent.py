@@ -123,7 +123,12 @@ class DEQ(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.inject, self.core, self.norm, self.head = nn.Linear(5, 8), nn.Linear(8, 8, bias=False), nn.LayerNorm(8), nn.Linear(8, 3)
+        self.inject, self.core, self.norm, self.head = (
+            nn.Linear(5, 8),
+            nn.Linear(8, 8, bias=False),
+            nn.LayerNorm(8),
+            nn.Linear(8, 3),
+        )
 
     def forward(self, x):
         injected = self.inject(x)

@@ -143,7 +143,11 @@ class ControlFlow(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.first, self.low, self.high, self.step, self.last = (nn.Linear(5, 8), *(nn.Linear(8, 8) for _ in range(3)), nn.Linear(8, 3))
+        self.first, self.low, self.high, self.step, self.last = (
+            nn.Linear(5, 8),
+            *(nn.Linear(8, 8) for _ in range(3)),
+            nn.Linear(8, 3),
+        )
 
     def forward(self, x):
         h = torch.tanh(self.first(x))

@@ -144,7 +144,11 @@ class PositiveScale(Perceptron):
 
     def __init__(self):
         super().__init__()
-        self.raw, self.gate, self.shift = nn.Parameter(torch.randn(8)), nn.Parameter(torch.randn(())), nn.Parameter(torch.randn(8))
+        self.raw, self.gate, self.shift = (
+            nn.Parameter(torch.randn(8)),
+            nn.Parameter(torch.randn(())),
+            nn.Parameter(torch.randn(8)),
+        )
 
     def forward(self, x):
         h = torch.tanh(self.fc1(x)) * F.softplus(self.raw)
@@ -224,5 +228,5 @@ STYLES = (
     Architecture(name="sigmoid_outputs", build=sigmoid_outputs, **MANY, loss=F.binary_cross_entropy),
     Architecture(name="multi_label", build=lambda: ByFunction(F.hardtanh), **MANY, loss=F.multilabel_soft_margin_loss),
     Architecture(name="softmax_inside", build=softmax_inside, **VECTORS),
-    Architecture(name="regression", build=regression, inputs=normal(5), targets=values(), loss=F.smooth_l1_loss, notes="y (N,)"),
+    Architecture(name="regression", build=regression, inputs=normal(5), targets=values(), loss=F.smooth_l1_loss),
 )  # fmt: skip
