@@ -109,11 +109,11 @@ class Engine:
 ENGINES = {
     engine.name: engine
     for engine in (
-        Engine("fused", fused, 10.0),
-        Engine("dual_propagation", dual_propagation, 10.0),
-        Engine("transposed", transposed, 10.0),
-        Engine("equilibrium_propagation", equilibrium_propagation, 1.0),
-        Engine("predictive_coding", predictive_coding, 1.0),
+        Engine("fused", fused, 100.0),
+        Engine("dual_propagation", dual_propagation, 100.0),
+        Engine("transposed", transposed, 100.0),
+        Engine("equilibrium_propagation", equilibrium_propagation, 5.0),
+        Engine("predictive_coding", predictive_coding, 5.0),
     )
 }
 
