@@ -4,11 +4,12 @@ from architecture import Architecture
 from attention import ATTENTION
 from convolutional import CONVOLUTIONAL
 from generative import GENERATIVE
+from language import LANGUAGE_MODELS
 from recurrent import RECURRENT
 from structured import STRUCTURED
 from styles import STYLES
 
 ARCHITECTURES: dict[str, Architecture] = {
     architecture.name: architecture
-    for architecture in (*CONVOLUTIONAL, *GENERATIVE, *ATTENTION, *RECURRENT, *STRUCTURED, *STYLES)
+    for architecture in (*CONVOLUTIONAL, *GENERATIVE, *ATTENTION, *LANGUAGE_MODELS, *RECURRENT, *STRUCTURED, *STYLES)
 }

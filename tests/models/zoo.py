@@ -49,16 +49,18 @@ def tokens(length: int = 9, vocabulary: int = 50, **others: Callable[[Generator]
     return inputs
 
 
-# Names, and the side of the image where it is not 64.
-CONVOLUTIONAL = (
-    "resnet18 resnet10t seresnet18 resnetv2_18 skresnet18 densenet121 dla46_c mobilenetv2_050 mobilenetv3_small_050 "
-    "mobilenetv4_conv_small_050 efficientnet_b0 efficientnet_lite0 tinynet_e mnasnet_small ghostnet_050 lcnet_035 "
-    "regnetx_002 regnety_002 convnext_atto convnextv2_atto repvgg_a0 hardcorenas_a mixnet_s rexnet_100 hrnet_w18_small "
-    "gernet_s nf_regnet_b0 ese_vovnet19b_slim_dw starnet_s1 mambaout_femto inception_next_atto hgnetv2_b0"
-).split()
-# The second value: further arguments of `create_model`.
+# Images of 64 × 64.
+CONVOLUTIONAL = [
+    "resnet18", "resnet10t", "seresnet18", "resnetv2_18", "skresnet18", "densenet121", "dla46_c", "mobilenetv2_050",
+    "mobilenetv3_small_050", "mobilenetv4_conv_small_050", "efficientnet_b0", "efficientnet_lite0", "tinynet_e",
+    "mnasnet_small", "ghostnet_050", "lcnet_035", "regnetx_002", "regnety_002", "convnext_atto", "convnextv2_atto",
+    "repvgg_a0", "hardcorenas_a", "mixnet_s", "rexnet_100", "hrnet_w18_small", "gernet_s", "nf_regnet_b0",
+    "ese_vovnet19b_slim_dw", "starnet_s1", "mambaout_femto", "inception_next_atto", "hgnetv2_b0",
+]  # fmt: skip
+# With further arguments of `create_model`.
 ATTENTION: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(("vit_tiny_patch16_224", "deit_tiny_patch16_224", "xcit_nano_12_p16_224", "pit_ti_224"), {"img_size": 64}),
+    "vit_tiny_patch16_224": {"img_size": 64}, "deit_tiny_patch16_224": {"img_size": 64},
+    "xcit_nano_12_p16_224": {"img_size": 64}, "pit_ti_224": {"img_size": 64},
     "cait_xxs24_224": {"img_size": 64}, "swin_tiny_patch4_window7_224": {"img_size": 64, "window_size": 4},
     "coat_lite_tiny": {"img_size": 64}, "mixer_s32_224": {"img_size": 64}, "resmlp_12_224": {"img_size": 64},
     "gmlp_ti16_224": {"img_size": 64}, "levit_128s": {"img_size": 64}, "eva02_tiny_patch14_224": {"img_size": 56},
@@ -87,11 +89,18 @@ TEXT = {
     "vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
     "max_position_embeddings": 32, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
 }  # fmt: skip
-VISION = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "image_size": 32, "patch_size": 8}
+VISION = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "image_size": 32,
+    "patch_size": 8,
+}
 AUDIO = {
     "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 20,
-    "conv_dim": (8, 8), "conv_stride": (4, 4), "conv_kernel": (8, 4), "num_feat_extract_layers": 2, "num_conv_pos_embeddings": 4,
-    "num_conv_pos_embedding_groups": 2, "apply_spec_augment": False,
+    "conv_dim": (8, 8), "conv_stride": (4, 4), "conv_kernel": (8, 4), "num_feat_extract_layers": 2,
+    "num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2, "apply_spec_augment": False,
 }  # fmt: skip
 
 
@@ -156,7 +165,7 @@ HUGGING_FACE = (
     hugging("mistral", "MistralForCausalLM", TEXT, tokens(), **GROUPED),
     hugging("qwen2", "Qwen2ForCausalLM", TEXT, tokens(), num_key_value_heads=1),
     hugging("gemma", "GemmaForCausalLM", TEXT, tokens(), **GROUPED),
-    hugging("mixtral", "MixtralForCausalLM", TEXT, tokens(), num_local_experts=3, **GROUPED),
+    hugging("mixtral", "MixtralForCausalLM", TEXT, tokens(), num_local_experts=3, experts_implementation="eager", **GROUPED),
     hugging("mamba", "MambaForCausalLM", {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2}, tokens(), state_size=4),
     hugging("t5", "T5ForConditionalGeneration", {"vocab_size": 50}, tokens(decoder_input_ids=decoder_ids), d_model=16, d_kv=8,
             d_ff=32, num_layers=2, num_heads=2),
@@ -199,6 +208,6 @@ ZOO: tuple[Entry, ...] = (
     *(timm_entry(name) for name in CONVOLUTIONAL),
     *(timm_entry(name, **settings) for name, settings in ATTENTION.items()),
     *HUGGING_FACE,
-    *(vision_entry(name) for name in ("squeezenet1_1", "shufflenet_v2_x0_5", "alexnet")),
+    *(vision_entry(name) for name in ("squeezenet1_1", "shufflenet_v2_x0_5", "mnasnet0_5")),
     *TORCH,
 )
