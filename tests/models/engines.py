@@ -46,6 +46,11 @@ def autograd(architecture: Architecture, batch: Batch) -> Step:
     return stepped(architecture, architecture.model(), batch)
 
 
+def autograd_loss(architecture: Architecture) -> Tensor:
+    """The model's own mean loss on its batch."""
+    return architecture.mean_loss(architecture.model(), *architecture.batch()).detach()
+
+
 def fused(architecture: Architecture, batch: Batch, beta: float) -> Step:
     return stepped(architecture, dp.dualize(architecture.model(), beta=beta), batch)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from architecture import example
 from architectures import ARCHITECTURES
-from engines import ENGINES, autograd, disagreement, distance, network_of
+from engines import ENGINES, argument, autograd, autograd_loss, disagreement, distance, network_of
 
 import dualprop as dp
 
@@ -76,6 +76,26 @@ def test_beta_is_per_example(engine, architecture):
     mean = {name: sum(gradients[name] for gradients in apart) / len(y) for name in whole}
     wrong = disagreement(whole, mean, cosine=1 - 1e-9, ratio=1e-8, nothing=1e-9)
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("rule", [dp.DualPropagation, dp.EquilibriumPropagation, dp.PredictiveCoding])
+@EVERY
+def test_a_rule_called_like_a_loss_delivers_its_gradients(rule, architecture):
+    """Through autograd's accumulation, scaled by what multiplies the loss, and none where none is
+    due."""
+    inputs, y = architecture.batch()
+    network, called = (network_of(architecture, architecture.model()) for _ in range(2))
+    settled = rule(loss=dp.losses.from_function(architecture.loss))
+    torch.manual_seed(architecture.seed)
+    expected = settled.gradients(network, argument(inputs), y).gradients
+    torch.manual_seed(architecture.seed)
+    loss = settled(called, argument(inputs), y)
+    (2 * loss).backward()
+    torch.testing.assert_close(loss.detach(), autograd_loss(architecture))
+    for name, p in called.parameters.items():
+        torch.testing.assert_close(
+            torch.zeros_like(p) if p.grad is None else p.grad, 2 * expected[name], msg=lambda told, name=name: f"{name}: {told}"
+        )
 
 
 @EVERY
