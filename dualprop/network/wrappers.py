@@ -9,15 +9,17 @@ from __future__ import annotations
 import gc
 import sys
 import weakref
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from dualprop.errors import SettingError, UnsupportedModuleError
 
-# The wrapper of a module that was found outside, or None where there is none.
-_found: weakref.WeakKeyDictionary[nn.Module, weakref.ref[DistributedDataParallel] | None] = weakref.WeakKeyDictionary()
+MARK = "dualprop: the wrappers that hold this parameter"
+REMEDY = "Use DistributedDataParallel, or dp.dualize(model) and its own loss."
 
 
 def unwrapped(model: nn.Module) -> tuple[nn.Module, DistributedDataParallel | None]:
@@ -25,7 +27,7 @@ def unwrapped(model: nn.Module) -> tuple[nn.Module, DistributedDataParallel | No
     if isinstance(model, DistributedDataParallel):
         return unwrapped(model.module)[0], model
     if isinstance(model, DataParallel):
-        raise UnsupportedModuleError("nn.DataParallel copies the model at each call. Use DistributedDataParallel or its .module.")
+        raise UnsupportedModuleError("nn.DataParallel copies the model at each call. Use DistributedDataParallel.")
     sharding = sys.modules.get("torch.distributed.fsdp")
     if sharding is not None and isinstance(model, sharding.FullyShardedDataParallel):
         raise UnsupportedModuleError(f"{type(model).__name__} shards parameters. {REMEDY}")
@@ -33,12 +35,9 @@ def unwrapped(model: nn.Module) -> tuple[nn.Module, DistributedDataParallel | No
     return model, None
 
 
-REMEDY = "Use DistributedDataParallel, or dp.dualize(model) and its own loss."
-
-
 def check_parameters(model: nn.Module) -> None:
     """Raise UnsupportedModuleError, naming a parameter of which this process holds but a part."""
-    tensors = sys.modules.get("torch.distributed.tensor")  # no parameter is sharded where none has loaded it
+    tensors: Any = sys.modules.get("torch.distributed.tensor")  # no parameter is sharded where none has loaded it
     for name, parameter in model.named_parameters() if tensors is not None else ():
         if isinstance(parameter, tensors.DTensor):
             raise UnsupportedModuleError(f"'{name}' is sharded over processes (fully_shard). {REMEDY}")
@@ -65,18 +64,34 @@ def wrapper_to_run(module: nn.Module, known: nn.Module | None) -> DistributedDat
 
 
 def _wrapper_around(module: nn.Module) -> DistributedDataParallel | None:
-    """The living wrapper that holds the module. A module does not know its wrappers, so that all
-    objects are searched, once for each module."""
-    if module not in _found:
+    """The living wrapper that holds the module.
+
+    A module does not know its wrappers, and looking for one among all objects takes a tenth of a
+    second. But a wrapper holds its parameters' accumulators, which else live as long as a graph
+    does. A mark on one therefore tells whether there is anything to look for, and keeps the answer.
+    """
+    parameter = next((p for p in module.parameters() if p.requires_grad and not hasattr(p, "_ddp_ignored")), None)
+    if parameter is None:
+        return None
+    _marks(parameter).setdefault(MARK, None)
+    marks = _marks(parameter)
+    if MARK not in marks:
+        return None
+    if marks[MARK] is None or not all(reference() for reference in marks[MARK]):
         wrappers = _wrappers_around(module)
         if len(wrappers) > 1:
             gc.collect()  # One that was dropped may live on in a cycle.
             wrappers = _wrappers_around(module)
         if len(wrappers) > 1:
             raise SettingError("the model is in two DistributedDataParallel. Read the one that is meant: from_module(wrapper).")
-        _found[module] = weakref.ref(wrappers[0]) if wrappers else None
-    reference = _found[module]
-    return None if reference is None else reference()
+        marks[MARK] = [weakref.ref(wrapper) for wrapper in wrappers]
+    return marks[MARK][0]() if marks[MARK] else None
+
+
+def _marks(parameter: Tensor) -> dict[str, Any]:
+    """What Python has noted on the node that accumulates the parameter's gradient."""
+    node: Any = get_gradient_edge(parameter).node
+    return node.metadata
 
 
 def _wrappers_around(module: nn.Module) -> list[DistributedDataParallel]:

@@ -218,7 +218,7 @@ class AbstractRule(ABC, Generic[Settled]):
     def backward(
         self, network: Network, x: Tensor, y: Tensor, state: Any = None, generator: torch.Generator | None = None
     ) -> Outcome:
-        """The same, and add the gradients into `.grad`, as `rule(network, x, y).backward()` does."""
+        """The same, and add the gradients into `.grad`, as `rule(…).backward()` does."""
         return delivery.deliver(network, x, y, lambda x, y: self.gradients(network, x, y, state, generator))
 
     @final

@@ -6,7 +6,7 @@
 L is what the user makes of the loss: `loss / 4`, a scaler's multiple, a sum of losses. Parameters'
 hooks, a DistributedDataParallel's reducer, and whatever else waits for a gradient is served.
 
-A second backward needs retain_graph, as after any loss. No gradient of a gradient can be taken.
+A second backward needs retain_graph, as after any loss. Gradients of gradients are refused.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from dualprop.errors import SettingError
 from dualprop.network import Network
@@ -94,8 +93,9 @@ class _Delivery(torch.autograd.Function):
         return value.detach().clone()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *scales: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise SettingError("a rule's gradients are numbers without a derivative of their own. Leave out create_graph=True.")
         (scale,) = scales
         # On a GPU the question would wait for the device.
         is_one = ctx.is_whole or (scale.device.type == "cpu" and float(scale) == 1)
