@@ -170,14 +170,12 @@ def test_a_scaler_clipping_and_an_optimizer_step_as_after_any_loss():
     """One loop by the rule BP and the same by PyTorch: the same weights."""
     model, network, x, y = problem("backprop")
     twin, weights = copy.deepcopy(model), []
-    for trained, loss in (
-        (model, lambda: dp.Backprop()(network, x, y)),
-        (twin, lambda: nn.functional.cross_entropy(twin(x), y)),
-    ):
+    for trained in (model, twin):
         scaler, optimizer = torch.amp.GradScaler("cpu"), torch.optim.SGD(trained.parameters(), lr=0.1, momentum=0.9)
         for _ in range(3):
             optimizer.zero_grad()
-            scaler.scale(loss()).backward()
+            loss = dp.Backprop()(network, x, y) if trained is model else nn.functional.cross_entropy(twin(x), y)
+            scaler.scale(loss).backward()
             scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_(trained.parameters(), 0.1)
             scaler.step(optimizer)
