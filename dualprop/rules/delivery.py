@@ -16,28 +16,29 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from dualprop.errors import SettingError
 from dualprop.network import Network
 from dualprop.network.wrappers import wrapper_to_run
 from dualprop.rules.outcome import Outcome
 
-Infer = Callable[[Tensor, Tensor], Outcome]
+Infer = Callable[[Any, Tensor], Outcome]
 
 
-def loss(network: Network, x: Tensor, y: Tensor, infer: Infer) -> Tensor:
+def loss(network: Network, x: Any, y: Tensor, infer: Infer) -> Tensor:
     """The outcome's loss, in a graph that delivers the gradients. `loss.outcome` is the outcome.
 
     Raises SettingError where x asks for a gradient, which no rule has.
     """
-    if isinstance(x, Tensor) and x.requires_grad and torch.is_grad_enabled():
+    if torch.is_grad_enabled() and any(isinstance(part, Tensor) and part.requires_grad for part in tree_leaves(x)):
         raise SettingError("x requires a gradient, but a rule gives none to its input. Pass x.detach().")
     delivered, outcome = _connected(network, x, y, infer)
     delivered.outcome = outcome  # type: ignore[attr-defined]
     return delivered
 
 
-def deliver(network: Network, x: Tensor, y: Tensor, infer: Infer) -> Outcome:
+def deliver(network: Network, x: Any, y: Tensor, infer: Infer) -> Outcome:
     """The outcome, its gradients delivered."""
     with torch.enable_grad():
         delivered, outcome = _connected(network, x, y, infer, is_whole=True)
@@ -45,7 +46,7 @@ def deliver(network: Network, x: Tensor, y: Tensor, infer: Infer) -> Outcome:
     return outcome
 
 
-def _connected(network: Network, x: Tensor, y: Tensor, infer: Infer, is_whole: bool = False) -> tuple[Tensor, Outcome]:
+def _connected(network: Network, x: Any, y: Tensor, infer: Infer, is_whole: bool = False) -> tuple[Tensor, Outcome]:
     inference = _Inference(network, infer, is_whole)
     wrapper = None
     if network.module is not None and torch.is_grad_enabled():
@@ -76,7 +77,7 @@ class _Inference(nn.Module):
         self.network, self.infer, self.is_whole = network, infer, is_whole
         self.outcome: Outcome | None = None
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+    def forward(self, x: Any, y: Tensor) -> Tensor:
         self.outcome = outcome = self.infer(x, y)
         parameters = self.network.parameters
         gradients = [outcome.gradients[name] for name in parameters]

@@ -13,6 +13,9 @@ import dualprop as dp
 # Every rule, and those whose inference differentiates by parameters in ways of its own.
 CASES = {
     **{name: kind() for name, kind in dp.RULES.items()},
+    "dual_propagation, recorded": dp.DualPropagation(),
+    "equilibrium_propagation, recorded": dp.EquilibriumPropagation(),
+    "predictive_coding, recorded": dp.PredictiveCoding(),
     "dual_propagation, fused": dp.DualPropagation(engine="fused"),
     "equilibrium_propagation, holomorphic": dp.EquilibriumPropagation(
         energy="hopfield",
@@ -35,6 +38,17 @@ def taped(norm=nn.LayerNorm):
     return model.double()
 
 
+class Whole(nn.Module):
+    """A module that is read by running it."""
+
+    def __init__(self, body):
+        super().__init__()
+        self.body = body
+
+    def forward(self, x):
+        return self.body(x)
+
+
 def problem(name):
     """A model, its network, inputs and targets, and a generator to be drawn from anew."""
     is_chain = name in ("target_propagation", "equilibrium_propagation, holomorphic")
@@ -45,7 +59,11 @@ def problem(name):
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.mul_(0.5)
-    return model, dp.Network.from_module(model), x, y
+    if "recorded" not in name:
+        return model, dp.Network.from_module(model), x, y
+    network = dp.Network.from_module(Whole(model))
+    assert network.is_recorded
+    return network.module, network, x, y
 
 
 def generator():
