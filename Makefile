@@ -6,10 +6,10 @@ PIP_FLAGS ?=
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-slow check format bench mutation wheel clean
+.PHONY: help demo test test-slow test-frameworks check format bench mutation wheel clean
 
 help: ## show this
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -24,6 +24,10 @@ test: $(READY) ## run the tests
 
 test-slow: $(READY) ## run the slow, statistical tests
 	$(BIN)/python -m pytest -m slow
+
+test-frameworks: $(READY) ## install Lightning, Accelerate and the Trainer, and run the tests inside their loops
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e ".[frameworks]"
+	$(BIN)/python -m pytest -m frameworks
 
 check: $(READY) ## lint, formatting, types; whether each planted defect still finds its line
 	$(BIN)/ruff check .

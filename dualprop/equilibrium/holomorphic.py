@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from dualprop.errors import SettingError
 from dualprop.losses import AbstractLoss
 from dualprop.network import Layer, Network
+from dualprop.network.hooks import gradients_by
 from dualprop.network.local_maps import (
     AbstractLocalMap,
     ConvolutionMap,
@@ -150,7 +151,7 @@ class HolomorphicTape(AbstractLocalMap):
         parameters = self.parameters
         pairs = ((record.output, (scale * signal).conj()), (other.output, scale.real * other_signal))
         gradients, less = (
-            torch.autograd.grad(output, list(parameters.values()), weighted, retain_graph=True) for output, weighted in pairs
+            gradients_by(output, list(parameters.values()), weighted, retain_graph=True) for output, weighted in pairs
         )
         return {name: one - two for name, one, two in zip(parameters, gradients, less, strict=True)}
 

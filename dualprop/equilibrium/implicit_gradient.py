@@ -20,6 +20,7 @@ from torch import Tensor
 
 from dualprop.losses import AbstractLoss
 from dualprop.network import Network
+from dualprop.network.hooks import gradients_by
 
 
 def hopfield_updates(network: Network, states: Sequence[Tensor], discount: float = 1.0) -> list[Tensor]:
@@ -72,7 +73,7 @@ def gradients(
             size = sum(float(part.square().sum()) for part in v)
             if not moved > tolerance**2 * size:
                 break
-        derivatives = torch.autograd.grad(updated, list(parameters.values()), v, allow_unused=True, materialize_grads=True)
+        derivatives = gradients_by(updated, list(parameters.values()), v, allow_unused=True, materialize_grads=True)
     if not moved <= tolerance**2 * size:
         derivatives = tuple(torch.full_like(g, math.nan) for g in derivatives)
     return dict(zip(parameters, derivatives, strict=True))

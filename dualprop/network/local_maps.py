@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dualprop.feedback import backward_weight
+from dualprop.network.hooks import gradients_by
 from dualprop.network.modules import AFFINE, MAPS, RESHAPES, kind
 
 Modules = dict[str, nn.Module]
@@ -127,7 +128,7 @@ class TapedMap(AbstractLocalMap):
         parameters, output = self.parameters, output_of(record)
         if not parameters:
             return {}
-        gradients = torch.autograd.grad(output, list(parameters.values()), (signal * scale).to(output.dtype), retain_graph=True)
+        gradients = gradients_by(output, list(parameters.values()), (signal * scale).to(output.dtype), retain_graph=True)
         return dict(zip(parameters, gradients, strict=True))
 
     def contrast(

@@ -20,6 +20,7 @@ from dualprop.network.layers import Layer
 from dualprop.network.modules import EMBEDDINGS, MAPS, kind
 from dualprop.network.reader import Reader
 from dualprop.network.synapses import reading
+from dualprop.network.wrappers import unwrapped
 
 
 class Network:
@@ -34,6 +35,8 @@ class Network:
         SettingError: a layer that reads none, itself, a later one, or one twice; or an unread one.
     """
 
+    # What the module was wrapped in when it was read (`wrappers`).
+    wrapper: nn.Module | None = None
     # Whether it is read by running it, so that its layers are those of a batch.
     is_recorded: bool = False
     # The kind of network that reads any model by running it. It builds on this one: `recorded`.
@@ -81,6 +84,7 @@ class Network:
         running it, see `recorded`. `is_recorded` tells which.
 
         Args:
+            model: where it is in a `DistributedDataParallel`, that or its `.module`.
             also_allow: further module types that may stand in the synapse of a split model. They
                 must be deterministic, act on each example apart, and hold no activation, since
                 plain derivatives are used inside a synapse.
@@ -93,19 +97,24 @@ class Network:
         Raises:
             UnsupportedModuleError: names what can't be read, and the remedy.
         """
+        model, wrapper = unwrapped(model)
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise UnsupportedModuleError("the model has no trainable parameter. Set requires_grad=True on some.")
         if not leave and output is None:
             try:
                 reader = Reader(tuple(also_allow))
-                return Network(reader.layered(model) if type(model) is Layered else reader.chain(model), model)
+                network = Network(reader.layered(model) if type(model) is Layered else reader.chain(model), model)
+                network.wrapper = wrapper
+                return network
             except UnsupportedModuleError as error:
                 # What can't be split may still be run.
                 obstacle = str(error)
         else:
             obstacle = "leave= and output= are of models that are run"
         assert Network._by_running is not None
-        return Network._by_running(model, leave, output, strict, obstacle)  # type: ignore[call-arg, arg-type]
+        network = Network._by_running(model, leave, output, strict, obstacle)  # type: ignore[call-arg, arg-type]
+        network.wrapper = wrapper
+        return network
 
     def on(self, x: Any) -> Network:
         """The network as this batch runs it. Modules in a row run every batch alike.

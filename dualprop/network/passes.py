@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from dualprop.errors import SettingError
 from dualprop.network.evaluation import AbstractEvaluation, Inference
+from dualprop.network.hooks import gradients_by
 from dualprop.network.recording import Tape, Visit
 from dualprop.neurons import AbstractNeuron
 
@@ -125,9 +126,7 @@ class PassEvaluation(AbstractEvaluation):
                 self.counts["gradients"] += 1
         gradients = {name: torch.zeros_like(p) for name, p in self.network.parameters.items() if name not in leaves}
         if leaves:
-            each = torch.autograd.grad(
-                roots, list(leaves.values()), signals, retain_graph=self.is_shared, materialize_grads=True
-            )
+            each = gradients_by(roots, list(leaves.values()), signals, retain_graph=self.is_shared, materialize_grads=True)
             gradients |= dict(zip(leaves, each, strict=True))
         if not self.is_shared:
             self.tape = None

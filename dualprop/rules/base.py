@@ -30,7 +30,8 @@ from dualprop import feedback, settings
 from dualprop.errors import SettingError
 from dualprop.losses import AbstractLoss, CrossEntropy, SquaredError
 from dualprop.network import Network
-from dualprop.rules import packing
+from dualprop.network.hooks import gradients_by
+from dualprop.rules import delivery, packing
 from dualprop.rules.outcome import Outcome
 from dualprop.rules.problem import Precision, Problem, check_batch, check_output, check_precision
 from dualprop.schedules import AbstractSchedule
@@ -171,8 +172,19 @@ class AbstractRule(ABC, Generic[Settled]):
             parameters = {name: p for name, p in model.named_parameters() if name in parameters}
         with torch.enable_grad():
             loss = self.loss.mean(predict(x), check_batch(network, x, y, self.loss))
-            gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
+            gradients = gradients_by(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
         return dict(zip(parameters, gradients, strict=True))
+
+    @final
+    def __call__(
+        self, network: Network, x: Tensor, y: Tensor, state: Any = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """The mean loss, shape (), whose `backward()` adds this rule's gradients into `.grad`.
+
+        Arguments and errors are those of `gradients`. `loss.outcome` is its outcome. Whatever
+        multiplies the loss scales the gradients, and not the nudge. See `delivery`.
+        """
+        return delivery.loss(network, x, y, lambda x, y: self.gradients(network, x, y, state, generator))
 
     @final
     def gradients(
@@ -211,13 +223,8 @@ class AbstractRule(ABC, Generic[Settled]):
     def backward(
         self, network: Network, x: Tensor, y: Tensor, state: Any = None, generator: torch.Generator | None = None
     ) -> Outcome:
-        """The same, and add the gradients into `parameter.grad`, for any optimizer to step."""
-        problem = self.problem(network, x, y, state, generator)
-        outcome = self._outcome(problem)
-        for name, parameter in problem.parameters.items():
-            gradient = outcome.gradients[name]
-            parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
-        return outcome
+        """The same, and add the gradients into `.grad`, as `rule(…).backward()` does."""
+        return delivery.deliver(network, x, y, lambda x, y: self.gradients(network, x, y, state, generator))
 
     @final
     def infer(self, network: Network, x: Tensor, y: Tensor, state: Any = None, generator: torch.Generator | None = None) -> Any:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from dualprop.errors import SettingError
 from dualprop.losses import AbstractLoss
 from dualprop.network import Network, inputs
+from dualprop.network.hooks import gradients_by
 from dualprop.network.states import States
 from dualprop.settling import Settling, can_sync, largest
 
@@ -110,7 +111,7 @@ class Problem:
     def gradients_of(self, loss: Tensor) -> dict[str, Tensor]:
         """Autograd's gradients of every trainable parameter; zero where it has no effect."""
         parameters = self.parameters
-        gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
+        gradients = gradients_by(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
         return dict(zip(parameters, gradients, strict=True))
 
     def report(self, counts: dict[str, int], settling: Settling | None = None, remedy: str = "", each: int = 1) -> None:

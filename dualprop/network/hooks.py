@@ -1,0 +1,34 @@
+"""Derivatives by parameters that set off none of the parameters' own hooks.
+
+Inference takes many. A hook on a parameter is meant for the gradient that reaches `.grad`, and
+there it runs once (`rules.delivery`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def gradients_by(output: Any, parameters: Sequence[Tensor], cotangent: Any = None, **options: Any) -> tuple[Tensor, ...]:
+    """`torch.autograd.grad` by `parameters`, without their tensor hooks."""
+    with _silenced(parameters):
+        return torch.autograd.grad(output, parameters, cotangent, **options)
+
+
+@contextmanager
+def _silenced(parameters: Sequence[Tensor]) -> Iterator[None]:
+    # Autograd reads this dict whenever it runs. An alias in the module's place would change the
+    # module for whoever else looks at it.
+    silenced = [(hooks, list(hooks.items())) for p in parameters if (hooks := p._backward_hooks)]
+    for hooks, _ in silenced:
+        hooks.clear()
+    try:
+        yield
+    finally:
+        for hooks, held in silenced:
+            hooks.update(held)

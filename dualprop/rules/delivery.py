@@ -1,0 +1,113 @@
+"""A rule called like a loss: its gradients reach `.grad` by autograd's own accumulation.
+
+    loss = rule(network, x, y)      inference; the mean loss of the prediction, shape ()
+    loss.backward()                 adds g ∂L/∂loss into .grad, for each parameter's gradient g
+
+L is what the user makes of the loss: `loss / 4`, a scaler's multiple, a sum of losses. Parameters'
+hooks, a DistributedDataParallel's reducer, and whatever else waits for a gradient is served.
+
+A second backward needs retain_graph, as after any loss. Gradients of gradients are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from dualprop.errors import SettingError
+from dualprop.network import Network
+from dualprop.network.wrappers import wrapper_to_run
+from dualprop.rules.outcome import Outcome
+
+Infer = Callable[[Any, Tensor], Outcome]
+
+
+def loss(network: Network, x: Any, y: Tensor, infer: Infer) -> Tensor:
+    """The outcome's loss, in a graph that delivers the gradients. `loss.outcome` is the outcome.
+
+    Raises SettingError where x asks for a gradient, which no rule has.
+    """
+    if torch.is_grad_enabled() and any(isinstance(part, Tensor) and part.requires_grad for part in tree_leaves(x)):
+        raise SettingError("x requires a gradient, but a rule gives none to its input. Pass x.detach().")
+    delivered, outcome = _connected(network, x, y, infer)
+    delivered.outcome = outcome  # type: ignore[attr-defined]
+    return delivered
+
+
+def deliver(network: Network, x: Any, y: Tensor, infer: Infer) -> Outcome:
+    """The outcome, its gradients delivered."""
+    with torch.enable_grad():
+        delivered, outcome = _connected(network, x, y, infer, is_whole=True)
+    delivered.backward()
+    return outcome
+
+
+def _connected(network: Network, x: Any, y: Tensor, infer: Infer, is_whole: bool = False) -> tuple[Tensor, Outcome]:
+    inference = _Inference(network, infer, is_whole)
+    wrapper = None
+    if network.module is not None and torch.is_grad_enabled():
+        wrapper = wrapper_to_run(network.module, network.wrapper)
+    if wrapper is None:
+        delivered = inference(x, y)
+    else:
+        # The wrapper's forward broadcasts buffers, prepares its reducer and looks for parameters
+        # without a gradient in the graph of what comes out. It does so around any module.
+        module = wrapper._modules["module"]
+        wrapper._modules["module"] = inference
+        try:
+            delivered = wrapper(x, y)
+        finally:
+            wrapper._modules["module"] = module
+    assert inference.outcome is not None
+    return delivered, inference.outcome
+
+
+class _Inference(nn.Module):
+    """A rule's inference as a module, which a wrapper runs in its own module's place.
+
+    `is_whole`: the loss is what is differentiated, with nothing between, so that ∂L/∂loss is 1.
+    """
+
+    def __init__(self, network: Network, infer: Infer, is_whole: bool) -> None:
+        super().__init__()
+        self.network, self.infer, self.is_whole = network, infer, is_whole
+        self.outcome: Outcome | None = None
+
+    def forward(self, x: Any, y: Tensor) -> Tensor:
+        self.outcome = outcome = self.infer(x, y)
+        parameters = self.network.parameters
+        gradients = [outcome.gradients[name] for name in parameters]
+        return _Delivery.apply(outcome.loss, self.is_whole, gradients, *parameters.values())
+
+
+class _Delivery(torch.autograd.Function):
+    """The loss as a function of the parameters, with the given gradients for its derivatives."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, is_whole: bool, gradients: list[Tensor], *parameters: Tensor) -> Tensor:
+        ctx.save_for_backward(*gradients)
+        ctx.is_whole = is_whole
+        return value.detach().clone()
+
+    @staticmethod
+    def backward(ctx: Any, *scales: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise SettingError("a rule's gradients are numbers without a derivative of their own. Leave out create_graph=True.")
+        (scale,) = scales
+        # On a GPU the question would wait for the device.
+        is_one = ctx.is_whole or (scale.device.type == "cpu" and float(scale) == 1)
+        return None, None, None, *(_own(g) if is_one else g * scale.to(g.device) for g in ctx.saved_tensors)
+
+
+def _own(gradient: Tensor) -> Tensor:
+    """A tensor of the same numbers that may be written into, copied only then if it can be."""
+    if gradient.device.type != "cpu":
+        return gradient.clone()
+    try:
+        return gradient._lazy_clone()
+    except (AttributeError, RuntimeError):
+        return gradient.clone()
