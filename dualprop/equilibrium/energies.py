@@ -28,7 +28,7 @@ from dualprop.errors import SettingError, closest
 from dualprop.feedback import AbstractFeedback
 from dualprop.losses import AbstractLoss
 from dualprop.network import Network
-from dualprop.neurons import AbstractNeuron, Identity, Softmax
+from dualprop.neurons import AbstractNeuron, Identity
 from dualprop.settings import NamedPart
 
 Update = Literal["auto", "mod_pgd", "pgd"]
@@ -176,13 +176,7 @@ class PredictiveCoding(AbstractEnergy):
         return loss.nudge(Identity(), neuron.f(a), y, strength)
 
     def check(self, network: Network) -> None:
-        for layer in network.layers:
-            kind = type(layer.neuron).__name__
-            if isinstance(layer.neuron, Softmax):
-                raise SettingError(
-                    f"predictive coding needs activations of one unit each, but layer '{layer.name}' has {kind}. Use logits "
-                    "with losses.CrossEntropy(), or energy='hopfield'."
-                )
+        return
 
     def check_update(self, network: Network, update: Update) -> None:
         for layer in network.layers:

@@ -57,7 +57,15 @@ class OwnLoss(AbstractLoss):
         return value.sum() / self.terms(y, _num_examples(s)) if self.reduction == "none" else value
 
     def gradient(self, s: Any, y: Any) -> Any:
-        return trees.gradient(lambda outputs: self.total(outputs, y), s, self.name)
+        try:
+            return trees.gradient(lambda outputs: self.total(outputs, y), s, self.name)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise SettingError(
+                f"the loss '{self.name}' fails at outputs that inference leads to: {str(error).splitlines()[0]}. Lower beta, or "
+                "use a loss of any real outputs (of logits, not of probabilities)."
+            ) from error
 
     def nudge(self, neuron: AbstractNeuron, a: Tensor, y: Any, c: float) -> Tensor:
         raise SettingError(next(self.exact_conflict()))

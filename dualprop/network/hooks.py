@@ -15,9 +15,26 @@ from torch import Tensor
 
 
 def gradients_by(output: Any, parameters: Sequence[Tensor], cotangent: Any = None, **options: Any) -> tuple[Tensor, ...]:
-    """`torch.autograd.grad` by `parameters`, without their tensor hooks."""
+    """`torch.autograd.grad` by `parameters`, without their tensor hooks.
+
+    Each gradient has its own memory, so that it may be written into. Autograd gives one tensor to
+    several parameters where they were merely added, in a batch of one say.
+    """
     with _silenced(parameters):
-        return torch.autograd.grad(output, parameters, cotangent, **options)
+        gradients = torch.autograd.grad(output, parameters, cotangent, **options)
+    taken: set[int] = set()
+    return tuple(_apart(gradient, taken) for gradient in gradients)
+
+
+def _apart(gradient: Tensor, taken: set[int]) -> Tensor:
+    """The gradient, or a copy where its memory is among those taken."""
+    if gradient is None or gradient.layout != torch.strided:  # None is what allow_unused gives
+        return gradient
+    address = gradient.untyped_storage().data_ptr()
+    if address and address in taken:
+        return gradient.clone()
+    taken.add(address)
+    return gradient
 
 
 @contextmanager

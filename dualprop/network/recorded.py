@@ -217,7 +217,7 @@ class RecordedLayers(Network):
 def _strayed(k: int) -> SettingError:
     return SettingError(
         f"at the states of inference the model ran another way than in its forward pass, from layer {k} on: it branches on its "
-        "states. Lower beta, or use engine='fused'."
+        "states. Lower beta, leave the activation that it branches on (leave=), or use engine='fused'."
     )
 
 

@@ -7,15 +7,18 @@ through two layers.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointFunction
 
 from dualprop.errors import SettingError, UnsupportedModuleError
 from dualprop.neurons import AbstractNeuron, Identity
 from dualprop.reading import Reading, Report
+from dualprop.reading.activations import READERS
 
 # The state of layer k, given its neuron and drive.
 Visit = Callable[[int, AbstractNeuron, Tensor], Tensor]
@@ -113,11 +116,6 @@ class Recording(Reading):
 
     def emit(self, neuron: AbstractNeuron, a: Tensor, inplace: bool = False) -> Tensor:
         k = len(self.tape.drives)
-        if torch._C._autograd._top_saved_tensors_default_hooks(False) is not None:
-            raise UnsupportedModuleError(
-                f"the activation in '{self.where()}' runs in a checkpoint or under saved-tensor hooks, where explicit "
-                "inference can't hold its states. Turn checkpointing off, or use dp.dualize(model)."
-            )
         drive = a.clone() if inplace else a
         with torch.no_grad():
             state = self.visit(k, neuron, drive.detach())
@@ -132,6 +130,12 @@ class Recording(Reading):
         return leaf.clone() if k in self.copied else leaf
 
     def before(self, func: Any, args: tuple[Any, ...]) -> None:
+        _hold_what_is_saved()
+        if func in READERS and not torch.is_grad_enabled() and _is_checkpointed_in_two():
+            raise UnsupportedModuleError(
+                f"'{self.where()}' runs in a checkpoint that runs again in the backward pass, where explicit inference can't "
+                "follow. Use use_reentrant=False."
+            )
         if args and isinstance(args[0], Tensor) and _writes(func):
             k = self.tape.layer_of(args[0])
             if k is not None:
@@ -151,6 +155,33 @@ class Recording(Reading):
             state = self.visit(k, Identity(), output.detach())
         self.tape.add(output, state, state.detach(), Identity(), "output")
         return self.tape
+
+
+def _hold_what_is_saved() -> None:
+    """In a checkpoint, and under others' saved-tensor hooks, keep tensors as they are.
+
+    What a checkpoint computes again, it would compute without the states.
+    """
+    hooks = torch._C._autograd
+    top = hooks._top_saved_tensors_default_hooks(False)
+    if top is not None and top[0] is not _as_it_is:
+        # The context that pushed its own pops the last: these.
+        hooks._pop_saved_tensors_default_hooks()
+        hooks._push_saved_tensors_default_hooks(_as_it_is, _as_it_is)
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _is_checkpointed_in_two() -> bool:
+    """Whether a checkpoint is running that runs its part again in the backward pass."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code is CheckpointFunction.forward.__code__:
+            return True
+        frame = frame.f_back  # type: ignore[assignment]
+    return False
 
 
 _WRITES: dict[Any, bool] = {}

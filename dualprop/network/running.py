@@ -2,8 +2,7 @@
 
 What random numbers the first pass draws (dropout, drop path), later passes draw again. What buffers
 and attributes it changes (BatchNorm's statistics, spectral norm's vectors, counters), it alone
-changes. The passes read aliases of the parameters, which share their storage, so that hooks on a
-parameter meet its gradient once, where that is delivered.
+changes.
 """
 
 from __future__ import annotations
@@ -37,21 +36,9 @@ class OneModel:
         mark(self.x)
         self.is_first = True
         modules = list(model.modules())
-        # By id, the name of each trainable parameter, its own or its alias's.
-        self.names: dict[int, str] = {}
-        self.parameters: dict[str, nn.Parameter] = {}
-        aliases: dict[int, Tensor] = {}
-        for name, parameter in model.named_parameters():
-            alias = aliases[id(parameter)] = parameter.detach().requires_grad_(parameter.requires_grad)
-            if parameter.requires_grad:
-                self.names[id(parameter)] = self.names[id(alias)] = name
-                self.parameters[name] = parameter
-        self._aliases = [
-            (module, name, parameter, aliases[id(parameter)])
-            for module in modules
-            for name, parameter in module._parameters.items()
-            if parameter is not None
-        ]
+        self.parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        # By id, the name of each trainable parameter.
+        self.names = {id(parameter): name for name, parameter in self.parameters.items()}
         self._buffers = [
             (module, name, buffer, buffer.detach().clone())
             for module in modules
@@ -60,13 +47,12 @@ class OneModel:
         ]
         self._before = [(module, _attributes(module)) for module in modules]
         self._after: list[tuple[nn.Module, dict[str, Any], dict[str, Any]]] = []
-        self._recurrent = [module for module in modules if isinstance(module, nn.RNNBase)]
         self._random = _random_state(_devices(inputs.tensors(x) + list(self.parameters.values())))
 
     def run(self, mode: contextlib.AbstractContextManager[Any]) -> Any:
         """The model's output, run inside `mode`."""
         if self.is_first:
-            with self._with_aliases(), mode:
+            with mode:
                 output = self.call()
             self.is_first = False
             self._after = [
@@ -74,7 +60,7 @@ class OneModel:
             ]
             return output
         now = _random_state(self._random.keys() - {"python", "numpy"})
-        with self._with_aliases(), self._as_before(), mode:
+        with self._as_before(), mode:
             _set_random_state(self._random)
             try:
                 return self.call()
@@ -94,23 +80,6 @@ class OneModel:
         return inputs.called(self.model, self.x)
 
     @contextlib.contextmanager
-    def _with_aliases(self) -> Iterator[None]:
-        try:
-            for module, name, _, alias in self._aliases:
-                module._parameters[name] = alias  # type: ignore[assignment]
-            self._flatten()
-            yield
-        finally:
-            for module, name, parameter, _ in self._aliases:
-                module._parameters[name] = parameter
-            self._flatten()
-
-    def _flatten(self) -> None:
-        """Let recurrent modules, which keep a list of their weights, read the present ones."""
-        for module in self._recurrent:
-            module._flat_weights = [getattr(module, name, None) for name in module._flat_weights_names]
-
-    @contextlib.contextmanager
     def _as_before(self) -> Iterator[None]:
         """Inside, buffers and attributes are copies of what they were before the first pass."""
         try:
@@ -128,7 +97,7 @@ class OneModel:
 
 def _attributes(module: nn.Module) -> dict[str, Any]:
     """What the user's forward may have set on a module, lists and dicts copied."""
-    return {name: _copied(value) for name, value in vars(module).items() if name not in _INTERNAL and name != "_flat_weights"}
+    return {name: _copied(value) for name, value in vars(module).items() if name not in _INTERNAL}
 
 
 def _copied(value: Any) -> Any:
@@ -152,7 +121,7 @@ def _alike(one: Any, other: Any) -> bool:
 
 def _set_attributes(module: nn.Module, attributes: dict[str, Any]) -> None:
     present = vars(module)
-    for name in [name for name in present if name not in _INTERNAL and name != "_flat_weights" and name not in attributes]:
+    for name in [name for name in present if name not in _INTERNAL and name not in attributes]:
         del present[name]
     present.update({name: _copied(value) for name, value in attributes.items()})
 

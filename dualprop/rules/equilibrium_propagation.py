@@ -26,6 +26,7 @@ from dualprop.equilibrium.energies import AbstractEnergy
 from dualprop.equilibrium.estimators import AbstractEstimator, Term
 from dualprop.equilibrium.phases import Dynamics, Equilibria, Nudge, OutputNudge, Phase, Stop, nudge_conflicts
 from dualprop.equilibrium.relaxations import AbstractRelaxation, automatic
+from dualprop.errors import SettingError
 from dualprop.losses import AbstractLoss, CrossEntropy
 from dualprop.network import Network
 from dualprop.network.states import States
@@ -178,6 +179,12 @@ class EquilibriumPropagation(AbstractRule[Phase]):
     def check(self, network: Network) -> None:
         self._energy.check(network)
         self._energy.check_update(network, self._relaxation.update)
+        coupled = [layer for layer in network.layers if not layer.neuron.is_elementwise]
+        if coupled and self.jacobians == "free":
+            raise SettingError(
+                f"jacobians='free' holds slopes of one unit each, but layer '{coupled[0].name}' has "
+                f"{type(coupled[0].neuron).__name__}. Use jacobians='current'."
+            )
         if self._is_complex:
             holomorphic.check(network, self.loss, self.output_nudge)
 

@@ -29,7 +29,6 @@ import torch
 from annotated_types import Ge, Interval
 from torch import Tensor
 
-from dualprop.equilibrium import energies
 from dualprop.errors import SettingError
 from dualprop.losses import AbstractLoss, CrossEntropy
 from dualprop.network import Network
@@ -122,7 +121,7 @@ class PredictiveCoding(AbstractRule["PredictedStates"]):
         if self.predictions == "fixed" and states.differences[k] is not None:
             return
         error = -self.beta * self.loss.gradient(neuron.f(a), states.y)
-        states.set(k, states.shown(k), error if isinstance(neuron, Identity) else error * neuron.derivative(a))
+        states.set(k, states.shown(k), error if isinstance(neuron, Identity) else neuron.pull(a, error))
 
     def gradients_at(self, problem: Problem, settled: PredictedStates) -> dict[str, Tensor]:
         """-(1/β) ε_kᵀ ∂f(a_k)/∂θ, for every layer."""
@@ -146,7 +145,6 @@ class PredictiveCoding(AbstractRule["PredictedStates"]):
             yield "learn='arrival' needs step_size=1, momentum=0 and start='forward'. Set them, or learn='end'."
 
     def check(self, network: Network) -> None:
-        energies.PredictiveCoding().check(network)
         for layer in network.layers if self.learn == "arrival" else ():
             if len(layer.sources) > 1:
                 raise SettingError(
@@ -226,7 +224,7 @@ class PredictedStates(States):
             predicted = None if a is self.free_drives[k] else neuron.f(a) - self.free[k]
             error = -predicted if move is None else move if predicted is None else move - predicted  # type: ignore[operator]
             self.errors[k], self._made_of[k] = error, (a, move)
-            self.set(k, self.shown(k), error if isinstance(neuron, Identity) else error * neuron.derivative(a))
+            self.set(k, self.shown(k), error if isinstance(neuron, Identity) else neuron.pull(a, error))
 
     def positions(self) -> tuple[Tensor | None, ...]:
         return tuple(self.moves)

@@ -57,12 +57,14 @@ def fused(architecture: Architecture, batch: Batch, beta: float) -> Step:
 
 def argument(inputs: Inputs) -> Any:
     """x as a rule takes it: a tensor, a tuple of positional arguments, or a dict of keywords."""
-    return inputs[0] if isinstance(inputs, tuple) and len(inputs) == 1 else inputs
+    return inputs[0] if isinstance(inputs, tuple) and len(inputs) == 1 and isinstance(inputs[0], Tensor) else inputs
 
 
 def network_of(architecture: Architecture, model: nn.Module) -> dp.Network:
     chosen = {} if architecture.output is itself else {"output": architecture.output}
-    return dp.Network.from_module(model, **chosen)
+    # A router's branches follow its softmax, which must then not be moved by inference.
+    leave = ("softmax",) if architecture.name == "mixture_of_experts" else ()
+    return dp.Network.from_module(model, leave=leave, **chosen)
 
 
 def by_rule(architecture: Architecture, batch: Batch, rule_of: Callable[[dp.Network, Any], dp.AbstractRule]) -> Step:
@@ -91,13 +93,12 @@ def equilibrium_propagation(architecture: Architecture, batch: Batch, beta: floa
 
 
 def predictive_coding(architecture: Architecture, batch: Batch, beta: float) -> Step:
-    """At small β with fixed predictions, by as many steps as there are layers: an exact case."""
+    """At small β with fixed predictions, by at least as many steps as layers: an exact case."""
 
     def rule(network: dp.Network, loss: Any) -> dp.AbstractRule:
         if beta > 1e-3:
             return dp.PredictiveCoding(beta=beta, loss=loss)
-        steps = max(1, network.depth)
-        return dp.PredictiveCoding(beta=beta, loss=loss, predictions="fixed", steps=steps, step_size=1.0, momentum=0.0)
+        return dp.PredictiveCoding(beta=beta, loss=loss, predictions="fixed", steps=60, step_size=1.0, momentum=0.0)
 
     return by_rule(architecture, batch, rule)
 
@@ -118,7 +119,7 @@ ENGINES = {
         Engine("dual_propagation", dual_propagation, 100.0),
         Engine("transposed", transposed, 100.0),
         Engine("equilibrium_propagation", equilibrium_propagation, 5.0),
-        Engine("predictive_coding", predictive_coding, 5.0),
+        Engine("predictive_coding", predictive_coding, 1.0),
     )
 }
 
