@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dualprop.equilibrium import holomorphic
 from dualprop.equilibrium.energies import AbstractEnergy, Update
+from dualprop.errors import SettingError
 from dualprop.losses import AbstractLoss, SquaredError, targets
 from dualprop.network.states import States
 from dualprop.neurons import AbstractNeuron, Scale
@@ -350,6 +351,11 @@ class _Tangent(AbstractNeuron):
     is_affine = True
 
     def __init__(self, neuron: AbstractNeuron, drive: Tensor, state: Tensor) -> None:
+        if not neuron.is_elementwise:
+            kind = type(neuron).__name__
+            raise SettingError(
+                f"jacobians='free' holds slopes of single units, but {kind} couples some. Use jacobians='current'."
+            )
         self.is_projection, self.reach = neuron.is_projection, neuron.reach
         self.drive, self.state, self.slope = drive, state, neuron.derivative(drive)
 

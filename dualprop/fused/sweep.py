@@ -13,6 +13,7 @@ from dualprop.network import Network, inputs
 from dualprop.neurons import AbstractNeuron, Identity
 from dualprop.reading import Reading
 from dualprop.reading.mode import mark
+from dualprop.settings import beta_per_layer
 
 
 class _Sweep(Reading):
@@ -53,14 +54,13 @@ def swept(network: Network, x: Any, betas: float | tuple[float, ...], shares: tu
     Autograd gives them for the mean loss.
 
     Args:
-        betas: β_1…β_L, per term of the loss.
+        betas: one β per term of the loss, or β_1…β_L. SettingError where a list has another length.
         shares: of the nudge, those of s⁺ and s⁻.
         terms: what the loss's mean divides by. Cotangents times it are those of the sum.
     """
     if network.is_recorded:
         return swept_model(network, x, betas, shares, terms)
-    assert isinstance(betas, tuple)
-    up, down = shares
+    betas, (up, down) = beta_per_layer(betas, network.depth), shares
     with recompute.recomputing():
         states = {0: x}
         for k, layer in enumerate(network.layers, start=1):

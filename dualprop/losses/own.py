@@ -63,8 +63,8 @@ class OwnLoss(AbstractLoss):
             raise
         except RuntimeError as error:
             raise SettingError(
-                f"the loss '{self.name}' fails at outputs that inference leads to: {str(error).splitlines()[0]}. Lower beta, or "
-                "use a loss of any real outputs (of logits, not of probabilities)."
+                f"the loss '{self.name}' fails at outputs that inference leads to: {str(error).splitlines()[0]}. Lower beta, "
+                "or use a loss of any real outputs (of logits, not of probabilities)."
             ) from error
 
     def nudge(self, neuron: AbstractNeuron, a: Tensor, y: Any, c: float) -> Tensor:

@@ -43,9 +43,14 @@ class Layers(Protocol):
 
 
 class AbstractEvaluation(ABC):
-    """What was computed of the local maps, and `counts` of it. See `States` for each method."""
+    """What was computed of the local maps, and `counts` of it. See `States` for each method.
+
+    `learns_on_the_way`: gradients will be asked for at the present means and signals, so that they
+    may be computed together with what comes down.
+    """
 
     counts: dict[str, int]
+    learns_on_the_way: bool = False
 
     @abstractmethod
     def fork(self, linearized: bool) -> AbstractEvaluation: ...

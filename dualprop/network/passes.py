@@ -43,6 +43,8 @@ class PassEvaluation(AbstractEvaluation):
         self.is_shared = False
         # By layer j: its signal, and what it sends to each layer that it reads, by this tape.
         self._sent: dict[int, tuple[Tensor, dict[int, Tensor]]] = {}
+        # By layer j: its signal, and the gradients that were computed on the way down, unscaled.
+        self._learned: dict[int, tuple[Tensor, dict[str, Tensor]]] = {}
         # By layer k: the signals that it hears, and their sum.
         self._heard: dict[int, tuple[tuple[object, ...], Tensor | None]] = {}
         # The drive that is arriving, in a pass under way.
@@ -115,22 +117,30 @@ class PassEvaluation(AbstractEvaluation):
 
     def gradients(self, states: Inference, scales: tuple[float, ...]) -> dict[str, Tensor]:
         tape = self._fresh(states, self.network.depth)
+        gradients: dict[str, Tensor] = {}
         roots, signals, leaves = [], [], dict[str, Tensor]()
         for k in range(1, self.network.depth + 1):
             delta, drive = states.differences[k], tape.drives[k]
             reached = tape.reached(k, self.network.names)[1]
-            if delta is not None and reached:
-                roots.append(drive)
-                signals.append((delta * scales[k - 1]).to(drive.dtype))
-                leaves |= reached
-                self.counts["gradients"] += 1
-        gradients = {name: torch.zeros_like(p) for name, p in self.network.parameters.items() if name not in leaves}
+            if delta is None or not reached:
+                continue
+            learned = self._learned.pop(k, None)
+            if learned is not None and learned[0] is delta:
+                _add(gradients, {name: gradient.mul_(scales[k - 1]) for name, gradient in learned[1].items()})
+                continue
+            roots.append(drive)
+            signals.append((delta * scales[k - 1]).to(drive.dtype))
+            leaves |= reached
+            self.counts["gradients"] += 1
         if leaves:
             each = gradients_by(roots, list(leaves.values()), signals, retain_graph=self.is_shared, materialize_grads=True)
-            gradients |= dict(zip(leaves, each, strict=True))
+            _add(gradients, dict(zip(leaves, each, strict=True)))
         if not self.is_shared:
             self.tape = None
-        return gradients
+        return {
+            name: torch.zeros_like(p) if name not in gradients else gradients[name]
+            for name, p in self.network.parameters.items()
+        }
 
     def gradient(self, states: Inference, k: int, scale: float) -> dict[str, Tensor]:
         raise SettingError("a layer of a network that is read by running it can't learn alone: it may share parameters.")
@@ -164,6 +174,7 @@ class PassEvaluation(AbstractEvaluation):
             for k in range(1, same + 1):
                 after.values[k] = before.values[k]
         self._sent = {j: sent for j, sent in self._sent.items() if j <= same}
+        self._learned = {j: learned for j, learned in self._learned.items() if j <= same}
 
     def _send(self, states: Inference, j: int) -> dict[int, Tensor]:
         """Jᵀ δ_j for every layer that layer j reads."""
@@ -174,12 +185,24 @@ class PassEvaluation(AbstractEvaluation):
         if sent is not None and sent[0] is signal:
             return sent[1]
         tape = self._fresh(states, 1)
-        sources, _ = tape.reached(j, self.network.names)
+        sources, reached = tape.reached(j, self.network.names)
+        leaves = [tape.leaves[k] for k in sources]
         parts: dict[int, Tensor] = {}
         if sources:
-            drive, leaves = tape.drives[j], [tape.leaves[k] for k in sources]
-            each = torch.autograd.grad(drive, leaves, signal.to(drive.dtype), retain_graph=True, materialize_grads=True)
-            parts = dict(zip(sources, each, strict=True))
+            drive = tape.drives[j]
+            learning = reached if self.learns_on_the_way else {}
+            each = gradients_by(
+                drive, [*leaves, *learning.values()], signal.to(drive.dtype), retain_graph=True, materialize_grads=True
+            )
+            parts = dict(zip(sources, each, strict=False))
             self.counts["feedbacks"] += 1
+            if learning:
+                self._learned[j] = signal, dict(zip(learning, each[len(leaves) :], strict=True))
+                self.counts["gradients"] += 1
         self._sent[j] = signal, parts
         return parts
+
+
+def _add(total: dict[str, Tensor], gradients: dict[str, Tensor]) -> None:
+    for name, gradient in gradients.items():
+        total[name] = total[name].add_(gradient) if name in total else gradient

@@ -11,7 +11,6 @@ The loss nudges the output. Layer k's gradient is -(1/β_k) δ_kᵀ ∂a_k/∂W 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -23,16 +22,12 @@ from torch import Tensor
 from dualprop import fused, kernels, neurons, schedules
 from dualprop.errors import SettingError
 from dualprop.losses import AbstractLoss, CrossEntropy, wide
-from dualprop.network import Network
 from dualprop.network.states import Dyads
 from dualprop.rules.base import AbstractRule
 from dualprop.rules.dyad_states import DyadStates
-from dualprop.rules.problem import Precision, Problem
+from dualprop.rules.problem import ANY_DEPTH, Precision, Problem
 from dualprop.settings import PerLayer, Remedy, as_tuple, beta_per_layer
 from dualprop.settling import fixed_passes, kink_crossing, settle
-
-# More layers than any network has.
-ANY_DEPTH = sys.maxsize
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,10 +67,10 @@ class DualPropagation(AbstractRule[DyadStates | Tensor]):
     def inference(self, problem: Problem) -> DyadStates | Tensor:
         """The free pass, then the schedule."""
         if self._is_fused(problem):
-            betas = self.beta if problem.network.is_recorded else self.betas(problem.depth)
-            return problem.mean_loss(lambda x: fused.swept(problem.network, x, betas, self.shares, problem.terms))
+            return problem.mean_loss(lambda x: fused.swept(problem.network, x, self.beta, self.shares, problem.terms))
         betas, is_measured = self.betas(problem.depth), self.tolerance is not None or problem.for_states
         states = DyadStates(problem, betas, self.loss, self.start, self.damping, self.alpha, is_measured)
+        states.evaluation.learns_on_the_way = self._mean_is_free and not is_measured
         passes = self._order.passes(problem.depth, problem.generator)
         measure = None if self.tolerance is None else lambda before: states.one_more(self.update)
         progress = settle(states, passes, self.update, measure, self.tolerance, releases=not is_measured)
@@ -194,7 +189,7 @@ class DualPropagation(AbstractRule[DyadStates | Tensor]):
         return "fused" if is_settled else "explicit"
 
     def _is_fused(self, problem: Problem) -> bool:
-        return not problem.for_states and self.chosen_engine(_depth(problem.network)) == "fused"
+        return not problem.for_states and self.chosen_engine(problem.reach) == "fused"
 
     def betas(self, depth: int) -> tuple[float, ...]:
         """β_1…β_L. Raises SettingError where a list has another length."""
@@ -230,12 +225,6 @@ class DualPropagation(AbstractRule[DyadStates | Tensor]):
         return "Lower beta, use coupling='transposed' with alpha=0 or 1, or more passes."
 
     @property
-    def needs_synapses(self) -> str:
-        return (
-            f"damping='{self.damping}' is by the spectra of synapses that are modules" if isinstance(self.damping, str) else ""
-        )
-
-    @property
     def reads_layers(self) -> bool:
         return self.chosen_engine(ANY_DEPTH) == "explicit"
 
@@ -253,8 +242,3 @@ class DualPropagation(AbstractRule[DyadStates | Tensor]):
         """Keep the vectors of spectral damping: they are the weights', not the batch's."""
         is_spectral = isinstance(self.damping, str)
         return Dyads((), (), self.alpha, state.directions) if state is not None and is_spectral else None
-
-
-def _depth(network: Network) -> int:
-    """The number of layers, so far as it is known without running the model."""
-    return ANY_DEPTH if network.is_recorded else network.depth

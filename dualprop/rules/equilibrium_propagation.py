@@ -26,7 +26,6 @@ from dualprop.equilibrium.energies import AbstractEnergy
 from dualprop.equilibrium.estimators import AbstractEstimator, Term
 from dualprop.equilibrium.phases import Dynamics, Equilibria, Nudge, OutputNudge, Phase, Stop, nudge_conflicts
 from dualprop.equilibrium.relaxations import AbstractRelaxation, automatic
-from dualprop.errors import SettingError
 from dualprop.losses import AbstractLoss, CrossEntropy
 from dualprop.network import Network
 from dualprop.network.states import States
@@ -179,12 +178,6 @@ class EquilibriumPropagation(AbstractRule[Phase]):
     def check(self, network: Network) -> None:
         self._energy.check(network)
         self._energy.check_update(network, self._relaxation.update)
-        coupled = [layer for layer in network.layers if not layer.neuron.is_elementwise]
-        if coupled and self.jacobians == "free":
-            raise SettingError(
-                f"jacobians='free' holds slopes of one unit each, but layer '{coupled[0].name}' has "
-                f"{type(coupled[0].neuron).__name__}. Use jacobians='current'."
-            )
         if self._is_complex:
             holomorphic.check(network, self.loss, self.output_nudge)
 
@@ -241,9 +234,7 @@ class EquilibriumPropagation(AbstractRule[Phase]):
 
     @property
     def needs_synapses(self) -> str:
-        if not self._energy.free_is_forward:
-            return f"energy='{self._energy}' is of synapses that are modules"
-        return "jacobians='free' holds those of synapses that are modules" if self.jacobians == "free" else ""
+        return "" if self._energy.free_is_forward else f"energy='{self._energy}' is of synapses that are modules"
 
     @property
     def needs_generator(self) -> bool:

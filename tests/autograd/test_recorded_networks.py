@@ -289,12 +289,12 @@ def test_a_branch_that_inference_leaves_is_refused_by_name():
     ("rule", "reason"),
     [
         (dp.EquilibriumPropagation(energy="hopfield"), "energy='hopfield'"),
-        (dp.EquilibriumPropagation(jacobians="free"), "jacobians='free'"),
+        (dp.EquilibriumPropagation(jacobians="free"), "Use jacobians='current'"),
         (dp.ContrastiveHebbian(), "contrasts the phases"),
         (dp.Lifted(), "penalties"),
         (dp.TargetPropagation(), "a map back"),
         (dp.PredictiveCoding(learn="arrival", step_size=1.0, momentum=0.0), "learn='arrival'"),
-        (dp.DualPropagation(damping="spectral", alpha=0.2), "damping='spectral'"),
+        (dp.DualPropagation(damping="spectral", alpha=0.2), "spectral damping .* Give the constants yourself"),
     ],
     ids=lambda value: getattr(type(value), "__name__", "") if not isinstance(value, str) else "",
 )

@@ -270,8 +270,8 @@ def test_an_uphill_nudge_is_no_trouble_where_none_is_made():
 def test_networks_that_the_energy_is_not_defined_on_are_refused():
     x, y = batch()
     softmax = dp.Network.from_module(mlp("softmax"))
-    with pytest.raises(dp.SettingError, match=r"layer '0' has Softmax\. Use logits with losses\.CrossEntropy"):
-        dp.EquilibriumPropagation().gradients(softmax, x, y)
+    with pytest.raises(dp.SettingError, match=r"Softmax couples some\. Use jacobians='current'"):
+        dp.EquilibriumPropagation(jacobians="free").gradients(softmax, x, y)
     with pytest.raises(dp.SettingError, match=r"update='mod_pgd' needs activations that are projections .* has Tanh"):
         dp.EquilibriumPropagation(relaxation="blocks(update=mod_pgd)").gradients(dp.Network.from_module(mlp("tanh")), x, y)
 
