@@ -21,21 +21,30 @@ from dualprop.reading.activations import READERS
 from dualprop.reading.report import Report
 
 _MARK = "_dualprop_is_data"
-_SCALARS = (int, float, bool, str, torch.dtype, torch.device, torch.Size, type(None))
+# What makes data of nothing: noise that a model draws.
+_NOISE = frozenset((torch.rand, torch.randn, torch.randint, torch.normal, torch.randperm))
 
 
 def mark(values: Any) -> None:
     """Note that these tensors, nested in any way, are data or were made of it."""
-    for value in tree_leaves(values):
-        if isinstance(value, Tensor):
-            setattr(value, _MARK, True)
+    if isinstance(values, Tensor):
+        setattr(values, _MARK, True)
+    elif isinstance(values, (list, tuple)):
+        for value in values:
+            mark(value)
+    elif values is not None and not isinstance(values, (int, float, str)):
+        for value in tree_leaves(values):
+            if isinstance(value, Tensor):
+                setattr(value, _MARK, True)
 
 
 def is_data(value: Any) -> bool:
     """Whether a tensor, or a list of some, was made of data."""
     if isinstance(value, Tensor):
-        return hasattr(value, _MARK)
-    return isinstance(value, (list, tuple)) and any(is_data(part) for part in value)
+        return getattr(value, _MARK, False)
+    if isinstance(value, (list, tuple)):
+        return any(map(is_data, value))
+    return isinstance(value, dict) and any(map(is_data, value.values()))
 
 
 def _is_from_custom_code(args: Any) -> bool:
@@ -68,6 +77,8 @@ class Reading(TorchFunctionMode):
     def __init__(self, model: nn.Module | None = None, leave: Iterable[str] = (), report: Report | None = None) -> None:
         self.model, self.leave, self.report = model, frozenset(leave), report
         self.function: Any = None
+        # Under torch.compile, which has no marks: what is known to be no data.
+        self.constants: list[Tensor] = []
 
     def emit(self, neuron: AbstractNeuron, a: Tensor, inplace: bool = False) -> Tensor:
         """The state of a neuron with this drive, which the model goes on with."""
@@ -76,12 +87,16 @@ class Reading(TorchFunctionMode):
     def before(self, func: Any, args: tuple[Any, ...]) -> None:
         """Called before any other call of PyTorch's functions."""
 
+    def with_data(self, args: Any, kwargs: Any) -> bool:
+        """Whether a call with these arguments reads data."""
+        return is_data(args) or (bool(kwargs) and is_data(tuple(kwargs.values())))
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         read = READERS.get(func)
         if torch.compiler.is_compiling():
-            return self._read(func, read, args, kwargs) if read and self._is_neuron(args, kwargs) else func(*args, **kwargs)
-        with_data = is_data(args) or (bool(kwargs) and is_data(tuple(kwargs.values())))
+            return self._compiled(func, read, args, kwargs)
+        with_data = self.with_data(args, kwargs) or func in _NOISE
         if read is not None:
             with_data = with_data or _is_from_custom_code(args)
             if with_data and self._is_neuron(args, kwargs) and not (self.leave and self._is_left(func)):
@@ -92,9 +107,34 @@ class Reading(TorchFunctionMode):
         result = func(*args, **kwargs)
         if self.report is not None:
             self.report.meet(func, args, result, self.where, read is not None, with_data)
-        if with_data and not isinstance(result, _SCALARS):
+        if with_data:
             mark(result)
         return result
+
+    def _compiled(self, func: Any, read: Any, args: Any, kwargs: Any) -> Any:
+        """The same while torch.compile follows it: what is made of parameters alone is listed."""
+        with_data = not self._is_constant(args) or not self._is_constant(tuple(kwargs.values()))
+        if read and with_data and self._is_neuron(args, kwargs) and not self._is_left_by_function(func):
+            return self._read(func, read, args, kwargs)
+        result = func(*args, **kwargs)
+        if not with_data and isinstance(result, Tensor):
+            self.constants.append(result)
+        return result
+
+    def _is_constant(self, args: Any) -> bool:
+        for value in args:
+            if isinstance(value, (list, tuple)):
+                if not self._is_constant(value):
+                    return False
+            elif isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+                found = False
+                for constant in self.constants:
+                    if value is constant:
+                        found = True
+                        break
+                if not found:
+                    return False
+        return True
 
     def _read(self, func: Any, read: Any, args: Any, kwargs: Any) -> Any:
         self.function = func
@@ -109,22 +149,34 @@ class Reading(TorchFunctionMode):
 
     def where(self) -> str:
         """The name of the innermost module whose forward is running."""
-        return running(self.model)
+        return next((name or kind for name, kind in _modules_running(self._names())), "")
+
+    def _names(self) -> dict[int, str]:
+        names: dict[int, str] | None = getattr(self, "_names_of_modules", None)
+        if names is None:
+            names = self._names_of_modules = _names_in(self.model)
+        return names
+
+    def _is_left_by_function(self, func: Any) -> bool:
+        return bool(self.leave) and getattr(func, "__name__", "").rstrip("_") in self.leave
 
     def _is_left(self, func: Any) -> bool:
-        if getattr(func, "__name__", "").rstrip("_") in self.leave:
+        if self._is_left_by_function(func):
             return True
-        return any(name in self.leave or kind in self.leave for name, kind in _modules_running(self.model))
+        return any(name in self.leave or kind in self.leave for name, kind in _modules_running(self._names()))
 
 
 def running(model: nn.Module | None) -> str:
     """The dotted name of the innermost module of `model` whose forward is running, or its type."""
-    return next((name or kind for name, kind in _modules_running(model)), "")
+    return next((name or kind for name, kind in _modules_running(_names_in(model))), "")
 
 
-def _modules_running(model: nn.Module | None) -> Iterable[tuple[str, str]]:
+def _names_in(model: nn.Module | None) -> dict[int, str]:
+    return {} if model is None else {id(module): name for name, module in model.named_modules()}
+
+
+def _modules_running(names: dict[int, str]) -> Iterable[tuple[str, str]]:
     """Name and type of the modules that are running, from the innermost out."""
-    names = {} if model is None else {id(module): name for name, module in model.named_modules()}
     frame = sys._getframe(1)
     while frame is not None:
         module = frame.f_locals.get("self") if "self" in frame.f_code.co_varnames[:1] else None

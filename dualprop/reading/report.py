@@ -94,6 +94,10 @@ class Report:
                 return
         self.left[name, where()] += 1
 
+    def __str__(self) -> str:
+        """The report, to be printed."""
+        return "\n".join(["activations:", *self.lines()] if self.events else ["no activation of the inputs", *self.lines()])
+
     def lines(self) -> list[str]:
         """The report in lines of text."""
         rows = [f"  {event.k}: {event.neuron}{_of(event.module)}, drive {event.shape}" for event in self.events]
