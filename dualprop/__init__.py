@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from dualprop import feedback, kernels, losses, neurons, objectives, schedules, softmax
     from dualprop.equilibrium import energies, estimators, relaxations
     from dualprop.errors import DualpropError, SettingError, UnsupportedModuleError
-    from dualprop.fused import dualize, dyadic, undualize
+    from dualprop.fused.dualization import dualize, dyadic, undualize
     from dualprop.network import Layer, Layered, Network
     from dualprop.network.states import Dyads
     from dualprop.reading import activations, describe
@@ -22,7 +22,8 @@ _NAMES = [
     # Any module, any training loop
     "dualize", "undualize", "dyadic", "describe",
     # Parts
-    "activations", "energies", "estimators", "feedback", "kernels", "losses", "neurons", "objectives", "relaxations", "schedules", "softmax",
+    "activations", "energies", "estimators", "feedback", "kernels", "losses", "neurons", "objectives", "relaxations",
+    "schedules", "softmax",
     # Errors
     "DualpropError", "SettingError", "UnsupportedModuleError",
 ]  # fmt: skip
@@ -30,13 +31,14 @@ _NAMES = [
 # Where each name lives. Names are fetched when first used: importing torch takes a second, which
 # `dualprop --help` should not.
 _MODULES = {
-    "activations": "reading.activations", "energies": "equilibrium.energies", "estimators": "equilibrium.estimators", "relaxations": "equilibrium.relaxations",
+    "activations": "reading.activations", "energies": "equilibrium.energies",
+    "estimators": "equilibrium.estimators", "relaxations": "equilibrium.relaxations",
     **{name: name for name in ("feedback", "kernels", "losses", "neurons", "objectives", "rules", "schedules", "softmax")},
 }  # fmt: skip
 _HOMES = {
     **dict.fromkeys(("Network", "Layer", "Layered"), "network"),
     **dict.fromkeys(("DualpropError", "SettingError", "UnsupportedModuleError"), "errors"),
-    **dict.fromkeys(("dualize", "dyadic", "undualize"), "fused"),
+    **dict.fromkeys(("dualize", "dyadic", "undualize"), "fused.dualization"),
     "Dyads": "network.states", "describe": "reading",
 }  # fmt: skip
 
