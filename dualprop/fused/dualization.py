@@ -126,7 +126,7 @@ def dyadic(
 ) -> Iterator[None]:
     """Inside, every activation of any code is dyadic: `dualize` for one forward pass.
 
-    What is made of `nn.Parameter`s alone is no neuron. All other tensors count as data.
+    What is made of `nn.Parameter`s and constants alone is no neuron. Other tensors count as data.
 
     Args:
         batch: the number of examples, N. Needed where `loss_reduction` is "mean".
@@ -141,7 +141,7 @@ def dyadic(
         raise SettingError("the number of examples is not known. Give batch=, or loss_reduction=, the number of terms.")
     settings = Dualization(coupling, alpha, beta, loss_reduction, loss_scale, leave, recompute_states, strict=False)
     run = Pass(settings, batch)
-    reading = _OpenReading(settings, run, run.strength, None)
+    reading = DyadicReading(settings, run, run.strength, None)
     saved = recompute.enter() if recompute_states and not _is_compiled() and recompute.is_free() else None
     hooks = recompute.top()
     reading.hooks = None if hooks is None else hooks[0]
@@ -152,30 +152,6 @@ def dyadic(
         if saved is not None:
             recompute.leave(saved)
     reading.check(requires_grad=False)
-
-
-class _OpenReading(DyadicReading):
-    """Of code without inputs of its own: all is data but parameters and what is made of them."""
-
-    _IS_MADE = "_dualprop_is_constant"
-
-    def with_data(self, args: Any, kwargs: Any) -> bool:
-        return any(
-            not isinstance(value, nn.Parameter) and not hasattr(value, self._IS_MADE)
-            for value in tree_leaves((args, kwargs))
-            if isinstance(value, Tensor)
-        )
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = super().__torch_function__(func, types, args, kwargs)
-        if (
-            not torch.compiler.is_compiling()
-            and isinstance(result, Tensor)
-            and result.requires_grad
-            and not self.with_data(args, kwargs or {})
-        ):
-            setattr(result, self._IS_MADE, True)
-        return result
 
 
 class _Before:
@@ -250,8 +226,11 @@ def _begin(module: nn.Module, settings: Dualization, args: Any, kwargs: Any) -> 
     if is_compiled:
         _check_compiled(settings)
         reading.constants.extend(module.buffers())
-    else:
-        mark((args, kwargs))
+    inputs = tree_leaves((args, kwargs))
+    mark(inputs)
+    reading.given = frozenset(id(value) for value in inputs if isinstance(value, nn.Parameter))
+    if getattr(module, "_is_replica", False):
+        reading.buffers = reading.buffers | {id(parameter) for parameter in _parameters_of_replica(module)}
     if settings.strict and not settings.is_read:
         reading.report = Report()
     saved = recompute.enter() if _recomputes(settings) and not is_compiled else None
@@ -261,6 +240,15 @@ def _begin(module: nn.Module, settings: Dualization, args: Any, kwargs: Any) -> 
     reading.is_current = each.is_current
     running.append(each)
     _push_mode(reading)
+
+
+def _parameters_of_replica(module: nn.Module) -> Iterator[Tensor]:
+    """What DataParallel sets on a replica in place of its parameters."""
+    for each in module.modules():
+        for name in getattr(each, "_former_parameters", {}):
+            value = getattr(each, name)
+            if isinstance(value, Tensor):
+                yield value
 
 
 def _recomputes(settings: Dualization) -> bool:

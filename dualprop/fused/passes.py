@@ -169,7 +169,7 @@ class DyadicReading(Reading):
 
     def again(self) -> Callable[[], DyadicReading]:
         """Makes the mode for a part of this pass that begins here and is run again."""
-        return partial(type(self), self.settings, self.run, self.strength, self.model, self.k)
+        return partial(_again, self, self.k)
 
     def _is_neuron(self, args: Any, kwargs: Any) -> bool:
         if super()._is_neuron(args, kwargs):
@@ -183,14 +183,17 @@ class DyadicReading(Reading):
     def _look_for_checkpoint(self) -> None:
         """In the forward pass of a reentrant checkpoint: let its function run again in this mode."""
         frame: Any = sys._getframe(1)
-        code = CheckpointFunction.forward.__code__
-        while frame is not None and frame.f_code is not code:
+        code, is_inside = CheckpointFunction.forward.__code__, False
+        while frame is not None:
+            if frame.f_code is code:
+                ctx, is_inside = frame.f_locals["ctx"], True
+                if not isinstance(ctx.run_function, _RunInside):
+                    ctx.run_function = _RunInside(ctx.run_function, self.again())
             frame = frame.f_back
-        if frame is not None:
-            ctx = frame.f_locals["ctx"]
-            if not isinstance(ctx.run_function, _RunInside):
-                ctx.run_function = _RunInside(ctx.run_function, self.again())
+        if is_inside:
             self.k += 1
+            if not isinstance(self.settings.beta, float):
+                self._beta_of(self.k)
 
     def emit(self, neuron: AbstractNeuron, a: Tensor, inplace: bool = False) -> Tensor:
         self.k += 1
@@ -243,6 +246,12 @@ class DyadicReading(Reading):
                 raise SettingError(
                     f"beta names {', '.join(map(repr, unused))}, where no activation ran; there were {self.k}. Remove it."
                 )
+
+
+def _again(reading: DyadicReading, k: int) -> DyadicReading:
+    made = DyadicReading(reading.settings, reading.run, reading.strength, reading.model, k)
+    made.began_with_grad, made.given = True, reading.given
+    return made
 
 
 class _UnpackInside:
