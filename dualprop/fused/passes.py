@@ -231,9 +231,9 @@ class DyadicReading(Reading):
     def check(self, requires_grad: bool) -> None:
         """After a pass: raise where its activations are not those that the settings speak of."""
         if not self.k:
-            if requires_grad and self.began_with_grad:
+            if requires_grad and self.began_with_grad and not self.settings.is_read:
                 raise UnsupportedModuleError(
-                    "the model ran no activation of its inputs that is known, or all of it is in leave=: nothing is dyadic. "
+                    "the model ran no known activation above a trainable parameter, or all are in leave=: nothing is dyadic. "
                     "dp.describe(model, x) shows what it ran; dp.activations.add(function) makes one known."
                 )
             return

@@ -400,7 +400,7 @@ def test_a_model_of_which_nothing_is_dyadic_is_refused_in_its_first_pass(make):
     """It would train by back-propagation under another name. A softmax over the examples couples
     them and is no neuron."""
     model = dp.dualize(make().double())
-    with pytest.raises(dp.UnsupportedModuleError, match="ran no activation of its inputs"):
+    with pytest.raises(dp.UnsupportedModuleError, match="ran no known activation above a trainable parameter"):
         model(batch()[0])
 
 
