@@ -144,6 +144,10 @@ class Reading(TorchFunctionMode):
         """The name of the innermost module whose forward is running."""
         return next((name or kind for name, kind in _modules_running(self._names())), "")
 
+    def places(self) -> list[str]:
+        """The names of the modules whose forward is running, from the innermost out."""
+        return [name for name, _ in _modules_running(self._names()) if name]
+
     def _names(self) -> dict[int, str]:
         names: dict[int, str] | None = getattr(self, "_names_of_modules", None)
         if names is None:
