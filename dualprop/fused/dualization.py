@@ -106,9 +106,9 @@ def undualize(model: nn.Module) -> nn.Module:
             (model._forward_pre_hooks, (model._forward_pre_hooks_with_kwargs,)),
             (model._forward_hooks, (model._forward_hooks_with_kwargs, model._forward_hooks_always_called)),
         ):
-            for key in [key for key, hook in hooks.items() if isinstance(hook, (_Before, _After))]:  # type: ignore[attr-defined]
+            for key in [key for key, hook in hooks.items() if isinstance(hook, (_Before, _After))]:
                 for each in (hooks, *options):
-                    each.pop(key, None)  # type: ignore[attr-defined]
+                    each.pop(key, None)
     return model
 
 
@@ -191,7 +191,7 @@ class _Running:
         self.frame, self.reading, self.saved = frame, reading, saved
 
     def is_current(self) -> bool:
-        """Whether it is on the stack. After an interrupt, for which no hook is called, it is not."""
+        """Whether it is on the stack: not after an interrupt, for which no hook is called."""
         frame: types.FrameType | None = sys._getframe(1)
         while frame is not None:
             if frame is self.frame:
@@ -293,7 +293,7 @@ def _remove(mode: TorchFunctionMode) -> None:
 
 def _is_compiled() -> bool:
     """Whether what is called from here is compiled by torch.compile."""
-    callback = torch._C._dynamo.eval_frame.get_eval_frame_callback()  # type: ignore[attr-defined]
+    callback = torch._C._dynamo.eval_frame.get_eval_frame_callback()
     return callback is not None and callback is not False
 
 
@@ -328,7 +328,7 @@ def _not_compiled_alone(*functions: Callable[..., Any]) -> None:
     Else it compiles the hooks of a model that it calls from outside, where a mode that is pushed
     and not popped can't be.
     """
-    dynamo = torch._C._dynamo.eval_frame  # type: ignore[attr-defined]
+    dynamo = torch._C._dynamo.eval_frame
     skip = dynamo._FrameExecStrategy(dynamo._FrameAction.SKIP, dynamo._FrameAction.SKIP)
     for function in functions:
         dynamo.set_code_exec_strategy(function.__code__, skip)

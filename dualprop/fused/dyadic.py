@@ -80,9 +80,7 @@ class _WrittenOver(torch.autograd.Function):
         return *_DyadicActivation.backward(ctx, *cotangents), None
 
 
-def dyadic_activation(
-    a: Tensor, activation: kernels.Activation, nudge: CotangentNudge, inplace: bool = False
-) -> Tensor:
+def dyadic_activation(a: Tensor, activation: kernels.Activation, nudge: CotangentNudge, inplace: bool = False) -> Tensor:
     """f(a), with the dyadic difference in place of f'(a) dy in its backward pass.
 
     Elementwise; keeps shape and dtype. In place, a holds f(a) afterwards, and so do its views.
@@ -122,14 +120,14 @@ def _has_memory_of_its_own(a: Tensor) -> bool:
     if type(a) is not Tensor or a._base is not None or a.layout != torch.strided:
         return False
     # One for the tensor, one for `a.data` of the caller, one for the storage that is asked.
-    uses: int = torch._C._storage_Use_Count(a.untyped_storage()._cdata)  # type: ignore[attr-defined]
+    uses: int = torch._C._storage_Use_Count(a.untyped_storage()._cdata)
     return uses <= _USES_OF_ITS_OWN
 
 
 def _uses() -> int:
     a = torch.empty(1)
     drive = a.data
-    uses: int = torch._C._storage_Use_Count(a.untyped_storage()._cdata)  # type: ignore[attr-defined]
+    uses: int = torch._C._storage_Use_Count(a.untyped_storage()._cdata)
     del drive
     return uses
 

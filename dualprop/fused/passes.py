@@ -20,7 +20,7 @@ from dualprop.errors import SettingError, UnsupportedModuleError
 from dualprop.fused import recompute
 from dualprop.fused.dyadic import CotangentNudge, dyadic_activation
 from dualprop.neurons import AbstractNeuron
-from dualprop.reading import Event, Reading, Report
+from dualprop.reading import Event, Reading
 from dualprop.reading.mode import mark
 from dualprop.settings import checked_beta
 
@@ -83,7 +83,7 @@ class Dualization:
         terms = self.loss_reduction() if callable(self.loss_reduction) else self.loss_reduction
         if callable(self.loss_reduction) and not terms > 0:
             raise SettingError(f"loss_reduction gave {terms}, which is no number of terms. Give a positive one.")
-        return float(terms)  # type: ignore[arg-type]
+        return float(terms)
 
     def strength(self, number: int | None) -> float:
         """What β is multiplied with to be the b of `CotangentNudge`."""
@@ -99,8 +99,8 @@ def _checked(beta: Beta) -> float | tuple[float, ...] | dict[int | str, float]:
     if wrong := [key for key in beta if isinstance(key, int) and key < 1]:
         raise SettingError(f"beta names layer {wrong[0]}, but activations are counted from 1. Take 1 for the first.")
     values = {key: checked_beta(value) for key, value in beta.items()}
-    if wrong := [key for key, value in values.items() if isinstance(value, tuple)]:  # type: ignore[assignment]
-        raise SettingError(f"beta[{wrong[0]!r}] is a sequence. Give one number each.")
+    if lists := [key for key, value in values.items() if isinstance(value, tuple)]:
+        raise SettingError(f"beta[{lists[0]!r}] is a sequence. Give one number each.")
     return values  # type: ignore[return-value]
 
 
@@ -115,7 +115,7 @@ class Pass:
         self.used: set[int | str] = set()
 
     def meet(self) -> None:
-        """Refuse a backward pass through two forward passes whose mean is over an unknown number."""
+        """Refuse a backward pass through two forward passes: over what the mean is, is unknown."""
         if self.is_running:
             raise UnsupportedModuleError(
                 "the model differentiates its own activations in its forward pass, which would predict dyadic differences. "

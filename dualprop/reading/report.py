@@ -89,7 +89,9 @@ class Report:
         if not is_activation and (name in PLAIN or name in KNOWN or not with_data or name.startswith("__get")):
             return
         if name in PRODUCTS and not is_activation:
-            data = [arg for arg in args if type(arg) is Tensor and arg.requires_grad and not hasattr(arg, "_dualprop_is_constant")]
+            data = [
+                arg for arg in args if type(arg) is Tensor and arg.requires_grad and not hasattr(arg, "_dualprop_is_constant")
+            ]
             if len(data) < 2:
                 return
         self.left[name, where()] += 1

@@ -99,7 +99,8 @@ class KeywordSquare(Functional):
         return self.b(torch.mul(h, other=h))
 
 
-KINDS = [Optional, Branching, LayerDrop, OwnTensor, ForEffect, ReadAgain, FunctionalReadAgain, PreActivation, Ratio, KeywordSquare]
+IN_PLACE = [ForEffect, ReadAgain, FunctionalReadAgain, PreActivation]
+KINDS = [Optional, Branching, LayerDrop, OwnTensor, Ratio, KeywordSquare, *IN_PLACE]
 
 
 @pytest.mark.parametrize("kind", KINDS)

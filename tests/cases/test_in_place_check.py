@@ -81,7 +81,7 @@ APART = {StateOver: StateApart, ReluOver: ReluApart}
 @pytest.mark.parametrize("recompute", [True, False])
 @pytest.mark.parametrize("kind", [Late, Gate, StateOver, WeightOver, ReluOver])
 def test_what_was_saved_and_then_changed_in_place_raises_or_is_right(kind, recompute):
-    """PyTorch does not check what hooks keep; a gradient at the new values would be silently wrong."""
+    """PyTorch does not check what hooks keep: a gradient at new values would be silently wrong."""
     plain = made(kind)
     if kind is not Late:
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
