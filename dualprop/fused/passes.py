@@ -181,7 +181,7 @@ class DyadicReading(Reading):
         return False
 
     def _look_for_checkpoint(self) -> None:
-        """In the forward pass of a reentrant checkpoint: let its function run again in this mode."""
+        """In a reentrant checkpoint's forward pass: let its function run again in this mode."""
         frame: Any = sys._getframe(1)
         code, is_inside = CheckpointFunction.forward.__code__, False
         while frame is not None:

@@ -1,4 +1,4 @@
-"""What a model runs: its activations, and what is left in between. For any model, changed in nothing."""
+"""What a model runs: its activations, and what is left in between. The model stays as it is."""
 
 from __future__ import annotations
 
