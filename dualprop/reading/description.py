@@ -70,5 +70,5 @@ def check_is_readable(model: nn.Module, leave: tuple[str, ...] = ()) -> None:
             )
         if kind == "OptimizedModule" or (name and module._compiled_call_impl is not None):
             raise UnsupportedModuleError(
-                f"{label} is compiled, which hides its activations. Compile the whole model after dp.dualize, not a part before."
+                f"{label} is compiled, which hides its activations. Compile the whole model, after dp.dualize."
             )
