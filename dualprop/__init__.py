@@ -7,9 +7,10 @@ if TYPE_CHECKING:
     from dualprop import feedback, kernels, losses, neurons, objectives, schedules, softmax
     from dualprop.equilibrium import energies, estimators, relaxations
     from dualprop.errors import DualpropError, SettingError, UnsupportedModuleError
-    from dualprop.fused import dualize
+    from dualprop.fused.dualization import dualize, dyadic, undualize
     from dualprop.network import Layer, Layered, Network
     from dualprop.network.states import Dyads
+    from dualprop.reading import activations, describe
     from dualprop.rules import *
 
 __version__ = "0.1.0"
@@ -19,9 +20,10 @@ _NAMES = [
     # The user's model, read as layers, and the states that rules infer on it
     "Network", "Layer", "Layered", "Dyads",
     # Any module, any training loop
-    "dualize",
+    "dualize", "undualize", "dyadic", "describe",
     # Parts
-    "energies", "estimators", "feedback", "kernels", "losses", "neurons", "objectives", "relaxations", "schedules", "softmax",
+    "activations", "energies", "estimators", "feedback", "kernels", "losses", "neurons", "objectives", "relaxations",
+    "schedules", "softmax",
     # Errors
     "DualpropError", "SettingError", "UnsupportedModuleError",
 ]  # fmt: skip
@@ -29,13 +31,15 @@ _NAMES = [
 # Where each name lives. Names are fetched when first used: importing torch takes a second, which
 # `dualprop --help` should not.
 _MODULES = {
-    "energies": "equilibrium.energies", "estimators": "equilibrium.estimators", "relaxations": "equilibrium.relaxations",
+    "activations": "reading.activations", "energies": "equilibrium.energies",
+    "estimators": "equilibrium.estimators", "relaxations": "equilibrium.relaxations",
     **{name: name for name in ("feedback", "kernels", "losses", "neurons", "objectives", "rules", "schedules", "softmax")},
 }  # fmt: skip
 _HOMES = {
     **dict.fromkeys(("Network", "Layer", "Layered"), "network"),
     **dict.fromkeys(("DualpropError", "SettingError", "UnsupportedModuleError"), "errors"),
-    "Dyads": "network.states", "dualize": "fused",
+    **dict.fromkeys(("dualize", "dyadic", "undualize"), "fused.dualization"),
+    "Dyads": "network.states", "describe": "reading",
 }  # fmt: skip
 
 

@@ -29,7 +29,7 @@ POOLS = {"max": lambda: nn.MaxPool2d(2), "average": lambda: nn.AvgPool2d(2), "so
 
 
 class Functional(nn.Module):
-    """Activations that are called, not modules: what `dualize` rewrites."""
+    """Activations that are called, not modules."""
 
     def __init__(self, activation: nn.Module) -> None:
         super().__init__()

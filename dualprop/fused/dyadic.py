@@ -18,30 +18,35 @@ computed again (`recompute`), so that memory is no more than back-propagation's.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dualprop import kernels
-from dualprop.errors import SettingError
 from dualprop.fused import recompute
 from dualprop.kernels import Kernel
+
+
+class Met(Protocol):
+    """What is told that a backward pass has come to an activation."""
+
+    def meet(self) -> None: ...
 
 
 @dataclass(frozen=True)
 class CotangentNudge:
     """The shares of s⁺ and s⁻, and `strength` b, which makes the cotangent a nudge: Δ = -b dy.
 
-    The difference is taken by the kernel in use now.
+    The difference is taken by the kernel in use now. `origin` is the forward pass that it is of.
     """
 
     up: float
     down: float
     strength: float
     kernel: Kernel = field(default_factory=kernels.current)
+    origin: Met | None = None
 
 
 class _DyadicActivation(torch.autograd.Function):
@@ -54,65 +59,77 @@ class _DyadicActivation(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor, None, None]:
         (a,), (dy,), nudge = ctx.saved_tensors, cotangents, ctx.nudge
+        if nudge.origin is not None:
+            nudge.origin.meet()
         b = nudge.strength
         return kernels.difference(ctx.activation, a, dy, nudge.down * b, nudge.up * b, 1 / b, nudge.kernel), None, None
 
 
-def dyadic_activation(a: Tensor, activation: kernels.Activation, nudge: CotangentNudge) -> Tensor:
+class _WrittenOver(torch.autograd.Function):
+    """The same, the state written over its drive: `drive` is the drive, kept by other means."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, drive: Tensor, activation: kernels.Activation, nudge: CotangentNudge) -> Tensor:
+        ctx.save_for_backward(drive)
+        ctx.mark_dirty(a)
+        ctx.activation, ctx.nudge = activation, nudge
+        return a
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor, None, None, None]:
+        return *_DyadicActivation.backward(ctx, *cotangents), None
+
+
+def dyadic_activation(a: Tensor, activation: kernels.Activation, nudge: CotangentNudge, inplace: bool = False) -> Tensor:
     """f(a), with the dyadic difference in place of f'(a) dy in its backward pass.
 
-    Elementwise; keeps shape and dtype.
+    Elementwise; keeps shape and dtype. In place, a holds f(a) afterwards, and so do its views.
     """
     if not (torch.is_grad_enabled() and a.requires_grad):
-        return activation.f(a)
-    state: Tensor = _DyadicActivation.apply(a, activation, nudge)
-    recompute.register(state, a, activation)
+        return a.copy_(activation.f(a)) if inplace else activation.f(a)
+    if inplace and torch.compiler.is_compiling():
+        return a.copy_(_DyadicActivation.apply(a.clone(), activation, nudge))
+    if inplace:
+        drive = _write_over(a, activation)
+        state: Tensor = _WrittenOver.apply(a, drive, activation, nudge)
+    else:
+        drive = a
+        state = _DyadicActivation.apply(a, activation, nudge)
+    recompute.register(state, drive, activation)
     return state
 
 
-@dataclass(frozen=True)
-class Dualization:
-    """The settings that `dualize` gives to every activation of a model. See there."""
-
-    coupling: Literal["original", "transposed"]
-    alpha: float
-    loss_reduction: Literal["mean", "sum"] | int
-    loss_scale: float | Callable[[], float]
-
-    def __post_init__(self) -> None:
-        if self.coupling not in ("original", "transposed"):
-            raise SettingError(f"coupling must be 'original' or 'transposed', got {self.coupling!r}.")
-        if not 0 <= self.alpha <= 1:
-            raise SettingError(f"alpha must be in [0, 1], got {self.alpha:g}.")
-        terms = self.loss_reduction
-        if terms not in ("mean", "sum") and not (isinstance(terms, int) and not isinstance(terms, bool) and terms > 0):
-            raise SettingError(
-                f"loss_reduction must be 'mean', 'sum' or the number of terms that the mean runs over, got {terms!r}."
-            )
-        if not callable(self.loss_scale) and not self.loss_scale > 0:
-            raise SettingError(f"loss_scale must be positive, got {self.loss_scale}.")
-
-    def nudge(self, batch_size: int, beta: float) -> CotangentNudge:
-        """The nudge for activations whose first dimension is `batch_size`."""
-        scale = self.loss_scale() if callable(self.loss_scale) else self.loss_scale
-        terms = self.loss_reduction if isinstance(self.loss_reduction, int) else batch_size
-        if self.loss_reduction == "sum":
-            terms = 1
-        up, down = (self.alpha, 1 - self.alpha) if self.coupling == "original" else (1 - self.alpha, self.alpha)
-        return CotangentNudge(up, down, beta * terms / scale)
+def _write_over(a: Tensor, activation: kernels.Activation) -> Tensor:
+    """Write f(a) over a. What a was comes back, in memory of its own."""
+    if a.is_leaf:
+        raise RuntimeError("a leaf Variable that requires grad is being used in an in-place operation.")
+    with torch.no_grad():
+        drive = a.data
+        if _has_memory_of_its_own(a):
+            # Memories are exchanged: nothing is copied.
+            a.data = activation.f(drive)
+            torch.autograd.graph.increment_version(a)
+            return drive
+        drive = drive.clone()
+        a.copy_(activation.f(drive))
+    return drive
 
 
-class Dyadic(nn.Module):
-    """An activation that propagates dyadic differences backward, without parameters or state."""
+def _has_memory_of_its_own(a: Tensor) -> bool:
+    """Whether nothing but this tensor holds its memory: no view, no tensor that autograd saved."""
+    if type(a) is not Tensor or a._base is not None or a.layout != torch.strided:
+        return False
+    # One for the tensor, one for `a.data` of the caller, one for the storage that is asked.
+    uses: int = torch._C._storage_Use_Count(a.untyped_storage()._cdata)
+    return uses <= _USES_OF_ITS_OWN
 
-    def __init__(self, activation: kernels.Activation, description: str, settings: Dualization, beta: float) -> None:
-        super().__init__()
-        self.activation, self.description, self.settings, self.beta = activation, description, settings, beta
 
-    def forward(self, a: Tensor) -> Tensor:
-        if not torch.is_grad_enabled():
-            return self.activation.f(a)
-        return dyadic_activation(a, self.activation, self.settings.nudge(a.shape[0], self.beta))
+def _uses() -> int:
+    a = torch.empty(1)
+    drive = a.data
+    uses: int = torch._C._storage_Use_Count(a.untyped_storage()._cdata)
+    del drive
+    return uses
 
-    def extra_repr(self) -> str:
-        return f"{self.description}, {self.settings.coupling}, alpha={self.settings.alpha:g}, beta={self.beta:g}"
+
+_USES_OF_ITS_OWN = _uses()

@@ -6,6 +6,8 @@ it. That costs one elementwise pass a layer and halves what is held.
 
 Both are kept outside `recomputing()`, inside other saved-tensor hooks (checkpointing, offloading),
 and under torch.compile, which decides for itself what to compute again.
+
+PyTorch does not check tensors that hooks keep for changes in place. So the hooks here do.
 """
 
 from __future__ import annotations
@@ -18,9 +20,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dualprop.kernels import Activation
+
+_AUTOGRAD: Any = torch._C._autograd
 
 
 @dataclass(frozen=True)
@@ -33,72 +37,111 @@ class _Computed:
     activation: Activation
 
 
-@dataclass(frozen=True)
+class _Kept:
+    """A tensor as it was saved."""
+
+    __slots__ = ("tensor", "version")
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor, self.version = tensor, 0 if tensor.is_inference() else tensor._version
+
+    def unchanged(self) -> Tensor:
+        if not self.tensor.is_inference() and self.tensor._version != self.version:
+            raise RuntimeError(
+                "one of the variables needed for gradient computation has been modified by an inplace operation: "
+                f"[{self.tensor.type()} {list(self.tensor.shape)}] is at version {self.tensor._version}; expected version "
+                f"{self.version} instead. Change a copy of it, or (for the drive of an activation) use "
+                "dp.dualize(…, recompute_states=False) and do not change it at all."
+            )
+        return self.tensor
+
+
 class _Handle:
     """In place of a saved view of f(drive)."""
 
-    drive: Tensor
-    activation: Activation
-    size: torch.Size
-    stride: tuple[Any, ...]
-    offset: Any
+    __slots__ = ("activation", "drive", "offset", "size", "stride")
+
+    def __init__(self, drive: Tensor, activation: Activation, view: Tensor) -> None:
+        self.drive, self.activation = _Kept(drive), activation
+        self.size, self.stride, self.offset = view.size(), view.stride(), view.storage_offset()
+
+    def view(self) -> Tensor:
+        with torch.no_grad():
+            state = self.activation.f(self.drive.unchanged().detach())
+        return state.as_strided(self.size, self.stride, self.offset)
 
 
-class _Saved:
+class Saved:
     """The hooks of one forward pass and the states that it has computed, by memory address."""
 
     def __init__(self) -> None:
         self.states: dict[int, _Computed] = {}
         self.hooks = torch.autograd.graph.saved_tensors_hooks(self.pack, _unpack)
 
-    def pack(self, tensor: Tensor) -> Tensor | _Handle:
-        if tensor.layout != torch.strided:
-            return tensor
+    def pack(self, tensor: Tensor) -> _Kept | _Handle:
+        if tensor.layout != torch.strided or not self.states:
+            return _Kept(tensor)
         computed = self.states.get(_address(tensor))
         state = None if computed is None else computed.state()
         # The state was written over since, or another tensor has come to lie at its address.
         if computed is None or state is None or state._version != computed.version or tensor.numel() != state.numel():
-            return tensor
+            return _Kept(tensor)
         if _address(state) != _address(tensor) or tensor.dtype != state.dtype:
-            return tensor
-        return _Handle(computed.drive, computed.activation, tensor.size(), tensor.stride(), tensor.storage_offset())
+            return _Kept(tensor)
+        return _Handle(computed.drive, computed.activation, tensor)
 
 
-def _unpack(saved: Tensor | _Handle) -> Tensor:
-    if isinstance(saved, Tensor):
-        return saved
-    with torch.no_grad():
-        state = saved.activation.f(saved.drive.detach())
-    return state.as_strided(saved.size, saved.stride, saved.offset)
+def _unpack(saved: _Kept | _Handle) -> Tensor:
+    return saved.unchanged() if isinstance(saved, _Kept) else saved.view()
 
 
 _PASSES = threading.local()
 
 
-def _stack() -> list[_Saved]:
+def _stack() -> list[Saved]:
     if not hasattr(_PASSES, "stack"):
         _PASSES.stack = []
-    stack: list[_Saved] = _PASSES.stack
+    stack: list[Saved] = _PASSES.stack
     return stack
+
+
+def top() -> tuple[Any, Any] | None:
+    """The saved-tensor hooks in force, pack and unpack."""
+    hooks: tuple[Any, Any] | None = _AUTOGRAD._top_saved_tensors_default_hooks(False)
+    return hooks
+
+
+def is_ours(hooks: tuple[Any, Any]) -> bool:
+    """Whether these hooks are of this module."""
+    return hooks[1] is _unpack
 
 
 def is_free() -> bool:
     """Whether hooks are allowed, and no others are in force that ours would displace."""
-    autograd: Any = torch._C._autograd
-    return autograd._saved_tensors_hooks_is_enabled() and autograd._top_saved_tensors_default_hooks(False) is None
+    return _AUTOGRAD._saved_tensors_hooks_is_enabled() and top() is None
 
 
-def enter() -> None:
+def enter() -> Saved:
     """Begin a forward pass whose states are to be computed again; `leave` ends it."""
-    saved = _Saved()
+    saved = Saved()
     saved.hooks.__enter__()
     _stack().append(saved)
+    return saved
 
 
-def leave() -> None:
-    """End the forward pass that was begun last."""
-    saved = _stack().pop()
-    saved.hooks.__exit__()
+def leave(saved: Saved) -> None:
+    """End a forward pass, whatever other hooks were left over above its own."""
+    if saved not in _stack():
+        return
+    _stack().remove(saved)
+    above = []
+    while (hooks := top()) is not None:
+        _AUTOGRAD._pop_saved_tensors_default_hooks()
+        if hooks[0] == saved.pack:
+            break
+        above.append(hooks)
+    for hooks in reversed(above):
+        _AUTOGRAD._push_saved_tensors_default_hooks(*hooks)
     # The hooks and their object hold each other: without this, drives wait for the collector.
     saved.states.clear()
 
@@ -109,11 +152,11 @@ def recomputing() -> Iterator[None]:
     if not is_free():
         yield
         return
-    enter()
+    saved = enter()
     try:
         yield
     finally:
-        leave()
+        leave(saved)
 
 
 def register(state: Tensor, drive: Tensor, activation: Activation) -> None:
@@ -124,38 +167,6 @@ def register(state: Tensor, drive: Tensor, activation: Activation) -> None:
     if state.stride() == drive.stride() and state.storage_offset() == 0 and _address(state) != _address(drive):
         computed = _Computed(weakref.ref(state), state._version, drive.detach(), activation)
         _stack()[-1].states[_address(state)] = computed
-
-
-def attach(model: nn.Module) -> None:
-    """Have every forward pass of `model` run as inside `recomputing()`."""
-    model.register_forward_pre_hook(_before)
-    model.register_forward_hook(_after, always_call=True)
-
-
-def _before(module: nn.Module, args: Any) -> None:
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
-        return
-    if module in _entered():
-        # After an interrupt from the keyboard, for which no hook is called.
-        while _entered().pop() is not module:
-            leave()
-        leave()
-    if is_free():
-        enter()
-        _entered().append(module)
-
-
-def _after(module: nn.Module, args: Any, output: Any) -> None:
-    if not torch.compiler.is_compiling() and _entered() and _entered()[-1] is module:
-        _entered().pop()
-        leave()
-
-
-def _entered() -> list[nn.Module]:
-    if not hasattr(_PASSES, "entered"):
-        _PASSES.entered = []
-    entered: list[nn.Module] = _PASSES.entered
-    return entered
 
 
 def _address(tensor: Tensor) -> int:

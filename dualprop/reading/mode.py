@@ -1,8 +1,8 @@
 """Meeting every call of an activation while a model runs.
 
 PyTorch hands each call of its functions and methods to a `TorchFunctionMode`. Calls that are
-activations of data go to `emit`; all others run as they are. An activation is of data where its
-drive depends on the model's inputs: what is made of parameters alone is no neuron.
+activations of data go to `emit`; all others run as they are. What is made of parameters, buffers
+and constants alone is no data, and its activations are no neurons.
 """
 
 from __future__ import annotations
@@ -20,40 +20,17 @@ from dualprop.neurons import AbstractNeuron
 from dualprop.reading.activations import READERS
 from dualprop.reading.report import Report
 
-_MARK = "_dualprop_is_data"
-_SCALARS = (int, float, bool, str, torch.dtype, torch.device, torch.Size, type(None))
+# Set on what is made in a pass of parameters and constants alone.
+CONSTANT = "_dualprop_is_constant"
+# Makes data of nothing: noise that a model draws.
+_NOISE = frozenset((torch.rand, torch.randn, torch.randint, torch.normal, torch.randperm))
 
 
 def mark(values: Any) -> None:
-    """Note that these tensors, nested in any way, are data or were made of it."""
+    """Note that these tensors, nested in any way, are data, whatever they were made of."""
     for value in tree_leaves(values):
-        if isinstance(value, Tensor):
-            setattr(value, _MARK, True)
-
-
-def is_data(value: Any) -> bool:
-    """Whether a tensor, or a list of some, was made of data."""
-    if isinstance(value, Tensor):
-        return hasattr(value, _MARK)
-    return isinstance(value, (list, tuple)) and any(is_data(part) for part in value)
-
-
-def _is_from_custom_code(args: Any) -> bool:
-    """Whether a tensor without a mark comes through an autograd function of the user's.
-
-    PyTorch does not hand its calls to a mode, so that its results bear no mark.
-    """
-    tensor = args[0] if args else None
-    stack = [tensor.grad_fn] if isinstance(tensor, Tensor) and tensor.grad_fn is not None else []
-    seen = set(stack)
-    while stack:
-        node = stack.pop()
-        if isinstance(node, torch.autograd.function.BackwardCFunction):
-            return True
-        below = {each for each, _ in node.next_functions if each is not None} - seen
-        seen |= below
-        stack.extend(below)
-    return False
+        if isinstance(value, Tensor) and hasattr(value, CONSTANT):
+            delattr(value, CONSTANT)
 
 
 class Reading(TorchFunctionMode):
@@ -68,6 +45,11 @@ class Reading(TorchFunctionMode):
     def __init__(self, model: nn.Module | None = None, leave: Iterable[str] = (), report: Report | None = None) -> None:
         self.model, self.leave, self.report = model, frozenset(leave), report
         self.function: Any = None
+        # Parameters that are inputs, and so data; and buffers, which are not.
+        self.given: frozenset[int] = frozenset()
+        self.buffers = frozenset() if model is None else frozenset(id(b) for b in model.buffers() if not b.requires_grad)
+        # Under torch.compile, which takes no marks: what is known to be no data.
+        self.constants: list[Tensor] = []
 
     def emit(self, neuron: AbstractNeuron, a: Tensor, inplace: bool = False) -> Tensor:
         """The state of a neuron with this drive, which the model goes on with."""
@@ -76,25 +58,76 @@ class Reading(TorchFunctionMode):
     def before(self, func: Any, args: tuple[Any, ...]) -> None:
         """Called before any other call of PyTorch's functions."""
 
+    def is_data(self, value: Any) -> bool:
+        """Whether a tensor, or one of a list, is data or made of it."""
+        kind = type(value)
+        if kind is Tensor:
+            return not (hasattr(value, CONSTANT) or id(value) in self.buffers)
+        if kind is nn.Parameter:
+            return id(value) in self.given
+        if kind in _PLAIN:
+            return False
+        if isinstance(value, Tensor):
+            return not (isinstance(value, nn.Parameter) or hasattr(value, CONSTANT) or id(value) in self.buffers)
+        if isinstance(value, (list, tuple)):
+            return any(map(self.is_data, value))
+        return isinstance(value, dict) and any(map(self.is_data, value.values()))
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         read = READERS.get(func)
         if torch.compiler.is_compiling():
-            return self._read(func, read, args, kwargs) if read and self._is_neuron(args, kwargs) else func(*args, **kwargs)
-        with_data = is_data(args) or (bool(kwargs) and is_data(tuple(kwargs.values())))
-        if read is not None:
-            with_data = with_data or _is_from_custom_code(args)
-            if with_data and self._is_neuron(args, kwargs) and not (self.leave and self._is_left(func)):
-                result = self._read(func, read, args, kwargs)
-                mark(result)
-                return result
+            return self._compiled(func, read, args, kwargs)
+        with_data = False
+        for value in args:
+            if self.is_data(value):
+                with_data = True
+                break
+        with_data = with_data or (bool(kwargs) and self.is_data(kwargs)) or func in _NOISE
+        if read is not None and with_data and self._is_neuron(args, kwargs) and not (self.leave and self._is_left(func)):
+            return self._read(func, read, args, kwargs)
         self.before(func, args)
         result = func(*args, **kwargs)
         if self.report is not None:
             self.report.meet(func, args, result, self.where, read is not None, with_data)
-        if with_data and not isinstance(result, _SCALARS):
-            mark(result)
+        if not with_data:
+            if not (args and result is args[0]):
+                self._mark_constant(result)
+        elif args and hasattr(args[0], CONSTANT):
+            _was_written(func, args[0])
         return result
+
+    def _mark_constant(self, result: Any) -> None:
+        if isinstance(result, Tensor):
+            setattr(result, CONSTANT, True)
+        elif isinstance(result, (list, tuple)):
+            for each in result:
+                self._mark_constant(each)
+
+    def _compiled(self, func: Any, read: Any, args: Any, kwargs: Any) -> Any:
+        """The same while torch.compile follows it: what is made of parameters alone is listed."""
+        with_data = not self._is_constant(args) or not self._is_constant(tuple(kwargs.values())) or func in _NOISE
+        if read and with_data and self._is_neuron(args, kwargs) and not self._is_left_by_function(func):
+            return self._read(func, read, args, kwargs)
+        result = func(*args, **kwargs)
+        if not with_data and isinstance(result, Tensor):
+            self.constants.append(result)
+        return result
+
+    def _is_constant(self, args: Any) -> bool:
+        for value in args:
+            if isinstance(value, (list, tuple)):
+                if not self._is_constant(value):
+                    return False
+            elif isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+                found = False
+                for constant in self.constants:
+                    if value is constant:
+                        found = True
+                        break
+                if not found:
+                    return False
+        return True
 
     def _read(self, func: Any, read: Any, args: Any, kwargs: Any) -> Any:
         self.function = func
@@ -109,22 +142,48 @@ class Reading(TorchFunctionMode):
 
     def where(self) -> str:
         """The name of the innermost module whose forward is running."""
-        return running(self.model)
+        return next((name or kind for name, kind in _modules_running(self._names())), "")
+
+    def places(self) -> list[str]:
+        """The names of the modules whose forward is running, from the innermost out."""
+        return [name for name, _ in _modules_running(self._names()) if name]
+
+    def _names(self) -> dict[int, str]:
+        names: dict[int, str] | None = getattr(self, "_names_of_modules", None)
+        if names is None:
+            names = self._names_of_modules = _names_in(self.model)
+        return names
+
+    def _is_left_by_function(self, func: Any) -> bool:
+        return bool(self.leave) and getattr(func, "__name__", "").rstrip("_") in self.leave
 
     def _is_left(self, func: Any) -> bool:
-        if getattr(func, "__name__", "").rstrip("_") in self.leave:
+        if self._is_left_by_function(func):
             return True
-        return any(name in self.leave or kind in self.leave for name, kind in _modules_running(self.model))
+        return any(name in self.leave or kind in self.leave for name, kind in _modules_running(self._names()))
+
+
+_PLAIN = frozenset((int, float, bool, str, type(None), torch.dtype, torch.device, torch.Size, slice))
+
+
+def _was_written(func: Any, tensor: Tensor) -> None:
+    """Data was written over a constant, or over a view of one, which then is none."""
+    name = getattr(func, "__name__", "")
+    if name == "__setitem__" or (name.startswith("__i") and name.endswith("__")) or (name.endswith("_") and name[:2] != "__"):
+        mark([tensor, tensor._base])
 
 
 def running(model: nn.Module | None) -> str:
     """The dotted name of the innermost module of `model` whose forward is running, or its type."""
-    return next((name or kind for name, kind in _modules_running(model)), "")
+    return next((name or kind for name, kind in _modules_running(_names_in(model))), "")
 
 
-def _modules_running(model: nn.Module | None) -> Iterable[tuple[str, str]]:
+def _names_in(model: nn.Module | None) -> dict[int, str]:
+    return {} if model is None else {id(module): name for name, module in model.named_modules()}
+
+
+def _modules_running(names: dict[int, str]) -> Iterable[tuple[str, str]]:
     """Name and type of the modules that are running, from the innermost out."""
-    names = {} if model is None else {id(module): name for name, module in model.named_modules()}
     frame = sys._getframe(1)
     while frame is not None:
         module = frame.f_locals.get("self") if "self" in frame.f_code.co_varnames[:1] else None

@@ -89,10 +89,16 @@ class Report:
         if not is_activation and (name in PLAIN or name in KNOWN or not with_data or name.startswith("__get")):
             return
         if name in PRODUCTS and not is_activation:
-            data = [arg for arg in args if isinstance(arg, Tensor) and _has_gradient(arg) and hasattr(arg, "_dualprop_is_data")]
+            data = [
+                arg for arg in args if type(arg) is Tensor and arg.requires_grad and not hasattr(arg, "_dualprop_is_constant")
+            ]
             if len(data) < 2:
                 return
         self.left[name, where()] += 1
+
+    def __str__(self) -> str:
+        """The report, to be printed."""
+        return "\n".join(["activations:", *self.lines()] if self.events else ["no activation of the inputs", *self.lines()])
 
     def lines(self) -> list[str]:
         """The report in lines of text."""
