@@ -33,6 +33,11 @@ def detached(x: Any) -> Any:
     return tree_map(lambda value: value.detach() if isinstance(value, Tensor) else value, x)
 
 
+def copied(x: Any) -> Any:
+    """The same with copies of the tensors."""
+    return tree_map(lambda value: value.clone() if isinstance(value, Tensor) else value, x)
+
+
 def called(model: nn.Module, x: Any) -> Any:
     """model(x), with a tuple as its arguments and a dict as its keyword arguments."""
     if isinstance(x, dict):

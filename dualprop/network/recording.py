@@ -24,8 +24,11 @@ from dualprop.reading.activations import READERS
 Visit = Callable[[int, AbstractNeuron, Tensor], Tensor]
 
 
-class Restart(Exception):
-    """The model writes over the state of layer `k`, which must then be given as a copy."""
+class Restart(BaseException):
+    """The model writes over the drive or state of layer `k`, which must then be given as a copy.
+
+    No Exception: a model may catch those.
+    """
 
     def __init__(self, k: int) -> None:
         super().__init__(k)
@@ -50,6 +53,10 @@ class Tape:
         self.places: list[tuple[str, tuple[int, ...]]] = [("", ())]
         self._reached: dict[int, tuple[tuple[int, ...], dict[str, Tensor]]] = {}
         self._layers: dict[int, int] = {}
+        # By k, how often the drive and the state had been written over when they were recorded.
+        self._versions: list[tuple[int, int]] = [(0, 0)]
+        # By address, the layer whose state lies there.
+        self._addresses: dict[int, int] = {}
 
     @property
     def depth(self) -> int:
@@ -57,6 +64,8 @@ class Tape:
 
     def add(self, drive: Tensor, state: Tensor, leaf: Tensor, neuron: AbstractNeuron, name: str) -> None:
         self._layers[id(leaf)] = len(self.drives)
+        self._addresses[leaf.untyped_storage().data_ptr()] = len(self.drives)
+        self._versions.append((drive._version, leaf._version))
         self.drives.append(drive)
         self.values.append(drive.detach())
         self.states.append(state)
@@ -64,10 +73,18 @@ class Tape:
         self.neurons.append(neuron)
         self.places.append((name, tuple(drive.shape)))
 
-    def layer_of(self, leaf: Tensor) -> int | None:
-        """The layer whose state this leaf, or a view of it, is."""
-        base = leaf._base
-        return self._layers.get(id(leaf)) or (None if base is None else self._layers.get(id(base)))
+    def layer_of(self, tensor: Tensor) -> int | None:
+        """The layer whose state this is, or a view of it, or a tensor that shares its memory."""
+        if tensor.layout != torch.strided or not tensor.numel():
+            return None
+        return self._addresses.get(tensor.untyped_storage().data_ptr())
+
+    def written(self) -> int | None:
+        """The first layer whose drive or state was written over since it was recorded."""
+        for k in range(1, self.depth + 1):
+            if (self.drives[k]._version, self.leaves[k]._version) != self._versions[k]:
+                return k
+        return None
 
     def reached(self, k: int, names: dict[int, str]) -> tuple[tuple[int, ...], dict[str, Tensor]]:
         """The layers whose states a_k reads, and the trainable parameters, by name, as leaves."""
@@ -116,7 +133,9 @@ class Recording(Reading):
 
     def emit(self, neuron: AbstractNeuron, a: Tensor, inplace: bool = False) -> Tensor:
         k = len(self.tape.drives)
-        drive = a.clone() if inplace else a
+        if inplace:
+            self._restart_if_state(a)
+        drive = a.clone() if inplace or k in self.copied else a
         with torch.no_grad():
             state = self.visit(k, neuron, drive.detach())
         leaf = state.detach().requires_grad_()
@@ -137,9 +156,22 @@ class Recording(Reading):
                 "follow. Use use_reentrant=False."
             )
         if args and isinstance(args[0], Tensor) and _writes(func):
-            k = self.tape.layer_of(args[0])
-            if k is not None:
-                raise Restart(k)
+            self._restart_if_state(args[0])
+
+    def _restart_if_state(self, tensor: Any) -> None:
+        k = self.tape.layer_of(tensor) if isinstance(tensor, Tensor) else None
+        if k is not None and k not in self.copied:
+            raise Restart(k)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        try:
+            return super().__torch_function__(func, types, args, kwargs)
+        except RuntimeError as error:
+            # Functions with an argument `inplace`, whose name does not say so.
+            if "leaf Variable that requires grad" in str(error):
+                for value in (*args, *(kwargs or {}).values()):
+                    self._restart_if_state(value)
+            raise
 
     def end(self, output: Any) -> Tape:
         """Take the output for the last layer. Raises SettingError unless it is a tensor."""
@@ -148,6 +180,9 @@ class Recording(Reading):
                 f"the model returns a {type(output).__name__}, of which a rule needs one tensor. Name it: "
                 "Network.from_module(model, output=lambda out: out['logits']), say."
             )
+        written = self.tape.written()
+        if written is not None and written not in self.copied:
+            raise Restart(written)
         if self.tape.depth and output is self.tape.leaves[-1]:
             return self.tape
         k = len(self.tape.drives)
