@@ -68,6 +68,8 @@ class RecordedNetwork(Network, reads_by_running=True):
             UnsupportedModuleError: names what can't be read, and the remedy.
         """
         _check_readable(self.module)
+        if torch.is_inference_mode_enabled():
+            raise SettingError("inference takes local derivatives, which torch.inference_mode forbids. Use torch.no_grad.")
         return RecordedLayers(self, x)
 
     @property
@@ -116,6 +118,10 @@ class RecordedLayers(Network):
         self.places = tuple(free.places)
         self.layers = tuple(self._layer(free, k) for k in range(1, free.depth + 1))
         self._free: Tape | None = free
+        if self.parameters and not free.drives[-1].requires_grad:
+            raise UnsupportedModuleError(
+                "the model's output has no gradient: forward runs without gradients, or detaches it. Let it keep them."
+            )
         network.counts = self.counts_of_backprop(x)
         self._readers = tuple(
             tuple(j for j, layer in enumerate(self.layers, start=1) if k in layer.sources) for k in range(len(self.layers) + 1)

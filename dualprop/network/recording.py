@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import CheckpointFunction
 
 from dualprop.errors import SettingError, UnsupportedModuleError
@@ -64,7 +66,8 @@ class Tape:
 
     def add(self, drive: Tensor, state: Tensor, leaf: Tensor, neuron: AbstractNeuron, name: str) -> None:
         self._layers[id(leaf)] = len(self.drives)
-        self._addresses[leaf.untyped_storage().data_ptr()] = len(self.drives)
+        if (address := _address(leaf)) is not None:
+            self._addresses[address] = len(self.drives)
         self._versions.append((drive._version, leaf._version))
         self.drives.append(drive)
         self.values.append(drive.detach())
@@ -75,9 +78,12 @@ class Tape:
 
     def layer_of(self, tensor: Tensor) -> int | None:
         """The layer whose state this is, or a view of it, or a tensor that shares its memory."""
-        if tensor.layout != torch.strided or not tensor.numel():
-            return None
-        return self._addresses.get(tensor.untyped_storage().data_ptr())
+        address = _address(tensor)
+        return None if address is None else self._addresses.get(address)
+
+    def reads_states(self, tensor: Tensor) -> bool:
+        """Whether a tensor is a function of states."""
+        return any(id(leaf) in self._layers for leaf in _leaves_under(tensor))
 
     def written(self) -> int | None:
         """The first layer whose drive or state was written over since it was recorded."""
@@ -98,6 +104,13 @@ class Tape:
                     parameters[names[id(leaf)]] = leaf
             self._reached[k] = tuple(sorted(sources)), parameters
         return self._reached[k]
+
+
+def _address(tensor: Tensor) -> int | None:
+    """Where its memory begins, if it has its own."""
+    if tensor.layout != torch.strided or torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        return None
+    return tensor.untyped_storage().data_ptr() or None
 
 
 def _leaves_under(tensor: Tensor) -> list[Tensor]:
@@ -135,6 +148,8 @@ class Recording(Reading):
         k = len(self.tape.drives)
         if inplace:
             self._restart_if_state(a)
+        if forward_ad._current_level >= 0 and forward_ad.unpack_dual(a).tangent is not None:
+            raise self._derives()
         drive = a.clone() if inplace or k in self.copied else a
         with torch.no_grad():
             state = self.visit(k, neuron, drive.detach())
@@ -155,8 +170,23 @@ class Recording(Reading):
                 f"'{self.where()}' runs in a checkpoint that runs again in the backward pass, where explicit inference can't "
                 "follow. Use use_reentrant=False."
             )
+        if func in _DERIVATIVES and any(self._reaches_states(part) for part in tree_leaves(args)):
+            raise self._derives()
+        if func is Tensor.register_hook and (hasattr(args[0], "_dualprop_is_data") or self._reaches_states(args[0])):
+            raise UnsupportedModuleError(
+                f"'{self.where()}' hooks a function on a tensor's gradient, which local derivatives would set off at other times "
+                "and scales. Remove it, or use dp.dualize(model)."
+            )
         if args and isinstance(args[0], Tensor) and _writes(func):
             self._restart_if_state(args[0])
+
+    def _derives(self) -> UnsupportedModuleError:
+        return UnsupportedModuleError(
+            f"'{self.where()}' takes derivatives through activations, which explicit inference cuts. Leave them (leave=)."
+        )
+
+    def _reaches_states(self, value: Any) -> bool:
+        return isinstance(value, Tensor) and self.tape.reads_states(value)
 
     def _restart_if_state(self, tensor: Any) -> None:
         k = self.tape.layer_of(tensor) if isinstance(tensor, Tensor) else None
@@ -219,6 +249,7 @@ def _is_checkpointed_in_two() -> bool:
     return False
 
 
+_DERIVATIVES = frozenset({torch.autograd.grad, torch.autograd.backward, Tensor.backward})
 _WRITES: dict[Any, bool] = {}
 _IN_PLACE = frozenset(
     {f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "floordiv", "pow", "matmul")} | {"__setitem__"}

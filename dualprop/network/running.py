@@ -40,7 +40,7 @@ class OneModel:
         self._after, self._changed = self._before, list[int]()
         # A model may write over its inputs. It does so once.
         self._given = inputs.copied(self.x)
-        self._versions = [value._version for value in inputs.tensors(self.x)]
+        self._versions = inputs.versions(self.x)
         self._random = _random_state(_devices(inputs.tensors(x) + list(self.parameters.values())))
 
     def run(self, mode: contextlib.AbstractContextManager[Any]) -> Any:
@@ -53,7 +53,7 @@ class OneModel:
             self._changed = self._before.changed(self._after)
             return output
         x = self.x
-        if self._versions != [value._version for value in inputs.tensors(x)]:
+        if self._versions != inputs.versions(x):
             x = inputs.copied(self._given)
             mark(x)
         now = _random_state(self._random.keys() - {"python", "numpy"})
