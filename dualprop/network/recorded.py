@@ -217,8 +217,8 @@ class RecordedLayers(Network):
             k = next((k for k in range(1, self.depth + 1) if not _near(again.values[k], free.values[k])), 0)
         if k:
             raise UnsupportedModuleError(
-                f"the model, run again on the same batch, gives another drive of layer {self.layers[k - 1].name}: it changes what "
-                "is put back neither for buffers, attributes nor global random states. Keep it in a buffer, or use engine='fused'."
+                f"the model, run again on the same batch, gives another drive of layer {self.layers[k - 1].name}: it "
+                "remembers what can't be put back (in an object, global or weight). Keep it in a buffer, or use engine='fused'."
             )
 
     def _layer(self, free: Tape, k: int) -> Layer:

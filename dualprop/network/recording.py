@@ -174,8 +174,8 @@ class Recording(Reading):
             raise self._derives()
         if func is Tensor.register_hook and (hasattr(args[0], "_dualprop_is_data") or self._reaches_states(args[0])):
             raise UnsupportedModuleError(
-                f"'{self.where()}' hooks a function on a tensor's gradient, which local derivatives would set off at other times "
-                "and scales. Remove it, or use dp.dualize(model)."
+                f"'{self.where()}' hooks a function on a tensor's gradient, which local derivatives would set off at other "
+                "times and scales. Remove it, or use dp.dualize(model)."
             )
         if args and isinstance(args[0], Tensor) and _writes(func):
             self._restart_if_state(args[0])

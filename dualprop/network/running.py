@@ -21,6 +21,7 @@ from dualprop.network import inputs
 from dualprop.network.snapshots import Snapshot
 from dualprop.reading.mode import mark
 
+
 class OneModel:
     """A model and its inputs, to be run several times as if it ran once.
 

@@ -149,7 +149,9 @@ def test_two_steps_are_two_plain_steps(run, rule):
             assert all(torch.equal(buffer, expected[name]) for name, buffer in buffers.items())
         assert (model.python.getstate(), model.numpy.random()) == (twin.python.getstate(), twin.numpy.random())
         assert torch.equal(model.draws.get_state(), twin.draws.get_state())
-        exact = torch.autograd.grad(F.cross_entropy(logits, y), list(twin.parameters()), materialize_grads=True, allow_unused=True)
+        exact = torch.autograd.grad(
+            F.cross_entropy(logits, y), list(twin.parameters()), materialize_grads=True, allow_unused=True
+        )
         for (name, _), each in zip(twin.named_parameters(), exact, strict=True):
             assert (out.gradients[name] - each).norm() <= 1e-4 * each.norm() + 1e-9, name
 
