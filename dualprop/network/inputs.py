@@ -33,6 +33,16 @@ def detached(x: Any) -> Any:
     return tree_map(lambda value: value.detach() if isinstance(value, Tensor) else value, x)
 
 
+def copied(x: Any) -> Any:
+    """The same with copies of the tensors."""
+    return tree_map(lambda value: value.clone() if isinstance(value, Tensor) else value, x)
+
+
+def versions(x: Any) -> list[int]:
+    """How often each tensor was written over."""
+    return [0 if value.is_inference() else value._version for value in tensors(x)]
+
+
 def called(model: nn.Module, x: Any) -> Any:
     """model(x), with a tuple as its arguments and a dict as its keyword arguments."""
     if isinstance(x, dict):

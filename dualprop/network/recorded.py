@@ -24,7 +24,7 @@ from dualprop.network.passes import PassEvaluation
 from dualprop.network.recording import Recording, Restart, Tape, Visit
 from dualprop.network.running import OneModel
 from dualprop.network.synapses import reading
-from dualprop.neurons import AbstractNeuron
+from dualprop.neurons import AbstractNeuron, Function
 from dualprop.reading import Event, Report
 
 
@@ -68,6 +68,8 @@ class RecordedNetwork(Network, reads_by_running=True):
             UnsupportedModuleError: names what can't be read, and the remedy.
         """
         _check_readable(self.module)
+        if torch.is_inference_mode_enabled():
+            raise SettingError("inference takes local derivatives, which torch.inference_mode forbids. Use torch.no_grad.")
         return RecordedLayers(self, x)
 
     @property
@@ -77,7 +79,7 @@ class RecordedNetwork(Network, reads_by_running=True):
     def counts_of_backprop(self, x: Any = None) -> dict[str, int]:
         if self.counts is None:
             # A pass to count by. The model is put back to where it was.
-            layers = self.on(x)
+            layers = self.on(inputs.copied(x))
             layers.model.again()
         assert self.counts is not None
         return self.counts
@@ -116,11 +118,16 @@ class RecordedLayers(Network):
         self.places = tuple(free.places)
         self.layers = tuple(self._layer(free, k) for k in range(1, free.depth + 1))
         self._free: Tape | None = free
+        if self.parameters and not free.drives[-1].requires_grad:
+            raise UnsupportedModuleError(
+                "the model's output has no gradient: forward runs without gradients, or detaches it. Let it keep them."
+            )
         network.counts = self.counts_of_backprop(x)
         self._readers = tuple(
             tuple(j for j, layer in enumerate(self.layers, start=1) if k in layer.sources) for k in range(len(self.layers) + 1)
         )
         if self.report is not None:
+            self._check_again(free)
             self._tell(self.report)
 
     def on(self, x: Any) -> RecordedLayers:
@@ -164,12 +171,15 @@ class RecordedLayers(Network):
         """
 
         def checked(k: int, neuron: AbstractNeuron, a: Tensor) -> Tensor:
-            if k > self.depth or tuple(a.shape) != self.places[k][1]:
+            if k > self.depth or tuple(a.shape) != self.places[k][1] or not _alike(neuron, self.layers[k - 1].neuron):
                 raise _strayed(k)
             return visit(k, neuron, a)
 
         recording = Recording(self._module, self.model.x, checked, self.network.copied, self.network.leave, None)
-        tape = self._end(recording, self.model.run(recording))
+        try:
+            tape = self._end(recording, self.model.run(recording))
+        except Restart as restart:
+            raise _strayed(restart.k) from None
         if tape.depth != self.depth:
             raise _strayed(tape.depth)
         return tape
@@ -196,6 +206,21 @@ class RecordedLayers(Network):
         output = self.network.output
         return recording.end(outputs if output is None else output(outputs))
 
+    def _check_again(self, free: Tape) -> None:
+        """Raise UnsupportedModuleError unless the model, run again, is what it was."""
+        try:
+            with torch.enable_grad():
+                again = self.run_pass(lambda k, neuron, a: free.states[k])
+        except SettingError:
+            k = self.depth
+        else:
+            k = next((k for k in range(1, self.depth + 1) if not _near(again.values[k], free.values[k])), 0)
+        if k:
+            raise UnsupportedModuleError(
+                f"the model, run again on the same batch, gives another drive of layer {self.layers[k - 1].name}: it "
+                "remembers what can't be put back (in an object, global or weight). Keep it in a buffer, or use engine='fused'."
+            )
+
     def _layer(self, free: Tape, k: int) -> Layer:
         sources, leaves = free.reached(k, self.model.names)
         learns = {name: self.model.parameters[name] for name in leaves}
@@ -212,6 +237,21 @@ class RecordedLayers(Network):
                 f"{name} in '{where}' is no known activation and is left to exact derivatives, which strict=True refuses. "
                 "Add it by dp.activations.add, or use strict=False."
             )
+
+
+def _alike(one: AbstractNeuron, other: AbstractNeuron) -> bool:
+    if isinstance(one, Function) and isinstance(other, Function):
+        return one.name == other.name
+    return one == other
+
+
+def _near(one: Tensor, other: Tensor) -> bool:
+    """Whether these agree up to what a device's order of summing may change."""
+    if not one.numel():
+        return True
+    accuracy = torch.finfo(one.dtype).eps ** 0.5 if one.is_floating_point() else 0.0
+    scale = float(other.abs().max()) if not other.is_complex() else 0.0
+    return torch.allclose(one, other, rtol=accuracy, atol=accuracy * scale, equal_nan=True)
 
 
 def _strayed(k: int) -> SettingError:

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import CheckpointFunction
 
 from dualprop.errors import SettingError, UnsupportedModuleError
@@ -24,8 +26,11 @@ from dualprop.reading.activations import READERS
 Visit = Callable[[int, AbstractNeuron, Tensor], Tensor]
 
 
-class Restart(Exception):
-    """The model writes over the state of layer `k`, which must then be given as a copy."""
+class Restart(BaseException):
+    """The model writes over the drive or state of layer `k`, which must then be given as a copy.
+
+    No Exception: a model may catch those.
+    """
 
     def __init__(self, k: int) -> None:
         super().__init__(k)
@@ -50,6 +55,10 @@ class Tape:
         self.places: list[tuple[str, tuple[int, ...]]] = [("", ())]
         self._reached: dict[int, tuple[tuple[int, ...], dict[str, Tensor]]] = {}
         self._layers: dict[int, int] = {}
+        # By k, how often the drive and the state had been written over when they were recorded.
+        self._versions: list[tuple[int, int]] = [(0, 0)]
+        # By address, the layer whose state lies there.
+        self._addresses: dict[int, int] = {}
 
     @property
     def depth(self) -> int:
@@ -57,6 +66,9 @@ class Tape:
 
     def add(self, drive: Tensor, state: Tensor, leaf: Tensor, neuron: AbstractNeuron, name: str) -> None:
         self._layers[id(leaf)] = len(self.drives)
+        if (address := _address(leaf)) is not None:
+            self._addresses[address] = len(self.drives)
+        self._versions.append((drive._version, leaf._version))
         self.drives.append(drive)
         self.values.append(drive.detach())
         self.states.append(state)
@@ -64,10 +76,21 @@ class Tape:
         self.neurons.append(neuron)
         self.places.append((name, tuple(drive.shape)))
 
-    def layer_of(self, leaf: Tensor) -> int | None:
-        """The layer whose state this leaf, or a view of it, is."""
-        base = leaf._base
-        return self._layers.get(id(leaf)) or (None if base is None else self._layers.get(id(base)))
+    def layer_of(self, tensor: Tensor) -> int | None:
+        """The layer whose state this is, or a view of it, or a tensor that shares its memory."""
+        address = _address(tensor)
+        return None if address is None else self._addresses.get(address)
+
+    def reads_states(self, tensor: Tensor) -> bool:
+        """Whether a tensor is a function of states."""
+        return any(id(leaf) in self._layers for leaf in _leaves_under(tensor))
+
+    def written(self) -> int | None:
+        """The first layer whose drive or state was written over since it was recorded."""
+        for k in range(1, self.depth + 1):
+            if (self.drives[k]._version, self.leaves[k]._version) != self._versions[k]:
+                return k
+        return None
 
     def reached(self, k: int, names: dict[int, str]) -> tuple[tuple[int, ...], dict[str, Tensor]]:
         """The layers whose states a_k reads, and the trainable parameters, by name, as leaves."""
@@ -81,6 +104,13 @@ class Tape:
                     parameters[names[id(leaf)]] = leaf
             self._reached[k] = tuple(sorted(sources)), parameters
         return self._reached[k]
+
+
+def _address(tensor: Tensor) -> int | None:
+    """Where its memory begins, if it has its own."""
+    if tensor.layout != torch.strided or torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        return None
+    return tensor.untyped_storage().data_ptr() or None
 
 
 def _leaves_under(tensor: Tensor) -> list[Tensor]:
@@ -116,7 +146,11 @@ class Recording(Reading):
 
     def emit(self, neuron: AbstractNeuron, a: Tensor, inplace: bool = False) -> Tensor:
         k = len(self.tape.drives)
-        drive = a.clone() if inplace else a
+        if inplace:
+            self._restart_if_state(a)
+        if forward_ad._current_level >= 0 and forward_ad.unpack_dual(a).tangent is not None:
+            raise self._derives()
+        drive = a.clone() if inplace or k in self.copied else a
         with torch.no_grad():
             state = self.visit(k, neuron, drive.detach())
         leaf = state.detach().requires_grad_()
@@ -136,10 +170,38 @@ class Recording(Reading):
                 f"'{self.where()}' runs in a checkpoint that runs again in the backward pass, where explicit inference can't "
                 "follow. Use use_reentrant=False."
             )
+        if func in _DERIVATIVES and any(self._reaches_states(part) for part in tree_leaves(args)):
+            raise self._derives()
+        if func is Tensor.register_hook and (hasattr(args[0], "_dualprop_is_data") or self._reaches_states(args[0])):
+            raise UnsupportedModuleError(
+                f"'{self.where()}' hooks a function on a tensor's gradient, which local derivatives would set off at other "
+                "times and scales. Remove it, or use dp.dualize(model)."
+            )
         if args and isinstance(args[0], Tensor) and _writes(func):
-            k = self.tape.layer_of(args[0])
-            if k is not None:
-                raise Restart(k)
+            self._restart_if_state(args[0])
+
+    def _derives(self) -> UnsupportedModuleError:
+        return UnsupportedModuleError(
+            f"'{self.where()}' takes derivatives through activations, which explicit inference cuts. Leave them (leave=)."
+        )
+
+    def _reaches_states(self, value: Any) -> bool:
+        return isinstance(value, Tensor) and self.tape.reads_states(value)
+
+    def _restart_if_state(self, tensor: Any) -> None:
+        k = self.tape.layer_of(tensor) if isinstance(tensor, Tensor) else None
+        if k is not None and k not in self.copied:
+            raise Restart(k)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        try:
+            return super().__torch_function__(func, types, args, kwargs)
+        except RuntimeError as error:
+            # Functions with an argument `inplace`, whose name does not say so.
+            if "leaf Variable that requires grad" in str(error):
+                for value in (*args, *(kwargs or {}).values()):
+                    self._restart_if_state(value)
+            raise
 
     def end(self, output: Any) -> Tape:
         """Take the output for the last layer. Raises SettingError unless it is a tensor."""
@@ -148,6 +210,9 @@ class Recording(Reading):
                 f"the model returns a {type(output).__name__}, of which a rule needs one tensor. Name it: "
                 "Network.from_module(model, output=lambda out: out['logits']), say."
             )
+        written = self.tape.written()
+        if written is not None and written not in self.copied:
+            raise Restart(written)
         if self.tape.depth and output is self.tape.leaves[-1]:
             return self.tape
         k = len(self.tape.drives)
@@ -184,6 +249,7 @@ def _is_checkpointed_in_two() -> bool:
     return False
 
 
+_DERIVATIVES = frozenset({torch.autograd.grad, torch.autograd.backward, Tensor.backward})
 _WRITES: dict[Any, bool] = {}
 _IN_PLACE = frozenset(
     {f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "floordiv", "pow", "matmul")} | {"__setitem__"}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import random
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -18,9 +18,8 @@ from torch import Tensor, nn
 
 from dualprop.errors import SettingError
 from dualprop.network import inputs
+from dualprop.network.snapshots import Snapshot
 from dualprop.reading.mode import mark
-
-_INTERNAL = frozenset(vars(nn.Module())) - {"training"}
 
 
 class OneModel:
@@ -35,95 +34,45 @@ class OneModel:
         self.model, self.x = model, inputs.detached(x)
         mark(self.x)
         self.is_first = True
-        modules = list(model.modules())
         self.parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         # By id, the name of each trainable parameter.
         self.names = {id(parameter): name for name, parameter in self.parameters.items()}
-        self._buffers = [
-            (module, name, buffer, buffer.detach().clone())
-            for module in modules
-            for name, buffer in module._buffers.items()
-            if buffer is not None
-        ]
-        self._before = [(module, _attributes(module)) for module in modules]
-        self._after: list[tuple[nn.Module, dict[str, Any], dict[str, Any]]] = []
+        self._before = Snapshot(model, copied=True)
+        self._after, self._changed = self._before, list[int]()
+        # A model may write over its inputs. It does so once.
+        self._given = inputs.copied(self.x)
+        self._versions = inputs.versions(self.x)
         self._random = _random_state(_devices(inputs.tensors(x) + list(self.parameters.values())))
 
     def run(self, mode: contextlib.AbstractContextManager[Any]) -> Any:
         """The model's output, run inside `mode`."""
         if self.is_first:
             with mode:
-                output = self.call()
+                output = inputs.called(self.model, self.x)
             self.is_first = False
-            self._after = [
-                (module, before, after) for module, before in self._before if not _same(before, after := _attributes(module))
-            ]
+            self._after = Snapshot(self.model, also=[container for container, _ in self._before.containers.values()])
+            self._changed = self._before.changed(self._after)
             return output
+        x = self.x
+        if self._versions != inputs.versions(x):
+            x = inputs.copied(self._given)
+            mark(x)
         now = _random_state(self._random.keys() - {"python", "numpy"})
-        with self._as_before(), mode:
-            _set_random_state(self._random)
-            try:
-                return self.call()
-            finally:
-                _set_random_state(now)
+        try:
+            self._before.put_copies(self._changed)
+            with mode:
+                _set_random_state(self._random)
+                return inputs.called(self.model, x)
+        finally:
+            _set_random_state(now)
+            self._after.put_back(self._after.containers if self._changed else ())
 
     def again(self) -> None:
         """Make the next pass the first one, after a first pass that was broken off."""
-        for module, name, buffer, content in self._buffers:
-            module._buffers[name] = buffer
-            buffer.data.copy_(content)
-        for module, before in self._before:
-            _set_attributes(module, before)
+        self._before.put_contents()
+        for value, content in zip(inputs.tensors(self.x), inputs.tensors(self._given), strict=True):
+            value.data.copy_(content)
         _set_random_state(self._random)
-
-    def call(self) -> Any:
-        return inputs.called(self.model, self.x)
-
-    @contextlib.contextmanager
-    def _as_before(self) -> Iterator[None]:
-        """Inside, buffers and attributes are copies of what they were before the first pass."""
-        try:
-            for module, name, _, content in self._buffers:
-                module._buffers[name] = content.clone()
-            for module, old, _ in self._after:
-                _set_attributes(module, old)
-            yield
-        finally:
-            for module, name, buffer, _ in self._buffers:
-                module._buffers[name] = buffer
-            for module, _, new in self._after:
-                _set_attributes(module, new)
-
-
-def _attributes(module: nn.Module) -> dict[str, Any]:
-    """What the user's forward may have set on a module, lists and dicts copied."""
-    return {name: _copied(value) for name, value in vars(module).items() if name not in _INTERNAL}
-
-
-def _copied(value: Any) -> Any:
-    return value.copy() if type(value) in (list, dict, set) else value
-
-
-def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    if one.keys() != other.keys():
-        return False
-    return all(
-        value is other[name] or (type(value) in (list, dict, set) and _alike(value, other[name])) for name, value in one.items()
-    )
-
-
-def _alike(one: Any, other: Any) -> bool:
-    if type(one) is not type(other) or len(one) != len(other):
-        return False
-    parts = zip(one.values(), other.values(), strict=True) if isinstance(one, dict) else zip(one, other, strict=True)
-    return all(a is b for a, b in parts)
-
-
-def _set_attributes(module: nn.Module, attributes: dict[str, Any]) -> None:
-    present = vars(module)
-    for name in [name for name in present if name not in _INTERNAL and name not in attributes]:
-        del present[name]
-    present.update({name: _copied(value) for name, value in attributes.items()})
 
 
 def _devices(tensors: Iterable[Tensor]) -> set[Any]:

@@ -109,9 +109,10 @@ class Problem:
     def mean_loss(self, predict: Callable[[Tensor], Tensor]) -> Tensor:
         """The mean loss of predict(x), shape (), in autograd's graph; counted as BP."""
         with torch.enable_grad():
+            # Counting may run the model, which must not write over what this run keeps.
+            self.reports.append(Report(self.network.counts_of_backprop(self.x)))
             logits = predict(self.x)
             self.predicted(logits.detach())
-            self.reports.append(Report(self.network.counts_of_backprop(self.x)))
             mean = self.criterion.mean(logits, self.y)
             self.loss = mean.detach()
             return mean
