@@ -11,7 +11,6 @@ images, labels = load_digits(return_X_y=True)
 x, y = torch.tensor(images, dtype=torch.float32) / 16, torch.tensor(labels)
 
 
-
 class Residual(nn.Module):
     """Any forward will do: it is read by running it."""
 

@@ -217,8 +217,8 @@ class RecordedLayers(Network):
         if self.network.strict and report.left:
             (name, where), _ = next(iter(report.left.items()))
             raise UnsupportedModuleError(
-                f"{name} in '{where}' is left to exact derivatives and may hide an activation, which strict=True refuses. If it "
-                "is one, add it by dp.activations.add, else use strict=False."
+                f"{name} in '{where}' is left to exact derivatives and may hide an activation, which strict=True refuses. "
+                "If it is one, add it by dp.activations.add, else use strict=False."
             )
 
 
@@ -237,7 +237,7 @@ def _check_left(model: nn.Module, leave: Sequence[str]) -> None:
     for name in leave:
         if name not in known:
             raise SettingError(
-                f"leave names {name!r}, which is no activation, and no module or module type of the model. Correct or remove it."
+                f"leave names {name!r}, which is no activation, and no module or module type of the model. Correct it."
             )
 
 
