@@ -35,12 +35,14 @@ def problem():
 
 @pytest.mark.parametrize("rule", BIG.values(), ids=BIG)
 def test_another_expert_of_the_same_shape_is_refused(rule):
-    """Its weights would learn, and those of the expert that the prediction used would not. Whichever
-    way inference moves the mean, it crosses a threshold next to it on one side."""
+    """Its weights would learn, and those of the expert that the prediction used would not.
+
+    Whichever way inference moves the mean, it crosses a threshold next to it on one side.
+    """
     refusals = []
     for side in (1e-6, -1e-6):
         model, x, y = problem()
-        model.threshold = float(torch.tanh(model.a(x)).mean()) + side
+        model.threshold = float(torch.tanh(model.a(x)).detach().mean()) + side
         try:
             rule.gradients(dp.Network.from_module(model), x, y)
         except dp.SettingError as refusal:
@@ -52,7 +54,7 @@ def test_another_expert_of_the_same_shape_is_refused(rule):
 @pytest.mark.parametrize("rule", BIG.values(), ids=BIG)
 def test_a_branch_that_the_states_keep_to_is_no_obstacle(rule):
     model, x, y = problem()
-    model.threshold = float(torch.tanh(model.a(x)).mean()) - 1.0
+    model.threshold = float(torch.tanh(model.a(x)).detach().mean()) - 1.0
     gradients = rule.gradients(dp.Network.from_module(model), x, y).gradients
     assert bool(gradients["one.weight"].any())
     assert not gradients["other.weight"].any()
