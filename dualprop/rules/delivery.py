@@ -57,7 +57,7 @@ def _connected(network: Network, x: Any, y: Tensor, infer: Infer, is_whole: bool
         # The wrapper's forward broadcasts buffers, prepares its reducer and looks for parameters
         # without a gradient in the graph of what comes out. It does so around any module.
         module = wrapper._modules["module"]
-        inference.stands_for = (module,)
+        inference.stands_for = (wrapper.module,)
         wrapper._modules["module"] = inference
         try:
             delivered = wrapper(x, y)
