@@ -12,8 +12,6 @@ import dualprop as dp
 
 PAGE = table.PAGE.read_text()
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
-# Of the fused engine that reads a model by running it.
-needs_all = pytest.mark.skipif(not hasattr(dp, "undualize"), reason="the page tells of dp.undualize, which is not here yet")
 FRAMEWORKS = ("lightning", "accelerate")
 
 
@@ -31,7 +29,6 @@ def run(frameworks):
     return names
 
 
-@needs_all
 def test_the_lines_of_the_page_run(capsys):
     """The first thing that is copied must not fail."""
     names = run(frameworks=False)
@@ -39,7 +36,6 @@ def test_the_lines_of_the_page_run(capsys):
     assert "relu of" in told
 
 
-@needs_all
 @pytest.mark.frameworks
 @pytest.mark.filterwarnings("default")
 def test_the_lines_of_the_page_run_with_those_of_other_packages(capsys, tmp_path, monkeypatch):

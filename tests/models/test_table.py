@@ -4,10 +4,6 @@ import pytest
 import table
 from architectures import ARCHITECTURES
 
-import dualprop as dp
-
-# Of the fused engine that reads a model by running it.
-pytestmark = pytest.mark.skipif(not hasattr(dp, "undualize"), reason="the page tells of dp.undualize, which is not here yet")
 ROWS = {row.split("`")[1]: row for row in table.on_page("architectures")[2:]}
 
 
