@@ -10,20 +10,36 @@ import dualprop as dp
 images, labels = load_digits(return_X_y=True)
 x, y = torch.tensor(images, dtype=torch.float32) / 16, torch.tensor(labels)
 
+
+class Residual(nn.Module):
+    """Any forward will do: it is read by running it."""
+
+    def __init__(self, width=128):
+        super().__init__()
+        self.stem, self.body, self.head = nn.Linear(64, width), nn.Linear(width, width), nn.Linear(width, 10)
+
+    def forward(self, x):
+        h = self.stem(x).relu()
+        return self.head(h + nn.functional.gelu(self.body(h)))
+
+
 # 1. Explicit: the dyads of every layer are inferred, and you can look at them.
-model = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10))
+model = Residual()
 optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
 network = dp.Network.from_module(model)
 rule = dp.DualPropagation(alpha=0.5, beta=1.0, loss=dp.losses.CrossEntropy())
 for _ in range(300):
     batch = torch.randint(len(x), (64,))
     optimizer.zero_grad()
-    out = rule.backward(network, x[batch], y[batch])
+    loss = rule(network, x[batch], y[batch])
+    loss.backward()
     optimizer.step()
-print(f"explicit: loss {out.loss:.4f}, accuracy {(model(x).argmax(1) == y).float().mean():.3f}, {out.diagnostics}")
+accuracy = (model(x).argmax(1) == y).float().mean()
+print(f"explicit: loss {loss:.4f}, accuracy {accuracy:.3f}, {loss.outcome.diagnostics}")
 
 dyads = rule.infer(network, x[:100], y[:100])
-for k in range(1, network.depth + 1):
+print(network)
+for k in range(1, len(dyads.means)):
     print(f"layer {k}: mean |s⁺ - s⁻| = {dyads.difference(k).abs().mean():.1e}")
 
 # 2. Fused: any module, any training loop; `loss.backward()` is dual propagation.

@@ -73,7 +73,7 @@ class Network:
         model: nn.Module,
         also_allow: Sequence[type[nn.Module]] = (),
         *,
-        leave: Sequence[str] = (),
+        leave: str | Sequence[str] = (),
         output: Callable[[Any], Tensor] | None = None,
         strict: bool = False,
     ) -> Network:
@@ -88,8 +88,8 @@ class Network:
             also_allow: further module types that may stand in the synapse of a split model. They
                 must be deterministic, act on each example apart, and hold no activation, since
                 plain derivatives are used inside a synapse.
-            leave: names of functions ("softmax"), and names or types of modules, whose activations
-                are left to exact derivatives.
+            leave: names of functions ("softmax"), of modules ("gate") or of their types ("GELU"),
+                whose activations are left to exact derivatives.
             output: the tensor (N, …) that is the network's output, of what the model returns.
             strict: refuse a model of which a function is left to exact derivatives that may hide an
                 activation.

@@ -26,6 +26,7 @@ from dualprop.network.running import OneModel
 from dualprop.network.synapses import reading
 from dualprop.neurons import AbstractNeuron, Function
 from dualprop.reading import Event, Report
+from dualprop.reading.activations import READERS
 
 
 class RecordedNetwork(Network, reads_by_running=True):
@@ -34,8 +35,8 @@ class RecordedNetwork(Network, reads_by_running=True):
     Args:
         module: the user's model. Its inputs x are a tensor, a tuple of arguments, or a dict of
             keyword arguments, whose first tensor has the examples in its first dimension.
-        leave: names of functions ("softmax"), and names or types of modules, whose activations are
-            left to exact derivatives.
+        leave: names of functions ("softmax"), of modules ("gate") or of their types ("GELU"), whose
+            activations are left to exact derivatives.
         output: the tensor (N, …) that is the network's output, of what the model returns.
         strict: refuse what is left to exact derivatives and may hide an activation.
         obstacle: why the model is not split into synapses that are modules, if it is known.
@@ -47,19 +48,21 @@ class RecordedNetwork(Network, reads_by_running=True):
     def __init__(
         self,
         module: nn.Module,
-        leave: Sequence[str] = (),
+        leave: str | Sequence[str] = (),
         output: Callable[[Any], Tensor] | None = None,
         strict: bool = False,
         obstacle: str = "",
     ) -> None:
         self.module: nn.Module = module
-        self.leave, self.output, self.strict, self.obstacle = tuple(leave), output, strict, obstacle
+        self.leave = (leave,) if isinstance(leave, str) else tuple(leave)
+        self.output, self.strict, self.obstacle = output, strict, obstacle
         # What was learned of the model by running it: layers whose states it writes over, a report.
         self.copied: list[int] = []
         self.report: Report | None = None
         self.counts: dict[str, int] | None = None
         self.layers = ()
         _check_readable(module)
+        _check_left(module, self.leave)
 
     def on(self, x: Any) -> RecordedLayers:
         """The layers as this batch runs them, with the free pass.
@@ -182,6 +185,11 @@ class RecordedLayers(Network):
             raise _strayed(restart.k) from None
         if tape.depth != self.depth:
             raise _strayed(tape.depth)
+        for k, layer in enumerate(self.layers, start=1):
+            # Another expert of the same shape, say.
+            sources, leaves = tape.reached(k, self.model.names)
+            if (sources or (0,)) != layer.sources or leaves.keys() != layer.learns.keys():
+                raise _strayed(k)
         return tape
 
     def _first(self) -> Tape:
@@ -234,8 +242,8 @@ class RecordedLayers(Network):
         if self.network.strict and report.left:
             (name, where), _ = next(iter(report.left.items()))
             raise UnsupportedModuleError(
-                f"{name} in '{where}' is no known activation and is left to exact derivatives, which strict=True refuses. "
-                "Add it by dp.activations.add, or use strict=False."
+                f"{name} in '{where}' is left to exact derivatives and may hide an activation, which strict=True refuses. "
+                "If it is one, add it by dp.activations.add, else use strict=False."
             )
 
 
@@ -259,6 +267,18 @@ def _strayed(k: int) -> SettingError:
         f"at the states of inference the model ran another way than in its forward pass, from layer {k} on: it branches on its "
         "states. Lower beta, leave the activation that it branches on (leave=), or use engine='fused'."
     )
+
+
+def _check_left(model: nn.Module, leave: Sequence[str]) -> None:
+    """Raise SettingError where `leave` names what there is not, so that nothing would be left."""
+    modules = dict(model.named_modules())
+    known = {type(module).__name__ for module in modules.values()} | modules.keys()
+    known |= {getattr(function, "__name__", "").rstrip("_") for function in READERS}
+    for name in leave:
+        if name not in known:
+            raise SettingError(
+                f"leave names {name!r}, which is no activation, and no module or module type of the model. Correct it."
+            )
 
 
 def _check_readable(model: nn.Module) -> None:

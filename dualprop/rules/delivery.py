@@ -11,7 +11,7 @@ A second backward needs retain_graph, as after any loss. Gradients of gradients 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -57,6 +57,7 @@ def _connected(network: Network, x: Any, y: Tensor, infer: Infer, is_whole: bool
         # The wrapper's forward broadcasts buffers, prepares its reducer and looks for parameters
         # without a gradient in the graph of what comes out. It does so around any module.
         module = wrapper._modules["module"]
+        inference.stands_for = (wrapper.module,)
         wrapper._modules["module"] = inference
         try:
             delivered = wrapper(x, y)
@@ -76,6 +77,13 @@ class _Inference(nn.Module):
         super().__init__()
         self.network, self.infer, self.is_whole = network, infer, is_whole
         self.outcome: Outcome | None = None
+        # In a tuple, so that PyTorch does not take it for a part.
+        self.stands_for: tuple[nn.Module, ...] = ()
+
+    def named_buffers(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, Tensor]]:
+        """Those of the module in whose place it runs, which the wrapper broadcasts."""
+        for module in self.stands_for:
+            yield from module.named_buffers(*args, **kwargs)
 
     def forward(self, x: Any, y: Tensor) -> Tensor:
         self.outcome = outcome = self.infer(x, y)

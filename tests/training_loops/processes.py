@@ -149,7 +149,22 @@ def other_forms(rank):
         rows["wrapped twice"] = str(refusal)
     del wrappers
     rows["sharded"] = refusal_of_shards()
+    rows["buffers"] = with_buffers(x, y)
     return rows
+
+
+def with_buffers(x, y):
+    """Largest difference in gradients and buffers to plain back-propagation in the same wrapper."""
+    models = [nn.Sequential(nn.BatchNorm1d(x.shape[1]).double(), mlp("tanh")) for _ in range(2)]
+    by_rule, plain = (DistributedDataParallel(model) for model in models)
+    network = dp.Network.from_module(by_rule)
+    for _ in range(2):
+        by_rule.zero_grad(), plain.zero_grad()
+        dp.Backprop()(network, x, y).backward()
+        nn.functional.cross_entropy(plain(x), y).backward()
+    wanted = {name: p.grad for name, p in models[1].named_parameters()} | dict(models[1].named_buffers())
+    found = {name: p.grad for name, p in models[0].named_parameters()} | dict(models[0].named_buffers())
+    return max(float((found[name] - value).abs().max()) for name, value in wanted.items())
 
 
 def refusal_of_shards():

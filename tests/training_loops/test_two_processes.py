@@ -37,6 +37,12 @@ def test_without_a_wrapper_each_process_keeps_its_own_gradients(results):
         assert rows["no wrapper"] == 0
 
 
+def test_buffers_are_broadcast_as_in_any_forward_pass(results):
+    """BatchNorm's statistics, of which a rule's inference has none for a wrapper to see."""
+    for _, rows in results:
+        assert rows["buffers"] < 1e-12
+
+
 def test_a_model_in_two_wrappers_is_refused(results):
     for _, rows in results:
         assert "from_module(wrapper)" in rows["wrapped twice"]
