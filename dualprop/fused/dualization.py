@@ -140,9 +140,16 @@ def dyadic(
     if loss_reduction == "mean" and batch is None:
         raise SettingError("the number of examples is not known. Give batch=, or loss_reduction=, the number of terms.")
     settings = Dualization(coupling, alpha, beta, loss_reduction, loss_scale, leave, recompute_states, strict=False)
+    with dyadic_pass(settings, batch, None):
+        yield
+
+
+@contextlib.contextmanager
+def dyadic_pass(settings: Dualization, batch: int | None, model: nn.Module | None) -> Iterator[None]:
+    """Inside, one forward pass is dyadic: of `model`, whose modules can then be named."""
     run = Pass(settings, batch)
-    reading = DyadicReading(settings, run, run.strength, None)
-    saved = recompute.enter() if recompute_states and not _is_compiled() and recompute.is_free() else None
+    reading = DyadicReading(settings, run, run.strength, model)
+    saved = recompute.enter() if settings.recompute_states and not _is_compiled() and recompute.is_free() else None
     hooks = recompute.top()
     reading.hooks = None if hooks is None else hooks[0]
     try:

@@ -6,46 +6,24 @@ from typing import Any
 
 from torch import Tensor
 
-from dualprop.errors import SettingError
 from dualprop.fused import recompute
+from dualprop.fused.dualization import dyadic_pass
 from dualprop.fused.dyadic import CotangentNudge, dyadic_activation
+from dualprop.fused.passes import Dualization
 from dualprop.network import Network, inputs
-from dualprop.neurons import AbstractNeuron, Identity
-from dualprop.reading import Reading
-from dualprop.reading.mode import mark
+from dualprop.neurons import Identity
 from dualprop.settings import beta_per_layer
-
-
-class _Sweep(Reading):
-    """Dyadic activations in a model that is read by running it, β_1, β_2, … in their order."""
-
-    def __init__(self, betas: float | tuple[float, ...], shares: tuple[float, float], terms: float) -> None:
-        super().__init__()
-        self.betas, self.shares, self.terms = betas, shares, terms
-        self.k = 0
-
-    def emit(self, neuron: AbstractNeuron, a: Tensor, inplace: bool = False) -> Tensor:
-        betas = self.betas
-        beta = betas[min(self.k, len(betas) - 1)] if isinstance(betas, tuple) else betas
-        self.k += 1
-        state = dyadic_activation(a.clone() if inplace else a, neuron, CotangentNudge(*self.shares, beta * self.terms))
-        return a.copy_(state) if inplace else state
 
 
 def swept_model(
     network: Network, x: Any, betas: float | tuple[float, ...], shares: tuple[float, float], terms: float
 ) -> Tensor:
     """`swept` for a network that is read by running it."""
-    x = inputs.detached(x)
-    mark(x)
-    sweep = _Sweep(betas, shares, terms)
-    with recompute.recomputing(), sweep:
-        output = network.forward(x)
-    if isinstance(betas, tuple) and sweep.k != len(betas) - 1:
-        raise SettingError(
-            f"beta lists {len(betas)} values, but the model ran {sweep.k} activations and an output. Give one each."
-        )
-    return output
+    # The output has no activation: its β is that of the loss, which is nudged linearly.
+    beta = betas[:-1] if isinstance(betas, tuple) else betas
+    settings = Dualization("original", shares[0], beta, terms, 1.0, network.leave, recompute_states=True, strict=False)
+    with dyadic_pass(settings, None, network.module):
+        return network.forward(inputs.detached(x))
 
 
 def swept(network: Network, x: Any, betas: float | tuple[float, ...], shares: tuple[float, float], terms: float) -> Tensor:

@@ -39,6 +39,8 @@ class Network:
     wrapper: nn.Module | None = None
     # Whether it is read by running it, so that its layers are those of a batch.
     is_recorded: bool = False
+    # Names of functions and modules whose activations are left to exact derivatives.
+    leave: tuple[str, ...] = ()
     # The kind of network that reads any model by running it. It builds on this one: `recorded`.
     _by_running: ClassVar[type[Network] | None] = None
 

@@ -293,6 +293,8 @@ def _check_readable(model: nn.Module) -> None:
             raise UnsupportedModuleError(
                 f"{label} is compiled, which hides its activations. Use the module itself, not compiled."
             )
+        if getattr(module, "_dualization", None) is not None:
+            raise UnsupportedModuleError(f"{label} is dualized, so that its activations are dyadic already. dp.undualize it.")
         if module._backward_hooks or module._backward_pre_hooks:
             raise UnsupportedModuleError(
                 f"{label} has full backward hooks, which local derivatives would set off at other times. Remove them, or use "

@@ -317,6 +317,8 @@ def test_a_compiled_scripted_or_hooked_model_is_refused():
     model = resnet()
     with pytest.raises(dp.UnsupportedModuleError, match="compiled"):
         dp.Network.from_module(torch.compile(model, backend="eager"))
+    with pytest.raises(dp.UnsupportedModuleError, match="is dualized"):
+        dp.Network.from_module(dp.dualize(resnet()))
     model.head.register_full_backward_hook(lambda *args: None)
     with pytest.raises(dp.UnsupportedModuleError, match="'head' has full backward hooks"):
         dp.Network.from_module(model)
