@@ -61,18 +61,24 @@ class AbstractSchedule(NamedPart):
     def passes(self, depth: int, generator: torch.Generator | None = None) -> Iterator[list[Step]]:
         """The passes for a network of `depth` layers."""
 
+    @property
+    def sweeps_down(self) -> bool:
+        """Whether one pass brings an error down through any number of layers."""
+        return False
+
     def steps(self, depth: int, generator: torch.Generator | None = None) -> Iterator[Step]:
         """The steps of all passes, in order."""
         for steps_of_pass in self.passes(depth, generator):
             yield from steps_of_pass
 
-    def brings_down(self, depth: int) -> bool:
+    def brings_down(self, depth: int | None) -> bool:
         """Whether an error at the output surely reaches layer 1.
 
-        It does where steps update L, later L-1, … later 1. Drawn steps do not surely.
+        It does where steps update L, later L-1, … later 1. Drawn steps do not surely. A depth of
+        None asks whether it does in any network.
         """
-        if self.is_random:
-            return False
+        if self.is_random or depth is None:
+            return not self.is_random and self.sweeps_down
         awaited = depth
         for step in self.steps(depth):
             awaited -= awaited in step.layers
@@ -105,6 +111,10 @@ class Schedule(AbstractSchedule):
             return
         for number in range(self.count):
             yield _PLANS[self.name](depth, number)
+
+    @property
+    def sweeps_down(self) -> bool:
+        return self.name in ("alternating_sweeps", "up_down", "top_down")
 
     @property
     def is_random(self) -> bool:

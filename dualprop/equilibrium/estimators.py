@@ -174,10 +174,15 @@ def from_name(name: str | AbstractEstimator) -> AbstractEstimator:
     return ESTIMATORS[name]()
 
 
-def signs(n: int, generator: torch.Generator | None) -> torch.Tensor:
-    """±1 for each of n examples, shape (N, 1). Raises SettingError without a generator."""
+def signs(n: int, generator: torch.Generator | None, is_one: bool = False) -> torch.Tensor:
+    """±1 for each of n examples, shape (N, 1). Raises SettingError without a generator.
+
+    `is_one`: one sign for all, for a model that may tie its examples, as BatchNorm does. Signs of
+    their own would mix phases of either sign in its statistics, and bias the mean.
+    """
     if generator is None:
         raise SettingError(
             "estimator='random_sign' draws a sign per example: pass generator=torch.Generator().manual_seed(0), say."
         )
-    return torch.randint(2, (n, 1), generator=generator, device=generator.device).mul_(2).sub_(1)
+    drawn = torch.randint(2, (1 if is_one else n, 1), generator=generator, device=generator.device).mul_(2).sub_(1)
+    return drawn.expand(n, 1)

@@ -151,8 +151,8 @@ class AbstractRule(ABC, Generic[Settled]):
             return f"what the mean of the loss '{self.loss}' divides by is counted in each batch"
         return "what is random in it is drawn anew for each batch" if self.needs_generator else ""
 
-    def chosen_engine(self, depth: int) -> str:
-        """The engine for a network of `depth` layers; empty where there is but one."""
+    def chosen_engine(self, depth: int | None) -> str:
+        """The engine for a network of `depth` layers, or of any; empty where there is but one."""
         return ""
 
     def predict(self, network: Network, x: Tensor) -> Tensor:

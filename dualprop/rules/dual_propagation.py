@@ -25,7 +25,7 @@ from dualprop.losses import AbstractLoss, CrossEntropy, wide
 from dualprop.network.states import Dyads
 from dualprop.rules.base import AbstractRule
 from dualprop.rules.dyad_states import DyadStates
-from dualprop.rules.problem import ANY_DEPTH, Precision, Problem
+from dualprop.rules.problem import Precision, Problem
 from dualprop.settings import PerLayer, Remedy, as_tuple, beta_per_layer
 from dualprop.settling import fixed_passes, kink_crossing, settle
 
@@ -178,8 +178,8 @@ class DualPropagation(AbstractRule[DyadStates | Tensor]):
                 shown = repr(value) if isinstance(value, str) else value
                 yield f"engine='fused' needs {name}={shown}, got {getattr(self, name)}. Use engine='explicit'."
 
-    def chosen_engine(self, depth: int) -> Literal["explicit", "fused"]:
-        """Fused where the explicit one would end at the same point."""
+    def chosen_engine(self, depth: int | None) -> Literal["explicit", "fused"]:
+        """Fused where the explicit one would end at the same point, with any depth if None."""
         # At α ∈ {0, 1} the mean of DP⊤ is f(a), and one downward sweep is the fixed point (Høier &
         # Zach 2024). Any schedule that brings the error down to layer 1 ends there.
         if self.engine != "auto":
@@ -189,7 +189,7 @@ class DualPropagation(AbstractRule[DyadStates | Tensor]):
         return "fused" if is_settled else "explicit"
 
     def _is_fused(self, problem: Problem) -> bool:
-        return not problem.for_states and self.chosen_engine(problem.reach) == "fused"
+        return not problem.for_states and self.chosen_engine(problem.known_depth) == "fused"
 
     def betas(self, depth: int) -> tuple[float, ...]:
         """β_1…β_L. Raises SettingError where a list has another length."""
@@ -226,7 +226,7 @@ class DualPropagation(AbstractRule[DyadStates | Tensor]):
 
     @property
     def reads_layers(self) -> bool:
-        return self.chosen_engine(ANY_DEPTH) == "explicit"
+        return self.chosen_engine(None) == "explicit"
 
     def needed_precision(self, problem: Problem) -> Precision:
         return "any" if self._is_fused(problem) else self.precision

@@ -131,10 +131,9 @@ class EquilibriumPropagation(AbstractRule[Phase]):
             problem.doubt(f"{lost}. Raise beta, or use float64." if lost else "")
 
     def _signs(self, problem: Problem) -> Tensor | None:
-        if not self._estimator.is_random:
+        if problem.logits is None or not self._estimator.is_random:
             return None
-        assert problem.logits is not None
-        return estimators.signs(len(problem.logits), problem.generator).to(problem.logits.device, problem.logits.dtype)
+        return estimators.signs(len(problem.logits), problem.generator, problem.network.is_recorded).to(problem.logits)
 
     def predict(self, network: Network, x: Tensor) -> Tensor:
         """The output of the free equilibrium, (N, K). On a PCN that is the forward pass."""

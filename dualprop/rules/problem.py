@@ -6,7 +6,6 @@ the loss reads.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,8 +21,6 @@ from dualprop.network.hooks import gradients_by
 from dualprop.network.states import States
 from dualprop.settling import Settling, can_sync, largest
 
-# More layers than any network has.
-ANY_DEPTH = sys.maxsize
 # Inference is safe in any numbers, in float32 with bfloat16 products, or in float32 or wider alone.
 Precision = Literal["any", "half_products", "full"]
 
@@ -84,9 +81,9 @@ class Problem:
         return self.network.depth
 
     @property
-    def reach(self) -> int:
-        """L, so far as it is known without running the model, else more than any."""
-        return ANY_DEPTH if self.network.is_recorded else self.network.depth
+    def known_depth(self) -> int | None:
+        """L, where it is known without running the model."""
+        return None if self.network.is_recorded else self.network.depth
 
     @property
     def is_measured(self) -> bool:

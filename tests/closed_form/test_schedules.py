@@ -115,3 +115,14 @@ def test_a_schedule_that_makes_no_sense_is_refused_in_one_line(make, message):
     with pytest.raises(SettingError, match=message) as refusal:
         make()
     assert "\n" not in str(refusal.value)
+
+
+def test_what_sweeps_down_brings_an_error_through_any_depth_in_one_pass():
+    """Of a network that is read by running it the depth is not known: asked for a large one, a
+    schedule would be written out."""
+    for name in schedules.names():
+        schedule = schedules.Schedule(name, 1)
+        expected = not schedule.is_random and all(schedule.brings_down(depth) for depth in (2, 3, 40, 41))
+        assert schedule.brings_down(None) == expected, name
+    assert not schedules.Schedule("bottom_up", 10**9).brings_down(None)
+    assert schedules.Schedule("alternating_sweeps", 10**9).brings_down(None)

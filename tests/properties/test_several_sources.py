@@ -335,3 +335,29 @@ def test_the_constant_of_a_majorized_block_is_the_curvature_of_all_that_read_it(
         _, first, second, _ = rule.inference(rule.problem(network, x, y, None, None)).constants
     assert float(first) == pytest.approx(0.2 / 0.1 * squared[2, 1] + 0.2 / 0.4 * squared[3, 1], rel=1e-3)
     assert float(second) == pytest.approx(0.1 / 0.4 * squared[3, 2], rel=1e-3)
+
+
+@pytest.mark.parametrize("kernel", ["native", "eager"])
+def test_a_drive_that_is_a_state_is_not_written_over(kernel):
+    """Layer 2 has no map of its own: its drive is the state of layer 1, which layer 3 reads too.
+
+    Upwards layer 2 is updated last of the two. Written over its drive, its state would be that of
+    layer 1.
+    """
+    model = drawn(
+        lambda: dp.Layered(
+            [
+                (nn.ReLU(), {0: nn.Linear(5, 6)}),
+                (nn.Hardtanh(0.0, 0.5), {1: nn.Identity()}),
+                (None, {2: nn.Linear(6, 4), 1: nn.Linear(6, 4)}),
+            ]
+        )
+    )
+    (x, y), beta = batch(), 0.4
+    rule = dp.DualPropagation(engine="explicit", beta=beta, alpha=0.7, schedule="bottom_up(4)")
+    with dp.kernels.using(kernel):
+        network = dp.Network.from_module(model)
+        dyads, out = rule.infer(network, x, y), rule.gradients(network, x, y)
+    for source in (1, 2):
+        expected = -dyads.difference(3).T @ dyads.mean(source) / (beta * len(y))
+        assert distance(out.gradients[f"3.from_{source}.weight"], expected) <= 1e-12
