@@ -28,14 +28,14 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "models"))
 
 import stubs
 from zoo import ZOO
-from zoo_verdicts import ENGINES, case_of, verdict
+from zoo_verdicts import BETAS, ENGINES, case_of, verdict
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Which engines are right on 80 public architectures.")
     parser.add_argument("--engines", nargs="+", choices=list(ENGINES), default=["fused", "explicit", "ep"])
     parser.add_argument("--only", nargs="+", metavar="WORD", default=[""], help="architectures whose name holds one of these")
-    parser.add_argument("--beta", type=float, default=1e-5, help="per example")
+    parser.add_argument("--betas", type=float, nargs="+", default=BETAS, help="per term of the loss; one must do")
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
@@ -55,7 +55,7 @@ def main() -> None:
         loaded += 1
         cells, notes = [], []
         for name in options.engines:
-            word, cell, note = verdict(ENGINES[name], case, options.beta)
+            word, cell, note = verdict(ENGINES[name], case, options.betas)
             totals[name][word] += 1
             cells.append(f"{cell:<16}")
             notes += [f"    {name}: {note}"] if note else []

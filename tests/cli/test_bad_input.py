@@ -352,15 +352,19 @@ UNSPLITTABLE = {
     "dropout": nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Dropout(0.5), nn.Linear(4, 2)),
     "batch norm": nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2)),
     "an activation without a potential": nn.Sequential(nn.Linear(4, 4), nn.GELU(), nn.Linear(4, 2)),
-    "nothing": nn.Sequential(),
 }
 
 
 @pytest.mark.parametrize("case", UNSPLITTABLE)
-def test_a_model_that_can_not_be_split_is_refused_in_one_line(case):
-    """Split wrongly it would be trained by a rule that is not the rule."""
-    with pytest.raises(UnsupportedModuleError) as caught:
-        dp.Network.from_module(UNSPLITTABLE[case])
-    message = str(caught.value)
-    assert "\n" not in message
-    assert any(remedy in message for remedy in ("Remove", "use", "Use", "Write", "Replace", "needs"))
+def test_why_a_model_can_not_be_split_is_told_in_one_line(case):
+    """Split wrongly it would be trained by a rule that is not the rule. It is run."""
+    network = dp.Network.from_module(UNSPLITTABLE[case])
+    assert network.is_recorded
+    assert "\n" not in network.obstacle
+    assert any(remedy in network.obstacle for remedy in ("Remove", "use", "Use", "Write", "Replace", "needs"))
+
+
+def test_a_model_of_nothing_is_refused_in_one_line():
+    with pytest.raises(UnsupportedModuleError, match=r"no trainable parameter\. Set requires_grad=True") as caught:
+        dp.Network.from_module(nn.Sequential())
+    assert "\n" not in str(caught.value)
