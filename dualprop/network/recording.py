@@ -159,6 +159,9 @@ class Recording(Reading):
         if self.report is not None:
             self.report.modules[k] = self.where()
         if inplace:
+            if not a._is_view():
+                # Else the layers above would walk its graph, for gradients of zero.
+                a.detach_()
             a.copy_(leaf)
             return a
         return leaf.clone() if k in self.copied else leaf
