@@ -94,20 +94,9 @@ def problem(name: str) -> tuple[nn.Module, Tensor, Tensor]:
 def steps(name: str) -> dict[str, Callable[[], object]]:
     """A step by BP twice, by `dualize` and by each rule, each on a model of its own."""
 
-    def plain() -> Callable[[], object]:
+    def by_loss(prepare: Callable[[nn.Module, Tensor], object]) -> Callable[[], object]:
         model, x, y = problem(name)
-        optimizer = torch.optim.SGD(model.parameters(), lr=1e-6, fused=True)
-
-        def step() -> None:
-            optimizer.zero_grad()
-            F.cross_entropy(model(x), y).backward()
-            optimizer.step()
-
-        return step
-
-    def dualized() -> Callable[[], object]:
-        model, x, y = problem(name)
-        dp.dualize(model, beta=0.1, loss_reduction=y.numel())
+        prepare(model, y)
         optimizer = torch.optim.SGD(model.parameters(), lr=1e-6, fused=True)
 
         def step() -> None:
@@ -130,9 +119,9 @@ def steps(name: str) -> dict[str, Callable[[], object]]:
 
     loss, beta = dp.losses.from_torch(nn.CrossEntropyLoss()), 0.1
     return {
-        "BP": plain(),
-        "BP again": plain(),
-        "fused DP": dualized(),
+        "BP": by_loss(lambda model, y: None),
+        "BP again": by_loss(lambda model, y: None),
+        "fused DP": by_loss(lambda model, y: dp.dualize(model, beta=beta, loss_reduction=y.numel())),
         "explicit DP⊤, α = 0": by(
             dp.DualPropagation(engine="explicit", coupling="transposed", alpha=0.0, beta=beta, loss=loss)
         ),

@@ -18,22 +18,21 @@ descends the sum of the loss's terms, and is divided by `problem.terms`, once.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from functools import partial
 from typing import Any, ClassVar, Generic, TypeVar, final
 
 import torch
 from torch import Tensor
 
-from dualprop import feedback, settings
+from dualprop import settings
 from dualprop.errors import SettingError
 from dualprop.losses import AbstractLoss, CrossEntropy, SquaredError
 from dualprop.network import Network
-from dualprop.network.hooks import gradients_by
-from dualprop.rules import delivery, packing
+from dualprop.rules import delivery, exact, packing
+from dualprop.rules.checks import Precision, check_output, check_precision, check_synapses, checked_state
 from dualprop.rules.outcome import Outcome
-from dualprop.rules.problem import Precision, Problem, check_batch, check_output, check_precision
+from dualprop.rules.problem import Problem
 from dualprop.schedules import AbstractSchedule
 
 # What a rule's inference holds at its end.
@@ -164,16 +163,7 @@ class AbstractRule(ABC, Generic[Settled]):
 
         For most rules it is BP's, through the forward weights even where there are feedback ones.
         """
-        predict: Callable[[Any], Tensor] = network.forward
-        parameters: dict[str, Tensor] = dict(network.parameters)
-        if network.module is not None:
-            model = feedback.exact(network.module)
-            predict = partial(network.run, model)
-            parameters = {name: p for name, p in model.named_parameters() if name in parameters}
-        with torch.enable_grad():
-            loss = self.loss.mean(predict(x), check_batch(network, x, y, self.loss))
-            gradients = gradients_by(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
-        return dict(zip(parameters, gradients, strict=True))
+        return exact.gradients(network, x, y, self.loss)
 
     @final
     def __call__(
@@ -264,18 +254,8 @@ class AbstractRule(ABC, Generic[Settled]):
         self, network: Network, x: Tensor, y: Tensor, state: Any, generator: torch.Generator | None, for_states: bool = False
     ) -> Problem:
         """The batch, checked for this rule and network."""
-        if self.state_type is None:
-            state = None
-        elif state is not None and not isinstance(state, self.state_type):
-            raise SettingError(
-                f"state must be the {self.state_type.__name__} of an earlier call, got {type(state).__name__}. Pass state=None."
-            )
-        needs = self.needs_synapses
-        if network.is_recorded and needs:
-            raise SettingError(
-                f"{needs}, but the model is read by running it. Write it as an nn.Sequential or dp.Layered of known modules, "
-                "or use dp.DualPropagation."
-            )
+        state = checked_state(state, self.state_type)
+        check_synapses(network, self.needs_synapses)
         if not network.is_recorded or self.reads_layers or for_states:
             network = network.on(x)
         problem = Problem(network, x, y, self.loss, state, generator, for_states)

@@ -35,7 +35,8 @@ from dualprop.network import Network
 from dualprop.network.states import States
 from dualprop.neurons import Identity
 from dualprop.rules.base import AbstractRule
-from dualprop.rules.problem import Problem, check_batch
+from dualprop.rules.checks import check_batch
+from dualprop.rules.problem import Problem
 from dualprop.schedules import AbstractSchedule, AnySchedule
 from dualprop.settings import Remedy
 from dualprop.settling import can_sync, fixed_passes, lost_in_rounding, update_together

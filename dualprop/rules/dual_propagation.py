@@ -24,8 +24,9 @@ from dualprop.errors import SettingError
 from dualprop.losses import AbstractLoss, CrossEntropy, wide
 from dualprop.network.states import Dyads
 from dualprop.rules.base import AbstractRule
+from dualprop.rules.checks import Precision
 from dualprop.rules.dyad_states import DyadStates
-from dualprop.rules.problem import Precision, Problem
+from dualprop.rules.problem import Problem
 from dualprop.settings import PerLayer, Remedy, as_tuple, beta_per_layer
 from dualprop.settling import fixed_passes, kink_crossing, settle
 

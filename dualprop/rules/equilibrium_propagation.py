@@ -30,7 +30,8 @@ from dualprop.losses import AbstractLoss, CrossEntropy
 from dualprop.network import Network
 from dualprop.network.states import States
 from dualprop.rules.base import AbstractRule
-from dualprop.rules.problem import Problem, check_batch
+from dualprop.rules.checks import check_batch
+from dualprop.rules.problem import Problem
 from dualprop.schedules import AbstractSchedule, AnySchedule
 from dualprop.settings import Positive, Remedy
 from dualprop.settling import can_sync, fixed_passes, largest, lost_in_rounding

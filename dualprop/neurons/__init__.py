@@ -1,0 +1,33 @@
+"""Neurons: activations with the potentials whose proximal maps they are. See `units`."""
+
+from dualprop.neurons.names import NEURONS, from_module, from_name, module, names
+from dualprop.neurons.units import (
+    AbstractNeuron,
+    Function,
+    HardSigmoid,
+    Identity,
+    LeakyReLU,
+    ReLU,
+    Scale,
+    Sigmoid,
+    Softmax,
+    Tanh,
+)
+
+__all__ = [
+    "NEURONS",
+    "AbstractNeuron",
+    "Function",
+    "HardSigmoid",
+    "Identity",
+    "LeakyReLU",
+    "ReLU",
+    "Scale",
+    "Sigmoid",
+    "Softmax",
+    "Tanh",
+    "from_module",
+    "from_name",
+    "module",
+    "names",
+]
