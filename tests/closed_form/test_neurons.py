@@ -119,7 +119,7 @@ def test_the_activation_is_the_prox_without_a_quadratic(neuron):
 def test_prox_of_a_saturating_neuron_takes_few_steps(neuron, monkeypatch):
     """Damped inference calls it for every layer, state and pass; a solver that bisects takes five
     times as long."""
-    monkeypatch.setattr(neurons, "MOST_STEPS", 16)
+    monkeypatch.setattr(neurons.units, "MOST_STEPS", 16)
     u = torch.linspace(-300, 300, 6001, dtype=torch.float64)
     for scale in (0.01, 1.0, 30.0, 200.0):
         s = neuron.prox(u, scale)
