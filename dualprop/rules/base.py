@@ -23,7 +23,7 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Generic, TypeVar, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dualprop import settings
 from dualprop.errors import SettingError
@@ -174,7 +174,7 @@ class AbstractRule(ABC, Generic[Settled]):
         Arguments and errors are those of `gradients`. `loss.outcome` is its outcome. Whatever
         multiplies the loss scales the gradients, and not the nudge. See `delivery`.
         """
-        return delivery.loss(network, x, y, lambda x, y: self.gradients(network, x, y, state, generator))
+        return delivery.loss(network, x, y, self._on(network, state, generator))
 
     @final
     def gradients(
@@ -192,6 +192,13 @@ class AbstractRule(ABC, Generic[Settled]):
             SettingError: x, y or state of the wrong shape, or settings that don't fit the network.
         """
         return self._outcome(self.problem(network, x, y, state, generator))
+
+    def _on(self, network: Network, state: Any, generator: torch.Generator | None) -> delivery.Infer:
+        def infer(x: Any, y: Any) -> tuple[Outcome, dict[str, nn.Parameter]]:
+            problem = self.problem(network, x, y, state, generator)
+            return self._outcome(problem), problem.parameters
+
+        return infer
 
     def _outcome(self, problem: Problem) -> Outcome:
         with torch.no_grad():
@@ -214,7 +221,7 @@ class AbstractRule(ABC, Generic[Settled]):
         self, network: Network, x: Tensor, y: Tensor, state: Any = None, generator: torch.Generator | None = None
     ) -> Outcome:
         """The same, and add the gradients into `.grad`, as `rule(…).backward()` does."""
-        return delivery.deliver(network, x, y, lambda x, y: self.gradients(network, x, y, state, generator))
+        return delivery.deliver(network, x, y, self._on(network, state, generator))
 
     @final
     def infer(self, network: Network, x: Tensor, y: Tensor, state: Any = None, generator: torch.Generator | None = None) -> Any:

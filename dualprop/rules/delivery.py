@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_leaves
 
 from dualprop.errors import SettingError
@@ -23,7 +24,10 @@ from dualprop.network import Network
 from dualprop.network.wrappers import wrapper_to_run
 from dualprop.rules.outcome import Outcome
 
-Infer = Callable[[Any, Tensor], Outcome]
+# Elements of a gradient below which a copy costs less than putting it off.
+SMALL = 16384
+# The outcome of a batch, and the parameters that its gradients are of.
+Infer = Callable[[Any, Tensor], tuple[Outcome, dict[str, nn.Parameter]]]
 
 
 def loss(network: Network, x: Any, y: Tensor, infer: Infer) -> Tensor:
@@ -41,16 +45,28 @@ def loss(network: Network, x: Any, y: Tensor, infer: Infer) -> Tensor:
 def deliver(network: Network, x: Any, y: Tensor, infer: Infer) -> Outcome:
     """The outcome, its gradients delivered."""
     with torch.enable_grad():
+        if _wrapper(network) is None:
+            # The parameters themselves are roots: autograd accumulates, and runs their hooks.
+            outcome, parameters = infer(x, y)
+            # What the outcome holds too, autograd copies. A large one is better copied when written.
+            gradients = [g if g.numel() < SMALL else _own(g) for g in map(outcome.gradients.__getitem__, parameters)]
+            torch.autograd.backward(list(parameters.values()), gradients)
+            return outcome
         delivered, outcome = _connected(network, x, y, infer, is_whole=True)
     delivered.backward()
     return outcome
 
 
+def _wrapper(network: Network) -> DistributedDataParallel | None:
+    """The wrapper whose forward must run around the inference."""
+    if network.module is None or not torch.is_grad_enabled():
+        return None
+    return wrapper_to_run(network.module, network.wrapper)
+
+
 def _connected(network: Network, x: Any, y: Tensor, infer: Infer, is_whole: bool = False) -> tuple[Tensor, Outcome]:
-    inference = _Inference(network, infer, is_whole)
-    wrapper = None
-    if network.module is not None and torch.is_grad_enabled():
-        wrapper = wrapper_to_run(network.module, network.wrapper)
+    inference = _Inference(infer, is_whole)
+    wrapper = _wrapper(network)
     if wrapper is None:
         delivered = inference(x, y)
     else:
@@ -73,9 +89,9 @@ class _Inference(nn.Module):
     `is_whole`: the loss is what is differentiated, with nothing between, so that ∂L/∂loss is 1.
     """
 
-    def __init__(self, network: Network, infer: Infer, is_whole: bool) -> None:
+    def __init__(self, infer: Infer, is_whole: bool) -> None:
         super().__init__()
-        self.network, self.infer, self.is_whole = network, infer, is_whole
+        self.infer, self.is_whole = infer, is_whole
         self.outcome: Outcome | None = None
         # In a tuple, so that PyTorch does not take it for a part.
         self.stands_for: tuple[nn.Module, ...] = ()
@@ -86,8 +102,8 @@ class _Inference(nn.Module):
             yield from module.named_buffers(*args, **kwargs)
 
     def forward(self, x: Any, y: Tensor) -> Tensor:
-        self.outcome = outcome = self.infer(x, y)
-        parameters = self.network.parameters
+        outcome, parameters = self.infer(x, y)
+        self.outcome = outcome
         gradients = [outcome.gradients[name] for name in parameters]
         return _Delivery.apply(outcome.loss, self.is_whole, gradients, *parameters.values())
 
