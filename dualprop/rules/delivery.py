@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_leaves
 
@@ -24,8 +25,7 @@ from dualprop.network import Network
 from dualprop.network.wrappers import wrapper_to_run
 from dualprop.rules.outcome import Outcome
 
-# Elements of a gradient below which a copy costs less than putting it off.
-SMALL = 16384
+_LOOK = "dualprop: looked at"
 # The outcome of a batch, and the parameters that its gradients are of.
 Infer = Callable[[Any, Tensor], tuple[Outcome, dict[str, nn.Parameter]]]
 
@@ -46,15 +46,39 @@ def deliver(network: Network, x: Any, y: Tensor, infer: Infer) -> Outcome:
     """The outcome, its gradients delivered."""
     with torch.enable_grad():
         if _wrapper(network) is None:
-            # The parameters themselves are roots: autograd accumulates, and runs their hooks.
             outcome, parameters = infer(x, y)
-            # What the outcome holds too, autograd copies. A large one is better copied when written.
-            gradients = [g if g.numel() < SMALL else _own(g) for g in map(outcome.gradients.__getitem__, parameters)]
-            torch.autograd.backward(list(parameters.values()), gradients)
+            _accumulate({p: outcome.gradients[name] for name, p in parameters.items()})
             return outcome
         delivered, outcome = _connected(network, x, y, infer, is_whole=True)
     delivered.backward()
     return outcome
+
+
+def _accumulate(gradients: dict[nn.Parameter, Tensor]) -> None:
+    """Add gradients into `.grad`, by autograd where anything waits for one."""
+    watched = {p: gradient for p, gradient in gradients.items() if _is_watched(p)}
+    with torch.no_grad():
+        for p in gradients.keys() - watched.keys():
+            if p.grad is None:
+                p.grad = _own(gradients[p])
+            else:
+                p.grad.add_(gradients[p])
+    if watched:
+        torch.autograd.backward(list(watched), [_own(gradient) for gradient in watched.values()])
+
+
+def _is_watched(p: nn.Parameter) -> bool:
+    """Whether the parameter has hooks, or something holds the node that accumulates its gradient.
+
+    Such a node, on which hooks can stand, else lives no longer than a look at it.
+    """
+    if p._backward_hooks or p._post_accumulate_grad_hooks or (p.grad is not None and p.grad.requires_grad):
+        return True
+    node: Any = get_gradient_edge(p).node
+    node.metadata[_LOOK] = True
+    del node
+    held: Any = get_gradient_edge(p).node
+    return held.metadata.pop(_LOOK, None) is not None
 
 
 def _wrapper(network: Network) -> DistributedDataParallel | None:

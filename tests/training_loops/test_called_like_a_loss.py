@@ -268,3 +268,20 @@ def test_a_parameter_frozen_later_gets_no_gradient():
 def test_data_parallel_is_refused_by_name():
     with pytest.raises(dp.UnsupportedModuleError, match="Use DistributedDataParallel"):
         dp.Network.from_module(nn.DataParallel(mlp("tanh")))
+
+
+def test_a_hook_on_the_node_that_accumulates_runs_in_backward_too():
+    """Reducers stand there. What holds no node can't wait for a gradient; what does is served."""
+    network, (x, y) = dp.Network.from_module(mlp("tanh")), batch()
+    weight, ran = next(iter(network.parameters.values())), []
+    node = torch.autograd.graph.get_gradient_edge(weight).node
+    handle = node.register_hook(lambda *gradients: ran.append(1))
+    rule = dp.DualPropagation()
+    rule.backward(network, x, y)
+    rule.backward(network, x, y)
+    assert ran == [1, 1]
+    handle.remove()
+    del node
+    rule.backward(network, x, y)
+    assert ran == [1, 1]
+    assert torch.allclose(weight.grad, 3 * rule.gradients(network, x, y).gradients[next(iter(network.parameters))])
