@@ -5,7 +5,9 @@
 
    f is piecewise linear: RELU max(0, x), LEAKY x or slope x, CLIP to [low, high]. Where both arguments lie on one piece the
    difference is its slope times (u + v) d, so that nothing cancels however small d is against a. bfloat16 is computed in
-   float32 and rounded once, to nearest even. NaN stays NaN. Outputs may be the inputs. */
+   float32 and rounded once, to nearest even. NaN stays NaN. Outputs may be the inputs.
+
+   An `if` that does not say `parallel` would be the simd's too: one thread would walk scalars, twelve times as slow. */
 #include <stdint.h>
 #include <string.h>
 
@@ -49,7 +51,7 @@ ACTIVATIONS(float)
 ACTIVATIONS(double)
 
 #define LOOP(body)                                                                                         \
-    _Pragma("omp parallel for simd schedule(static) num_threads(threads) if (threads > 1)")               \
+    _Pragma("omp parallel for simd schedule(static) num_threads(threads) if (parallel : threads > 1)")    \
     for (int64_t i = 0; i < n; i++) { body }
 
 #define STATES(S, T, WIDEN, f)                                                                             \
