@@ -88,6 +88,10 @@ class Settles(Protocol):
     def set(self) -> Callable[..., None]: ...
     @property
     def ascend(self) -> Callable[[Sequence[int], Callable[[int], None]], None]: ...
+    @property
+    def descend(self) -> Callable[[Sequence[int], Callable[[int], None], bool], None]: ...
+    @property
+    def prepare(self) -> Callable[[Sequence[int]], None]: ...
     def positions(self) -> Sequence[Any]: ...
 
 
@@ -125,7 +129,7 @@ def settle(
     before: Sequence[Any] = ()
     for i, steps in enumerate(islice(passes, most)):
         before = states.positions()
-        for j, run in ascents(steps):
+        for j, run in sweeps(steps):
             final = [frozenset(k for k in step.layers if last.get(k) == (i, j + n)) for n, step in enumerate(run)]
             _walk(states, run, final, update)
         settling.passes += 1
@@ -143,14 +147,22 @@ def settle(
     return settling
 
 
-def ascents(steps: Sequence[Step]) -> Iterator[tuple[int, Sequence[Step]]]:
-    """The steps in runs of single layers upwards, each with the place of its first."""
+def sweeps(steps: Sequence[Step]) -> Iterator[tuple[int, Sequence[Step]]]:
+    """The steps in runs of single layers, all upwards or all downwards, and where each begins."""
     first = 0
     for j in range(1, len(steps) + 1):
-        before, after = steps[j - 1].layers, steps[j].layers if j < len(steps) else ()
-        if not (len(before) == len(after) == 1 and after[0] > before[0]):
+        if j == len(steps) or not _goes_on(steps[first : j + 1]):
             yield first, steps[first:j]
             first = j
+
+
+def _goes_on(run: Sequence[Step]) -> bool:
+    """Whether the last step of a run goes the way of those before."""
+    layers = [step.layers for step in (run[0], *run[-2:])]
+    if any(len(each) != 1 for each in layers):
+        return False
+    (begun,), (before,), (now,) = layers
+    return now > before >= begun or now < before <= begun
 
 
 def _walk(
@@ -162,17 +174,23 @@ def _walk(
         update_together(states, steps[0], update)
         return
     number = {step.layers[0]: n for n, step in enumerate(steps)}
+    layers = list(number)
 
     def one(k: int) -> None:
         states.final = final[number[k]]
         update_together(states, steps[number[k]], update)
 
-    states.ascend(list(number), one)
+    if layers[1] > layers[0]:
+        states.ascend(layers, one)
+    else:
+        states.descend(layers, one, all(k in each for k, each in zip(layers, final, strict=True)))
 
 
 def update_together(states: Settles, step: Step, update: Callable[[Any, int], tuple[Any, ...]]) -> None:
     """Update the layers of one step, each from the states before it."""
     states.step = step
+    if len(step.layers) > 1:
+        states.prepare(step.layers)
     new = [(k, update(states, k)) for k in step.layers]
     for k, parts in new:
         states.set(k, *parts)

@@ -162,6 +162,16 @@ class Phase:
         for k in layers:
             update(k)
 
+    def descend(self, layers: Sequence[int], update: Callable[[int], None], is_last: bool = False) -> None:
+        """The same downwards."""
+        self.ascend(layers, update)
+
+    def prepare(self, layers: Sequence[int]) -> None:
+        """Compute the pulls on these layers together."""
+        for j in sorted({j for k in layers for j in self.network.out_of(k)}):
+            self._refresh(j)
+        self.states.prepare(layers)
+
     def moved_since(self, before: Sequence[Tensor]) -> float:
         """How far the states are from `before`, relative to their displacement from the start."""
         return motion(self.states.means, before, self.start)
@@ -187,7 +197,8 @@ class Phase:
         """One pair of error sweeps."""
         states, depth = self.states, self.network.depth
         pulls: list[Tensor | None] = [None] * (depth + 1)
-        for k in range(depth, 0, -1):
+
+        def pull_one(k: int) -> None:
             if k < depth:
                 pulls[k] = states.feedback(k)
             if any(self.network.into(k).sources):  # else nothing below reads its signal
@@ -199,6 +210,7 @@ class Phase:
             state, signal = self._output(a) if k == depth else self._settle(k, a, pulls[k])
             self.set(k, state, signal, a)
 
+        states.descend(range(depth, 0, -1), pull_one)
         states.ascend(range(1, depth + 1), settle_one)
 
     def block(self, k: int) -> tuple[Tensor, Tensor | None, Tensor]:

@@ -27,6 +27,7 @@ from torch import Tensor
 from dualprop import kernels
 from dualprop.fused import recompute
 from dualprop.kernels import Kernel
+from dualprop.reading.memory import memory_of_its_own
 
 
 class Met(Protocol):
@@ -104,32 +105,12 @@ def _write_over(a: Tensor, activation: kernels.Activation) -> Tensor:
     if a.is_leaf:
         raise RuntimeError("a leaf Variable that requires grad is being used in an in-place operation.")
     with torch.no_grad():
-        drive = a.data
-        if _has_memory_of_its_own(a):
+        drive = memory_of_its_own(a)
+        if drive is not None:
             # Memories are exchanged: nothing is copied.
             a.data = activation.f(drive)
             torch.autograd.graph.increment_version(a)
             return drive
-        drive = drive.clone()
+        drive = a.detach().clone()
         a.copy_(activation.f(drive))
     return drive
-
-
-def _has_memory_of_its_own(a: Tensor) -> bool:
-    """Whether nothing but this tensor holds its memory: no view, no tensor that autograd saved."""
-    if type(a) is not Tensor or a._base is not None or a.layout != torch.strided:
-        return False
-    # One for the tensor, one for `a.data` of the caller, one for the storage that is asked.
-    uses: int = torch._C._storage_Use_Count(a.untyped_storage()._cdata)
-    return uses <= _USES_OF_ITS_OWN
-
-
-def _uses() -> int:
-    a = torch.empty(1)
-    drive = a.data
-    uses: int = torch._C._storage_Use_Count(a.untyped_storage()._cdata)
-    del drive
-    return uses
-
-
-_USES_OF_ITS_OWN = _uses()

@@ -62,6 +62,12 @@ class AbstractEvaluation(ABC):
     def ascend(self, states: Inference, layers: Sequence[int], update: Callable[[int], None]) -> None: ...
 
     @abstractmethod
+    def descend(self, states: Inference, layers: Sequence[int], update: Callable[[int], None], is_last: bool) -> None: ...
+
+    @abstractmethod
+    def prepare(self, states: Inference, layers: Sequence[int]) -> None: ...
+
+    @abstractmethod
     def drive(self, states: Inference, k: int) -> Tensor: ...
 
     @abstractmethod
@@ -120,6 +126,13 @@ class SynapseEvaluation(AbstractEvaluation):
     def ascend(self, states: Inference, layers: Sequence[int], update: Callable[[int], None]) -> None:
         for k in layers:
             update(k)
+
+    def descend(self, states: Inference, layers: Sequence[int], update: Callable[[int], None], is_last: bool) -> None:
+        for k in layers:
+            update(k)
+
+    def prepare(self, states: Inference, layers: Sequence[int]) -> None:
+        """Each synapse is evaluated for itself."""
 
     def drive(self, states: Inference, k: int) -> Tensor:
         """a_k, summed over synapses."""

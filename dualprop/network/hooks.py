@@ -6,7 +6,7 @@ there it runs once (`rules.delivery`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,18 +15,22 @@ from torch import Tensor
 
 
 def gradients_by(output: Any, parameters: Sequence[Tensor], cotangent: Any = None, **options: Any) -> tuple[Tensor, ...]:
-    """`torch.autograd.grad` by `parameters`, without their tensor hooks.
+    """`torch.autograd.grad` by `parameters`, without their tensor hooks; each its `own`."""
+    with silenced(parameters):
+        return own(torch.autograd.grad(output, parameters, cotangent, **options))
 
-    Each gradient has its own memory, so that it may be written into. Autograd gives one tensor to
-    several parameters where they were merely added, in a batch of one say.
+
+def own(gradients: Iterable[Any]) -> tuple[Any, ...]:
+    """Each gradient in memory of its own, so that it may be written into.
+
+    Autograd gives one tensor to several parameters where they were merely added, in a batch of one
+    say.
     """
-    with _silenced(parameters):
-        gradients = torch.autograd.grad(output, parameters, cotangent, **options)
     taken: set[int] = set()
     return tuple(_apart(gradient, taken) for gradient in gradients)
 
 
-def _apart(gradient: Tensor, taken: set[int]) -> Tensor:
+def _apart(gradient: Any, taken: set[int]) -> Any:
     """The gradient, or a copy where its memory is among those taken."""
     if gradient is None or gradient.layout != torch.strided:  # None is what allow_unused gives
         return gradient
@@ -38,14 +42,15 @@ def _apart(gradient: Tensor, taken: set[int]) -> Tensor:
 
 
 @contextmanager
-def _silenced(parameters: Sequence[Tensor]) -> Iterator[None]:
+def silenced(parameters: Iterable[Tensor]) -> Iterator[None]:
+    """Inside, no tensor hook of these runs."""
     # Autograd reads this dict whenever it runs. An alias in the module's place would change the
     # module for whoever else looks at it.
-    silenced = [(hooks, list(hooks.items())) for p in parameters if (hooks := p._backward_hooks)]
-    for hooks, _ in silenced:
+    held = [(hooks, list(hooks.items())) for p in parameters if (hooks := p._backward_hooks)]
+    for hooks, _ in held:
         hooks.clear()
     try:
         yield
     finally:
-        for hooks, held in silenced:
-            hooks.update(held)
+        for hooks, each in held:
+            hooks.update(each)

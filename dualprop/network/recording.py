@@ -21,6 +21,7 @@ from dualprop.errors import SettingError, UnsupportedModuleError
 from dualprop.neurons import AbstractNeuron, Identity
 from dualprop.reading import Reading, Report
 from dualprop.reading.activations import READERS
+from dualprop.reading.memory import memory_of_its_own
 
 # The state of layer k, given its neuron and drive.
 Visit = Callable[[int, AbstractNeuron, Tensor], Tensor]
@@ -55,6 +56,7 @@ class Tape:
         self.places: list[tuple[str, tuple[int, ...]]] = [("", ())]
         self._reached: dict[int, tuple[tuple[int, ...], dict[str, Tensor]]] = {}
         self._layers: dict[int, int] = {}
+        self._leaves = Leaves()
         # By k, how often the drive and the state had been written over when they were recorded.
         self._versions: list[tuple[int, int]] = [(0, 0)]
         # By address, the layer whose state lies there.
@@ -83,7 +85,7 @@ class Tape:
 
     def reads_states(self, tensor: Tensor) -> bool:
         """Whether a tensor is a function of states."""
-        return any(id(leaf) in self._layers for leaf in _leaves_under(tensor))
+        return any(id(leaf) in self._layers for leaf in Leaves().under(tensor))
 
     def written(self) -> int | None:
         """The first layer whose drive or state was written over since it was recorded."""
@@ -95,11 +97,11 @@ class Tape:
     def reached(self, k: int, names: dict[int, str]) -> tuple[tuple[int, ...], dict[str, Tensor]]:
         """The layers whose states a_k reads, and the trainable parameters, by name, as leaves."""
         if k not in self._reached:
-            sources: set[int] = set()
+            sources: list[int] = []
             parameters: dict[str, Tensor] = {}
-            for leaf in _leaves_under(self.drives[k]):
+            for leaf in self._leaves.under(self.drives[k]):
                 if id(leaf) in self._layers:
-                    sources.add(self._layers[id(leaf)])
+                    sources.append(self._layers[id(leaf)])
                 elif id(leaf) in names:
                     parameters[names[id(leaf)]] = leaf
             self._reached[k] = tuple(sorted(sources)), parameters
@@ -113,23 +115,60 @@ def _address(tensor: Tensor) -> int | None:
     return tensor.untyped_storage().data_ptr() or None
 
 
-def _leaves_under(tensor: Tensor) -> list[Tensor]:
-    """The leaves of a tensor's graph."""
-    if tensor.grad_fn is None:
-        return [tensor] if tensor.requires_grad else []
-    leaves: list[Tensor] = []
-    stack: list[Any] = [tensor.grad_fn]
-    seen = {stack[0]}
-    while stack:
-        node = stack.pop()
+class Leaves:
+    """The leaves that graphs of autograd begin at. What graphs share is walked once."""
+
+    def __init__(self) -> None:
+        # Each leaf is a bit, and each node those that it is made of.
+        self._leaves: list[Tensor] = []
+        self._bits: dict[int, int] = {}
+        self._nodes: dict[Any, int] = {}
+
+    def under(self, tensor: Tensor) -> list[Tensor]:
+        """The leaves of a tensor's graph that ask for a gradient."""
+        if tensor.grad_fn is None:
+            return [tensor] if tensor.requires_grad else []
+        bits = self._walk(tensor.grad_fn)
+        return [leaf for i, leaf in enumerate(self._leaves) if bits >> i & 1]
+
+    def _walk(self, root: Any) -> int:
+        nodes, stack = self._nodes, [root]
+        while stack:
+            node = stack[-1]
+            if node in nodes:
+                stack.pop()
+                continue
+            below = [other for other, _ in node.next_functions if other is not None]
+            ahead = [other for other in below if other not in nodes]
+            if ahead:
+                stack += ahead
+                continue
+            bits = self._bit(node)
+            for other in below:
+                bits |= nodes[other]
+            nodes[stack.pop()] = bits
+        return nodes[root]
+
+    def _bit(self, node: Any) -> int:
         variable = getattr(node, "variable", None)
-        if variable is not None:
-            leaves.append(variable)
-        for below, _ in node.next_functions:
-            if below is not None and below not in seen:
-                seen.add(below)
-                stack.append(below)
-    return leaves
+        if variable is None:
+            return 0
+        if id(variable) not in self._bits:
+            self._bits[id(variable)] = 1 << len(self._leaves)
+            self._leaves.append(variable)
+        return self._bits[id(variable)]
+
+
+class _Kept(torch.autograd.Function):
+    """a, in `data`, which is its memory until it is given another."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, data: Tensor) -> Tensor:
+        return data.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor, None]:
+        return cotangents[0], None
 
 
 class Recording(Reading):
@@ -150,21 +189,32 @@ class Recording(Reading):
             self._restart_if_state(a)
         if forward_ad._current_level >= 0 and forward_ad.unpack_dual(a).tangent is not None:
             raise self._derives()
-        drive = a.clone() if inplace or k in self.copied else a
+        data = memory_of_its_own(a) if inplace and k not in self.copied else None
+        if data is not None:
+            drive = _Kept.apply(a, data)
+        elif inplace or k in self.copied:
+            drive = a.clone()
+        else:
+            # A drive that is itself a state must have a place of its own on the tape.
+            drive = a.view_as(a) if a.requires_grad and a.grad_fn is None else a
         with torch.no_grad():
             state = self.visit(k, neuron, drive.detach())
-        leaf = state.detach().requires_grad_()
+        if data is not None and state.dtype == a.dtype and state.data_ptr() != data.data_ptr():
+            # Memories are exchanged: nothing is copied.
+            a.detach_().data = state.detach()
+            leaf = a.requires_grad_()
+        else:
+            leaf = state.detach().requires_grad_()
         name = getattr(self.function, "__name__", str(self.function))
         self.tape.add(drive, state, leaf, neuron, name)
         if self.report is not None:
             self.report.modules[k] = self.where()
-        if inplace:
+        if inplace and leaf is not a:
             if not a._is_view():
                 # Else the layers above would walk its graph, for gradients of zero.
                 a.detach_()
             a.copy_(leaf)
-            return a
-        return leaf.clone() if k in self.copied else leaf
+        return a if inplace else leaf.clone() if k in self.copied else leaf
 
     def before(self, func: Any, args: tuple[Any, ...]) -> None:
         _hold_what_is_saved()

@@ -126,6 +126,17 @@ class States:
         """`update(k)` of one layer after another upwards, each from what is below it by then."""
         self.evaluation.ascend(self, layers, update)
 
+    def descend(self, layers: Sequence[int], update: Callable[[int], None], is_last: bool = False) -> None:
+        """`update(k)` of one layer after another downwards, each from what is above it by then.
+
+        `is_last`: nothing more will come down from these states.
+        """
+        self.evaluation.descend(self, layers, update, is_last)
+
+    def prepare(self, layers: Sequence[int]) -> None:
+        """Compute the feedbacks of these layers together, where that costs less."""
+        self.evaluation.prepare(self, layers)
+
     def drive(self, k: int) -> Tensor:
         """a_k from the means below. Only a new mean below costs a drive."""
         return self.evaluation.drive(self, k)
