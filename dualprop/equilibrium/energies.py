@@ -16,7 +16,6 @@ The energies as numbers are in `objectives`.
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Literal
@@ -24,6 +23,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from dualprop import kernels
 from dualprop.errors import SettingError, closest
 from dualprop.feedback import AbstractFeedback
 from dualprop.losses import AbstractLoss
@@ -49,6 +49,10 @@ class AbstractEnergy(NamedPart):
     @abstractmethod
     def settle(self, neuron: AbstractNeuron, a: Tensor, pull: Tensor | None, update: Update) -> tuple[Tensor, Tensor | None]:
         """The state between the drive and the pull T from above, and its signal (None: 0)."""
+
+    def sent(self, neuron: AbstractNeuron, a: Tensor, pull: Tensor | None, update: Update) -> Tensor | None:
+        """The signal alone of where it would settle."""
+        return self.settle(neuron, a, pull, update)[1]
 
     @abstractmethod
     def signal(self, neuron: AbstractNeuron, a: Tensor, state: Tensor) -> Tensor:
@@ -154,19 +158,24 @@ class PredictiveCoding(AbstractEnergy):
         if isinstance(neuron, Identity):
             return a + pull, pull
         if not neuron.is_projection:
-            return neuron.f(a) + pull, neuron.pull(a, pull)
+            state, signal = neuron.f_and_pull(a, pull)
+            return state + pull, signal
         if neuron.is_affine:
             step = neuron.derivative(a) * pull
             return neuron.f(a) + step, step
         if update == "pgd":
             state = (neuron.f(a) + pull).clamp(*neuron.reach)
             return state, self.signal(neuron, a, state)
-        # Where f' = 1, clip(a + T) - a is T clipped to the room on either side. Nothing cancels,
-        # however small β is.
-        low, high = neuron.reach
-        error = pull if low == -math.inf else torch.maximum(pull, low - a)
-        error = error if high == math.inf else torch.minimum(error, high - a)
-        return neuron.f_(a + pull), error * neuron.derivative(a)
+        return kernels.settled(neuron, a, pull)
+
+    def sent(self, neuron: AbstractNeuron, a: Tensor, pull: Tensor | None, update: Update) -> Tensor | None:
+        if pull is None or isinstance(neuron, Identity):
+            return pull
+        if not neuron.is_projection:
+            return neuron.pull(a, pull)
+        if neuron.is_affine or update == "pgd":
+            return self.settle(neuron, a, pull, update)[1]
+        return kernels.signal(neuron, a, pull)
 
     def signal(self, neuron: AbstractNeuron, a: Tensor, state: Tensor) -> Tensor:
         error = state - neuron.f(a)

@@ -203,7 +203,7 @@ class Phase:
                 pulls[k] = states.feedback(k)
             if any(self.network.into(k).sources):  # else nothing below reads its signal
                 a = states.drive(k)
-                states.differences[k] = (self._output(a) if k == depth else self._settle(k, a, pulls[k]))[1]
+                states.differences[k] = self._output(a)[1] if k == depth else self._sent(k, a, pulls[k])
 
         def settle_one(k: int) -> None:
             a = states.drive(k)
@@ -238,6 +238,9 @@ class Phase:
 
     def _settle(self, k: int, a: Tensor, pull: Tensor | None) -> tuple[Tensor, Tensor | None]:
         return self.dynamics.energy.settle(self.neurons[k - 1], a, pull, self.dynamics.update)
+
+    def _sent(self, k: int, a: Tensor, pull: Tensor | None) -> Tensor | None:
+        return self.dynamics.energy.sent(self.neurons[k - 1], a, pull, self.dynamics.update)
 
     def _signal(self, k: int, a: Tensor, state: Tensor) -> Tensor:
         return self.dynamics.energy.signal(self.neurons[k - 1], a, state)

@@ -1,4 +1,7 @@
-"""The elementwise work of a dyad: `dyadic` is what is computed, `native` (C) and `compiled` how."""
+"""The elementwise work of a layer's units: `dyadic` and `predicted` are what is computed.
+
+`native` (C) and `compiled` are how.
+"""
 
 from dualprop.kernels.activation import Activation
 from dualprop.kernels.dyadic import (
@@ -12,6 +15,7 @@ from dualprop.kernels.dyadic import (
     one_sided_difference,
     using,
 )
+from dualprop.kernels.predicted import settled, signal
 
 __all__ = [
     "KERNELS",
@@ -23,5 +27,7 @@ __all__ = [
     "difference",
     "dyad",
     "one_sided_difference",
+    "settled",
+    "signal",
     "using",
 ]

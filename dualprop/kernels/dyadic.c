@@ -3,6 +3,10 @@
    difference   out = scale (f(a + u d) - f(a - v d))
    dyad         mean = f(a - v d) + alpha delta,  delta = f(a + u d) - f(a - v d)
 
+   And for a unit of a predictive coding network, whose f is the projection onto [low, high] (RELU: low 0, no high):
+
+   settle       state = f(a + d),  signal = f'(a) clip(d, low - a, high - a), which is f'(a) (state - a)
+
    f is piecewise linear: RELU max(0, x), LEAKY x or slope x, CLIP to [low, high]. Where both arguments lie on one piece the
    difference is its slope times (u + v) d, so that nothing cancels however small d is against a. bfloat16 is computed in
    float32 and rounded once, to nearest even. NaN stays NaN. Outputs may be the inputs.
@@ -81,6 +85,32 @@ ACTIVATIONS(double)
             mean[i] = NARROW(clip_##T(m, c0, c1) + alpha * delta); difference[i] = NARROW(delta);) break;  \
         }                                                                                                  \
     }
+/* NaN of either goes on, as in torch.maximum and minimum. */
+#define GREATER(x, y) ((x) > (y) || (x) != (x) ? (x) : (y))
+#define LESS(x, y) ((x) < (y) || (x) != (x) ? (x) : (y))
+
+#define RELU_ERROR GREATER(d_, 0 - a_)
+#define RELU_INSIDE (a_ > 0)
+#define CLIP_ERROR LESS(GREATER(d_, c0 - a_), c1 - a_)
+#define CLIP_INSIDE ((a_ > c0) & (a_ < c1))
+
+#define SETTLED(T, F)                                                                                      \
+    T a_ = a[i]; T d_ = d[i]; T error = F##_ERROR;                                                         \
+    signal[i] = error * (T)F##_INSIDE;
+
+#define SETTLES(NAME, T)                                                                                   \
+    void settle_##NAME(int kind, double first, double second, const T *a, const T *d, T *state, T *signal, \
+                       int wants_state, int64_t n, int threads) {                                          \
+        const T c0 = (T)first, c1 = (T)second;                                                             \
+        switch (2 * kind + wants_state) {                                                                  \
+        case 2 * RELU: LOOP(SETTLED(T, RELU)) break;                                                       \
+        case 2 * RELU + 1: LOOP(SETTLED(T, RELU) state[i] = relu_##T(a_ + d_, c0, c1);) break;             \
+        case 2 * CLIP: LOOP(SETTLED(T, CLIP)) break;                                                       \
+        case 2 * CLIP + 1: LOOP(SETTLED(T, CLIP) state[i] = clip_##T(a_ + d_, c0, c1);) break;             \
+        }                                                                                                  \
+    }
+SETTLES(float32, float)
+SETTLES(float64, double)
 KERNELS(float32, float, float, SAME, SAME)
 KERNELS(float64, double, double, SAME, SAME)
 KERNELS(bfloat16, uint16_t, float, widen_bf16, narrow_bf16)

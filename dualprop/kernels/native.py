@@ -1,10 +1,11 @@
-"""The one-pass kernel of a dyad for CPUs: `dyadic.c`, compiled once and called on raw memory.
+"""The one-pass kernels of a unit for CPUs: `dyadic.c`, compiled once and called on raw memory.
 
-Written out in PyTorch a dyad is five passes over memory. This is one, and it subtracts in float32
-or wider without cancelling. The machine's C compiler builds the library at the first use (a
-second). It is kept in the user's cache folder under a name that holds everything it depends on. It
-shares PyTorch's OpenMP threads. Where there is no compiler, or PyTorch runs other threads,
-`is_available` says no and `reason` why; only speed is lost. $DUALPROP_NATIVE=0 turns it off.
+Written out in PyTorch a dyad is five passes over memory, a settled unit of predictive coding eight.
+This is one, and it subtracts in float32 or wider without cancelling. The machine's C compiler
+builds the library at the first use (a second). It is kept in the user's cache folder under a name
+that holds everything it depends on. It shares PyTorch's OpenMP threads. Where there is no compiler,
+or PyTorch runs other threads, `is_available` says no and `reason` why; only speed is lost.
+$DUALPROP_NATIVE=0 turns it off.
 """
 
 from __future__ import annotations
@@ -105,6 +106,16 @@ def dyad(
     return mean, difference
 
 
+def settle(piecewise: tuple[int, float, float], a: Tensor, pull: Tensor, state: Tensor | None, signal: Tensor) -> Tensor:
+    """Write f(a + pull), unless `state` is None, and f'(a) ⊙ (f(a + pull) - a); give the latter.
+
+    f is a projection. `takes` must have accepted them.
+    """
+    addresses = a.data_ptr(), pull.data_ptr(), 0 if state is None else state.data_ptr(), signal.data_ptr()
+    _function("settle", a.dtype)(*piecewise, *addresses, state is not None, a.numel(), _threads(a))
+    return signal
+
+
 def _threads(a: Tensor) -> int:
     return min(torch.get_num_threads(), 1 + a.numel() // PER_THREAD)
 
@@ -115,8 +126,9 @@ def _function(name: str, dtype: torch.dtype) -> Any:
     if library is None:
         raise NativeError(reason)
     function = getattr(library, f"{name}_{DTYPES[dtype]}")
-    outputs = {"difference": 1, "dyad": 2}[name]
-    function.argtypes = [_INT, _REAL, _REAL, *[_ADDRESS] * (2 + outputs), _REAL, _REAL, _REAL, _LONG, _INT]
+    outputs = {"difference": 1, "dyad": 2, "settle": 2}[name]
+    settings = [_INT] if name == "settle" else [_REAL] * 3
+    function.argtypes = [_INT, _REAL, _REAL, *[_ADDRESS] * (2 + outputs), *settings, _LONG, _INT]
     function.restype = None
     return function
 

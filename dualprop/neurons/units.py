@@ -63,6 +63,10 @@ class AbstractNeuron(ABC):
         """Jᵀ signal, with J = ∂f/∂a: per unit f'(a) · signal."""
         return self.derivative(a) * signal
 
+    def f_and_pull(self, a: Tensor, signal: Tensor) -> tuple[Tensor, Tensor]:
+        """f(a), and Jᵀ signal."""
+        return self.f(a), self.pull(a, signal)
+
     def crosses_kink(self, a: Tensor, b: Tensor) -> Tensor:
         """Per unit, whether a kink lies between the drives a and b."""
         crossed = torch.zeros_like(a, dtype=torch.bool)
@@ -327,11 +331,15 @@ class Function(AbstractNeuron):
         return self.pull(a, torch.ones_like(a)) if self.slope is None else self.slope(a)
 
     def pull(self, a: Tensor, signal: Tensor) -> Tensor:
+        return self.f_and_pull(a, signal)[1] if self.slope is None else self.slope(a) * signal
+
+    def f_and_pull(self, a: Tensor, signal: Tensor) -> tuple[Tensor, Tensor]:
         if self.slope is not None:
-            return self.slope(a) * signal
+            return self.call(a), self.slope(a) * signal
         with torch.enable_grad():
             leaf = a.detach().requires_grad_()
-            return torch.autograd.grad(self.call(leaf), leaf, signal.to(a.dtype))[0]
+            state = self.call(leaf)
+            return state.detach(), torch.autograd.grad(state, leaf, signal.to(a.dtype))[0]
 
     def potential(self, s: Tensor) -> Tensor:
         raise SettingError(f"{self.name} is no proximal map of a potential that is known. Use ReLU, Tanh or Sigmoid.")

@@ -17,7 +17,7 @@ import dualprop as dp
 from dualprop import neurons
 from dualprop.fused import dualization, dyadic, recompute
 from dualprop.kernels import dyadic as kernels
-from dualprop.kernels import native
+from dualprop.kernels import native, predicted
 
 NEURONS = [neurons.ReLU(), neurons.LeakyReLU(0.2), neurons.HardSigmoid(-0.5, 1.0)]
 LAYOUTS = {
@@ -67,6 +67,35 @@ def test_it_computes_the_dyad_of_the_definition(neuron, dtype, layout):
             shares = (up, 0.0) if strength > 0 else (0.0, down)
             expected = written_out(neuron, a, delta, *shares, alpha)[1]
             torch.testing.assert_close(one_sided.double(), expected, rtol=eps, atol=eps)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("neuron", [neurons.ReLU(), neurons.HardSigmoid(-0.5, 1.0)], ids=str)
+@pytest.mark.parametrize("size", [1.0, 1e-12])
+def test_a_settled_unit_is_that_of_the_definition(neuron, dtype, layout, size):
+    """state = f(a + T), signal = f'(a) (state - a), in which small pulls would drown."""
+    a, pull = (LAYOUTS[layout](t) for t in drives(dtype, size=size))
+    a = torch.where(a.abs() < 0.1, torch.full_like(a, float("nan")), a) if size == 1 else a
+    state = neuron.f(a.double() + pull.double())
+    inside = neuron.derivative(a.double())
+    room = torch.minimum(torch.maximum(pull.double(), neuron.reach[0] - a.double()), neuron.reach[1] - a.double())
+    results = {}
+    for kernel in ("native", "eager"):
+        with kernels.using(kernel):
+            results[kernel] = predicted.settled(neuron, a, pull)
+            assert torch.equal(predicted.signal(neuron, a, pull).nan_to_num(7), results[kernel][1].nan_to_num(7))
+        eps = 4 * torch.finfo(dtype).eps
+        torch.testing.assert_close(results[kernel][0].double(), state, rtol=eps, atol=eps, equal_nan=True)
+        torch.testing.assert_close(results[kernel][1].double(), inside * room, rtol=eps, atol=0, equal_nan=True)
+    assert all(torch.equal(*(t.nan_to_num(7) for t in pair)) for pair in zip(*results.values(), strict=True))
+
+
+def test_a_pragmas_if_is_the_threads_alone():
+    """One that does not say so is the vectorisation's too, and one thread walks scalars."""
+    pragmas = [line for line in native.SOURCE.read_text().splitlines() if "omp parallel" in line]
+    assert pragmas
+    assert all("if (parallel :" in line for line in pragmas)
 
 
 def difference_by(kernel):
@@ -151,7 +180,7 @@ def test_what_it_does_not_know_is_left_to_pytorch():
 
 
 BUILT = """
-from dualprop.kernels import native
+from dualprop.kernels import native, predicted
 assert native.is_available(), native.reason()
 print(native._library()[0]._name)
 """
@@ -167,7 +196,7 @@ def test_it_shares_the_threads_that_pytorch_has():
     """A second OpenMP library would bring a second pool of threads, which fight over the cores."""
     code = """
 import torch
-from dualprop.kernels import native
+from dualprop.kernels import native, predicted
 assert native.is_available(), native.reason()
 from pathlib import Path
 print(len({line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "gomp" in line or "iomp" in line}))
@@ -178,7 +207,7 @@ print(len({line.split()[-1] for line in Path("/proc/self/maps").read_text().spli
 def test_without_a_compiler_everything_runs_and_says_why(tmp_path):
     code = """
 import torch, dualprop as dp
-from dualprop.kernels import native
+from dualprop.kernels import native, predicted
 print(native.is_available(), "|", native.reason())
 model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
 out = dp.DualPropagation().gradients(dp.Network.from_module(model), torch.randn(5, 3), torch.zeros(5).long())
