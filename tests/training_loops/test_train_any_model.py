@@ -64,9 +64,16 @@ def run(script, out, *rules, every=2):
     return {rule: json.loads((out / f"{rule}.json").read_text()) for rule in rules}
 
 
-def test_every_rule_trains_and_is_held_against_back_propagation(script, tmp_path):
+@pytest.fixture
+def quiet(script, monkeypatch):
+    """The script, which draws nothing."""
+    monkeypatch.setattr(script, "draw", lambda records, title, path: None)
+    return script
+
+
+def test_every_rule_trains_and_is_held_against_back_propagation(quiet, tmp_path):
     rules = ("bp", "dp-fused", "dp", "ep", "pc")
-    records = run(script, tmp_path, *rules)
+    records = run(quiet, tmp_path, *rules)
     first = {rule: records[rule]["losses"][0]["loss"] for rule in rules}
     for rule in rules:
         assert [each["step"] for each in records[rule]["losses"]] == [2, 4, 6]
@@ -81,14 +88,19 @@ def test_every_rule_trains_and_is_held_against_back_propagation(script, tmp_path
     # Both engines compute one rule.
     for ours, theirs in zip(records["dp"]["losses"], records["dp-fused"]["losses"], strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
+
+
+def test_a_rule_that_comes_later_is_drawn_beside_the_others(script, tmp_path, monkeypatch):
+    drawn, draw = [], script.draw
+    monkeypatch.setattr(script, "draw", lambda records, title, path: drawn.append((list(records), path)))
+    run(script, tmp_path, "dp")
+    run(script, tmp_path, "bp")
+    run(script, tmp_path, "dp")
+    assert drawn == [(rules, tmp_path / "curves.png") for rules in (["dp"], ["bp", "dp"], ["bp", "dp"])]
+    records = {rule: json.loads((tmp_path / f"{rule}.json").read_text()) for rule in ("bp", "dp")}
+    assert [len(record["runs"]) for record in records.values()] == [1, 1]
+    draw(records, "title", tmp_path / "curves.png")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
-
-
-@pytest.fixture
-def quiet(script, monkeypatch):
-    """The script, which draws nothing."""
-    monkeypatch.setattr(script, "draw", lambda records, title, path: None)
-    return script
 
 
 def test_measuring_does_not_disturb_training(quiet, tmp_path):
