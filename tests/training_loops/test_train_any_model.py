@@ -135,8 +135,8 @@ def test_a_folder_of_other_settings_is_refused(quiet, tmp_path):
 def test_a_loss_that_is_not_finite_ends_a_rule_and_keeps_the_last_good_checkpoint(quiet, tmp_path, monkeypatch):
     exact = quiet.loss_by
 
-    def loss_by(name, model, terms):
-        loss = exact(name, model, terms)
+    def loss_by(name, beta, model, terms):
+        loss = exact(name, beta, model, terms)
         calls = iter(range(STEPS))
         return lambda x, y: loss(x, y) * (float("nan") if next(calls) == 3 else 1.0)
 
