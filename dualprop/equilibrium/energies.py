@@ -157,13 +157,10 @@ class PredictiveCoding(AbstractEnergy):
             return neuron.f(a), None
         if isinstance(neuron, Identity):
             return a + pull, pull
-        if not neuron.is_projection:
-            state, signal = neuron.f_and_pull(a, pull)
-            return state + pull, signal
         if neuron.is_affine:
             step = neuron.derivative(a) * pull
             return neuron.f(a) + step, step
-        if update == "pgd":
+        if update == "pgd" and neuron.is_projection:
             state = (neuron.f(a) + pull).clamp(*neuron.reach)
             return state, self.signal(neuron, a, state)
         return kernels.settled(neuron, a, pull)
@@ -171,8 +168,6 @@ class PredictiveCoding(AbstractEnergy):
     def sent(self, neuron: AbstractNeuron, a: Tensor, pull: Tensor | None, update: Update) -> Tensor | None:
         if pull is None or isinstance(neuron, Identity):
             return pull
-        if not neuron.is_projection:
-            return neuron.pull(a, pull)
         if neuron.is_affine or update == "pgd":
             return self.settle(neuron, a, pull, update)[1]
         return kernels.signal(neuron, a, pull)

@@ -14,13 +14,16 @@ class Activation(Protocol):
     """A function that keeps shape, and the same written over its argument where possible.
 
     `is_elementwise` says that each value depends on one argument, so that it may be walked in
-    pieces. `piecewise` is how `dyadic.c` writes it, None where it can't.
+    pieces. `piecewise` is the kind and constants of a piecewise linear one, `in_c` of one that
+    `dyadic.c` or `gelu.h` has; else None.
     """
 
     @property
     def is_elementwise(self) -> bool: ...
     @property
     def piecewise(self) -> tuple[int, float, float] | None: ...
+    @property
+    def in_c(self) -> tuple[int, float, float] | None: ...
 
     def f(self, a: Tensor) -> Tensor: ...
     def f_(self, a: Tensor) -> Tensor: ...

@@ -7,7 +7,7 @@
 
    settle       state = f(a + d),  signal = f'(a) clip(d, low - a, high - a), which is f'(a) (state - a)
 
-   f is piecewise linear: RELU max(0, x), LEAKY x or slope x, CLIP to [low, high]. Where both arguments lie on one piece the
+   f is piecewise linear: RELU max(0, x), LEAKY x or slope x, CLIP to [low, high] (`gelu.h` is for GELU). Where both arguments lie on one piece the
    difference is its slope times (u + v) d, so that nothing cancels however small d is against a. bfloat16 is computed in
    float32 and rounded once, to nearest even. NaN stays NaN. Outputs may be the inputs.
 
@@ -54,9 +54,9 @@ static inline uint16_t narrow_bf16(float x) {
 ACTIVATIONS(float)
 ACTIVATIONS(double)
 
-#define LOOP(body)                                                                                         \
+#define LOOP(...)                                                                                          \
     _Pragma("omp parallel for simd schedule(static) num_threads(threads) if (parallel : threads > 1)")    \
-    for (int64_t i = 0; i < n; i++) { body }
+    for (int64_t i = 0; i < n; i++) { __VA_ARGS__ }
 
 #define STATES(S, T, WIDEN, f)                                                                             \
     T a_ = WIDEN(a[i]), d_ = WIDEN(d[i]);                                                                  \
@@ -114,3 +114,5 @@ SETTLES(float64, double)
 KERNELS(float32, float, float, SAME, SAME)
 KERNELS(float64, double, double, SAME, SAME)
 KERNELS(bfloat16, uint16_t, float, widen_bf16, narrow_bf16)
+
+#include "gelu.h"

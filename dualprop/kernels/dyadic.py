@@ -102,7 +102,7 @@ def dyad(
     delta = _alike(delta, a)
     if _is_native(kernel, neuron, a, delta):
         mean, difference = (a, delta) if overwrite else (torch.empty_like(a), torch.empty_like(a))
-        return native.dyad(cast("Any", neuron.piecewise), a, delta, up, down, alpha, mean, difference)
+        return native.dyad(cast("Any", neuron.in_c), a, delta, up, down, alpha, mean, difference)
     if _is_compiled(kernel, a):
         return compiled.function(compiled.dyad)(neuron, a, delta, up, down, alpha)
     if not _worth_pieces(neuron, a, delta):
@@ -137,7 +137,7 @@ def one_sided_difference(
     if _is_native(kernel, neuron, a, delta):
         # Computing f(a) again is free, reading it is not.
         out = delta if overwrite else torch.empty_like(a)
-        return native.difference(cast("Any", neuron.piecewise), a, delta, up, down, 1.0, out)
+        return native.difference(cast("Any", neuron.in_c), a, delta, up, down, 1.0, out)
     if _is_compiled(kernel, a):
         return compiled.function(compiled.difference)(neuron, a, delta, up, down, 1.0)
     if a.dtype in HALF:
@@ -171,7 +171,7 @@ def difference(
     if not torch.compiler.is_compiling():
         delta = _alike(delta, a)
     if _is_native(kernel, neuron, a, delta):
-        return native.difference(cast("Any", neuron.piecewise), a, delta, up, down, scale, torch.empty_like(a))
+        return native.difference(cast("Any", neuron.in_c), a, delta, up, down, scale, torch.empty_like(a))
     if _is_compiled(kernel, a):
         return compiled.function(compiled.difference)(neuron, a, delta, up, down, scale)
     if not _worth_pieces(neuron, a, delta):
@@ -216,7 +216,7 @@ def _difference(neuron: Activation, a: Tensor, delta: Tensor, up: float, down: f
 def _is_native(kernel: Kernel | None, neuron: Activation, a: Tensor, delta: Tensor) -> bool:
     if (kernel or _in_use) not in ("auto", "native") or torch.compiler.is_compiling():
         return False
-    return native.takes(neuron.piecewise, a, delta)
+    return native.takes(neuron.in_c, a, delta)
 
 
 def _is_compiled(kernel: Kernel | None, a: Tensor) -> bool:

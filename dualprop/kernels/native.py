@@ -26,11 +26,16 @@ from torch import Tensor
 
 from dualprop.errors import DualpropError
 
-SOURCE = Path(__file__).with_name("dyadic.c")
+SOURCE, GELU_SOURCE = (Path(__file__).with_name(name) for name in ("dyadic.c", "gelu.h"))
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fPIC", "-fopenmp")
+# The kind of activation that is `gelu.h`'s.
+GELU = 3
 DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
 # Below this a second thread costs more to wake than it saves.
 PER_THREAD = 32768
+
+# An activation in C: its kind, and two constants.
+InC = tuple[int, float, float]
 
 _INT, _LONG, _REAL, _ADDRESS = ctypes.c_int, ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
 
@@ -49,15 +54,16 @@ def reason() -> str:
     return _library()[1]
 
 
-def takes(piecewise: tuple[int, float, float] | None, *tensors: Tensor) -> bool:
+def takes(in_c: InC | None, *tensors: Tensor) -> bool:
     """Whether the kernel can be applied.
 
-    It takes a piecewise linear activation, and CPU tensors of one type in one dense layout.
+    It takes an activation that is written in C, and CPU tensors of one type in one dense layout.
     """
     first = tensors[0]
     return (
-        piecewise is not None
+        in_c is not None
         and first.dtype in DTYPES
+        and (in_c[0] != GELU or first.dtype != torch.float64)
         and all(t.device.type == "cpu" and t.dtype == first.dtype for t in tensors)
         and dense_layout(*tensors) is not None
         and is_available()
@@ -75,20 +81,18 @@ def dense_layout(*tensors: Tensor) -> torch.memory_format | None:
     return None
 
 
-def difference(
-    piecewise: tuple[int, float, float], a: Tensor, delta: Tensor, up: float, down: float, scale: float, out: Tensor
-) -> Tensor:
+def difference(in_c: InC, a: Tensor, delta: Tensor, up: float, down: float, scale: float, out: Tensor) -> Tensor:
     """out ← scale · (f(a + up·delta) - f(a - down·delta)), and out, which may be a or delta.
 
     `takes` must have accepted them.
     """
     addresses = a.data_ptr(), delta.data_ptr(), out.data_ptr()
-    _function("difference", a.dtype)(*piecewise, *addresses, up, down, scale, a.numel(), _threads(a))
+    _function("difference", a.dtype, in_c[0] == GELU)(*in_c, *addresses, up, down, scale, a.numel(), _threads(a))
     return out
 
 
 def dyad(
-    piecewise: tuple[int, float, float],
+    in_c: InC,
     a: Tensor,
     delta: Tensor,
     up: float,
@@ -102,17 +106,17 @@ def dyad(
     These may be a and delta.
     """
     addresses = a.data_ptr(), delta.data_ptr(), mean.data_ptr(), difference.data_ptr()
-    _function("dyad", a.dtype)(*piecewise, *addresses, up, down, alpha, a.numel(), _threads(a))
+    _function("dyad", a.dtype, in_c[0] == GELU)(*in_c, *addresses, up, down, alpha, a.numel(), _threads(a))
     return mean, difference
 
 
-def settle(piecewise: tuple[int, float, float], a: Tensor, pull: Tensor, state: Tensor | None, signal: Tensor) -> Tensor:
+def settle(in_c: InC, a: Tensor, pull: Tensor, state: Tensor | None, signal: Tensor) -> Tensor:
     """Write f(a + pull), unless `state` is None, and f'(a) ⊙ (f(a + pull) - a); give the latter.
 
     f is a projection. `takes` must have accepted them.
     """
     addresses = a.data_ptr(), pull.data_ptr(), 0 if state is None else state.data_ptr(), signal.data_ptr()
-    _function("settle", a.dtype)(*piecewise, *addresses, state is not None, a.numel(), _threads(a))
+    _function("settle", a.dtype, in_c[0] == GELU)(*in_c, *addresses, state is not None, a.numel(), _threads(a))
     return signal
 
 
@@ -121,11 +125,11 @@ def _threads(a: Tensor) -> int:
 
 
 @functools.cache
-def _function(name: str, dtype: torch.dtype) -> Any:
+def _function(name: str, dtype: torch.dtype, is_gelu: bool) -> Any:
     library, reason = _library()
     if library is None:
         raise NativeError(reason)
-    function = getattr(library, f"{name}_{DTYPES[dtype]}")
+    function = getattr(library, f"{'gelu_' if is_gelu else ''}{name}_{DTYPES[dtype]}")
     outputs = {"difference": 1, "dyad": 2, "settle": 2}[name]
     settings = [_INT] if name == "settle" else [_REAL] * 3
     function.argtypes = [_INT, _REAL, _REAL, *[_ADDRESS] * (2 + outputs), *settings, _LONG, _INT]
@@ -155,7 +159,9 @@ def _loaded(compiler: str) -> ctypes.CDLL:
     A damaged one is built again.
     """
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True, timeout=60).stdout
-    described = "\0".join((SOURCE.read_text(), version, *FLAGS, platform.machine(), _processor_flags()))
+    described = "\0".join(
+        (SOURCE.read_text(), GELU_SOURCE.read_text(), version, *FLAGS, platform.machine(), _processor_flags())
+    )
     name = f"dyadic-{hashlib.sha256(described.encode()).hexdigest()[:16]}.so"
     failure = OSError("no folder of one's own to build in is writable")
     for folder in _folders():

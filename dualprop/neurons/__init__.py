@@ -2,6 +2,7 @@
 
 from dualprop.neurons.names import NEURONS, from_module, from_name, module, names
 from dualprop.neurons.units import (
+    GELU,
     AbstractNeuron,
     Function,
     HardSigmoid,
@@ -15,6 +16,7 @@ from dualprop.neurons.units import (
 )
 
 __all__ = [
+    "GELU",
     "NEURONS",
     "AbstractNeuron",
     "Function",

@@ -43,6 +43,11 @@ class AbstractNeuron(ABC):
     is_affine: bool = False
     is_holomorphic: bool = False
 
+    @property
+    def in_c(self) -> tuple[int, float, float] | None:
+        """How `kernels` has f in C, its kind and constants; None where it does not."""
+        return self.piecewise
+
     @abstractmethod
     def f(self, a: Tensor) -> Tensor:
         """The activation, f(a) = prox(a, 0)."""
@@ -346,6 +351,15 @@ class Function(AbstractNeuron):
 
     def prox(self, u: Tensor, scale: Scale) -> Tensor:
         raise SettingError(f"{self.name} is no proximal map of a potential that is known. Use no damping and no exact nudge.")
+
+
+@dataclass(frozen=True)
+class GELU(Function):
+    """x times the normal distribution function of x."""
+
+    name: str = "gelu"
+    call: Callable[[Tensor], Tensor] = nn.functional.gelu
+    in_c = (3, 0.0, 0.0)
 
 
 def _complex_sigmoid(a: Tensor) -> Tensor:

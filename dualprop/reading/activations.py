@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dualprop.errors import SettingError
-from dualprop.neurons import AbstractNeuron, Function, HardSigmoid, LeakyReLU, ReLU, Sigmoid, Softmax, Tanh
+from dualprop.neurons import GELU, AbstractNeuron, Function, HardSigmoid, LeakyReLU, ReLU, Sigmoid, Softmax, Tanh
 
 
 class Emit(Protocol):
@@ -129,6 +129,11 @@ def _glu(emit: Emit, input: Tensor, dim: int = -1) -> Tensor:
     return values * emit(Sigmoid(), gates)
 
 
+def _gelu(emit: Emit, input: Tensor, approximate: str = "none") -> Tensor:
+    call = partial(F.gelu, approximate=approximate)
+    return emit(GELU() if approximate == "none" else Function("gelu", call), input)
+
+
 def _softmax(emit: Emit, input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Any:
     # The first dimension holds the examples, which nothing may couple.
     if not isinstance(dim, int) or not (0 < dim < input.dim() or -input.dim() < dim < 0):
@@ -158,7 +163,7 @@ READERS: dict[Any, Reader] = {
     F.leaky_relu_: partial(_leaky_relu, inplace=True),
     **dict.fromkeys((F.prelu, torch.prelu, Tensor.prelu), _prelu),
     F.glu: _glu,
-    F.gelu: _function(F.gelu, "approximate"),
+    F.gelu: _gelu,
     F.silu: _function(F.silu),
     F.mish: _function(F.mish),
     F.hardswish: _function(F.hardswish),
