@@ -29,8 +29,9 @@ from dualprop import settings
 from dualprop.errors import SettingError
 from dualprop.losses import AbstractLoss, CrossEntropy, SquaredError
 from dualprop.network import Network
+from dualprop.network.running import check_leaves
 from dualprop.rules import delivery, exact, packing
-from dualprop.rules.checks import Precision, check_output, check_precision, check_synapses, checked_state
+from dualprop.rules.checks import Precision, check_output, check_precision, check_surroundings, check_synapses, checked_state
 from dualprop.rules.outcome import Outcome
 from dualprop.rules.problem import Problem
 from dualprop.schedules import AbstractSchedule
@@ -196,7 +197,8 @@ class AbstractRule(ABC, Generic[Settled]):
     def _on(self, network: Network, state: Any, generator: torch.Generator | None) -> delivery.Infer:
         def infer(x: Any, y: Any) -> tuple[Outcome, dict[str, nn.Parameter]]:
             problem = self.problem(network, x, y, state, generator)
-            return self._outcome(problem), problem.parameters
+            outcome = self._outcome(problem)
+            return outcome, problem.learning
 
         return infer
 
@@ -261,6 +263,7 @@ class AbstractRule(ABC, Generic[Settled]):
         self, network: Network, x: Tensor, y: Tensor, state: Any, generator: torch.Generator | None, for_states: bool = False
     ) -> Problem:
         """The batch, checked for this rule and network."""
+        check_surroundings()
         state = checked_state(state, self.state_type)
         check_synapses(network, self.needs_synapses)
         if not network.is_recorded or self.reads_layers or for_states:
@@ -269,5 +272,6 @@ class AbstractRule(ABC, Generic[Settled]):
         if self.reads_layers or not network.is_recorded:
             check_output(network, self.loss)
         self.check(network)
+        check_leaves(problem.parameters)
         check_precision(problem.parameters, x, self.needed_precision(problem), self.loses)
         return problem
