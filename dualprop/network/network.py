@@ -8,8 +8,8 @@ model itself predicts. What can't be read this way is refused by name, with the 
 
 from __future__ import annotations
 
-import functools
 import operator
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -205,7 +205,7 @@ def _nature(module: nn.Module) -> tuple[Any, ...]:
     its settings. A parametrization changes the type."""
     own, kind = vars(module), type(module)
     patches = len(own["_forward_hooks"]), len(own["_forward_pre_hooks"]), len(own["_backward_hooks"]), "forward" in own
-    return kind, patches, tuple(own["_modules"].items()), _settings(kind)(module)
+    return kind, patches, tuple(own["_modules"].items()), _settings(module)
 
 
 def _difference(name: str, module: nn.Module, nature: tuple[Any, ...]) -> str:
@@ -218,8 +218,14 @@ def _difference(name: str, module: nn.Module, nature: tuple[Any, ...]) -> str:
     return f"{told} has other parts, hooks or settings, or another forward, than when it"
 
 
-@functools.cache
-def _settings(kind: type[nn.Module]) -> Callable[[nn.Module], Any]:
-    """The values of what PyTorch lists as a module type's constants: a stride, a slope, a mode."""
-    names: Sequence[str] = getattr(kind, "__constants__", ()) if kind.__module__.startswith("torch.nn") else ()
-    return operator.attrgetter(*names) if names else lambda module: None
+def _settings(module: nn.Module) -> Any:
+    """The values of what PyTorch lists as its module's constants: a stride, a slope, a mode."""
+    kind: Any = type(module)
+    if kind not in _CONSTANTS:
+        names: Sequence[str] = getattr(kind, "__constants__", ()) if kind.__module__.startswith("torch.nn") else ()
+        _CONSTANTS[kind] = operator.attrgetter(*names) if names else lambda module: None
+    return _CONSTANTS[kind](module)
+
+
+# By type of module. Each parametrization makes a type of its own.
+_CONSTANTS: weakref.WeakKeyDictionary[Any, Callable[[nn.Module], Any]] = weakref.WeakKeyDictionary()

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from dualprop import settings
+from dualprop.compilation import run_as_written
 from dualprop.errors import SettingError
 from dualprop.losses import AbstractLoss, CrossEntropy, SquaredError
 from dualprop.network import Network
@@ -275,3 +276,8 @@ class AbstractRule(ABC, Generic[Settled]):
         check_leaves(problem.parameters)
         check_precision(problem.parameters, x, self.needed_precision(problem), self.loses)
         return problem
+
+
+# Inference sets modes, hooks and random states, and branches on numbers, where torch.compile would
+# break off. In a compiled training step it runs as it is.
+run_as_written(*(getattr(AbstractRule, name) for name in ("__call__", "backward", "gradients", "infer", "statistics")))

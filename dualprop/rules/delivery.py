@@ -59,7 +59,7 @@ def _check_detached(**given: Any) -> None:
     for name, value in given.items() if torch.is_grad_enabled() else ():
         if any(isinstance(part, Tensor) and part.requires_grad for part in tree_leaves(value)):
             raise SettingError(
-                f"{name} requires a gradient, but a rule gives one to the parameters of its network alone. Pass {name}.detach()."
+                f"{name} requires a gradient, but a rule gives one to its network's parameters alone. Pass {name}.detach()."
             )
 
 

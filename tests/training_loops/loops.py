@@ -36,9 +36,7 @@ class Residual(nn.Module):
 
 def chain():
     """A model that is split into synapses: some are formulas, one has a tape."""
-    return nn.Sequential(
-        nn.Linear(5, 8), nn.Tanh(), nn.LayerNorm(8), nn.Linear(8, 7), nn.Tanh(), nn.Linear(7, NUM_CLASSES)
-    )
+    return nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.LayerNorm(8), nn.Linear(8, 7), nn.Tanh(), nn.Linear(7, NUM_CLASSES))
 
 
 def made(kind, *args, **options):

@@ -101,7 +101,7 @@ def test_a_loss_on_what_a_forward_hook_saw_is_refused_where_its_graph_is_cut(rul
     with pytest.raises(dp.SettingError, match="a hook's output"):
         (loss + seen[0].square().mean()).backward()
     for output in seen:
-        with pytest.raises((dp.SettingError, RuntimeError), match="a hook's output|second time"):
+        with pytest.raises((dp.SettingError, RuntimeError), match=r"a hook's output|second time"):
             output.square().mean().backward()
 
 
