@@ -273,6 +273,8 @@ class AbstractRule(ABC, Generic[Settled]):
         if self.reads_layers or not network.is_recorded:
             check_output(network, self.loss)
         self.check(network)
+        if not problem.parameters:
+            raise SettingError("no parameter of the network asks for a gradient any more. Set requires_grad=True on some.")
         check_leaves(problem.parameters)
         check_precision(problem.parameters, x, self.needed_precision(problem), self.loses)
         return problem

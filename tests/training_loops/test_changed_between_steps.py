@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+from comparison import assert_same
 from loops import RULES, Residual, assert_as_plain, batch, chain, made
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 import dualprop as dp
 
+every_model = pytest.mark.parametrize("make", [Residual, chain])
 every_rule = pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 
 
@@ -85,7 +87,7 @@ ALLOWED = {
 
 
 @every_rule
-@pytest.mark.parametrize("make", [Residual, chain])
+@every_model
 @pytest.mark.parametrize("change", ALLOWED)
 def test_weights_and_modes_may_change_between_steps(rule, make, change):
     def loop(model, loss):
@@ -98,7 +100,7 @@ def test_weights_and_modes_may_change_between_steps(rule, make, change):
 
 
 @every_rule
-@pytest.mark.parametrize("make", [Residual, chain])
+@every_model
 def test_a_mode_that_changes_between_forward_and_backward_changes_nothing(rule, make):
     def loop(model, loss):
         each = loss(*batch())
@@ -107,6 +109,31 @@ def test_a_mode_that_changes_between_forward_and_backward_changes_nothing(rule, 
         model.train()
 
     assert_as_plain(rule, lambda: made(make), loop)
+
+
+@pytest.mark.parametrize("rule", [*RULES.values(), dp.DirectFeedbackAlignment()], ids=[*RULES, "dfa"])
+@every_model
+def test_a_model_that_was_frozen_as_a_whole_is_refused_by_name(rule, make):
+    model, (x, y) = made(make), batch()
+    network = dp.Network.from_module(model)
+    model.requires_grad_(False)
+    with pytest.raises(dp.SettingError, match="no parameter of the network asks for a gradient"):
+        rule(network, x, y, generator=torch.Generator())
+
+
+def test_the_feedback_of_dfa_stays_what_it_is_in_a_loop_that_hands_on_no_state():
+    """New matrices in every step would be noise, to which no weights can align."""
+    network, generator, rule = (
+        dp.Network.from_module(made(chain)),
+        torch.Generator().manual_seed(3),
+        dp.DirectFeedbackAlignment(),
+    )
+    first = rule(network, *batch(), generator=generator).outcome
+    torch.rand(5, generator=generator)
+    again = rule(network, *batch(), generator=generator).outcome
+    kept = rule(network, *batch(), state=first.state).outcome
+    assert_same(again.gradients, first.gradients, 0.0)
+    assert_same(kept.gradients, first.gradients, 0.0)
 
 
 def test_a_lazy_module_without_a_size_is_refused_by_name():

@@ -94,15 +94,13 @@ def test_a_loss_on_what_the_model_kept_is_refused_where_its_graph_is_cut(rule):
 @pytest.mark.parametrize("rule", CUTTING.values(), ids=CUTTING)
 @pytest.mark.parametrize("where", ["branch", "3"])
 def test_a_loss_on_what_a_forward_hook_saw_is_refused_where_its_graph_is_cut(rule, where):
-    """The hook runs in every pass. The graph of the last one may be gone, which PyTorch tells."""
+    """The hook runs in every pass. The graph of one may be gone by then, which PyTorch tells."""
     model, seen = made(chain if where == "3" else Residual), []
     model.get_submodule(where).register_forward_hook(lambda module, args, output: seen.append(output))
     loss = rule(dp.Network.from_module(model), *batch())
-    with pytest.raises(dp.SettingError, match="a hook's output"):
-        (loss + seen[0].square().mean()).backward()
     for output in seen:
         with pytest.raises((dp.SettingError, RuntimeError), match=r"a hook's output|second time"):
-            output.square().mean().backward()
+            (loss + output.square().mean()).backward(retain_graph=True)
 
 
 class Unregistered(Residual):
