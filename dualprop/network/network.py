@@ -19,7 +19,7 @@ from dualprop.errors import SettingError, UnsupportedModuleError
 from dualprop.network.evaluation import AbstractEvaluation, SynapseEvaluation
 from dualprop.network.layered import Layered
 from dualprop.network.layers import Layer
-from dualprop.network.modules import EMBEDDINGS, MAPS, kind
+from dualprop.network.modules import EMBEDDINGS, MAPS, kind, without_feedback
 from dualprop.network.reader import Reader
 from dualprop.network.synapses import reading
 from dualprop.network.wrappers import unwrapped
@@ -202,10 +202,10 @@ class Network:
 
 def _nature(module: nn.Module) -> tuple[Any, ...]:
     """What the reading of a module depends on: its type, its parts, what is patched onto it, and
-    its settings. A parametrization changes the type."""
-    own, kind = vars(module), type(module)
+    its settings. A parametrization changes the type; feedback weights are followed."""
+    own, kind = vars(module), without_feedback(type(module))
     patches = len(own["_forward_hooks"]), len(own["_forward_pre_hooks"]), len(own["_backward_hooks"]), "forward" in own
-    return kind, patches, tuple(own["_modules"].items()), _settings(module)
+    return kind, patches, tuple(own["_modules"].items()), _settings(kind)(module)
 
 
 def _difference(name: str, module: nn.Module, nature: tuple[Any, ...]) -> str:
@@ -218,13 +218,12 @@ def _difference(name: str, module: nn.Module, nature: tuple[Any, ...]) -> str:
     return f"{told} has other parts, hooks or settings, or another forward, than when it"
 
 
-def _settings(module: nn.Module) -> Any:
-    """The values of what PyTorch lists as its module's constants: a stride, a slope, a mode."""
-    kind: Any = type(module)
+def _settings(kind: Any) -> Callable[[nn.Module], Any]:
+    """The values of what PyTorch lists as a module's constants: a stride, a slope, a mode."""
     if kind not in _CONSTANTS:
         names: Sequence[str] = getattr(kind, "__constants__", ()) if kind.__module__.startswith("torch.nn") else ()
         _CONSTANTS[kind] = operator.attrgetter(*names) if names else lambda module: None
-    return _CONSTANTS[kind](module)
+    return _CONSTANTS[kind]
 
 
 # By type of module. Each parametrization makes a type of its own.
