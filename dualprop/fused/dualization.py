@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, _pop_mode, _push_mode
 from torch.utils._pytree import tree_leaves
 
+from dualprop.compilation import not_compiled_alone
 from dualprop.errors import SettingError, UnsupportedModuleError
 from dualprop.fused import recompute
 from dualprop.fused.passes import Beta, Dualization, DyadicReading, Pass, Terms, size_of_batch
@@ -329,16 +330,6 @@ def _check_compiled(settings: Dualization) -> None:
         raise SettingError("leave= by module can't be read under torch.compile. Name functions, or do not compile.")
 
 
-def _not_compiled_alone(*functions: Callable[..., Any]) -> None:
-    """Have torch.compile follow these inside what it compiles, but compile none as a whole.
-
-    Else it compiles the hooks of a model that it calls from outside, where a mode that is pushed
-    and not popped can't be.
-    """
-    dynamo = torch._C._dynamo.eval_frame
-    skip = dynamo._FrameExecStrategy(dynamo._FrameAction.SKIP, dynamo._FrameAction.SKIP)
-    for function in functions:
-        dynamo.set_code_exec_strategy(function.__code__, skip)
-
-
-_not_compiled_alone(_Before.__call__, _After.__call__)
+# Else torch.compile compiles the hooks of a model that it calls from outside, where a mode that is
+# pushed and not popped can't be.
+not_compiled_alone(_Before.__call__, _After.__call__)

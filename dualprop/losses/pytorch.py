@@ -97,9 +97,9 @@ class TorchLoss(AbstractLoss):
     def batch_targets(self, y: Any, num_examples: int, dtype: torch.dtype) -> Tensor:
         """Class indices in int64, or numbers as they are."""
         check_count(y, num_examples)
-        if MODULES[type(self.module)][1] == "numbers" or y.dtype.is_floating_point:
+        if MODULES[type(self.module)][1] == "numbers" or (y.dtype.is_floating_point and y.dim() > 1):
             return y
-        if y.dtype == torch.bool:
+        if y.dtype.is_floating_point or y.dtype == torch.bool:
             raise SettingError(f"class indices y must be integers, got {y.dtype}. Convert them, y.long() say.")
         return y.long()
 

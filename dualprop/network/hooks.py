@@ -1,7 +1,7 @@
-"""Derivatives by parameters that set off none of the parameters' own hooks.
+"""Derivatives of local tapes, and what they keep apart from the user's own backward pass.
 
-Inference takes many. A hook on a parameter is meant for the gradient that reaches `.grad`, and
-there it runs once (`rules.delivery`).
+Inference takes many derivatives by parameters. They set off none of the parameters' own hooks: such
+a hook is meant for the gradient that reaches `.grad`, and there it runs once (`rules.delivery`).
 """
 
 from __future__ import annotations
@@ -12,6 +12,25 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from dualprop.errors import SettingError
+
+
+def end_here(leaf: Tensor) -> None:
+    """Refuse a backward pass of the user's own at a leaf where a local tape begins.
+
+    A loss on what the model has kept would teach one layer, and none below. The library's own
+    derivatives accumulate nothing there.
+    """
+    leaf.register_post_accumulate_grad_hook(_refuse)
+
+
+def _refuse(leaf: Tensor) -> None:
+    leaf.grad = None
+    raise SettingError(
+        "a loss reads what the model kept of its forward pass (an attribute, a hook's output), which inference cuts at every "
+        "activation: the layers below would not learn from it. Detach it, or use dp.dualize(model) and its own loss."
+    )
 
 
 def gradients_by(output: Any, parameters: Sequence[Tensor], cotangent: Any = None, **options: Any) -> tuple[Tensor, ...]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dualprop.feedback import backward_weight
-from dualprop.network.hooks import gradients_by
+from dualprop.network.hooks import end_here, gradients_by
 from dualprop.network.modules import AFFINE, MAPS, RESHAPES, kind
 
 Modules = dict[str, nn.Module]
@@ -105,6 +105,8 @@ class TapedMap(AbstractLocalMap):
         with torch.enable_grad():
             # Of integers there is no derivative; only the input may be such.
             leaf = s.detach().requires_grad_(s.is_floating_point())
+            if leaf.requires_grad:
+                end_here(leaf)
             return Record(leaf, through(self.modules, leaf))
 
     def linear(self, s: Tensor) -> Record:

@@ -56,6 +56,14 @@ MAPS: tuple[type[nn.Module], ...] = (
 )
 
 
+def without_feedback(module_type: type[nn.Module]) -> type[nn.Module]:
+    """The type that it was before its modules were given feedback weights."""
+    return _PLAIN.get(module_type, module_type)
+
+
+_PLAIN: dict[type[nn.Module], type[nn.Module]] = {converted: plain for plain, converted in FEEDBACK_MODULES.items()}
+
+
 def kind(module: nn.Module) -> type[nn.Module]:
     """The module's type, under its parametrizations if it has any."""
     return type(module).__bases__[0] if parametrize.is_parametrized(module) else type(module)

@@ -8,7 +8,9 @@ model itself predicts. What can't be read this way is refused by name, with the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import operator
+import weakref
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -17,7 +19,7 @@ from dualprop.errors import SettingError, UnsupportedModuleError
 from dualprop.network.evaluation import AbstractEvaluation, SynapseEvaluation
 from dualprop.network.layered import Layered
 from dualprop.network.layers import Layer
-from dualprop.network.modules import EMBEDDINGS, MAPS, kind
+from dualprop.network.modules import EMBEDDINGS, MAPS, kind, without_feedback
 from dualprop.network.reader import Reader
 from dualprop.network.synapses import reading
 from dualprop.network.wrappers import unwrapped
@@ -41,6 +43,8 @@ class Network:
     is_recorded: bool = False
     # Names of functions and modules whose activations are left to exact derivatives.
     leave: tuple[str, ...] = ()
+    # Names of trainable parameters that its output does not depend on.
+    unread: frozenset[str] = frozenset()
     # The kind of network that reads any model by running it. It builds on this one: `recorded`.
     _by_running: ClassVar[type[Network] | None] = None
 
@@ -59,7 +63,7 @@ class Network:
                 raise SettingError(f"layer {k} has {len(layer.synapses)} synapses but reads {len(sources)} layers: {sources}.")
         self.layers = tuple(layers)
         self.module = module
-        self._view = () if module is None else tuple(_places(module))
+        self._view = [] if module is None else [(name, part, _nature(part)) for name, part in module.named_modules()]
         self._readers = tuple(
             tuple(j for j, layer in enumerate(self.layers, start=1) if k in layer.sources) for k in range(len(self.layers) + 1)
         )
@@ -124,12 +128,9 @@ class Network:
         Raises SettingError where the model holds other modules, hooks or forwards than it did when
         it was read, since the layers are those of then.
         """
-        for children, name, child, number in self._view:
-            if children.get(name) is not child or number != _num_patches(child):
-                raise SettingError(
-                    f"'{name}' was exchanged, or given hooks or a forward of its own, after the model was read. Read it again: "
-                    "Network.from_module(model)."
-                )
+        for name, module, nature in self._view:
+            if _nature(module) != nature:
+                raise SettingError(f"{_difference(name, module, nature)} was read. Read it again: Network.from_module(model).")
         return self
 
     @property
@@ -199,15 +200,31 @@ class Network:
         return "\n".join(["Network(", *rows, ")"])
 
 
-def _places(model: nn.Module) -> Iterator[tuple[dict[str, nn.Module | None], str, nn.Module, int]]:
-    """Where each module of the model stands, and how many things are patched onto it."""
-    for parent in model.modules():
-        for name, child in parent._modules.items():
-            if child is not None:
-                yield parent._modules, name, child, _num_patches(child)
+def _nature(module: nn.Module) -> tuple[Any, ...]:
+    """What the reading of a module depends on: its type, its parts, what is patched onto it, and
+    its settings. A parametrization changes the type; feedback weights are followed."""
+    own, kind = vars(module), without_feedback(type(module))
+    patches = len(own["_forward_hooks"]), len(own["_forward_pre_hooks"]), len(own["_backward_hooks"]), "forward" in own
+    return kind, patches, tuple(own["_modules"].items()), _settings(kind)(module)
 
 
-def _num_patches(module: nn.Module) -> int:
-    patches = vars(module)
-    hooks = len(patches["_forward_hooks"]) + len(patches["_forward_pre_hooks"]) + len(patches["_backward_hooks"])
-    return hooks + ("forward" in patches)
+def _difference(name: str, module: nn.Module, nature: tuple[Any, ...]) -> str:
+    """What became of a module whose nature was this."""
+    parts = dict(nature[2])
+    exchanged = next((child for child, part in module._modules.items() if parts.get(child) is not part), None)
+    if exchanged is not None:
+        return f"'{f'{name}.' if name else ''}{exchanged}' was exchanged or added after the model"
+    told = f"'{name}'" if name else "the model"
+    return f"{told} has other parts, hooks or settings, or another forward, than when it"
+
+
+def _settings(kind: Any) -> Callable[[nn.Module], Any]:
+    """The values of what PyTorch lists as a module's constants: a stride, a slope, a mode."""
+    if kind not in _CONSTANTS:
+        names: Sequence[str] = getattr(kind, "__constants__", ()) if kind.__module__.startswith("torch.nn") else ()
+        _CONSTANTS[kind] = operator.attrgetter(*names) if names else lambda module: None
+    return _CONSTANTS[kind]
+
+
+# By type of module. Each parametrization makes a type of its own.
+_CONSTANTS: weakref.WeakKeyDictionary[Any, Callable[[nn.Module], Any]] = weakref.WeakKeyDictionary()

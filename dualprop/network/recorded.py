@@ -10,11 +10,13 @@ the drives' local tapes are the way down. They are taken at the last pass.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from dualprop.errors import SettingError, UnsupportedModuleError
 from dualprop.network import inputs
@@ -62,6 +64,7 @@ class RecordedNetwork(Network, reads_by_running=True):
         self.counts: dict[str, int] | None = None
         self.layers = ()
         _check_readable(module)
+        _check_sized(module)
         _check_left(module, self.leave)
 
     def on(self, x: Any) -> RecordedLayers:
@@ -140,6 +143,18 @@ class RecordedLayers(Network):
     def names(self) -> dict[int, str]:
         """The trainable parameters' names by the id of what the model reads, see `OneModel`."""
         return self.model.names
+
+    @functools.cached_property
+    def unread(self) -> frozenset[str]:  # type: ignore[override]
+        """Those that no layer reads that the output depends on: another task's head, say."""
+        read, waiting, seen = set[str](), [self.depth], {0}
+        while waiting:
+            k = waiting.pop()
+            if k not in seen:
+                seen.add(k)
+                read.update(self.into(k).learns)
+                waiting += self.into(k).sources
+        return frozenset(self.parameters.keys() - read)
 
     def free(self) -> Tape:
         """The free pass. It is held until it is first asked for, and then run anew."""
@@ -228,6 +243,21 @@ class RecordedLayers(Network):
                 f"the model, run again on the same batch, gives another drive of layer {self.layers[k - 1].name}: it "
                 "remembers what can't be put back (in an object, global or weight). Keep it in a buffer, or use engine='fused'."
             )
+        self._check_held(free, again)
+
+    def _check_held(self, free: Tape, again: Tape) -> None:
+        """Raise UnsupportedModuleError where the model reads a trainable tensor that it does not
+        hold. What it makes for itself is another one in each pass."""
+        known = self.model.names.keys() | {id(value) for value in inputs.tensors(self.model.x)}
+        for k in range(1, self.depth + 1):
+            lasting = {id(leaf) for leaf in again.leaves_of(k)}
+            for leaf in free.leaves_of(k):
+                if id(leaf) in lasting and id(leaf) not in known:
+                    raise UnsupportedModuleError(
+                        f"layer {self.layers[k - 1].name} reads a tensor of shape {tuple(leaf.shape)} that requires a gradient "
+                        "and is no parameter of the model, so that it would not learn. Register it (nn.Parameter, "
+                        "nn.ModuleList), or detach it."
+                    )
 
     def _layer(self, free: Tape, k: int) -> Layer:
         sources, leaves = free.reached(k, self.model.names)
@@ -278,6 +308,15 @@ def _check_left(model: nn.Module, leave: Sequence[str]) -> None:
         if name not in known:
             raise SettingError(
                 f"leave names {name!r}, which is no activation, and no module or module type of the model. Correct it."
+            )
+
+
+def _check_sized(model: nn.Module) -> None:
+    """Raise UnsupportedModuleError where a lazy module has buffers without a size so far."""
+    for name, buffer in model.named_buffers():
+        if is_lazy(buffer):
+            raise UnsupportedModuleError(
+                f"'{name}' is of a lazy module and has no size before the model has run. Run it once: model(x)."
             )
 
 

@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import CheckpointFunction
 
 from dualprop.errors import SettingError, UnsupportedModuleError
+from dualprop.network.hooks import end_here
 from dualprop.neurons import AbstractNeuron, Identity
 from dualprop.reading import Reading, Report
 from dualprop.reading.activations import READERS
@@ -87,6 +88,10 @@ class Tape:
         """Whether a tensor is a function of states."""
         return any(id(leaf) in self._layers for leaf in Leaves().under(tensor))
 
+    def leaves_of(self, k: int) -> list[Tensor]:
+        """What a_k reads that requires a gradient: states' leaves, parameters and other tensors."""
+        return self._leaves.under(self.drives[k])
+
     def written(self) -> int | None:
         """The first layer whose drive or state was written over since it was recorded."""
         for k in range(1, self.depth + 1):
@@ -99,7 +104,7 @@ class Tape:
         if k not in self._reached:
             sources: list[int] = []
             parameters: dict[str, Tensor] = {}
-            for leaf in self._leaves.under(self.drives[k]):
+            for leaf in self.leaves_of(k):
                 if id(leaf) in self._layers:
                     sources.append(self._layers[id(leaf)])
                 elif id(leaf) in names:
@@ -205,6 +210,7 @@ class Recording(Reading):
             leaf = a.requires_grad_()
         else:
             leaf = state.detach().requires_grad_()
+        end_here(leaf)
         name = getattr(self.function, "__name__", str(self.function))
         self.tape.add(drive, state, leaf, neuron, name)
         if self.report is not None:

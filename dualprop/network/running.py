@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import random
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -35,6 +35,7 @@ class OneModel:
         mark(self.x)
         self.is_first = True
         self.parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        check_leaves(self.parameters)
         # By id, the name of each trainable parameter.
         self.names = {id(parameter): name for name, parameter in self.parameters.items()}
         self._before = Snapshot(model, copied=True)
@@ -73,6 +74,16 @@ class OneModel:
         for value, content in zip(inputs.tensors(self.x), inputs.tensors(self._given), strict=True):
             value.data.copy_(content)
         _set_random_state(self._random)
+
+
+def check_leaves(parameters: Mapping[str, Tensor]) -> None:
+    """Raise SettingError where a parameter was replaced by a tensor that is computed of others."""
+    for name, parameter in parameters.items():
+        if not parameter.is_leaf:
+            raise SettingError(
+                f"'{name}' was replaced by a tensor that is computed of others, as by torch.func.functional_call, but a rule's "
+                "gradients are of parameters. Load the values into the model, or use dp.dualize(model)."
+            )
 
 
 def _devices(tensors: Iterable[Tensor]) -> set[Any]:

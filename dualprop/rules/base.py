@@ -26,11 +26,13 @@ import torch
 from torch import Tensor, nn
 
 from dualprop import settings
+from dualprop.compilation import run_as_written
 from dualprop.errors import SettingError
 from dualprop.losses import AbstractLoss, CrossEntropy, SquaredError
 from dualprop.network import Network
+from dualprop.network.running import check_leaves
 from dualprop.rules import delivery, exact, packing
-from dualprop.rules.checks import Precision, check_output, check_precision, check_synapses, checked_state
+from dualprop.rules.checks import Precision, check_output, check_precision, check_surroundings, check_synapses, checked_state
 from dualprop.rules.outcome import Outcome
 from dualprop.rules.problem import Problem
 from dualprop.schedules import AbstractSchedule
@@ -196,7 +198,8 @@ class AbstractRule(ABC, Generic[Settled]):
     def _on(self, network: Network, state: Any, generator: torch.Generator | None) -> delivery.Infer:
         def infer(x: Any, y: Any) -> tuple[Outcome, dict[str, nn.Parameter]]:
             problem = self.problem(network, x, y, state, generator)
-            return self._outcome(problem), problem.parameters
+            outcome = self._outcome(problem)
+            return outcome, problem.learning
 
         return infer
 
@@ -261,6 +264,7 @@ class AbstractRule(ABC, Generic[Settled]):
         self, network: Network, x: Tensor, y: Tensor, state: Any, generator: torch.Generator | None, for_states: bool = False
     ) -> Problem:
         """The batch, checked for this rule and network."""
+        check_surroundings()
         state = checked_state(state, self.state_type)
         check_synapses(network, self.needs_synapses)
         if not network.is_recorded or self.reads_layers or for_states:
@@ -269,5 +273,13 @@ class AbstractRule(ABC, Generic[Settled]):
         if self.reads_layers or not network.is_recorded:
             check_output(network, self.loss)
         self.check(network)
+        if not problem.parameters:
+            raise SettingError("no parameter of the network asks for a gradient any more. Set requires_grad=True on some.")
+        check_leaves(problem.parameters)
         check_precision(problem.parameters, x, self.needed_precision(problem), self.loses)
         return problem
+
+
+# Inference sets modes, hooks and random states, and branches on numbers, where torch.compile would
+# break off. In a compiled training step it runs as it is.
+run_as_written(*(getattr(AbstractRule, name) for name in ("__call__", "backward", "gradients", "infer", "statistics")))

@@ -16,6 +16,15 @@ from dualprop.network import Network, inputs
 Precision = Literal["any", "half_products", "full"]
 
 
+def check_surroundings() -> None:
+    """Raise SettingError inside the transforms of torch.func, which differentiate by themselves."""
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        raise SettingError(
+            "a rule takes derivatives of its own, which torch.func's transforms (grad, vmap, jvp) can't follow. "
+            "Call it outside of them."
+        )
+
+
 def checked_state(state: Any, state_type: type | None) -> Any:
     """The state of an earlier call; None for a rule that has none. SettingError for another's."""
     if state_type is None or state is None:

@@ -6,7 +6,10 @@
 L is what the user makes of the loss: `loss / 4`, a scaler's multiple, a sum of losses. Parameters'
 hooks, a DistributedDataParallel's reducer, and whatever else waits for a gradient is served.
 
-A second backward needs retain_graph, as after any loss. Gradients of gradients are refused.
+A parameter that the prediction does not depend on gets no gradient, and not one of zero.
+
+A second backward needs retain_graph, as after any loss. Gradients of gradients are refused, and so
+are x and y that ask for one.
 """
 
 from __future__ import annotations
@@ -31,12 +34,8 @@ Infer = Callable[[Any, Tensor], tuple[Outcome, dict[str, nn.Parameter]]]
 
 
 def loss(network: Network, x: Any, y: Tensor, infer: Infer) -> Tensor:
-    """The outcome's loss, in a graph that delivers the gradients. `loss.outcome` is the outcome.
-
-    Raises SettingError where x asks for a gradient, which no rule has.
-    """
-    if torch.is_grad_enabled() and any(isinstance(part, Tensor) and part.requires_grad for part in tree_leaves(x)):
-        raise SettingError("x requires a gradient, but a rule gives none to its input. Pass x.detach().")
+    """The outcome's loss, in a graph that delivers the gradients. `loss.outcome` is the outcome."""
+    _check_detached(x=x, y=y)
     delivered, outcome = _connected(network, x, y, infer)
     delivered.outcome = outcome  # type: ignore[attr-defined]
     return delivered
@@ -44,6 +43,7 @@ def loss(network: Network, x: Any, y: Tensor, infer: Infer) -> Tensor:
 
 def deliver(network: Network, x: Any, y: Tensor, infer: Infer) -> Outcome:
     """The outcome, its gradients delivered."""
+    _check_detached(x=x, y=y)
     with torch.enable_grad():
         if _wrapper(network) is None:
             outcome, parameters = infer(x, y)
@@ -52,6 +52,15 @@ def deliver(network: Network, x: Any, y: Tensor, infer: Infer) -> Outcome:
         delivered, outcome = _connected(network, x, y, infer, is_whole=True)
     delivered.backward()
     return outcome
+
+
+def _check_detached(**given: Any) -> None:
+    """Raise SettingError where x or y asks for a gradient, which no rule has."""
+    for name, value in given.items() if torch.is_grad_enabled() else ():
+        if any(isinstance(part, Tensor) and part.requires_grad for part in tree_leaves(value)):
+            raise SettingError(
+                f"{name} requires a gradient, but a rule gives one to its network's parameters alone. Pass {name}.detach()."
+            )
 
 
 def _accumulate(gradients: dict[nn.Parameter, Tensor]) -> None:

@@ -37,7 +37,11 @@ class DirectFeedback:
 @dataclass(frozen=True, kw_only=True)
 class DirectFeedbackAlignment(AbstractRule[tuple[States, DirectFeedback]]):
     """Direct feedback alignment. The matrices are drawn once, uniform on ±1/√K, and are the rule's
-    state."""
+    state.
+
+    They are drawn by the seed of the generator, wherever it stands. So a loop that hands on no
+    state, but the same generator, has the same matrices in every step.
+    """
 
     state_type = DirectFeedback
     precision = "half_products"
@@ -94,6 +98,8 @@ class DirectFeedbackAlignment(AbstractRule[tuple[States, DirectFeedback]]):
         dtype = next(iter(problem.network.parameters.values())).dtype
         if generator is None:
             raise SettingError("DFA draws its matrices: pass generator=torch.Generator().manual_seed(0), say.")
+        # Matrices of each step's own would teach nothing.
+        generator = torch.Generator(generator.device).manual_seed(generator.initial_seed())
         matrices = {}
         for k, mean in enumerate(states.means[1:-1], start=1):
             drawn = torch.rand(number, mean[0].numel(), dtype=dtype, device=generator.device, generator=generator)

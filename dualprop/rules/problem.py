@@ -58,6 +58,7 @@ class Problem:
         self.loss: Tensor | None = None
         self.reports: list[Report] = []
         self._doubt = ""
+        self._unread: frozenset[str] = frozenset()
 
     @cached_property
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -114,8 +115,16 @@ class Problem:
     def gradients_of(self, loss: Tensor) -> dict[str, Tensor]:
         """Autograd's gradients of every trainable parameter; zero where it has no effect."""
         parameters = self.parameters
-        gradients = gradients_by(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
-        return dict(zip(parameters, gradients, strict=True))
+        gradients = dict(zip(parameters, gradients_by(loss, list(parameters.values()), allow_unused=True), strict=True))
+        self._unread = frozenset(name for name, gradient in gradients.items() if gradient is None)
+        return gradients | {name: torch.zeros_like(parameters[name]) for name in self._unread}
+
+    @property
+    def learning(self) -> dict[str, nn.Parameter]:
+        """The trainable parameters that the prediction depends on. Others get no gradient, as by
+        BP: an optimizer leaves them alone, where a gradient of zero would decay them."""
+        unread = self._unread | self.network.unread
+        return {name: p for name, p in self.parameters.items() if name not in unread}
 
     def report(self, counts: dict[str, int], settling: Settling | None = None, remedy: str = "", each: int = 1) -> None:
         """Keep a phase's `counts`, which may still grow, how it settled, and the remedy if not.

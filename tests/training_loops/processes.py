@@ -148,9 +148,37 @@ def other_forms(rank):
     except dp.SettingError as refusal:
         rows["wrapped twice"] = str(refusal)
     del wrappers
+    rows["a head is unread"] = with_a_head_unread(rule, rank)
     rows["sharded"] = refusal_of_shards()
     rows["buffers"] = with_buffers(x, y)
     return rows
+
+
+class Heads(nn.Module):
+    """The first process reads the one, the second the other."""
+
+    def __init__(self, rank):
+        super().__init__()
+        self.head, self.other, self.third, self.rank = mlp("tanh"), mlp("tanh"), mlp("tanh"), rank
+
+    def forward(self, x):
+        return (self.other if self.rank else self.head)(x)
+
+
+def with_a_head_unread(rule, rank):
+    """Largest error of the heads that one process reads, which the other adds nothing to; and
+    whether one that none reads has a gradient."""
+    model = Heads(rank)
+    wrapper = DistributedDataParallel(model, find_unused_parameters=True)
+    for _ in range(2):
+        wrapper.zero_grad()
+        rule(dp.Network.from_module(wrapper), *part(rank)).backward()
+    halves = (whole()[0][:4], whole()[1][:4]), (whole()[0][4:], whole()[1][4:])
+    errors = [
+        error(read, {n: g / SIZE for n, g in rule.gradients(dp.Network.from_module(mlp("tanh")), *half).gradients.items()})
+        for read, half in zip((model.head, model.other), halves, strict=True)
+    ]
+    return max(errors), any(p.grad is not None for p in model.third.parameters())
 
 
 def with_buffers(x, y):

@@ -37,6 +37,13 @@ def test_without_a_wrapper_each_process_keeps_its_own_gradients(results):
         assert rows["no wrapper"] == 0
 
 
+def test_a_part_that_one_process_reads_learns_from_it_alone_and_one_that_none_reads_not_at_all(results):
+    for _, rows in results:
+        largest, unread_has_gradient = rows["a head is unread"]
+        assert largest < 1e-12
+        assert not unread_has_gradient
+
+
 def test_buffers_are_broadcast_as_in_any_forward_pass(results):
     """BatchNorm's statistics, of which a rule's inference has none for a wrapper to see."""
     for _, rows in results:
