@@ -149,7 +149,10 @@ def dyadic_pass(settings: Dualization, batch: int | None, model: nn.Module | Non
     """Inside, one forward pass is dyadic: of `model`, whose modules can then be named."""
     run = Pass(settings, batch)
     reading = DyadicReading(settings, run, run.strength, model)
-    saved = recompute.enter() if settings.recompute_states and not _is_compiled() and recompute.is_free() else None
+    reading.is_first, is_compiled = True, _is_compiled()
+    if is_compiled:
+        reading.sight = None
+    saved = recompute.enter() if settings.recompute_states and not is_compiled and recompute.is_free() else None
     hooks = recompute.top()
     reading.hooks = None if hooks is None else hooks[0]
     try:
@@ -158,6 +161,7 @@ def dyadic_pass(settings: Dualization, batch: int | None, model: nn.Module | Non
     finally:
         if saved is not None:
             recompute.leave(saved)
+    reading.look_at_output(None)
     reading.check(requires_grad=False)
 
 
@@ -233,12 +237,14 @@ def _begin(module: nn.Module, settings: Dualization, args: Any, kwargs: Any) -> 
     if is_compiled:
         _check_compiled(settings)
         reading.constants.extend(module.buffers())
+        reading.sight = None
     inputs = tree_leaves((args, kwargs))
     mark(inputs)
     reading.given = frozenset(id(value) for value in inputs if isinstance(value, nn.Parameter))
     if getattr(module, "_is_replica", False):
         reading.buffers = reading.buffers | {id(parameter) for parameter in _parameters_of_replica(module)}
-    if settings.strict and not settings.is_read:
+    reading.is_first = not settings.is_read
+    if settings.strict and reading.is_first:
         reading.report = Report()
     saved = recompute.enter() if _recomputes(settings) and not is_compiled else None
     hooks = recompute.top()
@@ -273,6 +279,7 @@ def _end(output: Any) -> None:
         reading.run.is_running = False
     if each.frame is not caller:
         return  # the forward pass raised
+    reading.look_at_output(output)
     if isinstance(output, types.GeneratorType):
         raise UnsupportedModuleError("the model returns a generator, which would run after its forward pass. Return tensors.")
     reading.check(not reading.k and any(isinstance(v, Tensor) and v.requires_grad for v in tree_leaves(output)))

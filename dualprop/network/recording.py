@@ -263,6 +263,7 @@ class Recording(Reading):
                 f"the model returns a {type(output).__name__}, of which a rule needs one tensor. Name it: "
                 "Network.from_module(model, output=lambda out: out['logits']), say."
             )
+        self.look_at_output(output)
         written = self.tape.written()
         if written is not None and written not in self.copied:
             raise Restart(written)

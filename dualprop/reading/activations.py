@@ -179,3 +179,15 @@ READERS: dict[Any, Reader] = {
     F.softmax: _softmax,
     **dict.fromkeys((torch.softmax, Tensor.softmax), _tensor_softmax),
 }
+
+# What these functions end in, which a model may call itself: PyTorch's operators.
+_OPERATORS = {
+    torch: "relu relu_ tanh tanh_ sigmoid sigmoid_ clamp prelu selu celu hardshrink softmax",
+    F: "hardtanh leaky_relu glu gelu silu mish hardswish hardsigmoid softplus softshrink threshold relu6",
+}
+for _home, _names in _OPERATORS.items():
+    for _operator in _names.split():
+        _packet = getattr(torch.ops.aten, _operator)
+        for _same in (_packet, getattr(_packet, "default", None), getattr(torch._C._nn, _operator, None)):
+            if _same is not None:
+                READERS.setdefault(_same, READERS[getattr(_home, _operator)])

@@ -68,12 +68,15 @@ class Report:
         events: the activations.
         left: by (function, module), the calls left to exact derivatives inside a synapse.
         constant: by (function, module), the activations of parameters alone, which are no neurons.
+        hidden: by (function, module that it ran in or before), the activations that ran out of
+            sight: in a function of torch.jit, say. The engines refuse them.
         modules: by k, the module that an activation was called in.
     """
 
     events: list[Event] = field(default_factory=list)
     left: Counter[tuple[str, str]] = field(default_factory=Counter)
     constant: Counter[tuple[str, str]] = field(default_factory=Counter)
+    hidden: Counter[tuple[str, str]] = field(default_factory=Counter)
     modules: dict[int, str] = field(default_factory=dict)
 
     def meet(
@@ -111,11 +114,18 @@ class Report:
             f"  of parameters alone, no neuron: {name}{_of(where)}{_times(count)}"
             for (name, where), count in self.constant.items()
         ]
+        rows += [
+            f"  out of sight, refused: {name}{_before(where)}{_times(count)}" for (name, where), count in self.hidden.items()
+        ]
         return rows
 
 
 def _of(module: str) -> str:
     return f" of '{module}'" if module else ""
+
+
+def _before(module: str) -> str:
+    return f" in or before '{module}'" if module else ""
 
 
 def _times(count: int) -> str:
