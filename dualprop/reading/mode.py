@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._guards import TracingContext
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
@@ -100,8 +99,6 @@ class Reading(TorchFunctionMode):
 
     def _look_at(self, sight: Sight, values: Any) -> None:
         """Note which activations made these out of sight, and tell of the user's own Functions."""
-        if TracingContext.try_get() is not None:
-            return  # torch.compile tries out what it has read
         for name, is_activation, place in sight.under(values):
             if is_activation and name not in self.leave and (name != JIT or self.is_first):
                 self.hides(name, place, "a function of torch.jit or of C++")

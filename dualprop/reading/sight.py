@@ -85,7 +85,8 @@ class Sight:
 def _nodes_of(values: Iterable[Any]) -> Iterator[Any]:
     for value in values:
         if isinstance(value, Tensor):
-            if value.grad_fn is not None:
+            # Else torch.compile looks at what it has read, by tensors without values.
+            if value.grad_fn is not None and not type(value).__module__.startswith("torch._subclasses"):
                 yield value.grad_fn
         elif isinstance(value, (list, tuple)):
             yield from _nodes_of(value)
