@@ -200,6 +200,7 @@ class _Running:
 
     def __init__(self, frame: types.FrameType, reading: DyadicReading, saved: recompute.Saved | None) -> None:
         self.frame, self.reading, self.saved = frame, reading, saved
+        self.below = torch.overrides._get_current_function_mode_stack()
 
     def is_current(self) -> bool:
         """Whether it is on the stack: not after an interrupt, for which no hook is called."""
@@ -211,7 +212,8 @@ class _Running:
         return False
 
     def end(self) -> None:
-        _remove(self.reading)
+        if not _remove(self.reading):
+            _remove_left_over(self.below)
         if self.saved is not None:
             recompute.leave(self.saved)
         self.reading.is_current = None
@@ -293,16 +295,29 @@ def _end(output: Any) -> None:
         reading.settings.is_read = True
 
 
-def _remove(mode: TorchFunctionMode) -> None:
-    """Take a mode out of those in force, whatever was left over above it."""
+def _remove(mode: TorchFunctionMode) -> bool:
+    """Take a mode out of those in force, whatever was left over above it; whether it was there."""
     above: list[TorchFunctionMode] = []
     stack = torch.overrides._get_current_function_mode_stack()
     if not any(each is mode for each in stack):
-        return
+        return False
     while (each := _pop_mode()) is not mode:
         above.append(each)
     for each in reversed(above):
         _push_mode(each)
+    return True
+
+
+def _remove_left_over(below: list[TorchFunctionMode]) -> None:
+    """Take out the mode that was left over when another's end took off ours, which lay on top.
+
+    An end takes off what is on top. Ours was there after an interrupt, for which no hook is called.
+    `below` are the modes that lay below it: of those in force, the last should have gone.
+    """
+    stack = torch.overrides._get_current_function_mode_stack()
+    remaining = [mode for mode, other in zip(stack, below, strict=False) if mode is other]
+    if remaining:
+        _remove(remaining[-1])
 
 
 def _is_compiled() -> bool:
