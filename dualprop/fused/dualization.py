@@ -22,7 +22,7 @@ from dualprop.errors import SettingError, UnsupportedModuleError
 from dualprop.fused import recompute
 from dualprop.fused.passes import Beta, Dualization, DyadicReading, Pass, Terms, size_of_batch
 from dualprop.reading import Report
-from dualprop.reading.activations import READERS
+from dualprop.reading.activations import can_be_left
 from dualprop.reading.description import check_is_readable
 from dualprop.reading.mode import mark
 
@@ -285,8 +285,8 @@ def _end(output: Any) -> None:
     if isinstance(output, types.GeneratorType):
         raise UnsupportedModuleError("the model returns a generator, which would run after its forward pass. Return tensors.")
     reading.check(not reading.k and any(isinstance(v, Tensor) and v.requires_grad for v in tree_leaves(output)))
-    if reading.report is not None and reading.report.left:
-        left = ", ".join(f"{name} in '{where}'" if where else name for name, where in reading.report.left)
+    if reading.report is not None and reading.report.unasked:
+        left = ", ".join(f"{name} in '{where}'" if where else name for name, where in reading.report.unasked)
         raise UnsupportedModuleError(
             f"strict: exact derivatives would be taken of {left}. dp.describe(model, x) shows all; name them in leave=, or "
             "take strict=False."
@@ -332,8 +332,7 @@ def _check(model: nn.Module, settings: Dualization) -> None:
         raise UnsupportedModuleError("the model is dyadic already. Take it back first, by dp.undualize(model).")
     names = dict(model.named_modules())
     kinds = {type(module).__name__ for module in names.values()}
-    functions = {getattr(function, "__name__", "").rstrip("_") for function in READERS}
-    if unused := [name for name in settings.leave if name not in names and name not in kinds and name not in functions]:
+    if unused := [name for name in settings.leave if name not in names and name not in kinds and not can_be_left(name)]:
         raise SettingError(f"leave names {', '.join(sorted(map(repr, unused)))}, which the model does not hold. Remove it.")
     settings.leaves_modules = any(name in names or name in kinds for name in settings.leave)
     if isinstance(settings.beta, dict):

@@ -61,6 +61,14 @@ def remove(function: Callable[..., Tensor]) -> None:
         raise SettingError(f"{_name(function)} is no activation. Nothing can be removed.")
 
 
+def can_be_left(name: Any) -> bool:
+    """Whether this is the name of a function of PyTorch, or of an activation."""
+    if not isinstance(name, str):
+        return False
+    known = any(hasattr(home, name) for home in (torch, Tensor, F))
+    return known or any(_name(function).rstrip("_") == name for function in READERS)
+
+
 def _name(function: Any) -> str:
     return str(getattr(function, "__name__", function))
 

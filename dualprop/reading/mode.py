@@ -103,7 +103,7 @@ class Reading(TorchFunctionMode):
             if is_activation and name not in self.leave and (name != JIT or self.is_first):
                 self.hides(name, place, "a function of torch.jit or of C++")
             elif self.report is not None:
-                self.report.left[name, place] += 1
+                self.report.leaves(name, place, name in self.leave or self._is_left_at(place))
 
     def hides(self, name: str, place: str, what: str) -> None:
         """An activation ran out of sight."""
@@ -134,14 +134,14 @@ class Reading(TorchFunctionMode):
                 with_data = True
                 break
         with_data = with_data or (bool(kwargs) and self.is_data(kwargs)) or func in _NOISE
-        if read is not None and with_data and self._is_neuron(args, kwargs) and not (self.leave and self._is_left(func)):
+        if read is not None and with_data and self._is_neuron(args, kwargs) and not self._is_left(func):
             return self._read(func, read, args, kwargs)
         if read is not None and with_data and _is_transformed(args, kwargs) and not self._is_left(func):
             self.hides(getattr(func, "__name__", str(func)), self.where(), "a transform of torch.func (vmap, say)")
         self.before(func, args)
         result = func(*args, **kwargs)
         if self.report is not None:
-            self.report.meet(func, args, result, self.where, read is not None, with_data)
+            self.report.meet(func, (*args, *kwargs.values()), result, self.where, read is not None, with_data, self._is_left)
         if not with_data:
             if not (args and result is args[0]):
                 self._mark_constant(result)
@@ -209,7 +209,14 @@ class Reading(TorchFunctionMode):
     def _is_left_by_function(self, func: Any) -> bool:
         return bool(self.leave) and getattr(func, "__name__", "").rstrip("_") in self.leave
 
+    def _is_left_at(self, place: str) -> bool:
+        modules = {} if self.model is None else dict(self.model.named_modules())
+        around = [name for name in modules if name == "" or place == name or place.startswith(f"{name}.")]
+        return any(name in self.leave or type(modules[name]).__name__ in self.leave for name in around)
+
     def _is_left(self, func: Any) -> bool:
+        if not self.leave:
+            return False
         if self._is_left_by_function(func):
             return True
         return any(name in self.leave or kind in self.leave for name, kind in _modules_running(self._names()))

@@ -76,7 +76,7 @@ STEPS = {"dualized": dualized} | {f"{type(rule).__name__} {number}": by_rule(rul
 @pytest.mark.parametrize("trouble", [KeyboardInterrupt(), ValueError("no")], ids=["interrupt", "error"])
 @pytest.mark.parametrize("make", STEPS.values(), ids=STEPS)
 def test_after_an_interrupt_inside_anothers_mode_no_mode_is_left(make, trouble):
-    """An interrupt calls no hook of a module: the other's end takes ours off, and leaves its own."""
+    """An interrupt calls no hook of a module: the other's end takes ours off, not its own."""
     net, (x, y) = Net(), batch()
     step = make(net)
     expected = gradients(step, net)
@@ -103,8 +103,8 @@ def test_an_interrupt_leaves_the_modes_and_hooks_that_have_not_ended(make):
     step = make(net)
     mode, outer = saved_tensors_hooks(lambda a: a, lambda a: a), Counting()
     with outer:
+        net.trouble = KeyboardInterrupt()
         with pytest.raises(KeyboardInterrupt), Counting():
-            net.trouble = KeyboardInterrupt()
             step(x, y)
         net.trouble = None
         with mode:
