@@ -240,6 +240,7 @@ class RecordedLayers(Network):
         for k, layer in enumerate(self.layers, start=1):
             name, shape = self.places[k]
             report.events.append(Event(k, name, report.modules.get(k, ""), shape, layer.sources, tuple(layer.learns)))
+        report.note_hooks(self._module)
         self.network.report = report
         if self.network.strict and report.unasked:
             (name, where), _ = next(iter(report.unasked.items()))

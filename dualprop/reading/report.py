@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 # Linear in each of their arguments, or mere structure: they hide no activation.
@@ -73,6 +73,7 @@ class Report:
         hidden: by (function, module that it ran in or before), the activations that ran out of
             sight: in a function of torch.jit, say. The engines refuse them.
         modules: by k, the module that an activation was called in.
+        hooked: the modules with forward hooks, which run in every pass.
         otherwise: the layers of a later batch, if one ran others.
     """
 
@@ -82,6 +83,7 @@ class Report:
     hidden: Counter[tuple[str, str]] = field(default_factory=Counter)
     unasked: Counter[tuple[str, str]] = field(default_factory=Counter)
     modules: dict[int, str] = field(default_factory=dict)
+    hooked: list[str] = field(default_factory=list)
     otherwise: list[str] = field(default_factory=list)
 
     def meet(
@@ -110,6 +112,14 @@ class Report:
         if not is_asked:
             self.unasked[name, place] += 1
 
+    def note_hooks(self, model: nn.Module) -> None:
+        """Keep which modules have forward hooks."""
+        self.hooked = [
+            name or type(module).__name__
+            for name, module in model.named_modules()
+            if module._forward_hooks or module._forward_pre_hooks
+        ]
+
     def compare(self, layers: list[str]) -> None:
         """Keep the layers of a later run, in order, where they are others than those reported."""
         if layers != [event.neuron for event in self.events]:
@@ -133,6 +143,8 @@ class Report:
         rows += [
             f"  out of sight, refused: {name}{_before(where)}{_times(count)}" for (name, where), count in self.hidden.items()
         ]
+        if self.hooked:
+            rows.append(f"  in every pass of a step run the forward hooks of {', '.join(map(repr, self.hooked))}")
         if self.otherwise:
             rows.append(f"  all this is of the first batch; a later one ran {', '.join(self.otherwise)}")
         return rows
