@@ -60,8 +60,8 @@ def dualize(
             loss: "mean" over the examples, "sum", or the number of terms of the mean (tokens, say),
             or a function that gives it, asked at each forward pass. The number of examples is the
             first dimension of the first tensor among the model's inputs. Where several forward
-            passes meet in one backward pass, "mean" is refused there: give the number. (A backward
-            pass that torch.compile has compiled does not check that.)
+            passes meet in one backward pass, "mean" is refused there: give the number. (Not where
+            torch.compile has compiled them in one graph with what calls the model.)
         loss_scale: any other factor of the loss: 1/4 when four batches accumulate,
             `scaler.get_scale` for a GradScaler. A function is asked at every forward pass.
         leave: names of modules, module types or functions to leave to plain back-propagation.
@@ -293,6 +293,18 @@ def _end(output: Any) -> None:
         )
     if reading.k:
         reading.settings.is_read = True
+        if reading.run is not None:
+            _meet_at(output, reading.run)
+
+
+def _meet_at(output: Any, run: Pass) -> None:
+    """Tell the pass when a backward pass comes to its output.
+
+    Activations tell it too, but not those that torch.compile has compiled.
+    """
+    for value in tree_leaves(output) if run.needs_one else ():
+        if isinstance(value, Tensor) and value.grad_fn is not None:
+            value.grad_fn.register_prehook(lambda gradients: run.meet())
 
 
 def _remove(mode: TorchFunctionMode) -> bool:

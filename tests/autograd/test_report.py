@@ -108,7 +108,9 @@ def test_an_output_that_is_no_function_is_refused_with_the_remedy(output):
         dp.Network.from_module(Several(), output=output)
 
 
-@pytest.mark.parametrize("pack", [lambda x: [x, x], lambda x: ([x, x],), lambda x: {"xs": [x, x]}], ids=["list", "tuple", "dict"])
+@pytest.mark.parametrize(
+    "pack", [lambda x: [x, x], lambda x: ([x, x],), lambda x: {"xs": [x, x]}], ids=["list", "tuple", "dict"]
+)
 def test_a_list_of_tensors_is_one_argument(pack):
     x, y = batch()
     net = Several()
