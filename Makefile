@@ -25,7 +25,7 @@ test: $(READY) ## run the tests
 test-slow: $(READY) ## run the slow, statistical tests
 	$(BIN)/python -m pytest -m slow
 
-test-frameworks: $(READY) ## install Lightning, Accelerate and the Trainer, and run the tests inside their loops
+test-frameworks: $(READY) ## install Lightning, Accelerate, the Trainer and ONNX, and run the tests inside them
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e ".[frameworks]"
 	$(BIN)/python -m pytest -m frameworks
 

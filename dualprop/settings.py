@@ -242,7 +242,8 @@ def _one_or_more(name: str, value: Any, kind: type | None, choices: list[object]
     if any(each is None for each in conformed):
         what = "a whole number" if kind is int else "a number"
         others = "".join(f"{choice!r}, " for choice in choices)
-        raise SettingError(f"{name} must be {others}{what}, or one number per layer, got {value!r}.")
+        remedy = " Give a tuple, in order of execution: print(network) counts." if isinstance(value, Mapping) else ""
+        raise SettingError(f"{name} must be {others}{what}, or one number per layer, got {value!r}.{remedy}")
     return conformed[0] if several is None else conformed
 
 

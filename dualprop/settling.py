@@ -67,10 +67,24 @@ class Settling:
 
     def expect_signals(self, states: States, what: str, is_expected: bool = True) -> None:
         """Say so where `what` comes down from the output and has not reached a layer."""
-        unreached = [k for k, signal in enumerate(states.differences) if k and signal is None]
-        if unreached and is_expected:
-            told = f"the {what} has not reached layer {unreached[-1]} in {self.passes} passes"
+        if not is_expected:
+            return
+        below: set[int] = {states.network.depth}
+        for k in range(states.network.depth, 0, -1):
+            if k in below:
+                below.update(states.network.into(k).sources)
+        unreached = [k for k in below - {0} if not _is_signal(states, k)]
+        if unreached:
+            told = f"the {what} has not reached layer {max(unreached)} in {self.passes} passes"
             self.trouble = f"inference did not settle: {told}"
+
+
+def _is_signal(states: States, k: int) -> bool:
+    signal = states.differences[k]
+    if signal is None or not states.network.is_recorded or states.differences[-1] is None:
+        return signal is not None
+    # A pass renews the drives of all layers, so that signals are made of differences of zero.
+    return bool(signal.any()) or not bool(states.differences[-1].any()) or not signal.numel()
 
 
 class Settles(Protocol):

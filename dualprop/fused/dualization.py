@@ -23,7 +23,7 @@ from dualprop.errors import SettingError, UnsupportedModuleError
 from dualprop.fused import recompute
 from dualprop.fused.passes import Beta, Dualization, DyadicReading, Pass, Terms, size_of_batch
 from dualprop.reading import Report
-from dualprop.reading.activations import READERS
+from dualprop.reading.activations import can_be_left
 from dualprop.reading.description import check_is_readable
 from dualprop.reading.mode import mark
 
@@ -61,8 +61,8 @@ def dualize(
             loss: "mean" over the examples, "sum", or the number of terms of the mean (tokens, say),
             or a function that gives it, asked at each forward pass. The number of examples is the
             first dimension of the first tensor among the model's inputs. Where several forward
-            passes meet in one backward pass, "mean" is refused there: give the number. (A backward
-            pass that torch.compile has compiled does not check that.)
+            passes meet in one backward pass, "mean" is refused there: give the number. (Not where
+            torch.compile has compiled them in one graph with what calls the model.)
         loss_scale: any other factor of the loss: 1/4 when four batches accumulate,
             `scaler.get_scale` for a GradScaler. A function is asked at every forward pass.
         leave: names of modules, module types or functions to leave to plain back-propagation.
@@ -150,7 +150,10 @@ def dyadic_pass(settings: Dualization, batch: int | None, model: nn.Module | Non
     """Inside, one forward pass is dyadic: of `model`, whose modules can then be named."""
     run = Pass(settings, batch)
     reading = DyadicReading(settings, run, run.strength, model)
-    saved = recompute.enter() if settings.recompute_states and not _is_compiled() and recompute.is_free() else None
+    reading.is_first, is_compiled = True, _is_compiled()
+    if is_compiled:
+        reading.sight = None
+    saved = recompute.enter() if settings.recompute_states and not is_compiled and recompute.is_free() else None
     hooks = recompute.top()
     reading.hooks = None if hooks is None else hooks[0]
     try:
@@ -159,6 +162,7 @@ def dyadic_pass(settings: Dualization, batch: int | None, model: nn.Module | Non
     finally:
         if saved is not None:
             recompute.leave(saved)
+    reading.look_at_output(None)
     reading.check(requires_grad=False)
 
 
@@ -197,6 +201,7 @@ class _Running:
 
     def __init__(self, frame: types.FrameType, reading: DyadicReading, saved: recompute.Saved | None) -> None:
         self.frame, self.reading, self.saved = frame, reading, saved
+        self.below = torch.overrides._get_current_function_mode_stack()
 
     def is_current(self) -> bool:
         """Whether it is on the stack: not after an interrupt, for which no hook is called."""
@@ -208,7 +213,8 @@ class _Running:
         return False
 
     def end(self) -> None:
-        _remove(self.reading)
+        if not _remove(self.reading):
+            _remove_left_over(self.below)
         if self.saved is not None:
             recompute.leave(self.saved)
         self.reading.is_current = None
@@ -234,12 +240,14 @@ def _begin(module: nn.Module, settings: Dualization, args: Any, kwargs: Any) -> 
     if is_compiled:
         _check_compiled(settings)
         reading.constants.extend(module.buffers())
+        reading.sight = None
     inputs = tree_leaves((args, kwargs))
     mark(inputs)
     reading.given = frozenset(id(value) for value in inputs if isinstance(value, nn.Parameter))
     if getattr(module, "_is_replica", False):
         reading.buffers = reading.buffers | {id(parameter) for parameter in _parameters_of_replica(module)}
-    if settings.strict and not settings.is_read:
+    reading.is_first = not settings.is_read
+    if settings.strict and reading.is_first:
         reading.report = Report()
     saved = recompute.enter() if _recomputes(settings) and not is_compiled else None
     hooks = recompute.top()
@@ -274,29 +282,55 @@ def _end(output: Any) -> None:
         reading.run.is_running = False
     if each.frame is not caller:
         return  # the forward pass raised
+    reading.look_at_output(output)
     if isinstance(output, types.GeneratorType):
         raise UnsupportedModuleError("the model returns a generator, which would run after its forward pass. Return tensors.")
     reading.check(not reading.k and any(isinstance(v, Tensor) and v.requires_grad for v in tree_leaves(output)))
-    if reading.report is not None and reading.report.left:
-        left = ", ".join(f"{name} in '{where}'" if where else name for name, where in reading.report.left)
+    if reading.report is not None and reading.report.unasked:
+        left = ", ".join(f"{name} in '{where}'" if where else name for name, where in reading.report.unasked)
         raise UnsupportedModuleError(
             f"strict: exact derivatives would be taken of {left}. dp.describe(model, x) shows all; name them in leave=, or "
             "take strict=False."
         )
     if reading.k:
         reading.settings.is_read = True
+        if reading.run is not None:
+            _meet_at(output, reading.run)
 
 
-def _remove(mode: TorchFunctionMode) -> None:
-    """Take a mode out of those in force, whatever was left over above it."""
+def _meet_at(output: Any, run: Pass) -> None:
+    """Tell the pass when a backward pass comes to its output.
+
+    Activations tell it too, but not those that torch.compile has compiled.
+    """
+    for value in tree_leaves(output) if run.needs_one else ():
+        if isinstance(value, Tensor) and value.grad_fn is not None:
+            value.grad_fn.register_prehook(lambda gradients: run.meet())
+
+
+def _remove(mode: TorchFunctionMode) -> bool:
+    """Take a mode out of those in force, whatever was left over above it; whether it was there."""
     above: list[TorchFunctionMode] = []
     stack = torch.overrides._get_current_function_mode_stack()
     if not any(each is mode for each in stack):
-        return
+        return False
     while (each := _pop_mode()) is not mode:
         above.append(each)
     for each in reversed(above):
         _push_mode(each)
+    return True
+
+
+def _remove_left_over(below: list[TorchFunctionMode]) -> None:
+    """Take out the mode that was left over when another's end took off ours, which lay on top.
+
+    An end takes off what is on top. Ours was there after an interrupt, for which no hook is called.
+    `below` are the modes that lay below it: of those in force, the last should have gone.
+    """
+    stack = torch.overrides._get_current_function_mode_stack()
+    remaining = [mode for mode, other in zip(stack, below, strict=False) if mode is other]
+    if remaining:
+        _remove(remaining[-1])
 
 
 def _is_compiled() -> bool:
@@ -311,8 +345,7 @@ def _check(model: nn.Module, settings: Dualization) -> None:
         raise UnsupportedModuleError("the model is dyadic already. Take it back first, by dp.undualize(model).")
     names = dict(model.named_modules())
     kinds = {type(module).__name__ for module in names.values()}
-    functions = {getattr(function, "__name__", "").rstrip("_") for function in READERS}
-    if unused := [name for name in settings.leave if name not in names and name not in kinds and name not in functions]:
+    if unused := [name for name in settings.leave if name not in names and name not in kinds and not can_be_left(name)]:
         raise SettingError(f"leave names {', '.join(sorted(map(repr, unused)))}, which the model does not hold. Remove it.")
     settings.leaves_modules = any(name in names or name in kinds for name in settings.leave)
     if isinstance(settings.beta, dict):

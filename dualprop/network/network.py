@@ -102,8 +102,14 @@ class Network:
 
         Raises:
             UnsupportedModuleError: names what can't be read, and the remedy.
+            SettingError: `leave` names what there is not, or `output` is no function.
         """
         model, wrapper = unwrapped(model)
+        if output is not None and not callable(output):
+            raise SettingError(
+                f"output must be a function of what the model returns, got {output!r}. Use output=lambda out: out[{output!r}], "
+                "or the attribute of that name."
+            )
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise UnsupportedModuleError("the model has no trainable parameter. Set requires_grad=True on some.")
         if not leave and output is None:

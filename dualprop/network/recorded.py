@@ -28,7 +28,7 @@ from dualprop.network.running import OneModel
 from dualprop.network.synapses import reading
 from dualprop.neurons import AbstractNeuron, Function
 from dualprop.reading import Event, Report
-from dualprop.reading.activations import READERS
+from dualprop.reading.activations import can_be_left
 
 
 class RecordedNetwork(Network, reads_by_running=True):
@@ -135,6 +135,8 @@ class RecordedLayers(Network):
         if self.report is not None:
             self._check_again(free)
             self._tell(self.report)
+        elif network.report is not None:
+            network.report.compare([name for name, _ in self.places[1:]])
 
     def on(self, x: Any) -> RecordedLayers:
         return self
@@ -268,12 +270,13 @@ class RecordedLayers(Network):
         for k, layer in enumerate(self.layers, start=1):
             name, shape = self.places[k]
             report.events.append(Event(k, name, report.modules.get(k, ""), shape, layer.sources, tuple(layer.learns)))
+        report.note_hooks(self._module)
         self.network.report = report
-        if self.network.strict and report.left:
-            (name, where), _ = next(iter(report.left.items()))
+        if self.network.strict and report.unasked:
+            (name, where), _ = next(iter(report.unasked.items()))
             raise UnsupportedModuleError(
                 f"{name} in '{where}' is left to exact derivatives and may hide an activation, which strict=True refuses. "
-                "If it is one, add it by dp.activations.add, else use strict=False."
+                f"If it is one, add it by dp.activations.add, else leave=({name if can_be_left(name) else where!r},)."
             )
 
 
@@ -303,11 +306,10 @@ def _check_left(model: nn.Module, leave: Sequence[str]) -> None:
     """Raise SettingError where `leave` names what there is not, so that nothing would be left."""
     modules = dict(model.named_modules())
     known = {type(module).__name__ for module in modules.values()} | modules.keys()
-    known |= {getattr(function, "__name__", "").rstrip("_") for function in READERS}
     for name in leave:
-        if name not in known:
+        if name not in known and not can_be_left(name):
             raise SettingError(
-                f"leave names {name!r}, which is no activation, and no module or module type of the model. Correct it."
+                f"leave names {name!r}, which is no function of PyTorch, and no module or module type of the model. Correct it."
             )
 
 

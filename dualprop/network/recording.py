@@ -188,6 +188,19 @@ class Recording(Reading):
         super().__init__(model, leave, report)
         self.tape, self.visit, self.copied = Tape(x), visit, copied
 
+    def __enter__(self) -> Recording:
+        # Hooks that are in force around the step are others': they come back when it is over.
+        self._holds = _top_hooks() is not None
+        if self._holds:
+            torch._C._autograd._push_saved_tensors_default_hooks(_as_it_is, _as_it_is)
+        super().__enter__()
+        return self
+
+    def __exit__(self, *trouble: Any) -> None:
+        super().__exit__(*trouble)
+        if self._holds:
+            torch._C._autograd._pop_saved_tensors_default_hooks()
+
     def emit(self, neuron: AbstractNeuron, a: Tensor, inplace: bool = False) -> Tensor:
         k = len(self.tape.drives)
         if inplace:
@@ -269,6 +282,7 @@ class Recording(Reading):
                 f"the model returns a {type(output).__name__}, of which a rule needs one tensor. Name it: "
                 "Network.from_module(model, output=lambda out: out['logits']), say."
             )
+        self.look_at_output(output)
         written = self.tape.written()
         if written is not None and written not in self.copied:
             raise Restart(written)
@@ -282,16 +296,21 @@ class Recording(Reading):
 
 
 def _hold_what_is_saved() -> None:
-    """In a checkpoint, and under others' saved-tensor hooks, keep tensors as they are.
+    """In a checkpoint, and in others' saved-tensor hooks in the model, keep tensors as they are.
 
     What a checkpoint computes again, it would compute without the states.
     """
-    hooks = torch._C._autograd
-    top = hooks._top_saved_tensors_default_hooks(False)
+    top = _top_hooks()
     if top is not None and top[0] is not _as_it_is:
         # The context that pushed its own pops the last: these.
-        hooks._pop_saved_tensors_default_hooks()
-        hooks._push_saved_tensors_default_hooks(_as_it_is, _as_it_is)
+        torch._C._autograd._pop_saved_tensors_default_hooks()
+        torch._C._autograd._push_saved_tensors_default_hooks(_as_it_is, _as_it_is)
+
+
+def _top_hooks() -> tuple[Any, Any] | None:
+    """The saved-tensor hooks in force, pack and unpack."""
+    top: tuple[Any, Any] | None = torch._C._autograd._top_saved_tensors_default_hooks(False)
+    return top
 
 
 def _as_it_is(tensor: Tensor) -> Tensor:

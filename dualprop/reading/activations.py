@@ -61,6 +61,14 @@ def remove(function: Callable[..., Tensor]) -> None:
         raise SettingError(f"{_name(function)} is no activation. Nothing can be removed.")
 
 
+def can_be_left(name: Any) -> bool:
+    """Whether this is the name of a function of PyTorch, or of an activation."""
+    if not isinstance(name, str):
+        return False
+    known = any(hasattr(home, name) for home in (torch, Tensor, F))
+    return known or any(_name(function).rstrip("_") == name for function in READERS)
+
+
 def _name(function: Any) -> str:
     return str(getattr(function, "__name__", function))
 
@@ -184,3 +192,15 @@ READERS: dict[Any, Reader] = {
     F.softmax: _softmax,
     **dict.fromkeys((torch.softmax, Tensor.softmax), _tensor_softmax),
 }
+
+# What these functions end in, which a model may call itself: PyTorch's operators.
+_OPERATORS = {
+    torch: "relu relu_ tanh tanh_ sigmoid sigmoid_ clamp prelu selu celu hardshrink softmax",
+    F: "hardtanh leaky_relu glu gelu silu mish hardswish hardsigmoid softplus softshrink threshold relu6",
+}
+for _home, _names in _OPERATORS.items():
+    for _operator in _names.split():
+        _packet = getattr(torch.ops.aten, _operator)
+        for _same in (_packet, getattr(_packet, "default", None), getattr(torch._C._nn, _operator, None)):
+            if _same is not None:
+                READERS.setdefault(_same, READERS[getattr(_home, _operator)])

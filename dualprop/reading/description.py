@@ -22,6 +22,10 @@ class _Describing(Reading):
         self.report.events.append(Event(len(self.report.events) + 1, name, self.where(), tuple(a.shape)))
         return a.copy_(neuron.f(a)) if inplace else neuron.f(a)
 
+    def hides(self, name: str, place: str, what: str) -> None:
+        assert self.report is not None
+        self.report.hidden[name, place] += 1
+
 
 def describe(model: nn.Module, *inputs: Any, **settings: Any) -> Report:
     """A report of one forward pass, `model(*inputs)`: print it.
@@ -46,8 +50,9 @@ def describe(model: nn.Module, *inputs: Any, **settings: Any) -> Report:
     settings_of_model = vars(model).pop("_dualization", None)
     mark((inputs, settings))
     try:
-        with torch.random.fork_rng(devices=devices), torch.enable_grad(), _Describing(model, report=report):
-            model(*inputs, **settings)
+        with torch.random.fork_rng(devices=devices), torch.enable_grad(), _Describing(model, report=report) as reading:
+            output = model(*inputs, **settings)
+        reading.look_at_output(output)
     finally:
         if settings_of_model is not None:
             vars(model)["_dualization"] = settings_of_model

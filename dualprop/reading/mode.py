@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from dualprop.errors import UnsupportedModuleError
 from dualprop.neurons import AbstractNeuron
 from dualprop.reading.activations import READERS
 from dualprop.reading.report import Report
+from dualprop.reading.sight import JIT, Sight, number
 
 # Set on what is made in a pass of parameters and constants alone.
 CONSTANT = "_dualprop_is_constant"
@@ -50,6 +52,12 @@ class Reading(TorchFunctionMode):
         self.buffers = frozenset() if model is None else frozenset(id(b) for b in model.buffers() if not b.requires_grad)
         # Under torch.compile, which takes no marks: what is known to be no data.
         self.constants: list[Tensor] = []
+        # None in what torch.compile follows: calls are met while it is compiled.
+        self.sight: Sight | None = None if torch.compiler.is_compiling() else Sight()
+        # The first activation that ran out of sight: its name, where, and in what.
+        self.hidden: tuple[str, str, str] | None = None
+        # Whether the model was never run so before.
+        self.is_first = report is not None
 
     def emit(self, neuron: AbstractNeuron, a: Tensor, inplace: bool = False) -> Tensor:
         """The state of a neuron with this drive, which the model goes on with."""
@@ -78,18 +86,62 @@ class Reading(TorchFunctionMode):
         read = READERS.get(func)
         if torch.compiler.is_compiling():
             return self._compiled(func, read, args, kwargs)
+        sight = self.sight
+        if sight is None:
+            return self._met(func, read, args, kwargs)
+        if sight.number != number():
+            sight.note(self.where() if self.is_first else "")
+        if sight.gaps:
+            self._look_at(sight, (args, kwargs))
+        result = self._met(func, read, args, kwargs)
+        sight.number = number()
+        return result
+
+    def _look_at(self, sight: Sight, values: Any) -> None:
+        """Note which activations made these out of sight, and tell of the user's own Functions."""
+        for name, is_activation, place in sight.under(values):
+            if is_activation and name not in self.leave and (name != JIT or self.is_first):
+                self.hides(name, place, "a function of torch.jit or of C++")
+            elif self.report is not None:
+                self.report.leaves(name, place, name in self.leave or self._is_left_at(place))
+
+    def hides(self, name: str, place: str, what: str) -> None:
+        """An activation ran out of sight."""
+        self.hidden = self.hidden or (name, place, what)
+
+    def look_at_output(self, outputs: Any) -> None:
+        """After a pass: raise UnsupportedModuleError where activations ran out of sight in it."""
+        if self.sight is None:
+            return
+        if self.sight.number != number():
+            self.sight.note("")
+        if self.sight.gaps:
+            self._look_at(self.sight, tree_leaves(outputs))
+        if self.hidden is None or _holds_script(self.model):
+            return
+        name, place, what = self.hidden
+        where = f", in or before '{place}'" if place else ""
+        leave = "" if name == JIT else f", or leave it to exact derivatives: leave=({name!r},)"
+        raise UnsupportedModuleError(
+            f"{name} runs inside {what}{where}, which hides it. Call the function itself (PYTORCH_JIT=0 has torch.jit do "
+            f"so){leave}."
+        )
+
+    def _met(self, func: Any, read: Any, args: Any, kwargs: Any) -> Any:
         with_data = False
         for value in args:
             if self.is_data(value):
                 with_data = True
                 break
         with_data = with_data or (bool(kwargs) and self.is_data(kwargs)) or func in _NOISE
-        if read is not None and with_data and self._is_neuron(args, kwargs) and not (self.leave and self._is_left(func)):
+        if read is not None and with_data and self._is_neuron(args, kwargs) and not self._is_left(func):
             return self._read(func, read, args, kwargs)
+        if read is not None and with_data and _is_transformed(args, kwargs) and not self._is_left(func):
+            self.hides(getattr(func, "__name__", str(func)), self.where(), "a transform of torch.func (vmap, say)")
         self.before(func, args)
         result = func(*args, **kwargs)
         if self.report is not None:
-            self.report.meet(func, args, result, self.where, read is not None, with_data)
+            self.report.meet(func, (*args, *kwargs.values()), result, self.where, read is not None, with_data, self._is_left)
         if not with_data:
             if not (args and result is args[0]):
                 self._mark_constant(result)
@@ -135,7 +187,7 @@ class Reading(TorchFunctionMode):
         return func(*args, **kwargs) if result is NotImplemented else result
 
     def _is_neuron(self, args: Any, kwargs: Any) -> bool:
-        a = args[0] if args else kwargs.get("input", kwargs.get("self"))
+        a = _drive(args, kwargs)
         if not isinstance(a, Tensor) or "out" in kwargs or not a.is_floating_point():
             return False
         return torch.is_grad_enabled() and a.requires_grad
@@ -157,12 +209,34 @@ class Reading(TorchFunctionMode):
     def _is_left_by_function(self, func: Any) -> bool:
         return bool(self.leave) and getattr(func, "__name__", "").rstrip("_") in self.leave
 
+    def _is_left_at(self, place: str) -> bool:
+        modules = {} if self.model is None else dict(self.model.named_modules())
+        around = [name for name in modules if name == "" or place == name or place.startswith(f"{name}.")]
+        return any(name in self.leave or type(modules[name]).__name__ in self.leave for name in around)
+
     def _is_left(self, func: Any) -> bool:
+        if not self.leave:
+            return False
         if self._is_left_by_function(func):
             return True
         return any(name in self.leave or kind in self.leave for name, kind in _modules_running(self._names()))
 
 
+def _is_transformed(args: Any, kwargs: Any) -> bool:
+    """Whether the drive is held by a transform of torch.func, with a gradient inside."""
+    a = _drive(args, kwargs)
+    if not isinstance(a, Tensor) or not _functorch.is_functorch_wrapped_tensor(a):
+        return False
+    while _functorch.is_functorch_wrapped_tensor(a) and not a.requires_grad:
+        a = _functorch.get_unwrapped(a)
+    return a.requires_grad and torch.is_grad_enabled()
+
+
+def _drive(args: Any, kwargs: Any) -> Any:
+    return args[0] if args else kwargs.get("input", kwargs.get("self"))
+
+
+_functorch: Any = torch._C._functorch
 _PLAIN = frozenset((int, float, bool, str, type(None), torch.dtype, torch.device, torch.Size, slice))
 
 
@@ -171,6 +245,11 @@ def _was_written(func: Any, tensor: Tensor) -> None:
     name = getattr(func, "__name__", "")
     if name == "__setitem__" or (name.startswith("__i") and name.endswith("__")) or (name.endswith("_") and name[:2] != "__"):
         mark([tensor, tensor._base])
+
+
+def _holds_script(model: nn.Module | None) -> bool:
+    """Whether a ScriptModule was left to exact derivatives: another would have been refused."""
+    return model is not None and any(isinstance(module, torch.jit.ScriptModule) for module in model.modules())
 
 
 def running(model: nn.Module | None) -> str:

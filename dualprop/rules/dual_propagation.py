@@ -76,6 +76,10 @@ class DualPropagation(AbstractRule[DyadStates | Tensor]):
         measure = None if self.tolerance is None else lambda before: states.one_more(self.update)
         progress = settle(states, passes, self.update, measure, self.tolerance, releases=not is_measured)
         problem.report(states.counts, None if self.tolerance is None else progress, self._settling_remedy)
+        if not progress.trouble:
+            # With states of before the error is on its way.
+            progress.expect_signals(states, "error", is_expected=self.start != "previous")
+            problem.doubt(f"{progress.trouble}. Use more, or a schedule that sweeps down." if progress.trouble else "")
         return states
 
     def update(self, states: DyadStates, k: int) -> tuple[Tensor, Tensor | None]:

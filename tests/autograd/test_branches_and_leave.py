@@ -75,3 +75,32 @@ def test_a_name_of_nothing_is_refused(leave):
     """A misspelt one would leave nothing, silently."""
     with pytest.raises(dp.SettingError, match="leave names"):
         dp.Network.from_module(problem()[0], leave=leave)
+
+
+class Gated(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.gate, self.c = nn.Linear(5, 6), nn.LSTM(6, 6, batch_first=True), nn.Linear(6, 4)
+        self.double()
+
+    def forward(self, x):
+        h = torch.tanh(self.a(x))
+        return self.c(h * self.gate(h[:, None])[0][:, 0])
+
+
+@pytest.mark.parametrize("named", [("mul", "lstm"), ("mul", "gate"), ("mul", "LSTM"), ("Gated",)], ids=str)
+def test_strict_lets_pass_what_leave_names_and_refuses_what_it_does_not(named):
+    """Who has named it knows of it."""
+    x, y = torch.randn(6, 5).double(), torch.arange(6) % 4
+    names = {"mul", "lstm"} if named == ("Gated",) else {"mul"}
+    network = dp.Network.from_module(Gated(), leave=named, strict=True)
+    BIG["dual_propagation"].gradients(network, x, y)
+    assert all(f"synapse: {name}" in str(network) for name in names | {"lstm"})
+    if named != ("Gated",):
+        dp.dualize(Gated(), leave=named, strict=True)(x)
+    for few in (named[1:], ()):
+        with pytest.raises(dp.UnsupportedModuleError, match=r"(mul|lstm)"):
+            BIG["dual_propagation"].gradients(dp.Network.from_module(Gated(), leave=few, strict=True), x, y)
+        with pytest.raises(dp.UnsupportedModuleError, match=r"(mul|lstm)"):
+            dp.dualize(Gated(), leave=few, strict=True)(x)

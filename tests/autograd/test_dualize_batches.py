@@ -263,3 +263,31 @@ def test_in_eval_gradients_are_exact_and_a_forward_that_differentiates_itself_in
     with pytest.raises(dp.UnsupportedModuleError, match="differentiates its own activations"):
         force(x)
     assert force.eval()(x).shape == (N, 3)
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+@pytest.mark.parametrize("how", ["torch.compile", "model.compile"])
+def test_compiled_too_two_forward_passes_in_one_backward_pass_are_refused_for_a_mean(how):
+    """Compiled activations tell nothing: each pass would nudge by its own number of examples."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(5, 6), nn.Linear(6, 3)
+
+        def forward(self, x):
+            return self.b(torch.tanh(self.a(x)))
+
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    model = dp.dualize(Net().double())
+    call = model
+    if how == "torch.compile":
+        call = torch.compile(model, backend="aot_eager")
+    else:
+        model.compile(backend="aot_eager")
+    x = torch.randn(8, 5).double()
+    call(x).sum().backward()
+    loss = call(x[:4]).square().sum() + call(x[4:]).square().sum()
+    with pytest.raises(dp.SettingError, match="two forward passes"):
+        loss.backward()
