@@ -84,7 +84,12 @@ def _is_signal(states: States, k: int) -> bool:
     if signal is None or not states.network.is_recorded or states.differences[-1] is None:
         return signal is not None
     # A pass renews the drives of all layers, so that signals are made of differences of zero.
-    return bool(signal.any()) or not bool(states.differences[-1].any()) or not signal.numel()
+    return _has_any(signal) or not _has_any(states.differences[-1]) or not signal.numel()
+
+
+def _has_any(signal: Tensor) -> bool:
+    """Whether it is anywhere but zero. Mostly the first example tells."""
+    return bool(signal[:1].count_nonzero()) or bool(signal.count_nonzero())
 
 
 class Settles(Protocol):

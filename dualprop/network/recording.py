@@ -67,13 +67,13 @@ class Tape:
     def depth(self) -> int:
         return len(self.drives) - 1
 
-    def add(self, drive: Tensor, state: Tensor, leaf: Tensor, neuron: AbstractNeuron, name: str) -> None:
+    def add(self, drive: Tensor, value: Tensor, state: Tensor, leaf: Tensor, neuron: AbstractNeuron, name: str) -> None:
         self._layers[id(leaf)] = len(self.drives)
         if (address := _address(leaf)) is not None:
             self._addresses[address] = len(self.drives)
         self._versions.append((drive._version, leaf._version))
         self.drives.append(drive)
-        self.values.append(drive.detach())
+        self.values.append(value)
         self.states.append(state)
         self.leaves.append(leaf)
         self.neurons.append(neuron)
@@ -215,8 +215,9 @@ class Recording(Reading):
         else:
             # A drive that is itself a state must have a place of its own on the tape.
             drive = a.view_as(a) if a.requires_grad and a.grad_fn is None else a
+        value = drive.detach()
         with torch.no_grad():
-            state = self.visit(k, neuron, drive.detach())
+            state = self.visit(k, neuron, value)
         if data is not None and state.dtype == a.dtype and state.data_ptr() != data.data_ptr():
             # Memories are exchanged: nothing is copied.
             a.detach_().data = state.detach()
@@ -225,7 +226,7 @@ class Recording(Reading):
             leaf = state.detach().requires_grad_()
         end_here(leaf)
         name = getattr(self.function, "__name__", str(self.function))
-        self.tape.add(drive, state, leaf, neuron, name)
+        self.tape.add(drive, value, state, leaf, neuron, name)
         if self.report is not None:
             self.report.modules[k] = self.where()
         if inplace and leaf is not a:
@@ -288,10 +289,10 @@ class Recording(Reading):
             raise Restart(written)
         if self.tape.depth and output is self.tape.leaves[-1]:
             return self.tape
-        k = len(self.tape.drives)
+        k, value = len(self.tape.drives), output.detach()
         with torch.no_grad():
-            state = self.visit(k, Identity(), output.detach())
-        self.tape.add(output, state, state.detach(), Identity(), "output")
+            state = self.visit(k, Identity(), value)
+        self.tape.add(output, value, state, state.detach(), Identity(), "output")
         return self.tape
 
 
