@@ -206,8 +206,8 @@ class Phase:
                 states.differences[k] = self._output(a)[1] if k == depth else self._sent(k, a, pulls[k])
 
         def settle_one(k: int) -> None:
-            a = states.drive(k)
-            state, signal = self._output(a) if k == depth else self._settle(k, a, pulls[k])
+            a, pull, pulls[k] = states.drive(k), pulls[k], None
+            state, signal = self._output(a) if k == depth else self._settle(k, a, pull)
             self.set(k, state, signal, a)
 
         states.descend(range(depth, 0, -1), pull_one)

@@ -96,7 +96,9 @@ def dyadic_activation(a: Tensor, activation: kernels.Activation, nudge: Cotangen
     else:
         drive = a
         state = _DyadicActivation.apply(a, activation, nudge)
-    recompute.register(state, drive, activation)
+    if inplace or activation.is_of_state:
+        # Else back-propagation keeps both too.
+        recompute.register(state, drive, activation)
     return state
 
 

@@ -15,11 +15,14 @@ class Activation(Protocol):
 
     `is_elementwise` says that each value depends on one argument, so that it may be walked in
     pieces. `piecewise` is the kind and constants of a piecewise linear one, `in_c` of one that
-    `dyadic.c` or `gelu.h` has; else None.
+    `dyadic.c` or `gelu.h` has; else None. `is_of_state`: f' is a function of f(a), so that
+    back-propagation keeps that alone.
     """
 
     @property
     def is_elementwise(self) -> bool: ...
+    @property
+    def is_of_state(self) -> bool: ...
     @property
     def piecewise(self) -> tuple[int, float, float] | None: ...
     @property

@@ -31,6 +31,7 @@ class AbstractNeuron(ABC):
     `is_elementwise`: a unit's state depends on its drive alone.
     `is_projection`: f projects onto its range `reach`, so f' is 0 or 1.
     `is_affine`: f' is the same everywhere.
+    `is_of_state`: f' is a function of f(a), so that back-propagation keeps that alone.
     `is_holomorphic`: f is defined for complex drives too, with a complex derivative.
     `piecewise`: how `dyadic.c` writes a piecewise linear f, its kind and constants.
     """
@@ -41,6 +42,7 @@ class AbstractNeuron(ABC):
     is_elementwise: bool = True
     is_projection: bool = False
     is_affine: bool = False
+    is_of_state: bool = False
     is_holomorphic: bool = False
 
     @property
@@ -113,7 +115,7 @@ class ReLU(AbstractNeuron):
     kinks = (0.0,)
     piecewise = (0, 0.0, 0.0)
     reach = (0.0, math.inf)
-    is_projection = True
+    is_projection = is_of_state = True
 
     def f(self, a: Tensor) -> Tensor:
         return a.relu()
@@ -206,7 +208,7 @@ class Sigmoid(AbstractNeuron):
     """G(s) = s log s + (1-s) log(1-s), the negative entropy of a coin."""
 
     reach = (0.0, 1.0)
-    is_holomorphic = True
+    is_holomorphic = is_of_state = True
 
     def f(self, a: Tensor) -> Tensor:
         return _complex_sigmoid(a) if a.is_complex() else a.sigmoid()
@@ -230,7 +232,7 @@ class Tanh(AbstractNeuron):
     """G(s) = s artanh s + log(1-s²)/2."""
 
     reach = (-1.0, 1.0)
-    is_holomorphic = True
+    is_holomorphic = is_of_state = True
 
     def f(self, a: Tensor) -> Tensor:
         return a.tanh()
@@ -263,7 +265,7 @@ class Softmax(AbstractNeuron):
     dim: int = 1
     is_elementwise = False
     reach = (0.0, 1.0)
-    is_holomorphic = True
+    is_holomorphic = is_of_state = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.dim, int) or self.dim == 0:

@@ -70,7 +70,8 @@ class DyadStates(States):
     def has_read(self, k: int, a: Tensor, feedback: Tensor | None) -> bool:
         """Whether the dyad of layer k was made of just these. They are noted for the next call."""
         before, now = self._read[k], (a, feedback, self.is_output(k) and self.is_nudged)
-        self._read[k] = now
+        # After its last update nobody asks again, and the feedback's memory is free.
+        self._read[k] = None if k in self.final else now
         self._has_same_drive = before is not None and before[0] is a
         is_unchanged = self._has_same_drive and before is not None and before[1] is feedback and before[2] == now[2]
         # Under damping a state still moves, unless it is f(a) with nothing to pull it away.
