@@ -262,22 +262,29 @@ class PassEvaluation(AbstractEvaluation):
 
         def noting(k: int, neuron: AbstractNeuron, a: Tensor) -> Tensor:
             nonlocal before
-            state = visit(k, neuron, a)
             if before is not None:
                 # What is made of the same states is the same tensor.
-                values.append(before.values[k])
-                # From here on all is new: its memory is free for it.
-                before = before if state is before.states[k] else None
+                a = before.values[k]
+                values.append(a)
+            state = visit(k, neuron, a)
+            if before is not None and state is not before.states[k]:
+                # From here on all is new, and has the memory of what was before.
+                before = None
+                self._forget_above(k)
             return state
 
         with torch.enable_grad():
             self.tape = self.network.run_pass(noting)
+        self.tape.values[1 : len(values) + 1] = values
+        if not values:
+            self._forget_above(0)
         self.is_spent = False
         self.counts["drives"] += self.network.depth
-        same = len(values)
-        self.tape.values[1 : same + 1] = values
-        self._sent = {j: sent for j, sent in self._sent.items() if j <= same}
-        self._heard = {k: heard for k, heard in self._heard.items() if all(j <= same for j in self.network.out_of(k))}
+
+    def _forget_above(self, k: int) -> None:
+        """Forget what layers above k sent, by a tape that is no more."""
+        self._sent = {j: sent for j, sent in self._sent.items() if j <= k}
+        self._heard = {i: heard for i, heard in self._heard.items() if all(j <= k for j in self.network.out_of(i))}
 
     def _send(self, states: Inference, j: int) -> dict[int, Tensor]:
         """Jᵀ δ_j for every layer that layer j reads."""
