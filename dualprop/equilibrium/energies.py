@@ -157,7 +157,7 @@ class PredictiveCoding(AbstractEnergy):
             return neuron.f(a), None
         if isinstance(neuron, Identity):
             return a + pull, pull
-        if neuron.is_affine:
+        if neuron.is_projection and neuron.is_affine:
             step = neuron.derivative(a) * pull
             return neuron.f(a) + step, step
         if update == "pgd" and neuron.is_projection:

@@ -423,3 +423,18 @@ def test_layers_that_the_nudge_has_not_reached_are_told(schedule):
     assert "has not reached layer" in out.status.message
     assert f"in {schedule[-2]} passes" in out.status.message
     assert dp.EquilibriumPropagation(relaxation="blocks(even_odd(9))").gradients(network, x, y).status.ok
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+@pytest.mark.parametrize("relaxation", ["error_sweeps", "blocks(even_odd(1))"])
+def test_a_unit_whose_jacobian_is_held_settles_where_its_tangent_does(activation, relaxation):
+    """Below one output layer: at h + T with T = Wᵀ(-β ∇ℓ), of which a projection lets f' T through."""
+    model, (x, y) = mlp(activation, widths=(5, 8, 4)), batch(n=6)
+    rule = dp.EquilibriumPropagation(jacobians="free", relaxation=relaxation, beta=0.3)
+    states = rule.infer(dp.Network.from_module(model), x, y)
+    hidden, output = states.free[1:]
+    error = output.softmax(1) - nn.functional.one_hot(y, 4)
+    for strength, nudged in states.nudged:
+        pull = -strength * error @ model[2].weight
+        moved = pull if activation == "tanh" else pull * (hidden > 0)
+        torch.testing.assert_close(nudged[1], (hidden + moved).detach())
