@@ -428,7 +428,7 @@ def test_layers_that_the_nudge_has_not_reached_are_told(schedule):
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
 @pytest.mark.parametrize("relaxation", ["error_sweeps", "blocks(even_odd(1))"])
 def test_a_unit_whose_jacobian_is_held_settles_where_its_tangent_does(activation, relaxation):
-    """Below one output layer: at h + T with T = Wᵀ(-β ∇ℓ), of which a projection lets f' T through."""
+    """Below one output layer: at h + T, T = Wᵀ(-β ∇ℓ); a projection lets f' T through."""
     model, (x, y) = mlp(activation, widths=(5, 8, 4)), batch(n=6)
     rule = dp.EquilibriumPropagation(jacobians="free", relaxation=relaxation, beta=0.3)
     states = rule.infer(dp.Network.from_module(model), x, y)
