@@ -284,8 +284,9 @@ def _trainable(modules: Modules) -> dict[str, nn.Parameter]:
     return {
         _dotted(name, leaf): parameter
         for name, module in modules.items()
-        for leaf, parameter in module.named_parameters()
-        if parameter.requires_grad
+        # Mostly a map has no parts, and what `named_parameters` would walk is at hand.
+        for leaf, parameter in (module.named_parameters() if module._modules else module._parameters.items())
+        if parameter is not None and parameter.requires_grad
     }
 
 

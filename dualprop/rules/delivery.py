@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import get_gradient_edge
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_leaves
 
@@ -65,7 +64,7 @@ def _check_detached(**given: Any) -> None:
 
 def _accumulate(gradients: dict[nn.Parameter, Tensor]) -> None:
     """Add gradients into `.grad`, by autograd where anything waits for one."""
-    watched = {p: gradient for p, gradient in gradients.items() if _is_watched(p)}
+    watched = {p: gradients[p] for p in _watched(list(gradients))}
     with torch.no_grad():
         for p in gradients.keys() - watched.keys():
             if p.grad is None:
@@ -76,18 +75,41 @@ def _accumulate(gradients: dict[nn.Parameter, Tensor]) -> None:
         torch.autograd.backward(list(watched), [_own(gradient) for gradient in watched.values()])
 
 
-def _is_watched(p: nn.Parameter) -> bool:
-    """Whether the parameter has hooks, or something holds the node that accumulates its gradient.
+def _watched(parameters: list[nn.Parameter]) -> list[nn.Parameter]:
+    """Those with hooks, or whose node that accumulates their gradient something holds.
 
     Such a node, on which hooks can stand, else lives no longer than a look at it.
     """
-    if p._backward_hooks or p._post_accumulate_grad_hooks or (p.grad is not None and p.grad.requires_grad):
-        return True
-    node: Any = get_gradient_edge(p).node
-    node.metadata[_LOOK] = True
-    del node
-    held: Any = get_gradient_edge(p).node
-    return held.metadata.pop(_LOOK, None) is not None
+    if not parameters:
+        return []
+    for node in _accumulators(parameters):
+        node.metadata[_LOOK] = True
+        del node
+    held = [node.metadata.pop(_LOOK, None) is not None for node in _accumulators(parameters)]
+    return [
+        p
+        for p, is_held in zip(parameters, held, strict=True)
+        if is_held or p._backward_hooks or p._post_accumulate_grad_hooks or (p.grad is not None and p.grad.requires_grad)
+    ]
+
+
+def _accumulators(parameters: list[nn.Parameter]) -> Iterator[Any]:
+    """The nodes that accumulate the parameters' gradients."""
+    with torch.enable_grad():
+        seen: Any = _Seen.apply(*parameters)
+    return (node for node, _ in seen.grad_fn.next_functions)
+
+
+class _Seen(torch.autograd.Function):
+    """A function of parameters, by which their nodes are found at once."""
+
+    @staticmethod
+    def forward(ctx: Any, *parameters: Tensor) -> Tensor:
+        return torch.empty(0)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[None, ...]:
+        raise AssertionError("nobody differentiates it")
 
 
 def _wrapper(network: Network) -> DistributedDataParallel | None:
