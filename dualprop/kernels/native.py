@@ -2,7 +2,7 @@
 
 Written out in PyTorch a dyad is five passes over memory, a settled unit of predictive coding eight.
 This is one, and it subtracts in float32 or wider without cancelling. The machine's C compiler
-builds the library at the first use (a second). It is kept in the user's cache folder under a name
+builds the library at the first use (seconds). It is kept in the user's cache folder under a name
 that holds everything it depends on. It shares PyTorch's OpenMP threads. Where there is no compiler,
 or PyTorch runs other threads, `is_available` says no and `reason` why; only speed is lost.
 $DUALPROP_NATIVE=0 turns it off.
