@@ -19,6 +19,8 @@ from torch import Tensor, nn
 _INTERNAL = frozenset(vars(nn.Module())) - {"training"}
 _DICTS = (dict, OrderedDict, defaultdict)
 _MANY = (list, set, deque)
+# What most attributes are, and holds nothing.
+_ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device})
 
 
 class Snapshot:
@@ -39,6 +41,8 @@ class Snapshot:
         stack: list[Any] = [*also, model]
         while stack:
             each = stack.pop()
+            if type(each) in _ATOMS:
+                continue
             if isinstance(each, Tensor):
                 if copied and not each.requires_grad and id(each) not in self.tensors:
                     self.tensors[id(each)] = each, each.detach().clone()
