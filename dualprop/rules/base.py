@@ -19,21 +19,22 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Generic, TypeVar, final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dualprop import settings
 from dualprop.compilation import run_as_written
 from dualprop.errors import SettingError
-from dualprop.losses import AbstractLoss, CrossEntropy, SquaredError
+from dualprop.losses import AbstractLoss, CrossEntropy
 from dualprop.network import Network
-from dualprop.network.running import check_leaves
-from dualprop.rules import delivery, exact, packing
-from dualprop.rules.checks import Precision, check_output, check_precision, check_surroundings, check_synapses, checked_state
+from dualprop.rules import capturing, delivery, exact, packing
+from dualprop.rules.checks import Precision
 from dualprop.rules.outcome import Outcome
+from dualprop.rules.posing import posed
 from dualprop.rules.problem import Problem
 from dualprop.schedules import AbstractSchedule
 
@@ -128,8 +129,7 @@ class AbstractRule(ABC, Generic[Settled]):
     @property
     def needs_generator(self) -> bool:
         """Whether inference draws random numbers. By default, where its order of updates does."""
-        parts = (getattr(self, field.name) for field in fields(self))
-        return any(isinstance(part, AbstractSchedule) and part.is_random for part in parts)
+        return any(isinstance(part, AbstractSchedule) and part.is_random for part in vars(self).values())
 
     @property
     def needs_synapses(self) -> str:
@@ -144,13 +144,7 @@ class AbstractRule(ABC, Generic[Settled]):
     @property
     def capture_obstacle(self) -> str:
         """Why a step by this rule can't be captured and replayed as it is; empty where it can."""
-        if getattr(self, "tolerance", None):
-            return "with a tolerance each batch takes as many passes as it needs"
-        if getattr(self, "output_nudge", "") == "exact" and not isinstance(self.loss, SquaredError):
-            return f"an exact {self.loss.name} nudge is found by iteration"
-        if self.loss.counts_targets:
-            return f"what the mean of the loss '{self.loss}' divides by is counted in each batch"
-        return "what is random in it is drawn anew for each batch" if self.needs_generator else ""
+        return capturing.obstacle(self)
 
     def chosen_engine(self, depth: int | None) -> str:
         """The engine for a network of `depth` layers, or of any; empty where there is but one."""
@@ -173,10 +167,9 @@ class AbstractRule(ABC, Generic[Settled]):
     ) -> Tensor:
         """The mean loss, shape (), whose `backward()` adds this rule's gradients into `.grad`.
 
-        Arguments and errors are those of `gradients`. `loss.outcome` is its outcome. Whatever
-        multiplies the loss scales the gradients, and not the nudge. See `delivery`.
+        Arguments and errors are those of `gradients`; `loss.outcome` is its outcome (`delivery`).
         """
-        return delivery.loss(network, x, y, self._on(network, state, generator))
+        return delivery.loss(network, x, y, partial(self._inferred, network, state, generator))
 
     @final
     def gradients(
@@ -195,36 +188,23 @@ class AbstractRule(ABC, Generic[Settled]):
         """
         return self._outcome(self.problem(network, x, y, state, generator))
 
-    def _on(self, network: Network, state: Any, generator: torch.Generator | None) -> delivery.Infer:
-        def infer(x: Any, y: Any) -> tuple[Outcome, dict[str, nn.Parameter]]:
-            problem = self.problem(network, x, y, state, generator)
-            outcome = self._outcome(problem)
-            return outcome, problem.learning
-
-        return infer
+    def _inferred(self, network: Network, state: Any, generator: torch.Generator | None, x: Any, y: Any) -> delivery.Inferred:
+        problem = self.problem(network, x, y, state, generator)
+        return self._outcome(problem), problem.learning
 
     def _outcome(self, problem: Problem) -> Outcome:
         with torch.no_grad():
             settled = self.inference(problem)
             gradients = self.gradients_at(problem, settled)
-            logits, trouble = problem.logits, problem.trouble
-            assert logits is not None
-            return Outcome(
-                gradients={name: gradients[name] for name in problem.parameters},
-                loss=self.loss.mean(logits, problem.y) if problem.loss is None else problem.loss,
-                logits=logits,
-                state=self.states_at(problem, settled) if self.state_type is not None else None,
-                diagnostics=problem.diagnostics,
-                unsettled=trouble,
-                remedy=self.remedy,
-            )
+            state = self.states_at(problem, settled) if self.state_type is not None else None
+            return problem.outcome(gradients, state, self.remedy)
 
     @final
     def backward(
         self, network: Network, x: Tensor, y: Tensor, state: Any = None, generator: torch.Generator | None = None
     ) -> Outcome:
         """The same, and add the gradients into `.grad`, as `rule(…).backward()` does."""
-        return delivery.deliver(network, x, y, self._on(network, state, generator))
+        return delivery.deliver(network, x, y, partial(self._inferred, network, state, generator))
 
     @final
     def infer(self, network: Network, x: Tensor, y: Tensor, state: Any = None, generator: torch.Generator | None = None) -> Any:
@@ -264,22 +244,7 @@ class AbstractRule(ABC, Generic[Settled]):
         self, network: Network, x: Tensor, y: Tensor, state: Any, generator: torch.Generator | None, for_states: bool = False
     ) -> Problem:
         """The batch, checked for this rule and network."""
-        check_surroundings()
-        state = checked_state(state, self.state_type)
-        check_synapses(network, self.needs_synapses)
-        if not network.is_recorded or self.reads_layers or for_states:
-            network = network.on(x)
-        problem = Problem(network, x, y, self.loss, state, generator, for_states)
-        if self.reads_layers or not network.is_recorded:
-            check_output(network, self.loss)
-        self.check(network)
-        if not problem.parameters:
-            raise SettingError("no parameter of the network asks for a gradient any more. Set requires_grad=True on some.")
-        check_leaves(problem.parameters)
-        check_precision(problem.parameters, x, self.needed_precision(problem), self.loses)
-        return problem
+        return posed(self, network, x, y, state, generator, for_states)
 
 
-# Inference sets modes, hooks and random states, and branches on numbers, where torch.compile would
-# break off. In a compiled training step it runs as it is.
 run_as_written(*(getattr(AbstractRule, name) for name in ("__call__", "backward", "gradients", "infer", "statistics")))

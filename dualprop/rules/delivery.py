@@ -3,7 +3,8 @@
     loss = rule(network, x, y)      inference; the mean loss of the prediction, shape ()
     loss.backward()                 adds g ∂L/∂loss into .grad, for each parameter's gradient g
 
-L is what the user makes of the loss: `loss / 4`, a scaler's multiple, a sum of losses. Parameters'
+L is what the user makes of the loss: `loss / 4`, a scaler's multiple, a sum of losses. That scales
+the gradients, and not the nudge. Parameters'
 hooks, a DistributedDataParallel's reducer, and whatever else waits for a gradient is served.
 
 A parameter that the prediction does not depend on gets no gradient, and not one of zero.
@@ -28,8 +29,9 @@ from dualprop.network.wrappers import wrapper_to_run
 from dualprop.rules.outcome import Outcome
 
 _LOOK = "dualprop: looked at"
-# The outcome of a batch, and the parameters that its gradients are of.
-Infer = Callable[[Any, Tensor], tuple[Outcome, dict[str, nn.Parameter]]]
+# The outcome of a batch, and the parameters that its gradients are delivered to.
+Inferred = tuple[Outcome, dict[str, nn.Parameter]]
+Infer = Callable[[Any, Tensor], Inferred]
 
 
 def loss(network: Network, x: Any, y: Tensor, infer: Infer) -> Tensor:

@@ -19,6 +19,7 @@ from dualprop.network import Network, inputs
 from dualprop.network.hooks import gradients_by
 from dualprop.network.states import States
 from dualprop.rules.checks import check_batch
+from dualprop.rules.outcome import Outcome
 from dualprop.settling import Settling, can_sync, largest
 
 
@@ -111,6 +112,19 @@ class Problem:
             mean = self.criterion.mean(logits, self.y)
             self.loss = mean.detach()
             return mean
+
+    def outcome(self, gradients: dict[str, Tensor], state: Any, remedy: str) -> Outcome:
+        """What a rule gives back. `remedy` is for numbers that are not finite."""
+        assert self.logits is not None
+        return Outcome(
+            gradients={name: gradients[name] for name in self.parameters},
+            loss=self.criterion.mean(self.logits, self.y) if self.loss is None else self.loss,
+            logits=self.logits,
+            state=state,
+            diagnostics=self.diagnostics,
+            unsettled=self.trouble,
+            remedy=remedy,
+        )
 
     def gradients_of(self, loss: Tensor) -> dict[str, Tensor]:
         """Autograd's gradients of every trainable parameter; zero where it has no effect."""
