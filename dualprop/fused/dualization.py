@@ -25,6 +25,7 @@ from dualprop.fused.passes import Beta, Dualization, DyadicReading, Pass, Terms,
 from dualprop.reading import Report
 from dualprop.reading.activations import can_be_left
 from dualprop.reading.description import check_is_readable
+from dualprop.reading.memory import saved_tensors_hooks
 from dualprop.reading.mode import mark
 
 _ATTRIBUTE = "_dualization"
@@ -154,7 +155,7 @@ def dyadic_pass(settings: Dualization, batch: int | None, model: nn.Module | Non
     if is_compiled:
         reading.sight = None
     saved = recompute.enter() if settings.recompute_states and not is_compiled and recompute.is_free() else None
-    hooks = recompute.top()
+    hooks = saved_tensors_hooks()
     reading.hooks = None if hooks is None else hooks[0]
     try:
         with reading:
@@ -250,7 +251,7 @@ def _begin(module: nn.Module, settings: Dualization, args: Any, kwargs: Any) -> 
     if settings.strict and reading.is_first:
         reading.report = Report()
     saved = recompute.enter() if _recomputes(settings) and not is_compiled else None
-    hooks = recompute.top()
+    hooks = saved_tensors_hooks()
     reading.hooks = None if hooks is None else hooks[0]
     each = _Running(sys._getframe(2), reading, saved)
     reading.is_current = each.is_current

@@ -21,6 +21,7 @@ from dualprop.fused import recompute
 from dualprop.fused.dyadic import CotangentNudge, dyadic_activation
 from dualprop.neurons import AbstractNeuron
 from dualprop.reading import Event, Reading
+from dualprop.reading.memory import saved_tensors_hooks
 from dualprop.reading.mode import mark
 from dualprop.settings import checked_beta
 
@@ -152,7 +153,7 @@ class DyadicReading(Reading):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if not torch.compiler.is_compiling():
-            hooks = recompute.top()
+            hooks = saved_tensors_hooks()
             if hooks is not None and hooks[0] is not self.hooks:
                 self._take_in(hooks)
         return super().__torch_function__(func, types, args, kwargs)
@@ -165,7 +166,7 @@ class DyadicReading(Reading):
             return
         recompute._AUTOGRAD._pop_saved_tensors_default_hooks()
         recompute._AUTOGRAD._push_saved_tensors_default_hooks(pack, _UnpackInside(unpack, self.again()))
-        self.hooks = recompute.top()[0]  # type: ignore[index]
+        self.hooks = saved_tensors_hooks()[0]  # type: ignore[index]
 
     def again(self) -> Callable[[], DyadicReading]:
         """Makes the mode for a part of this pass that begins here and is run again."""

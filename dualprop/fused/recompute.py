@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from dualprop.kernels import Activation
+from dualprop.reading.memory import saved_tensors_hooks
 
 _AUTOGRAD: Any = torch._C._autograd
 
@@ -105,12 +106,6 @@ def _stack() -> list[Saved]:
     return stack
 
 
-def top() -> tuple[Any, Any] | None:
-    """The saved-tensor hooks in force, pack and unpack."""
-    hooks: tuple[Any, Any] | None = _AUTOGRAD._top_saved_tensors_default_hooks(False)
-    return hooks
-
-
 def is_ours(hooks: tuple[Any, Any]) -> bool:
     """Whether these hooks are of this module."""
     return hooks[1] is _unpack
@@ -118,7 +113,7 @@ def is_ours(hooks: tuple[Any, Any]) -> bool:
 
 def is_free() -> bool:
     """Whether hooks are allowed, and no others are in force that ours would displace."""
-    return _AUTOGRAD._saved_tensors_hooks_is_enabled() and top() is None
+    return _AUTOGRAD._saved_tensors_hooks_is_enabled() and saved_tensors_hooks() is None
 
 
 def enter() -> Saved:
@@ -135,7 +130,7 @@ def leave(saved: Saved) -> None:
         return
     _stack().remove(saved)
     above = []
-    while (hooks := top()) is not None:
+    while (hooks := saved_tensors_hooks()) is not None:
         _AUTOGRAD._pop_saved_tensors_default_hooks()
         if hooks[0] == saved.pack:
             break

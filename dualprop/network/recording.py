@@ -22,7 +22,7 @@ from dualprop.network.hooks import end_here
 from dualprop.neurons import AbstractNeuron, Identity
 from dualprop.reading import Reading, Report
 from dualprop.reading.activations import READERS
-from dualprop.reading.memory import memory_of_its_own
+from dualprop.reading.memory import memory_of_its_own, saved_tensors_hooks
 
 # The state of layer k, given its neuron and drive.
 Visit = Callable[[int, AbstractNeuron, Tensor], Tensor]
@@ -190,7 +190,7 @@ class Recording(Reading):
 
     def __enter__(self) -> Recording:
         # Hooks that are in force around the step are others': they come back when it is over.
-        self._holds = _top_hooks() is not None
+        self._holds = saved_tensors_hooks() is not None
         if self._holds:
             torch._C._autograd._push_saved_tensors_default_hooks(_as_it_is, _as_it_is)
         super().__enter__()
@@ -301,17 +301,11 @@ def _hold_what_is_saved() -> None:
 
     What a checkpoint computes again, it would compute without the states.
     """
-    top = _top_hooks()
+    top = saved_tensors_hooks()
     if top is not None and top[0] is not _as_it_is:
         # The context that pushed its own pops the last: these.
         torch._C._autograd._pop_saved_tensors_default_hooks()
         torch._C._autograd._push_saved_tensors_default_hooks(_as_it_is, _as_it_is)
-
-
-def _top_hooks() -> tuple[Any, Any] | None:
-    """The saved-tensor hooks in force, pack and unpack."""
-    top: tuple[Any, Any] | None = torch._C._autograd._top_saved_tensors_default_hooks(False)
-    return top
 
 
 def _as_it_is(tensor: Tensor) -> Tensor:

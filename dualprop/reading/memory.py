@@ -1,6 +1,8 @@
-"""Activations that write over their input: whose memory that is."""
+"""Whose memory a tensor has, and what is asked to keep what autograd saves."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,3 +34,9 @@ def _fewest_uses() -> int:
 
 # By the tensor, by its `data`, and by the storage that is asked.
 _USES_OF_ITS_OWN = _fewest_uses()
+
+
+def saved_tensors_hooks() -> tuple[Any, Any] | None:
+    """The saved-tensor hooks in force, pack and unpack."""
+    hooks: tuple[Any, Any] | None = torch._C._autograd._top_saved_tensors_default_hooks(False)
+    return hooks
