@@ -13,6 +13,8 @@ HALF = (torch.float16, torch.bfloat16)
 class Activation(Protocol):
     """A function that keeps shape, and the same written over its argument where possible.
 
+    `rise` is f(low + span) - f(low), with all digits of span; `state` is f(low), where known.
+
     `is_elementwise` says that each value depends on one argument, so that it may be walked in
     pieces. `piecewise` is the kind and constants of a piecewise linear one, `in_c` of one that
     `dyadic.c` or `gelu.h` has; else None. `is_of_state`: f' is a function of f(a), so that
@@ -29,4 +31,5 @@ class Activation(Protocol):
     def in_c(self) -> tuple[int, float, float] | None: ...
 
     def f(self, a: Tensor) -> Tensor: ...
+    def rise(self, low: Tensor, span: Tensor, state: Tensor | None = None) -> Tensor: ...
     def f_(self, a: Tensor) -> Tensor: ...

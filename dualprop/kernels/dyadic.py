@@ -11,8 +11,8 @@ there are three kernels:
 
 "auto" takes the first that fits without a wait: native on CPUs, compiled on CUDA where Triton is
 installed, else eager. Half-precision activations are subtracted in float32, since their rounding is
-as large as the differences (32 % error at |δ| = 0.01 in bfloat16). The one-pass kernels never
-subtract two states on one linear piece, and keep every digit however small β is.
+as large as the differences (32 % error at |δ| = 0.01 in bfloat16). None of them subtracts two
+states that are nearly equal: every digit is kept however small β is.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 
 from dualprop.errors import SettingError
-from dualprop.kernels import compiled, native
-from dualprop.kernels.activation import HALF, Activation
+from dualprop.kernels import compiled, formulas, native
+from dualprop.kernels.activation import Activation
 
 Kernel = Literal["auto", "native", "compiled", "eager"]
 KERNELS: tuple[Kernel, ...] = ("auto", "native", "compiled", "eager")
@@ -104,16 +104,14 @@ def dyad(
         mean, difference = (a, delta) if overwrite else (torch.empty_like(a), torch.empty_like(a))
         return native.dyad(cast("Any", neuron.in_c), a, delta, up, down, alpha, mean, difference)
     if _is_compiled(kernel, a):
-        return compiled.function(compiled.dyad)(neuron, a, delta, up, down, alpha)
+        return compiled.function(formulas.dyad)(neuron, a, delta, up, down, alpha)
     if not _worth_pieces(neuron, a, delta):
-        return _dyad(neuron, a, delta, up, down, alpha)
+        return formulas.dyad(neuron, a, delta, up, down, alpha)
     mean, difference = (a, delta) if overwrite else (torch.empty_like(a), torch.empty_like(a))
-    scratch = torch.empty(PIECE, dtype=a.dtype)
     for a_, delta_, mean_, difference_ in _pieces(a, delta, mean, difference):
-        plus = neuron.f_(torch.add(a_, delta_, alpha=up, out=scratch[: a_.numel()]))
-        minus = neuron.f_(torch.add(a_, delta_, alpha=-down, out=mean_))
-        torch.sub(plus, minus, out=difference_)
-        torch.add(minus, difference_, alpha=alpha, out=mean_)
+        mean_of_piece, difference_of_piece = formulas.dyad(neuron, a_, delta_, up, down, alpha)
+        mean_.copy_(mean_of_piece)
+        difference_.copy_(difference_of_piece)
     return mean, difference
 
 
@@ -139,16 +137,12 @@ def one_sided_difference(
         out = delta if overwrite else torch.empty_like(a)
         return native.difference(cast("Any", neuron.in_c), a, delta, up, down, 1.0, out)
     if _is_compiled(kernel, a):
-        return compiled.function(compiled.difference)(neuron, a, delta, up, down, 1.0)
-    if a.dtype in HALF:
-        return _difference(neuron, a, delta, up, down, 1.0)
+        return compiled.function(formulas.difference)(neuron, a, delta, up, down, 1.0)
     if not (_worth_pieces(neuron, a, delta) and native.dense_layout(a, delta, free) is not None):
-        nudged = neuron.f_(torch.add(a, delta, alpha=strength))
-        return torch.sub(*((nudged, free) if strength > 0 else (free, nudged)), out=nudged)
+        return formulas.one_sided_difference(neuron, a, delta, strength, free)
     result = delta if overwrite else torch.empty_like(a)
     for a_, delta_, free_, result_ in _pieces(a, delta, free, result):
-        nudged = neuron.f_(torch.add(a_, delta_, alpha=strength, out=result_))
-        torch.sub(*((nudged, free_) if strength > 0 else (free_, nudged)), out=result_)
+        result_.copy_(formulas.one_sided_difference(neuron, a_, delta_, strength, free_))
     return result
 
 
@@ -166,51 +160,19 @@ def difference(
     It is taken in float32 or wider.
     """
     if torch.is_grad_enabled() and (a.requires_grad or delta.requires_grad):
-        # The backward pass is being differentiated.
-        return _difference(neuron, a, delta, up, down, scale)
+        return formulas.difference(neuron, a, delta, up, down, scale)
     if not torch.compiler.is_compiling():
         delta = _alike(delta, a)
     if _is_native(kernel, neuron, a, delta):
         return native.difference(cast("Any", neuron.in_c), a, delta, up, down, scale, torch.empty_like(a))
     if _is_compiled(kernel, a):
-        return compiled.function(compiled.difference)(neuron, a, delta, up, down, scale)
+        return compiled.function(formulas.difference)(neuron, a, delta, up, down, scale)
     if not _worth_pieces(neuron, a, delta):
-        return _difference(neuron, a, delta, up, down, scale)
-    result, scratch = torch.empty_like(a), torch.empty(PIECE, dtype=a.dtype)
+        return formulas.difference(neuron, a, delta, up, down, scale)
+    result = torch.empty_like(a)
     for a_, delta_, result_ in _pieces(a, delta, result):
-        scratch_ = scratch[: a_.numel()]
-        plus = neuron.f_(torch.add(a_, delta_, alpha=up, out=result_))
-        minus = neuron.f_(torch.add(a_, delta_, alpha=-down, out=scratch_))
-        torch.sub(plus, minus, out=result_)
-        if scale != 1:
-            result_.mul_(scale)
+        result_.copy_(formulas.difference(neuron, a_, delta_, up, down, scale))
     return result
-
-
-def _dyad(neuron: Activation, a: Tensor, delta: Tensor, up: float, down: float, alpha: float) -> tuple[Tensor, Tensor]:
-    if torch.compiler.is_compiling():
-        return compiled.dyad(neuron, a, delta, up, down, alpha)
-    dtype = a.dtype
-    if dtype in HALF:
-        mean, difference = _dyad(neuron, a.float(), delta.float(), up, down, alpha)
-        return mean.to(dtype), difference.to(dtype)
-    plus = neuron.f_(torch.add(a, delta, alpha=up))
-    minus = neuron.f_(torch.add(a, delta, alpha=-down))
-    difference = plus.sub_(minus)
-    return minus.add_(difference, alpha=alpha), difference
-
-
-def _difference(neuron: Activation, a: Tensor, delta: Tensor, up: float, down: float, scale: float) -> Tensor:
-    if torch.compiler.is_compiling():
-        return compiled.difference(neuron, a, delta, up, down, scale)
-    dtype = a.dtype
-    if dtype in HALF:
-        a, delta = a.float(), delta.float()
-    plus = neuron.f(a) if up == 0 else neuron.f_(torch.add(a, delta, alpha=up))
-    minus = neuron.f(a) if down == 0 else neuron.f_(torch.add(a, delta, alpha=-down))
-    # Not in place: f(a) may be a itself.
-    result = plus - minus
-    return (result if scale == 1 else result.mul_(scale)).to(dtype)
 
 
 def _is_native(kernel: Kernel | None, neuron: Activation, a: Tensor, delta: Tensor) -> bool:

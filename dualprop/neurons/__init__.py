@@ -11,6 +11,7 @@ from dualprop.neurons.units import (
     ReLU,
     Scale,
     Sigmoid,
+    SiLU,
     Softmax,
     Tanh,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "LeakyReLU",
     "ReLU",
     "Scale",
+    "SiLU",
     "Sigmoid",
     "Softmax",
     "Tanh",

@@ -74,6 +74,13 @@ class AbstractNeuron(ABC):
         """f(a), and Jᵀ signal."""
         return self.f(a), self.pull(a, signal)
 
+    def rise(self, low: Tensor, span: Tensor, state: Tensor | None = None) -> Tensor:
+        """f(low + span) - f(low), with all digits of span; `state` is f(low), where it is known.
+
+        Here in float64, in which nothing that float32 holds cancels. Not differentiable.
+        """
+        return _in_float64(self.f, low, span)
+
     def crosses_kink(self, a: Tensor, b: Tensor) -> Tensor:
         """Per unit, whether a kink lies between the drives a and b."""
         crossed = torch.zeros_like(a, dtype=torch.bool)
@@ -104,6 +111,9 @@ class Identity(AbstractNeuron):
     def derivative(self, a: Tensor) -> Tensor:
         return torch.ones_like(a)
 
+    def rise(self, low: Tensor, span: Tensor, state: Tensor | None = None) -> Tensor:
+        return span
+
     def prox(self, u: Tensor, scale: Scale) -> Tensor:
         return u / (1 + scale)
 
@@ -128,6 +138,10 @@ class ReLU(AbstractNeuron):
 
     def derivative(self, a: Tensor) -> Tensor:
         return (a > 0).to(a.dtype)
+
+    def rise(self, low: Tensor, span: Tensor, state: Tensor | None = None) -> Tensor:
+        # From above 0 it is span, down to 0 at most; from below what of it is above 0.
+        return torch.maximum(span + low.clamp_max(0), -low.clamp_min(0))
 
     def prox(self, u: Tensor, scale: Scale) -> Tensor:
         return u.relu() / (1 + scale)
@@ -159,6 +173,9 @@ class LeakyReLU(AbstractNeuron):
 
     def derivative(self, a: Tensor) -> Tensor:
         return torch.where(a > 0, torch.ones_like(a), self.slope)
+
+    def rise(self, low: Tensor, span: Tensor, state: Tensor | None = None) -> Tensor:
+        return torch.lerp(ReLU().rise(low, span), span, self.slope)
 
     def prox(self, u: Tensor, scale: Scale) -> Tensor:
         return torch.where(u >= 0, u / (1 + scale), u * self.slope / (1 + self.slope * scale))
@@ -199,6 +216,11 @@ class HardSigmoid(AbstractNeuron):
     def derivative(self, a: Tensor) -> Tensor:
         return ((a > self.low) & (a < self.high)).to(a.dtype)
 
+    def rise(self, low: Tensor, span: Tensor, state: Tensor | None = None) -> Tensor:
+        state = self.f(low) if state is None else state
+        # low - state is what of the drive is beyond the range.
+        return torch.minimum(torch.maximum(span + (low - state), self.low - state), self.high - state)
+
     def prox(self, u: Tensor, scale: Scale) -> Tensor:
         return (u / (1 + scale)).clamp(self.low, self.high)
 
@@ -222,6 +244,12 @@ class Sigmoid(AbstractNeuron):
 
     def derivative(self, a: Tensor) -> Tensor:
         return a.sigmoid() * (-a).sigmoid()
+
+    def rise(self, low: Tensor, span: Tensor, state: Tensor | None = None) -> Tensor:
+        # p - q = tanh(span/2) (p (1-q) + q (1-p))
+        q = self.f(low) if state is None else state
+        p = self.f(low + span)
+        return (span / 2).tanh() * torch.addcmul(p + q, p, q, value=-2)
 
     def prox(self, u: Tensor, scale: Scale) -> Tensor:
         return _settle(u, scale, self).sigmoid()
@@ -247,6 +275,11 @@ class Tanh(AbstractNeuron):
 
     def derivative(self, a: Tensor) -> Tensor:
         return 1 - a.tanh().square()
+
+    def rise(self, low: Tensor, span: Tensor, state: Tensor | None = None) -> Tensor:
+        # p - q = tanh(span) (1 - p q)
+        q = self.f(low) if state is None else state
+        return span.tanh() * (1 - self.f(low + span) * q)
 
     def prox(self, u: Tensor, scale: Scale) -> Tensor:
         return _settle(u, scale, self).tanh()
@@ -294,6 +327,17 @@ class Softmax(AbstractNeuron):
         s = self.f(a)
         return s * (signal - (s * signal).sum(self._checked(a), keepdim=True))
 
+    def rise(self, low: Tensor, span: Tensor, state: Tensor | None = None) -> Tensor:
+        """By what the units' weights grow, e^span - 1, relative to the largest; where they grow by
+        very different factors nothing cancels, and the states are subtracted."""
+        dim = self._checked(low)
+        q = self.f(low) if state is None else state
+        span = span - span.amax(dim, keepdim=True)
+        growth = span.expm1()
+        mean = (q * growth).sum(dim, keepdim=True)
+        near = q * (growth - mean) / (1 + mean)
+        return torch.where(span.amin(dim, keepdim=True) > -1, near, self.f(low + span) - q)
+
     def prox(self, u: Tensor, scale: Scale) -> Tensor:
         return softmax.settle(u, scale, 0.0, self._checked(u))
 
@@ -322,11 +366,16 @@ class Function(AbstractNeuron):
         name: for messages.
         call: the function.
         slope: f'(a) per unit. None: autograd's.
+        takes_float64: if not, float32's dyads lose the digits that its two states share.
     """
 
     name: str
     call: Callable[[Tensor], Tensor]
     slope: Callable[[Tensor], Tensor] | None = None
+    takes_float64: bool = True
+
+    def rise(self, low: Tensor, span: Tensor, state: Tensor | None = None) -> Tensor:
+        return _in_float64(self.f, low, span) if self.takes_float64 else self.f(low + span) - self.f(low)
 
     def f(self, a: Tensor) -> Tensor:
         return self.call(a)
@@ -362,6 +411,36 @@ class GELU(Function):
     name: str = "gelu"
     call: Callable[[Tensor], Tensor] = nn.functional.gelu
     in_c = (3, 0.0, 0.0)
+
+    def rise(self, low: Tensor, span: Tensor, state: Tensor | None = None) -> Tensor:
+        # p Φ(p) - q Φ(q) = span Φ(p) + q (Φ(p) - Φ(q)), and this by its series about the middle.
+        high, d = low + span, span.square()
+        m = (low + span / 2).clamp(-20, 20)  # the density is 0 from there on
+        m2 = m.square()
+        series = 1 + d * ((m2 - 1) / 24 + d * ((m2 * (m2 - 6) + 3) / 1920 + d * (m2 * (m2 * (m2 - 15) + 45) - 15) / 322560))
+        density = (-m2 / 2).exp() * (1 / math.sqrt(2 * math.pi))
+        near = span * torch.special.ndtr(high) + low * span * density * series
+        reach = 0.05 if span.dtype == torch.float64 else 0.25  # of the series, to rounding
+        return torch.where(span.abs() < reach, near, self.f(high) - (self.f(low) if state is None else state))
+
+
+@dataclass(frozen=True)
+class SiLU(Function):
+    """x times the sigmoid of x."""
+
+    name: str = "silu"
+    call: Callable[[Tensor], Tensor] = nn.functional.silu
+
+    def rise(self, low: Tensor, span: Tensor, state: Tensor | None = None) -> Tensor:
+        # p σ(p) - q σ(q) = span σ(p) + q (σ(p) - σ(q))
+        return torch.addcmul(span * (low + span).sigmoid(), low, Sigmoid().rise(low, span))
+
+
+def _in_float64(f: Callable[[Tensor], Tensor], low: Tensor, span: Tensor) -> Tensor:
+    if low.device.type == "mps":  # it has none
+        return f(low + span) - f(low)
+    wide = low.double()
+    return (f(wide + span) - f(wide)).to(low.dtype)
 
 
 def _complex_sigmoid(a: Tensor) -> Tensor:

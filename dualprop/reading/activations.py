@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dualprop.errors import SettingError
-from dualprop.neurons import GELU, AbstractNeuron, Function, HardSigmoid, LeakyReLU, ReLU, Sigmoid, Softmax, Tanh
+from dualprop.neurons import GELU, AbstractNeuron, Function, HardSigmoid, LeakyReLU, ReLU, Sigmoid, SiLU, Softmax, Tanh
 
 
 class Emit(Protocol):
@@ -50,7 +50,7 @@ def add(function: Callable[..., Tensor], derivative: Callable[[Tensor], Tensor] 
 
     def read(emit: Emit, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         call = partial(function, **kwargs) if not args else lambda a: function(a, *args, **kwargs)
-        return emit(Function(_name(function), call, derivative), input)
+        return emit(Function(_name(function), call, derivative, takes_float64=False), input)
 
     READERS[function] = read
 
@@ -172,7 +172,7 @@ READERS: dict[Any, Reader] = {
     **dict.fromkeys((F.prelu, torch.prelu, Tensor.prelu), _prelu),
     F.glu: _glu,
     F.gelu: _gelu,
-    F.silu: _function(F.silu),
+    F.silu: _neuron(SiLU()),
     F.mish: _function(F.mish),
     F.hardswish: _function(F.hardswish),
     F.hardsigmoid: _function(F.hardsigmoid),

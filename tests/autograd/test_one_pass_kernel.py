@@ -19,7 +19,7 @@ import dualprop as dp
 from dualprop import neurons
 from dualprop.fused import dualization, dyadic, recompute
 from dualprop.kernels import dyadic as kernels
-from dualprop.kernels import native, predicted
+from dualprop.kernels import formulas, native, predicted
 
 NEURONS = [neurons.ReLU(), neurons.LeakyReLU(0.2), neurons.HardSigmoid(-0.5, 1.0), neurons.GELU()]
 LAYOUTS = {
@@ -137,14 +137,14 @@ def difference_by(kernel):
     if kernel == "native":
         return functools.partial(kernels.difference, kernel="native")
     torch._dynamo.reset()
-    return torch.compile(kernels._difference, backend="eager", dynamic=True)
+    return torch.compile(formulas.difference, backend="eager", dynamic=True)
 
 
 @pytest.mark.parametrize("neuron", NEURONS, ids=str)
 def test_what_is_compiled_is_the_definition_too(neuron):
     a, delta = drives(torch.float64)
     torch._dynamo.reset()
-    mean, difference = torch.compile(kernels._dyad, backend="eager", dynamic=True)(neuron, a, delta, 0.7, 0.4, 0.3)
+    mean, difference = torch.compile(formulas.dyad, backend="eager", dynamic=True)(neuron, a, delta, 0.7, 0.4, 0.3)
     expected = written_out(neuron, a, delta, 0.7, 0.4, 0.3)
     torch.testing.assert_close(mean, expected[0])
     torch.testing.assert_close(difference, expected[1])
