@@ -246,7 +246,7 @@ def _begin(module: nn.Module, settings: Dualization, args: Any, kwargs: Any) -> 
     mark(inputs)
     reading.given = frozenset(id(value) for value in inputs if isinstance(value, nn.Parameter))
     if getattr(module, "_is_replica", False):
-        reading.buffers = reading.buffers | {id(parameter) for parameter in _parameters_of_replica(module)}
+        reading.buffers |= {id(parameter): parameter for parameter in _parameters_of_replica(module)}
     reading.is_first = not settings.is_read
     if settings.strict and reading.is_first:
         reading.report = Report()

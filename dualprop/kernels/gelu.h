@@ -16,8 +16,8 @@
 
 typedef struct { float P, p, x; } normal;
 
-static inline float exp_of_negative(float y) {
-    y = y < -87 ? -87 : y;
+static inline float exp_of_negative(float exponent) {
+    float y = exponent < -87 ? -87 : exponent;
     float n = FMA(y, 1.44269504f, 12582912.0f) - 12582912.0f;           /* to the nearest whole number */
     float r = FMA(n, 2.12194440e-4f, FMA(n, -0.693359375f, y));
     float e = FMA(r, 0.00138146131f, 0.00836870996f);
@@ -28,7 +28,7 @@ static inline float exp_of_negative(float y) {
     uint32_t bits = (uint32_t)((int32_t)n + 127) << 23;
     float power;
     memcpy(&power, &bits, 4);
-    return e * power;
+    return exponent < -87 ? 0 : e * power;                              /* else f(-inf) were no NaN, as f(-1e38) no zero */
 }
 
 static inline normal normal_at(float x) {

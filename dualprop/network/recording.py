@@ -189,6 +189,8 @@ class Recording(Reading):
         self.tape, self.visit, self.copied = Tape(x), visit, copied
 
     def __enter__(self) -> Recording:
+        # A pass that repeats another has copies of the buffers, put there since.
+        self.buffers = self.present_buffers()
         # Hooks that are in force around the step are others': they come back when it is over.
         self._holds = saved_tensors_hooks() is not None
         if self._holds:
@@ -282,6 +284,11 @@ class Recording(Reading):
             raise SettingError(
                 f"the model returns a {type(output).__name__}, of which a rule needs one tensor. Name it: "
                 "Network.from_module(model, output=lambda out: out['logits']), say."
+            )
+        if not output.dim():
+            raise SettingError(
+                "the model returns one number for the whole batch, as a loss is, where a rule needs the outputs (N, …). Name "
+                "them by output= and give the rule the loss, or use dp.dualize(model)."
             )
         self.look_at_output(output)
         written = self.tape.written()

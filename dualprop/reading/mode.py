@@ -47,9 +47,10 @@ class Reading(TorchFunctionMode):
     def __init__(self, model: nn.Module | None = None, leave: Iterable[str] = (), report: Report | None = None) -> None:
         self.model, self.leave, self.report = model, frozenset(leave), report
         self.function: Any = None
-        # Parameters that are inputs, and so data; and buffers, which are not.
+        # Parameters that are inputs, and so data; and buffers, which are not. These are held: else
+        # what is made in place of one that the model replaces may have its id.
         self.given: frozenset[int] = frozenset()
-        self.buffers = frozenset() if model is None else frozenset(id(b) for b in model.buffers() if not b.requires_grad)
+        self.buffers = self.present_buffers()
         # Under torch.compile, which takes no marks: what is known to be no data.
         self.constants: list[Tensor] = []
         # None in what torch.compile follows: calls are met while it is compiled.
@@ -58,6 +59,10 @@ class Reading(TorchFunctionMode):
         self.hidden: tuple[str, str, str] | None = None
         # Whether the model was never run so before.
         self.is_first = report is not None
+
+    def present_buffers(self) -> dict[int, Tensor]:
+        """By id, the buffers that the model has now."""
+        return {} if self.model is None else {id(buffer): buffer for buffer in self.model.buffers() if not buffer.requires_grad}
 
     def emit(self, neuron: AbstractNeuron, a: Tensor, inplace: bool = False) -> Tensor:
         """The state of a neuron with this drive, which the model goes on with."""

@@ -120,9 +120,14 @@ def catches(m, x):
     return m.c(h)
 
 
+def scales_by_a_buffer(m, x):
+    """Of a buffer and a parameter: no neuron, in no pass."""
+    return m.c(torch.tanh(m.a(x)) * torch.sigmoid(m.gain * m.b.bias))
+
+
 RIGHT = [
     replaced, first_made, plain_tensor, nested, own_generators, listed_norm, writes_input, writes_drive, writes_part_of_drive,
-    activates_state_in_place, drops_in_place, writes_past_autograd, catches,
+    activates_state_in_place, drops_in_place, writes_past_autograd, catches, scales_by_a_buffer,
 ]  # fmt: skip
 
 
@@ -215,6 +220,13 @@ def test_what_would_be_silently_wrong_is_refused_by_name(run, reason):
     x, y = batch()
     with pytest.raises(dp.UnsupportedModuleError, match=reason):
         RULES[0].gradients(RecordedNetwork(model_of(run)), x, y)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=NAMES)
+def test_a_model_that_returns_its_loss_is_refused_by_name(rule):
+    model, (x, y) = model_of(lambda m, x: F.cross_entropy(m.c(torch.tanh(m.a(x))), torch.arange(6) % 4)), batch()
+    with pytest.raises(dp.SettingError, match="one number for the whole batch"):
+        rule.gradients(RecordedNetwork(model), x, y)
 
 
 def test_inference_mode_is_refused():

@@ -195,6 +195,18 @@ def test_numbers_that_are_not_finite_are_passed_on(neuron):
     assert found[0, :2].isnan().all()
 
 
+def test_a_gelu_far_below_zero_is_zero_and_at_minus_infinity_no_number():
+    """x P(x) with P(x) = 0, and -inf · 0."""
+    a = torch.tensor([[-20.0, -1e30, -3e38, -float("inf")]])
+    pull = torch.zeros_like(a)
+    for state in (
+        kernels.dyad(neurons.GELU(), a, pull, 0.5, 0.5, 0.5, "native")[0],
+        predicted.settled(neurons.GELU(), a, pull)[0],
+    ):
+        assert (state[0, :3] == 0).all()
+        assert state[0, 3].isnan()
+
+
 def test_outputs_may_lie_over_the_inputs():
     a, delta = drives(torch.float32)
     expected = kernels.dyad(neurons.ReLU(), a.clone(), delta.clone(), 0.5, 0.5, 0.5, "native")
