@@ -187,6 +187,8 @@ class Recording(Reading):
     ) -> None:
         super().__init__(model, leave, report)
         self.tape, self.visit, self.copied = Tape(x), visit, copied
+        # What the model was last given for a state, and how often that had been written over.
+        self._given: tuple[Tensor | None, int] = None, 0
 
     def __enter__(self) -> Recording:
         # A pass that repeats another has copies of the buffers, put there since.
@@ -236,7 +238,9 @@ class Recording(Reading):
                 # Else the layers above would walk its graph, for gradients of zero.
                 a.detach_()
             a.copy_(leaf)
-        return a if inplace else leaf.clone() if k in self.copied else leaf
+        given = a if inplace else leaf.clone() if k in self.copied else leaf
+        self._given = given, given._version
+        return given
 
     def before(self, func: Any, args: tuple[Any, ...]) -> None:
         _hold_what_is_saved()
@@ -294,7 +298,8 @@ class Recording(Reading):
         written = self.tape.written()
         if written is not None and written not in self.copied:
             raise Restart(written)
-        if self.tape.depth and output is self.tape.leaves[-1]:
+        given, version = self._given
+        if output is given and output._version == version:
             return self.tape
         k, value = len(self.tape.drives), output.detach()
         with torch.no_grad():

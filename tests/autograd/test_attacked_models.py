@@ -222,6 +222,44 @@ def test_what_would_be_silently_wrong_is_refused_by_name(run, reason):
         RULES[0].gradients(RecordedNetwork(model_of(run)), x, y)
 
 
+@pytest.mark.parametrize(
+    "last",
+    [
+        torch.sigmoid,
+        lambda a: a.sigmoid_(),
+        lambda a: a.view(6, 2, 2).sigmoid_(),
+        lambda a: (a.view(-1), a.sigmoid_())[1],
+        lambda a: (a.sigmoid(), a.mul_(2))[0],
+    ],
+    ids=["new", "in place", "in place of a view", "in place of what has views", "its drive written over"],
+)
+def test_a_state_that_is_returned_is_the_last_layer_however_it_was_written(last):
+    model, (x, y) = model_of(lambda m, x: last(m.c(torch.tanh(m.a(x))))), batch()
+    network = RecordedNetwork(model, output=lambda out: out)
+    loss = dp.losses.from_function(lambda out, y: F.cross_entropy(out.reshape(6, 4), y))
+    dp.DualPropagation(engine="explicit", loss=loss).gradients(network, x, y)
+    assert [event.neuron.rstrip("_") for event in network.report.events] == ["tanh", "sigmoid"]
+
+
+def test_what_is_made_in_place_of_a_replaced_buffer_is_no_buffer():
+    """Python gives the new object the old one's id."""
+    kept = []
+
+    def run(m, x, keep):
+        if keep:
+            kept.append(m.gain)
+        m.gain = 0.9 * m.gain + 0.1
+        return m.c(sum(map(torch.tanh, [m.a(x) * m.gain for _ in range(8)])))
+
+    models = [dp.dualize(model_of(lambda m, x, keep=keep: run(m, x, keep)), beta=100.0) for keep in (False, True)]
+    x, y = batch()
+    for _ in range(30):
+        for model in models:
+            model.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+        assert torch.equal(models[0].a.weight.grad, models[1].a.weight.grad)
+
+
 @pytest.mark.parametrize("rule", RULES, ids=NAMES)
 def test_a_model_that_returns_its_loss_is_refused_by_name(rule):
     model, (x, y) = model_of(lambda m, x: F.cross_entropy(m.c(torch.tanh(m.a(x))), torch.arange(6) % 4)), batch()
