@@ -26,7 +26,9 @@ FUNCTIONS = [
 
 
 @pytest.mark.parametrize("sides", [(0.5, 0.5), (0.0, 1.0), (1.0, 0.0)], ids=str)
-@pytest.mark.parametrize("activation", FUNCTIONS, ids=lambda f: getattr(f, "__name__", str(f)))
+@pytest.mark.parametrize(
+    "activation", FUNCTIONS, ids=lambda f: getattr(f, "__name__", None) or f"{f.func.__name__}, {f.keywords}"
+)
 def test_no_activation_loses_the_digits_that_its_two_states_share(activation, sides):
     """Written out in float32, states at |Δ| = 1e-6 |a| agree in all but a digit. Read as a model
     reads it, by the engine that differentiates and by the one that infers."""

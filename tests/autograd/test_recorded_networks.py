@@ -4,6 +4,7 @@ import random
 
 import pytest
 import torch
+from comparison import assert_same
 from torch import nn
 from torch.nn import functional as F
 
@@ -71,6 +72,51 @@ def test_a_chain_that_is_run_gives_what_its_synapses_give(rule, activation):
     assert torch.equal(one.logits, other.logits)
     name, error = worst(other.gradients, one.gradients)
     assert error < 1e-11, (name, error)
+
+
+FROM_STATES = {
+    "l-dp": dp.DualPropagation(engine="explicit", beta=0.3, schedule="up_down(1)", start="previous"),
+    "pc, one step": dp.PredictiveCoding(beta=0.5, steps=1, start="previous"),
+}
+
+
+@pytest.mark.parametrize("same_batch", [True, False], ids=["several updates a batch (MS-DP)", "the next batch (L-DP)"])
+@pytest.mark.parametrize("rule", FROM_STATES.values(), ids=FROM_STATES)
+def test_states_of_before_are_taken_up_as_by_synapses(rule, same_batch):
+    """A state that is lost, or of another moment, gives the gradients of a fresh start."""
+    models = [mlp(nn.Tanh), mlp(nn.Tanh)]
+    networks = [dp.Network.from_module(models[0]), RecordedNetwork(models[1])]
+    x, y = batch(5)
+    states = [None, None]
+    for step in range(4):
+        x = x if same_batch else x.roll(1, 0) + 0.1
+        outs = [rule.gradients(n, x, y, state=state) for n, state in zip(networks, states, strict=True)]
+        assert_same(outs[1].gradients, outs[0].gradients, 1e-11)
+        fresh = rule.gradients(networks[1], x, y)
+        first = "0.weight"
+        assert step == 0 or float((outs[1].gradients[first] - fresh.gradients[first]).norm()) > 1e-5
+        states = [out.state for out in outs]
+        for model, out in zip(models, outs, strict=True):
+            with torch.no_grad():
+                for name, parameter in model.named_parameters():
+                    parameter -= 0.05 * out.gradients[name]
+
+
+@pytest.mark.parametrize("kind", dp.feedback.KINDS)
+@pytest.mark.parametrize("rule", ["dp", "dp transposed", "dp fused", "ep"])
+def test_errors_of_a_residual_network_come_back_through_feedback_weights(rule, kind):
+    """At small β the gradients are autograd's through the same feedback weights, and not BP's."""
+    model, (x, y) = dp.feedback.convert(resnet(), kind, generator=torch.Generator().manual_seed(3)), batch(2, 6, 6)
+    out = SMALL[rule].gradients(dp.Network.from_module(model), x, y)
+    assert out.status.ok, out.status.message
+    twin = dp.feedback.convert(resnet(), kind, generator=torch.Generator().manual_seed(3))
+    rounding = ("a.bias", "b.bias", "stem.bias")
+    expected = {n: g for n, g in exact(twin, x, y).items() if not n.endswith(rounding)}
+    assert set(out.gradients) >= set(expected)
+    name, error = worst(out.gradients, expected)
+    assert error < 1e-4, (name, error)
+    plain = {n: g for n, g in exact(resnet(), x, y).items() if n in expected}
+    assert worst(out.gradients, plain)[1] > 0.1
 
 
 def test_a_split_and_a_run_convolutional_net_agree_past_pools():
