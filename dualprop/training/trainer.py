@@ -22,7 +22,7 @@ from dualprop.data import Examples, Splits, batches
 from dualprop.errors import CheckpointError, RunError
 from dualprop.network import Network
 from dualprop.rules import Outcome
-from dualprop.training import checkpoint, execution, files, monitoring, optimization, step
+from dualprop.training import checkpoint, execution, files, folders, monitoring, optimization, step
 from dualprop.training.capture import CapturedStep, CudaGraph, TrainingStep
 from dualprop.training.checkpoint import Checkpoint
 from dualprop.training.evaluation import Score, evaluate
@@ -72,7 +72,7 @@ def train_seed(recipe: Recipe, seed: int, splits: Splits, folder: Path, reporter
         reporter.seed_finished(result)
         return result
     folder.mkdir(exist_ok=True)
-    files.remove_leftovers(folder)
+    folders.remove_leftovers(folder)
     result = _SeedRun(recipe, seed, splits, folder, reporter).run()
     files.write_json(finished, result)
     reporter.seed_finished(result)
