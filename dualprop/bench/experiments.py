@@ -245,7 +245,7 @@ def _train_comparison(comparison: Comparison, data: Path | None, watch: Watch) -
             runs.train(run, data, reporter)
         by_label[label] = run
     first = next(iter(comparison.recipes.values()))
-    if comparison.measures_costs and not comparison.costs_path.exists():
+    if comparison.measures_costs and not files.exists(comparison.costs_path):
         watch.measuring_costs()
         splits = runs.load_data(first, comparison.seeds[0], data)
         files.write_json(comparison.costs_path, rows.costs(comparison.recipes, splits.input_shape, splits.num_classes))

@@ -129,7 +129,7 @@ def _checked(options: BenchOptions) -> Any:
         if path is not None and not path.parent.is_dir():
             raise SettingError(f"the folder of {path} does not exist. Make it, or choose another {option}.")
         if path is not None:
-            files.check(path)
+            files.exists(path)
     if options.run is not None and options.models != BenchOptions.models:
         raise SettingError(f"--run brings its own network, and --models names '{options.models}'. Leave one out.")
     if options.data is not None and options.run is None:

@@ -54,7 +54,7 @@ def read(path: Path, belongs_to: str) -> Checkpoint:
     run."""
     advice = f"Restore it from a copy, or remove {path.parent} to train this seed anew."
     try:
-        files.check(path)
+        files.exists(path)
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {}).get("dualprop", "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 — not a dictionary

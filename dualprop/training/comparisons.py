@@ -58,12 +58,12 @@ class Comparison:
 
     def costs(self) -> dict[str, Any] | None:
         """What a step of each recipe takes, by label; None where it was not measured."""
-        return files.read_json(self.costs_path) if self.costs_path.exists() else None
+        return files.read_json(self.costs_path) if files.exists(self.costs_path) else None
 
 
 def is_comparison(folder: Path) -> bool:
     """Whether the folder holds a comparison and not a single run."""
-    return (folder / _DESCRIPTION).is_file()
+    return files.exists(folder / _DESCRIPTION)
 
 
 def create(folder: Path, recipes: dict[str, Recipe], seeds: tuple[int, ...], measures_costs: bool = True) -> Comparison:

@@ -36,16 +36,19 @@ _KINDS = (
 _TEMPORARY = re.compile(r"\.dualprop-\d+-[0-9a-f]{16}\.writing")
 
 
-def check(path: Path) -> None:
-    """Raise RunError where something other than a file is at `path`; nothing may be there."""
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+def exists(path: Path) -> bool:
+    """Whether a file is at `path`. Raises RunError where something else is."""
+    try:
         _check(path, os.lstat(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def write(path: Path, content: bytes | memoryview) -> None:
     """Replace `path` as a whole: a temporary neighbour is written, synced to the disk, and renamed.
     Raises OSError, and RunError where `path` is no file."""
-    check(path)
+    exists(path)
     temporary = path.with_name(f".dualprop-{os.getpid()}-{secrets.token_hex(8)}.writing")
     try:
         with _naming(path), _open(temporary, "xb") as file:
@@ -90,7 +93,7 @@ def read_lines(path: Path) -> list[Any]:
 
     Raises RunError where another line is damaged.
     """
-    if not path.exists():
+    if not exists(path):
         return []
     *lines, _ = read(path).split(b"\n")
     try:
@@ -101,7 +104,7 @@ def read_lines(path: Path) -> list[Any]:
 
 def drop_partial_line(path: Path) -> None:
     """Cut off a last line that a killed writer left without its end."""
-    if path.exists():
+    if exists(path):
         truncate(path, read(path).rfind(b"\n") + 1)
 
 
@@ -134,7 +137,7 @@ def is_temporary(path: Path) -> bool:
 def opener(path: str | os.PathLike[str], flags: int) -> int:
     """Open a file of its own, as `open(…, opener=opener)` asks for it. Raises RunError where it is
     none."""
-    check(Path(path))  # before it is opened: opening a device or a pipe may do something
+    exists(Path(path))  # before it is opened: opening a device or a pipe may do something
     descriptor = os.open(path, flags | _GUARDS, 0o666)
     try:
         status = os.fstat(descriptor)

@@ -110,7 +110,7 @@ def held(folder: Path, doing: str = "trained") -> Iterator[None]:
 def held_file(path: Path) -> Iterator[None]:
     """Hold a file that is to be written anywhere, by a lock beside it. Raises RunError where it is
     no file or another process has it."""
-    files.check(path)
+    files.exists(path)
     # A name of its own length, since that of the file may be as long as the system allows.
     lock = path.with_name(f".dualprop-{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}.lock")
     with _locked(lock, f"{path} is being written by another process. Wait for it, or choose another path."):

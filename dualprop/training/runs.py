@@ -47,7 +47,7 @@ class Run:
     def results(self) -> list[dict[str, Any]]:
         """The results of the seeds that are finished."""
         paths = [self.seed_folder(seed) / "result.json" for seed in self.seeds]
-        return [files.read_json(path) for path in paths if path.exists()]
+        return [files.read_json(path) for path in paths if files.exists(path)]
 
 
 def create(folder: Path, recipe: Recipe, seeds: tuple[int, ...]) -> Run:
@@ -65,7 +65,7 @@ def create(folder: Path, recipe: Recipe, seeds: tuple[int, ...]) -> Run:
 def load(folder: Path) -> Run:
     """An existing run folder. Raises RunError where it is none."""
     path = folder / "recipe.json"
-    if not path.is_file():
+    if not files.exists(path):
         within = sorted(str(path.parent) for path in folder.glob("*/recipe.json"))
         remedy = f"Give one of its runs: {', '.join(within)}" if within else "Give the folder that `dualprop train` named"
         raise RunError(f"{folder} holds no recipe.json, so it is no run folder. {remedy}.")
@@ -97,7 +97,7 @@ def train(run: Run, data_root: Path | None = None, reporter: Reporter | None = N
     prepare(run.recipe)
     with folders.held(run.folder):
         folders.remove_leftovers(run.folder)
-        if not (run.folder / "environment.json").exists():
+        if not files.exists(run.folder / "environment.json"):
             _write_environment(run)
         for seed in run.seeds:
             train_seed(run.recipe, seed, load_data(run.recipe, seed, data_root), run.seed_folder(seed), reporter)
@@ -109,7 +109,7 @@ def train(run: Run, data_root: Path | None = None, reporter: Reporter | None = N
 def existing(folder: Path, recipe: Recipe, seeds: tuple[int, ...]) -> Run | None:
     """The run of this recipe in that folder, None where there is none yet. Raises RunError where
     another recipe's is."""
-    if not (folder / "recipe.json").is_file():
+    if not files.exists(folder / "recipe.json"):
         return None
     run = load(folder)
     if (run.recipe.digest(), run.seeds) != (recipe.digest(), seeds):
