@@ -40,7 +40,7 @@ def check_name(name: str) -> None:
     obey."""
     plain = name.isprintable() and name == name.strip(" .") and not _FORBIDDEN.search(name)
     if not name or not plain or len(os.fsencode(name)) > _LONGEST_NAME:
-        raise SettingError(f"{name[:80]!r} is no plain name. Name it by letters, digits, dashes and dots in between.")
+        raise SettingError(f"{name[:80]!r} is no plain name: take letters, digits, dashes, and dots in between")
 
 
 def inside(folder: Path, name: str) -> Path:

@@ -1,8 +1,8 @@
 """Two processes that want one folder, one comparison, one output or one picture: one has it, the
 other is told so in a line and changes nothing.
 
-The other process is a program of its own that runs a command up to the moment when it would write a
-file of a given name, says so and waits; this process then tries the same.
+The other process is a program of its own that runs a command up to the moment when it would write
+a file of a given name, says so and waits; this process then tries the same.
 """
 
 import contextlib
@@ -27,10 +27,10 @@ from dualprop import cli
 from dualprop.training import files
 write = files.write
 for line in sys.stdin:
-    arguments, moment = json.loads(line)
+    arguments, moments = json.loads(line)
     def waiting(path, content):
-        if path.name == moment:
-            files.write = write
+        if [path.name] == moments[:1]:
+            del moments[0]
             print("waiting", file=sys.__stdout__, flush=True)
             sys.stdin.readline()
         write(path, content)
@@ -52,12 +52,17 @@ class Other:
         self.process = process
 
     @contextlib.contextmanager
-    def at(self, moment: str, *arguments: object) -> Iterator[None]:
-        """Let it run the command up to the writing of that file, and to its end afterwards, which
-        must be a good one."""
-        self._say(json.dumps([[str(word) for word in arguments], moment]))
+    def at(self, *arguments: object, moments: tuple[str, ...]) -> Iterator[Callable[[], None]]:
+        """Let it run the command up to the writing of the first of these files, to that of the next
+        when what is yielded is called, and to its end afterwards, which must be a good one."""
+
+        def go_on() -> None:
+            self._say("")
+            assert self._hear() == "waiting\n"
+
+        self._say(json.dumps([[str(word) for word in arguments], moments]))
         assert self._hear() == "waiting\n"
-        yield
+        yield go_on
         self._say("")
         code, told = json.loads(self._hear())
         assert code == 0, told
@@ -118,7 +123,7 @@ def test_of_two_that_begin_in_one_folder_one_trains_and_the_other_writes_nothing
     """The one that is refused must not have put its own recipe there before."""
     out = tmp_path / "run"
     begin = ("train", "digits-mlp", *SHORT, "--out", out, "--optimizer.learning-rate")
-    with other.at("recipe.json", *begin, "0.01"):
+    with other.at(*begin, "0.01", moments=("recipe.json",)):
         assert f"{out} is being trained by another process" in refused(*begin, "0.02")
     assert rate(json.loads((out / "recipe.json").read_text())["recipe"]) == 0.01
     assert training.load(out).results()[0]["epochs"] == 1
@@ -130,7 +135,7 @@ def test_a_run_that_is_being_trained_is_neither_begun_anew_nor_resumed(other, re
     """Both would append to the same metrics and replace each other's checkpoints."""
     out = tmp_path / "run"
     begin = ("train", "digits-mlp", *SHORT, "--out", out)
-    with other.at("last.safetensors", *begin):
+    with other.at(*begin, moments=("last.safetensors",)):
         assert "exists already" in refused(*begin)
         assert "is being trained by another process" in refused("train", "--resume", out)
         assert "is being trained by another process" in refused("compare", "--resume", out)
@@ -140,14 +145,12 @@ def test_of_two_comparisons_in_one_folder_each_result_is_of_the_recipe_of_one(ot
     """Two of twenty had trained with the other's learning rate and ended well."""
     out = tmp_path / "c"
     begin = ("compare", "digits-mlp", *SHORT, "--variants", "bp,dp", "--no-costs", "--out", out, "--optimizer.learning-rate")
-    with other.at("comparison.json", *begin, "0.01"):
+    with other.at(*begin, "0.01", moments=("comparison.json", "result.json")) as go_on:
         assert f"{out} is being trained by another process" in refused(*begin, "0.02")
-    again = ("compare", "--resume", out)
-    (out / "dp/seed-0/result.json").unlink()
-    with other.at("result.json", *again):
-        assert f"{out} is being trained by another process" in refused(*again)
+        go_on()
         assert "exists already" in refused(*begin, "0.02")
-        assert f"{out / 'dp'} is being trained by another process" in refused("train", "--resume", out / "dp")
+        assert f"{out} is being trained by another process" in refused("compare", "--resume", out)
+        assert f"{out / 'bp'} is being trained by another process" in refused("train", "--resume", out / "bp")
     comparison = comparisons.load(out)
     assert {rate(recipe.to_plain()) for recipe in comparison.recipes.values()} == {0.01}
     for label, run in comparison.runs.items():
@@ -157,7 +160,7 @@ def test_of_two_comparisons_in_one_folder_each_result_is_of_the_recipe_of_one(ot
 def test_of_two_benches_that_write_one_file_or_one_picture_one_does(other, refused, tmp_path):
     """Each would replace the other's numbers after every group: the file would be of neither."""
     out = tmp_path / "x.json"
-    with other.at("x.json", *BENCH, "--out", out):
+    with other.at(*BENCH, "--out", out, moments=("x.json",)):
         assert f"{out} is being written by another process" in refused(*BENCH, "--out", out)
         picture = (*BENCH, "--out", tmp_path / "y.json", "--figure", tmp_path / "x.png")
         assert f"{tmp_path / 'x.png'} is being written by another process" in refused(*picture)
@@ -168,7 +171,7 @@ def test_of_two_benches_that_write_one_file_or_one_picture_one_does(other, refus
 def test_of_two_reports_one_draws(other, refused, recipe, train):
     """Each would remove the other's half-written picture as a leftover."""
     run = train(recipe(epochs=1))
-    with other.at("training_curves.png", "report", run.folder):
+    with other.at("report", run.folder, moments=("training_curves.png",)):
         assert "figures is being drawn by another process" in refused("report", run.folder)
     assert [path.name for path in (run.folder / "figures").iterdir()] == ["training_curves.png"]
 
@@ -225,6 +228,22 @@ def test_a_lock_that_its_holder_removes_while_it_is_waited_for_is_not_taken(tmp_
     with folders.held(tmp_path):
         assert len(times) == 2
         assert (tmp_path / ".lock").exists()
+
+
+def test_a_folder_that_another_has_begun_before_the_lock_was_ours_is_refused(recipe, tmp_path, monkeypatch):
+    """It was empty when it was looked at, and the other has ended since: its recipe would be
+    overwritten."""
+    real, folder = folders.flock, tmp_path / "run"
+
+    def late(descriptor: int, how: int) -> None:
+        (folder / "recipe.json").write_text("the other's")
+        real(descriptor, how)
+
+    monkeypatch.setattr(folders, "flock", late)
+    with pytest.raises(RunError, match="exists already"):
+        training.create(folder, recipe(), (0,))
+    assert [path.name for path in folder.iterdir()] == ["recipe.json"]
+    assert (folder / "recipe.json").read_text() == "the other's"
 
 
 def test_a_file_that_holds_something_is_no_lock(tmp_path):
