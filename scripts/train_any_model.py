@@ -229,7 +229,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     shared = {name: getattr(options, name) for name in ("model", "steps", "batch_size", "every", "seed")}
     shared |= {"optimizer": dataclasses.asdict(task.optimizer), "text": platform.python_version() * (options.model == "gpt")}
     options.out.mkdir(parents=True, exist_ok=True)
-    files.remove_leftovers(options.out)
     path = options.out / "settings.json"
     if path.exists() and (before := files.read_json(path)["settings"]) != json.loads(files.to_json(shared)):
         raise SystemExit(f"{path} holds other settings, {before}. Choose another folder.")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dualprop.training import files
+from dualprop.training import files, folders
 from dualprop.training.runs import Run
 
 if TYPE_CHECKING:
@@ -33,9 +33,15 @@ def draw(runs: Sequence[tuple[str, Run]], folder: Path, costs: dict[str, Any] | 
     """Draw all figures of the labelled runs into `folder`, each replaced as a whole.
 
     Returns their paths. `costs` holds what a step of each label costs, as `bench.rows.costs` does.
+    Raises RunError where another process is drawing there, or where the folder leads elsewhere.
     """
-    folder.mkdir(exist_ok=True)
-    files.remove_leftovers(folder)
+    folders.make_inside(folder.parent, folder.name)
+    with folders.held(folder, "drawn"):
+        folders.remove_leftovers(folder)
+        return _drawn(runs, folder, costs)
+
+
+def _drawn(runs: Sequence[tuple[str, Run]], folder: Path, costs: dict[str, Any] | None) -> list[Path]:
     paths = [save(training_curves(runs), folder / "training_curves.png")]
     aligned = [
         (label, run)

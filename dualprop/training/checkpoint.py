@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from dualprop.errors import CheckpointError
+from dualprop.errors import CheckpointError, RunError
 from dualprop.training import files
 
 FORMAT = 1
@@ -54,10 +54,11 @@ def read(path: Path, belongs_to: str) -> Checkpoint:
     run."""
     advice = f"Restore it from a copy, or remove {path.parent} to train this seed anew."
     try:
+        files.exists(path)
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {}).get("dualprop", "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 — not a dictionary
-    except (SafetensorError, ValueError, OSError, RuntimeError) as error:
+    except (SafetensorError, ValueError, OSError, RuntimeError, RunError) as error:
         raise CheckpointError(f"checkpoint {path} can't be read ({_first_line(error)}). {advice}") from error
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise CheckpointError(f"checkpoint {path} was not written by this version of dualprop. {advice}")

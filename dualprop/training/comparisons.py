@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dualprop.errors import RunError
-from dualprop.training import files, runs
+from dualprop.errors import RunError, SettingError
+from dualprop.training import files, folders, runs
 from dualprop.training.recipe import Recipe
 from dualprop.training.runs import Run
 
 _DESCRIPTION = "comparison.json"
+_NOT_LABELS = (_DESCRIPTION, "costs.json", "results.json", "figures")
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,25 @@ class Comparison:
     seeds: tuple[int, ...]
     measures_costs: bool
 
+    def __post_init__(self) -> None:
+        for label in self.recipes:
+            folders.check_name(label)
+            if label in _NOT_LABELS:
+                raise SettingError(f"no rule can be labelled '{label}': the comparison has a file or folder of that name.")
+
     @property
     def runs(self) -> dict[str, Run]:
-        """By label; some may not have begun."""
-        return {label: Run(self.folder / label, recipe, self.seeds) for label, recipe in self.recipes.items()}
+        """By label; some may not have begun. Raises RunError as `begun` does."""
+        return {
+            label: self.begun(label) or Run(self.folder / label, recipe, self.seeds) for label, recipe in self.recipes.items()
+        }
+
+    def begun(self, label: str) -> Run | None:
+        """The run of that label, None where it has not begun.
+
+        Raises RunError where its folder holds another recipe's run, or is a link.
+        """
+        return runs.existing(folders.inside(self.folder, label), self.recipes[label], self.seeds)
 
     @property
     def costs_path(self) -> Path:
@@ -42,27 +58,32 @@ class Comparison:
 
     def costs(self) -> dict[str, Any] | None:
         """What a step of each recipe takes, by label; None where it was not measured."""
-        return files.read_json(self.costs_path) if self.costs_path.exists() else None
+        return files.read_json(self.costs_path) if files.exists(self.costs_path) else None
 
 
 def is_comparison(folder: Path) -> bool:
     """Whether the folder holds a comparison and not a single run."""
-    return (folder / _DESCRIPTION).is_file()
+    return files.exists(folder / _DESCRIPTION)
 
 
 def create(folder: Path, recipes: dict[str, Recipe], seeds: tuple[int, ...], measures_costs: bool = True) -> Comparison:
-    """A new comparison folder. Raises RunError where it exists already; nothing is touched."""
-    files.claim(folder)
+    """A new comparison folder.
+
+    Raises RunError where it exists already or another process has it, and SettingError for a label
+    that is no plain name; nothing is touched.
+    """
+    comparison = Comparison(folder, recipes, seeds, measures_costs)
     rules = {label: recipe.to_plain() for label, recipe in recipes.items()}
-    files.write_json(folder / _DESCRIPTION, {"rules": rules, "seeds": list(seeds), "costs": measures_costs})
-    return Comparison(folder, recipes, seeds, measures_costs)
+    with folders.claimed(folder):
+        files.write_json(folder / _DESCRIPTION, {"rules": rules, "seeds": list(seeds), "costs": measures_costs})
+    return comparison
 
 
 def load(folder: Path) -> Comparison:
     """An existing comparison folder. Raises RunError where its description is damaged."""
     path = folder / _DESCRIPTION
     try:
-        plain = json.loads(path.read_text())
+        plain = json.loads(files.read(path))
         recipes = {name: Recipe.from_plain(recipe) for name, recipe in plain["rules"].items()}
         if not recipes:
             raise ValueError("it names no rule")

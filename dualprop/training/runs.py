@@ -12,9 +12,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
-import os
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -25,7 +23,7 @@ import torch
 from dualprop import data
 from dualprop.errors import DataError, RunError, SettingError
 from dualprop.network import Network
-from dualprop.training import environment, execution, files, optimization
+from dualprop.training import environment, execution, files, folders, optimization
 from dualprop.training.recipe import Recipe
 from dualprop.training.trainer import Reporter, train_seed
 
@@ -39,7 +37,8 @@ class Run:
     seeds: tuple[int, ...]
 
     def seed_folder(self, seed: int) -> Path:
-        return self.folder / f"seed-{seed}"
+        """Where it is, or will be. Raises RunError where a link or a file is in its place."""
+        return folders.inside(self.folder, f"seed-{seed}")
 
     def metrics(self, seed: int) -> list[dict[str, Any]]:
         """One dictionary per epoch, the first before training."""
@@ -48,27 +47,30 @@ class Run:
     def results(self) -> list[dict[str, Any]]:
         """The results of the seeds that are finished."""
         paths = [self.seed_folder(seed) / "result.json" for seed in self.seeds]
-        return [files.read_json(path) for path in paths if path.exists()]
+        return [files.read_json(path) for path in paths if files.exists(path)]
 
 
 def create(folder: Path, recipe: Recipe, seeds: tuple[int, ...]) -> Run:
-    """A new run folder. Raises RunError where it exists already; nothing in it is touched."""
-    files.claim(folder)
-    how = {"execution": str(execution.resolve(recipe))}
-    files.write_json(folder / "environment.json", environment.describe(recipe.device) | how)
-    files.write_json(folder / "recipe.json", {"recipe": recipe.to_plain(), "seeds": list(seeds)})
-    return Run(folder, recipe, seeds)
+    """A new run folder. Raises RunError where it exists already or another process has it; nothing
+    in it is touched."""
+    run = Run(folder, recipe, seeds)
+    with folders.claimed(folder):
+        # First what makes the folder a run's: a start killed before it leaves nothing that could be
+        # the user's.
+        files.write_json(folder / "recipe.json", {"recipe": recipe.to_plain(), "seeds": list(seeds)})
+        _write_environment(run)
+    return run
 
 
 def load(folder: Path) -> Run:
     """An existing run folder. Raises RunError where it is none."""
     path = folder / "recipe.json"
-    if not path.is_file():
+    if not files.exists(path):
         within = sorted(str(path.parent) for path in folder.glob("*/recipe.json"))
         remedy = f"Give one of its runs: {', '.join(within)}" if within else "Give the folder that `dualprop train` named"
         raise RunError(f"{folder} holds no recipe.json, so it is no run folder. {remedy}.")
     try:
-        plain = json.loads(path.read_text())
+        plain = json.loads(files.read(path))
         return Run(folder, Recipe.from_plain(plain["recipe"]), seeds_from(plain["seeds"]))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"{path} is damaged: {error}. Restore it, or train anew.") from error
@@ -93,8 +95,10 @@ def train(run: Run, data_root: Path | None = None, reporter: Reporter | None = N
     """
     reporter = reporter or Reporter()
     prepare(run.recipe)
-    with _locked(run.folder):
-        files.remove_leftovers(run.folder)
+    with folders.held(run.folder):
+        folders.remove_leftovers(run.folder)
+        if not files.exists(run.folder / "environment.json"):
+            _write_environment(run)
         for seed in run.seeds:
             train_seed(run.recipe, seed, load_data(run.recipe, seed, data_root), run.seed_folder(seed), reporter)
         results = summary(run.results())
@@ -102,12 +106,21 @@ def train(run: Run, data_root: Path | None = None, reporter: Reporter | None = N
     return results
 
 
+def existing(folder: Path, recipe: Recipe, seeds: tuple[int, ...]) -> Run | None:
+    """The run of this recipe in that folder, None where there is none yet. Raises RunError where
+    another recipe's is."""
+    if not files.exists(folder / "recipe.json"):
+        return None
+    run = load(folder)
+    if (run.recipe.digest(), run.seeds) != (recipe.digest(), seeds):
+        raise RunError(f"{folder} holds a run of other settings or seeds. Choose another folder, or remove it.")
+    return run
+
+
 def finished(folder: Path, recipe: Recipe, seeds: tuple[int, ...], data_root: Path | None = None) -> Run:
     """The finished run of this recipe in that folder: trained, or continued, if it is not there.
     Raises RunError where another recipe's is, and what `train` raises."""
-    run = load(folder) if (folder / "recipe.json").is_file() else create(folder, recipe, seeds)
-    if (run.recipe.digest(), run.seeds) != (recipe.digest(), seeds):
-        raise RunError(f"{folder} holds a run of other settings or seeds. Choose another folder, or remove it.")
+    run = existing(folder, recipe, seeds) or create(folder, recipe, seeds)
     train(run, data_root)
     return run
 
@@ -193,16 +206,6 @@ def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the folder for this process; the system releases it when the process ends, however it
-    ends."""
-    with open(folder / ".lock", "w") as file:
-        if os.name == "posix":
-            import fcntl
-
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RunError(f"{folder} is being trained by another process. Wait for it, or stop it.") from None
-        yield
+def _write_environment(run: Run) -> None:
+    how = {"execution": str(execution.resolve(run.recipe))}
+    files.write_json(run.folder / "environment.json", environment.describe(run.recipe.device) | how)

@@ -22,7 +22,7 @@ from dualprop.data import Examples, Splits, batches
 from dualprop.errors import CheckpointError, RunError
 from dualprop.network import Network
 from dualprop.rules import Outcome
-from dualprop.training import checkpoint, execution, files, monitoring, optimization, step
+from dualprop.training import checkpoint, execution, files, folders, monitoring, optimization, step
 from dualprop.training.capture import CapturedStep, CudaGraph, TrainingStep
 from dualprop.training.checkpoint import Checkpoint
 from dualprop.training.evaluation import Score, evaluate
@@ -63,7 +63,7 @@ def train_seed(recipe: Recipe, seed: int, splits: Splits, folder: Path, reporter
         OSError: the folder can't be written; what was written before stays whole.
     """
     finished = folder / "result.json"
-    if finished.exists():
+    if files.exists(finished):
         result: dict[str, Any] = files.read_json(finished)
         if result.get("belongs_to") != _belongs_to(recipe, seed):
             raise RunError(
@@ -72,7 +72,7 @@ def train_seed(recipe: Recipe, seed: int, splits: Splits, folder: Path, reporter
         reporter.seed_finished(result)
         return result
     folder.mkdir(exist_ok=True)
-    files.remove_leftovers(folder)
+    folders.remove_leftovers(folder)
     result = _SeedRun(recipe, seed, splits, folder, reporter).run()
     files.write_json(finished, result)
     reporter.seed_finished(result)
@@ -91,7 +91,7 @@ def restore_best(model: nn.Module, recipe: Recipe, seed: int, folder: Path) -> N
     """Give the model, on any device, the weights in `folder` that were best on the validation part
     so far (at the start, the initial ones). Raises CheckpointError where there are none."""
     path = folder / "best.safetensors"
-    if not path.exists():
+    if not files.exists(path):
         raise CheckpointError(
             f"{folder} holds no weights: there is no {path.name}, which published results leave out. Give a run that has one."
         )
@@ -127,7 +127,7 @@ class _SeedRun:
         self.num_correct = torch.zeros((), dtype=torch.int64, device=self.recipe.device)
 
     def run(self) -> dict[str, Any]:
-        is_new = not self.last.exists()
+        is_new = not files.exists(self.last)
         if not is_new:
             self._restore()
         files.truncate(self.metrics, self.progress.metrics_bytes)

@@ -74,7 +74,7 @@ def test_a_comparison_is_drawn_in_one_figure_and_again_over_the_old_one(recipe, 
     """`report` draws where figures are already."""
     labelled = [("backprop", train(recipe(), name="a")), ("dual_propagation", train(recipe(rule=DualPropagation()), name="b"))]
     first = draw(labelled, tmp_path / "figures")
-    (tmp_path / "figures" / "training_curves.png.1.writing").write_bytes(b"left by a killed process")
+    (tmp_path / "figures" / ".dualprop-1-0123456789abcdef.writing").write_bytes(b"left by a killed process")
     assert draw(labelled, tmp_path / "figures") == first
 
 
