@@ -8,8 +8,10 @@ by name.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from dualprop.errors import CheckpointError, RunError
-from dualprop.training import files
+from dualprop.training import documents, files
+from dualprop.training.records import Record
 
 FORMAT = 1
 
@@ -35,6 +38,15 @@ class Checkpoint:
     def under(self, prefix: str) -> dict[str, Tensor]:
         """The tensors whose names begin with `prefix` and a dot, without it."""
         return {n.removeprefix(f"{prefix}."): t for n, t in self.tensors.items() if n.startswith(f"{prefix}.")}
+
+
+class Header(Record, frozen=True, kw_only=True):
+    """What a checkpoint says of itself, beside `about`."""
+
+    format: int
+    belongs_to: str
+    sha256: str
+    about: dict[str, Any]
 
 
 def write(path: Path, checkpoint: Checkpoint, belongs_to: str) -> None:
@@ -52,21 +64,36 @@ def write(path: Path, checkpoint: Checkpoint, belongs_to: str) -> None:
 def read(path: Path, belongs_to: str) -> Checkpoint:
     """Read and verify a checkpoint. Raises CheckpointError where it is corrupt or of another
     run."""
-    advice = f"Restore it from a copy, or remove {path.parent} to train this seed anew."
+    advice = _advice(path)
     try:
         files.exists(path)
         with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {}).get("dualprop", "null"))
+            plain = documents.parse((file.metadata() or {}).get("dualprop", "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 — not a dictionary
     except (SafetensorError, ValueError, OSError, RuntimeError, RunError) as error:
         raise CheckpointError(f"checkpoint {path} can't be read ({_first_line(error)}). {advice}") from error
-    if not isinstance(about, dict) or about.get("format") != FORMAT:
+    if not isinstance(plain, dict) or plain.get("format") != FORMAT:
         raise CheckpointError(f"checkpoint {path} was not written by this version of dualprop. {advice}")
-    if about.get("sha256") != _digest(tensors, about.get("belongs_to"), about.get("about")):
+    try:
+        header = Header.from_plain(plain)
+    except documents.Misfit as error:
+        raise CheckpointError(f"checkpoint {path} is corrupt: in its header, {error}. {advice}") from error
+    if header.sha256 != _digest(tensors, header.belongs_to, header.about):
         raise CheckpointError(f"checkpoint {path} is corrupt: its checksum differs. {advice}")
-    if about.get("belongs_to") != belongs_to:
+    if header.belongs_to != belongs_to:
         raise CheckpointError(f"checkpoint {path} belongs to another recipe or seed. {advice}")
-    return Checkpoint(tensors, about["about"])
+    return Checkpoint(tensors, header.about)
+
+
+@contextlib.contextmanager
+def fitting(path: Path) -> Iterator[None]:
+    """Where a checkpoint is given to a run: what it lacks, or holds in another shape, becomes a
+    CheckpointError. Its checksum is right, so it is another program's, or of another moment."""
+    try:
+        yield
+    except (LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        lack = f"it holds no {error}" if isinstance(error, KeyError) else _first_line(error)
+        raise CheckpointError(f"checkpoint {path} does not fit the run: {lack}. {_advice(path)}") from error
 
 
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -95,14 +122,20 @@ def restore_model(model: nn.Module, checkpoint: Checkpoint, path: Path) -> None:
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, checkpoint: Checkpoint) -> None:
     """Load the optimizer's state, each tensor laid out as its parameter is: a fused optimizer walks
-    both as memory lies."""
+    both as memory lies. Raises ValueError where one is missing or of another shape."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in checkpoint.under("optimizer").items():
         index, key = name.split(".", 1)
         parameter = parameters[int(index)]
         alike = tensor.shape == parameter.shape
+        if not alike and tensor.dim():
+            raise ValueError(f"optimizer.{name} has shape {tuple(tensor.shape)}, its parameter {tuple(parameter.shape)}")
         state.setdefault(int(index), {})[key] = torch.empty_like(parameter).copy_(tensor) if alike else tensor
+    names = set().union(*state.values())
+    for number, values in state.items():
+        for lacked in sorted(names - values.keys()):
+            raise ValueError(f"it holds no optimizer.{number}.{lacked}")
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
@@ -113,6 +146,10 @@ def _digest(tensors: dict[str, Tensor], belongs_to: Any, about: Any) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _advice(path: Path) -> str:
+    return f"Restore it from a copy, or remove {path.parent} to train this seed anew."
 
 
 def _first_line(error: Exception) -> str:

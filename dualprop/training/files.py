@@ -73,33 +73,14 @@ def to_json(value: Any) -> str:
     return json.dumps(_finite(value))
 
 
-def read(path: Path) -> bytes:
-    """The whole content. Raises OSError, and RunError where `path` is no file."""
+def read(path: Path, largest: int | None = None) -> bytes:
+    """The whole content. Raises OSError, and RunError where `path` is no file or has more than
+    `largest` bytes."""
     with _open(path, "rb") as file:
-        return file.read()
-
-
-def read_json(path: Path) -> Any:
-    """The value in a JSON file. Raises RunError where it is damaged."""
-    try:
-        return json.loads(read(path))
-    except ValueError as error:
-        raise RunError(f"{path} is damaged: {error}. Restore it, or remove it to have it made again.") from error
-
-
-def read_lines(path: Path) -> list[Any]:
-    """The values of a file of JSON lines; none where it does not exist. A last line without its end
-    is still being written.
-
-    Raises RunError where another line is damaged.
-    """
-    if not exists(path):
-        return []
-    *lines, _ = read(path).split(b"\n")
-    try:
-        return [json.loads(line) for line in lines]
-    except ValueError as error:
-        raise RunError(f"{path} is damaged: {error}. Restore it, or remove its folder to train this seed anew.") from error
+        size = os.fstat(file.fileno()).st_size
+        if largest is not None and size > largest:
+            raise RunError(f"{path} is damaged: its {size >> 20} MB are more than any such file has, {largest >> 20} MB.")
+        return file.read() if largest is None else file.read(size)
 
 
 def drop_partial_line(path: Path) -> None:

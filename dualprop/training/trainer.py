@@ -19,14 +19,15 @@ import torch
 from torch import Tensor, nn
 
 from dualprop.data import Examples, Splits, batches
-from dualprop.errors import CheckpointError, RunError
+from dualprop.errors import CheckpointError
 from dualprop.network import Network
 from dualprop.rules import Outcome
-from dualprop.training import checkpoint, execution, files, folders, monitoring, optimization, step
+from dualprop.training import checkpoint, execution, files, folders, monitoring, optimization, plain, readings, step
 from dualprop.training.capture import CapturedStep, CudaGraph, TrainingStep
 from dualprop.training.checkpoint import Checkpoint
 from dualprop.training.evaluation import Score, evaluate
 from dualprop.training.recipe import Recipe
+from dualprop.training.records import Result
 
 # How often, in steps, the running loss is checked for divergence: the check waits for the device.
 CHECK_EVERY = 50
@@ -39,7 +40,7 @@ class Reporter:
     def seed_started(self, seed: int, num_steps: int, done: int) -> None: ...
     def step_done(self, done: int, num_examples: int, loss: Tensor, num_correct: Tensor) -> None: ...
     def epoch_done(self, metrics: dict[str, Any]) -> None: ...
-    def seed_finished(self, result: dict[str, Any]) -> None: ...
+    def seed_finished(self, result: Result) -> None: ...
 
 
 @dataclass
@@ -55,26 +56,22 @@ class Progress:
     stopped: str = ""
 
 
-def train_seed(recipe: Recipe, seed: int, splits: Splits, folder: Path, reporter: Reporter) -> dict[str, Any]:
+def train_seed(recipe: Recipe, seed: int, splits: Splits, folder: Path, reporter: Reporter) -> Result:
     """Train one seed in `folder`, from its last checkpoint if there is one, and return its result.
 
     Raises:
         CheckpointError: a checkpoint that is corrupt or of another run.
+        RunError: a result or metrics of which that is so.
         OSError: the folder can't be written; what was written before stays whole.
     """
-    finished = folder / "result.json"
-    if files.exists(finished):
-        result: dict[str, Any] = files.read_json(finished)
-        if result.get("belongs_to") != _belongs_to(recipe, seed):
-            raise RunError(
-                f"{finished} belongs to another recipe or seed. Restore recipe.json, or remove {folder} to train anew."
-            )
+    result = readings.result(folder, seed, belongs_to(recipe, seed))
+    if result is not None:
         reporter.seed_finished(result)
         return result
     folder.mkdir(exist_ok=True)
     folders.remove_leftovers(folder)
     result = _SeedRun(recipe, seed, splits, folder, reporter).run()
-    files.write_json(finished, result)
+    files.write_json(folder / "result.json", result.to_plain())
     reporter.seed_finished(result)
     return result
 
@@ -95,14 +92,14 @@ def restore_best(model: nn.Module, recipe: Recipe, seed: int, folder: Path) -> N
         raise CheckpointError(
             f"{folder} holds no weights: there is no {path.name}, which published results leave out. Give a run that has one."
         )
-    checkpoint.restore_model(model, checkpoint.read(path, _belongs_to(recipe, seed)), path)
+    checkpoint.restore_model(model, checkpoint.read(path, belongs_to(recipe, seed)), path)
 
 
 class _SeedRun:
     def __init__(self, recipe: Recipe, seed: int, splits: Splits, folder: Path, reporter: Reporter) -> None:
         self.recipe, self.seed, self.splits, self.folder, self.reporter = recipe, seed, splits, folder, reporter
         self.execution = execution.resolve(recipe)
-        self.belongs_to = _belongs_to(recipe, seed)
+        self.belongs_to = belongs_to(recipe, seed)
         self.last, self.best = folder / "last.safetensors", folder / "best.safetensors"
         self.metrics = folder / "metrics.jsonl"
         self.model = initial_model(recipe, seed, splits)
@@ -126,10 +123,11 @@ class _SeedRun:
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.recipe.device)
         self.num_correct = torch.zeros((), dtype=torch.int64, device=self.recipe.device)
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> Result:
         is_new = not files.exists(self.last)
         if not is_new:
             self._restore()
+            readings.check_begun(self.folder, self.progress.metrics_bytes, self.progress.epoch, self.progress.best)
         files.truncate(self.metrics, self.progress.metrics_bytes)
         files.drop_partial_line(self.folder / "timing.jsonl")
         done = self.progress.epoch * self.steps_per_epoch + self.progress.step
@@ -265,36 +263,42 @@ class _SeedRun:
 
     def _restore(self) -> None:
         saved = checkpoint.read(self.last, self.belongs_to)
+        with checkpoint.fitting(self.last):
+            self._take(saved)
+
+    def _take(self, saved: Checkpoint) -> None:
+        self.progress = plain.from_plain(Progress, saved.about, "about")
         checkpoint.restore_model(self.model, saved, self.last)
         checkpoint.restore_optimizer(self.optimizer, saved)
         # Copied: products round by where their operands lie in memory, and those of a file lie
         # anywhere.
         rule_state = {name: tensor.to(self.recipe.device, copy=True) for name, tensor in saved.under("rule").items()}
         self.rule_state = self.recipe.rule.unpack_state(rule_state)
-        self.order_at_epoch = saved.tensors["order"]
+        self.order.set_state(saved.tensors["order"])
+        self.order_at_epoch = self.order.get_state()
         self.inference.set_state(saved.tensors["inference"])
-        self.loss_sum = saved.tensors["loss_sum"].to(self.recipe.device)
-        self.num_correct = saved.tensors["num_correct"].to(self.recipe.device)
-        self.progress = Progress(**saved.about)
+        self.loss_sum.copy_(saved.tensors["loss_sum"])
+        self.num_correct.copy_(saved.tensors["num_correct"])
 
-    def _result(self) -> dict[str, Any]:
+    def _result(self) -> Result:
         """Test the model that was best on the validation part."""
         saved = checkpoint.read(self.best, self.belongs_to)
         checkpoint.restore_model(self.model, saved, self.best)
         score = self._evaluate(self.splits.test)
-        return {
-            "seed": self.seed,
-            "test_accuracy": score.accuracy,
-            "test_loss": score.loss,
-            "test_top5_accuracy": score.top5_accuracy,
-            "num_test": len(self.splits.test),
-            "best_epoch": self.progress.best["epoch"],
-            "validation_accuracy": self.progress.best["validation_accuracy"],
-            "epochs": self.progress.epoch,
-            "stopped": self.progress.stopped,
-            "belongs_to": self.belongs_to,
-        }
+        return Result(
+            seed=self.seed,
+            test_accuracy=score.accuracy,
+            test_loss=score.loss,
+            test_top5_accuracy=score.top5_accuracy,
+            num_test=len(self.splits.test),
+            best_epoch=int(self.progress.best["epoch"]),
+            validation_accuracy=self.progress.best["validation_accuracy"],
+            epochs=self.progress.epoch,
+            stopped=self.progress.stopped,
+            belongs_to=self.belongs_to,
+        )
 
 
-def _belongs_to(recipe: Recipe, seed: int) -> str:
+def belongs_to(recipe: Recipe, seed: int) -> str:
+    """What is written into a checkpoint and a result, by which they know their run."""
     return f"{recipe.digest()} seed {seed}"
