@@ -52,7 +52,8 @@ class Progress:
     step: int = 0
     unsettled: int = 0
     metrics_bytes: int = 0
-    best: dict[str, float] = field(default_factory=dict)
+    # A whole number stays one when it is read: a resumed run writes the same header.
+    best: dict[str, int | float] = field(default_factory=dict)
     stopped: str = ""
 
 
