@@ -12,9 +12,11 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf, prod
+from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from dualprop import neurons
 from dualprop.errors import SettingError
@@ -128,6 +130,24 @@ class ConvNet:
         if height * width == 0:
             raise SettingError(f"{len(self.channels)} halvings leave nothing of {input_shape[1:]} pixels. Use fewer channels.")
         return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * height * width, num_classes))
+
+
+class Unmade(TorchFunctionMode):
+    """Inside of it modules are made without memory for their parameters, and nothing is drawn."""
+
+    def __enter__(self) -> Unmade:
+        self._meta = torch.device("meta")
+        self._meta.__enter__()
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._meta.__exit__(*error)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        changes = func.__name__.endswith("_") and not func.__name__.endswith("__")
+        return args[0] if changes and args else func(*args, **(kwargs or {}))
 
 
 Stages = list[tuple[list[nn.Module], nn.Module, list[nn.Module]]]

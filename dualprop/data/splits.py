@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from dualprop import memory
 from dualprop.data.examples import Examples
 from dualprop.data.mapped import MappedImages
 from dualprop.errors import DataError, SettingError
@@ -56,6 +57,9 @@ def bordered(x: np.ndarray | MappedImages, border: int, name: str) -> np.ndarray
         raise SettingError(f"border must be at least 0, got {border}.")
     if not isinstance(x, np.ndarray) or x.ndim != 4:
         raise SettingError(f"border is put around images in memory, and those of {name} are none. Use border=0.")
+    number, channels, height, width = x.shape
+    num_bytes = number * channels * (height + 2 * border) * (width + 2 * border) * x.itemsize
+    memory.check(num_bytes, f"a border of {border} around the images of {name}", "Lower border.")
     return np.pad(x, ((0, 0), (0, 0), (border, border), (border, border)))
 
 

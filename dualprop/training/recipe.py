@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from dualprop import feedback, losses, rules
+from dualprop import feedback, losses, memory, models, rules
 from dualprop.data import Augmentation
 from dualprop.errors import RunError, SettingError
 from dualprop.kernels import Kernel
@@ -27,6 +27,7 @@ from dualprop.training.older_recipes import renewed
 
 # What says how a run is computed and not what: no part of what a checkpoint belongs to.
 _HOW = ("residency", "capture", "kernel")
+_SMALLER = "Lower the widths or channels of the model."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +82,11 @@ class Optimizer:
             raise SettingError("final_learning_rate and cosine_epochs have no meaning without cosine.")
         if self.cosine_epochs and self.cosine_epochs <= self.warmup_epochs:
             raise SettingError(f"cosine_epochs must be more than warmup_epochs, got {self.cosine_epochs:g}.")
+
+    @property
+    def num_states(self) -> int:
+        """How many numbers it keeps for each parameter."""
+        return int(self.momentum > 0) if self.name == "sgd" else 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,8 +216,20 @@ class Recipe:
     def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
         """The model for inputs (N, *input_shape), drawn from the global generator; its feedback
         weights after the others, so that those are the same whatever the feedback."""
-        model = self.model.build(input_shape, num_classes)
-        return model if self.feedback == "exact" else feedback.convert(model, self.feedback)
+        self._check_memory(input_shape, num_classes)
+        with memory.asking(f"the model of {self.name}", _SMALLER):
+            model = self.model.build(input_shape, num_classes)
+            return model if self.feedback == "exact" else feedback.convert(model, self.feedback)
+
+    def _check_memory(self, input_shape: tuple[int, ...], num_classes: int) -> None:
+        """Raise OutOfMemoryError where parameters, gradients and the optimizer's state alone, which
+        are all there at each step, take more memory than there is."""
+        with memory.asking(f"the model of {self.name}", _SMALLER), models.Unmade():
+            parameters = self.model.build(input_shape, num_classes).parameters()
+            number = sum(parameter.numel() for parameter in parameters)
+        each = (2 + self.optimizer.num_states) * (8 if self.dtype == "float64" else 4)
+        what = f"training the model of {self.name}, {number:.3g} parameters by {self.optimizer.name},"
+        memory.check(each * number, what, _SMALLER, self.device)
 
     def with_rule(self, name: str) -> Recipe:
         """The same recipe by another rule at that rule's defaults and this recipe's loss; its own
