@@ -132,7 +132,7 @@ def _of_the_process() -> Iterator[int]:
 
 
 def _gigabytes(num_bytes: int) -> str:
-    return f"{num_bytes / 1e9:.3g} GB"
+    return f"{num_bytes / 1e9:,.1f} GB"
 
 
 def _entry(path: Path, name: str) -> int:

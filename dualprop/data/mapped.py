@@ -67,7 +67,7 @@ class PlacedFile:
         done = 0
         while done < len(buffer):
             try:
-                number = self._read_once(memoryview(buffer)[done:], place + done)
+                number = self._read_once(buffer.data[done:], place + done)
             except OSError as error:
                 raise DataError(f"{self.path} can't be read any more ({error.strerror or error}).") from None
             if number == 0:

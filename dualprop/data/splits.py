@@ -14,6 +14,7 @@ from dualprop import memory
 from dualprop.data.examples import Examples
 from dualprop.data.mapped import MappedImages
 from dualprop.errors import DataError, SettingError
+from dualprop.settings import Kind, Pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,8 +54,7 @@ def bordered(x: np.ndarray | MappedImages, border: int, name: str) -> np.ndarray
     no images in memory."""
     if border == 0:
         return x
-    if border < 0:
-        raise SettingError(f"border must be at least 0, got {border}.")
+    Kind.of(Pixels).conform("border", border)
     if not isinstance(x, np.ndarray) or x.ndim != 4:
         raise SettingError(f"border is put around images in memory, and those of {name} are none. Use border=0.")
     number, channels, height, width = x.shape

@@ -197,7 +197,6 @@ def reading(reader: str, state: Tensor) -> Iterator[None]:
     It is a SettingError.
     """
 
-
     def tell(reason: str) -> SettingError:
         return SettingError(
             f"{reader} can't read a state of shape {tuple(state.shape)} and {state.dtype}: {reason}. "

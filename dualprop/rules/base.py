@@ -199,7 +199,8 @@ class AbstractRule(ABC, Generic[Settled]):
     def _asking(self, x: Any) -> AbstractContextManager[None]:
         """Where memory is lacking, this rule on this batch is what asked for it."""
         return memory.asking(
-            lambda: f"{type(self).__name__} on a batch of {len(inputs.first(x))}", "Lower the batch size, or take a smaller model."
+            lambda: f"{type(self).__name__} on a batch of {len(inputs.first(x))}",
+            "Lower the batch size, or take a smaller model.",
         )
 
     def _outcome(self, problem: Problem) -> Outcome:

@@ -92,7 +92,7 @@ def test_random_order_draws_single_layers_from_the_passed_generator_alone():
 
 REFUSED = [
     (lambda: schedules.parse("bottom_upp(3)"), r"unknown schedule 'bottom_upp'.*Did you mean 'bottom_up'"),
-    (lambda: schedules.parse("bottom_up(0)"), "count of schedule 'bottom_up' must be a whole number of at least 1"),
+    (lambda: schedules.parse("bottom_up(0)"), "count of schedule 'bottom_up' must be at least 1"),
     (lambda: schedules.bottom_up(-2), "at least 1, got -2"),
     (lambda: schedules.bottom_up(2.5), "whole number"),
     (lambda: schedules.bottom_up(True), "whole number"),
