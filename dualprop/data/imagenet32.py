@@ -115,9 +115,8 @@ def _from_npz(paths: list[Path]) -> list[Batch]:
         x = npz_members.locate(path, info) if is_mappable else npz_members.locate_unpacked(path, info)
         _check_pixels(path, x)
         labels = _classes(path, npz_members.small(path, members["labels"], limit=8 * x.shape[0] + 10_000), x.shape[0])
-        batches.append(
-            Batch(path, PlacedFile(path if is_mappable else npz_members.unpack(path, info, folder)), x.offset, labels)
-        )
+        file = PlacedFile(path if is_mappable else npz_members.unpack(path, info, folder))
+        batches.append(Batch(path, file, x.offset, labels))
     return batches
 
 
