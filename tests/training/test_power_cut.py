@@ -30,7 +30,7 @@ def check(answer, least):
 
 
 def task(recipe, tmp_path, disk, **changes):
-    made = recipe(rule=DualPropagation(start="previous", schedule="up_down(1)"), checkpoint_every=9, align=False, **changes)
+    made = recipe(rule=DualPropagation(start="previous", schedule="up_down(1)"), checkpoint_every=15, align=False, **changes)
     return {"recipe": made.to_plain(), "folder": str(tmp_path), "disk": disk}
 
 
