@@ -73,11 +73,11 @@ def test_the_memory_of_20000_steps_is_flat(variant, tmp_path):
     assert last - first < 4e6, f"{(last - first) / 1e6:.1f} MB more after 18,000 steps"
 
 
-@pytest.mark.parametrize("variant", ["bp", "dp", "l-dp", "r-dp-100", "ep-hopfield", "pc", "dtp", "kp-dp", "lpom"])
+@pytest.mark.parametrize("variant", ["dp", "l-dp", "ep", "pc", "dtp", "kp-dp"])
 def test_the_memory_in_use_does_not_grow_with_the_steps(variant, tmp_path):
     """The short form, one variant of each kind of state: what is held, not what is resident, so
-    that three hundred steps suffice."""
+    that a hundred steps suffice."""
     if not hasattr(ctypes.CDLL("libc.so.6"), "mallinfo2"):
         pytest.skip("another C library, or an older one")
-    first, last = told_at((200, 500), variant, in_use, tmp_path)
-    assert last - first < 200 * 300, f"{(last - first) / 300:.0f} bytes more a step"
+    first, last = told_at((60, 160), variant, in_use, tmp_path)
+    assert last - first < 200 * 100, f"{(last - first) / 100:.0f} bytes more a step"

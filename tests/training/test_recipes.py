@@ -290,7 +290,7 @@ def test_seeds_are_the_published_ones_and_then_count_on():
         ({"validation_fraction": 1.0}, "validation_fraction must be in (0, 1)"),
         ({"seed_list": ()}, "seed_list must hold different seeds"),
         ({"seed_list": (1, 1)}, "seed_list must hold different seeds"),
-        ({"seed_list": (-1,)}, "seed_list must be at least 0"),
+        ({"seed_list": (-1,)}, "seed_list[0] must be at least 0"),
         ({"dtype": "float16"}, "dtype must be one of 'float32', 'float64', 'bfloat16', 'tf32'"),
         ({"residency": "disk"}, "residency must be one of 'auto', 'device', 'mapped', got 'disk'"),
         ({"optimizer": {"warmup_epochs": 2.0}}, "warmup_epochs must be fewer than the 2 epochs"),
