@@ -6,7 +6,7 @@ PIP_FLAGS ?=
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-slow test-frameworks check format bench mutation wheel clean
+.PHONY: help demo test test-slow test-memory test-frameworks check format bench mutation wheel clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ test: $(READY) ## run the tests
 
 test-slow: $(READY) ## run the slow, statistical tests
 	$(BIN)/python -m pytest -m slow
+
+test-memory: $(READY) ## 20,000 steps of every variant, in memory that stays flat
+	$(BIN)/python -m pytest -m slow tests/slow/test_flat_memory.py
 
 test-frameworks: $(READY) ## install Lightning, Accelerate, the Trainer and ONNX, and run the tests inside them
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e ".[frameworks]"

@@ -23,6 +23,7 @@ from dualprop.analysis.reports import Report
 from dualprop.bench import rows
 from dualprop.errors import SettingError
 from dualprop.recipes import variants
+from dualprop.settings import NumSeeds
 from dualprop.training import Reporter, comparisons, environment, files, folders, runs
 from dualprop.training.comparisons import Comparison
 from dualprop.training.recipe import Recipe
@@ -51,7 +52,7 @@ class TrainOptions:
     out: Path | None = None
     resume: Path | None = None
     data: Path | None = None
-    seeds: int | None = None
+    seeds: NumSeeds | None = None
     budget: bool = False
     twin: bool = False
 
@@ -82,7 +83,7 @@ class CompareOptions:
     rules: str = ""
     variants: str = ""
     budget: bool = False
-    seeds: int | None = None
+    seeds: NumSeeds | None = None
     out: Path | None = None
     resume: Path | None = None
     data: Path | None = None

@@ -60,8 +60,13 @@ def _run(module: str, arguments: list[str]) -> None:
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         _fail(f"{error.strerror or error}{where}. What was written before is whole; a training run continues with --resume.")
-    except MemoryError:
-        _fail("memory is full. Take fewer examples, a smaller batch or model; a training run continues with --resume.")
+    except (MemoryError, RuntimeError) as error:
+        from dualprop import memory
+
+        if not memory.is_lacking(error):
+            raise
+        remedy = "Take fewer examples, a smaller batch or model; a training run continues with --resume."
+        _fail(str(memory.told(error, "this command", remedy)))
     except KeyboardInterrupt:
         print("\ndualprop: stopped. Continue a training run with --resume and its folder.", file=sys.stderr)
         raise SystemExit(130) from None

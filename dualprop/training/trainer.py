@@ -69,7 +69,7 @@ def train_seed(recipe: Recipe, seed: int, splits: Splits, folder: Path, reporter
     if result is not None:
         reporter.seed_finished(result)
         return result
-    folder.mkdir(exist_ok=True)
+    files.make_folder(folder)
     folders.remove_leftovers(folder)
     result = _SeedRun(recipe, seed, splits, folder, reporter).run()
     files.write_json(folder / "result.json", result.to_plain())
