@@ -17,10 +17,10 @@ import sys
 NAMES = {
     "→": "->", "←": "<-", "⇒": "=>", "↦": "->", "±": "+-", "∓": "-+", "×": "x", "·": "*", "⊙": "*", "∘": "o", "≤": "<=",
     "≥": ">=", "≈": "~", "≠": "!=", "∞": "inf", "√": "sqrt", "∂": "d", "∇": "grad", "∫": "integral", "°": " degrees", "⊤": "^T",
-    "‖": "||", "∈": "in", "⟨": "<", "⟩": ">", "⌊": "floor(", "⌋": ")", "–": "-", "—": "-", "…": "...", "•": "*", "★": "*", "µ": "u",
+    "‖": "||", "∈": "in", "⟨": "<", "⟩": ">", "⌊": "floor(", "⌋": ")", "–": "-", "—": "-", "…": "...", "•": "*", "★": "*",
     "’": "'", "′": "'", "″": "''", "“": '"', "”": '"', "✓": "ok", "✗": "no", "⁻": "^-", "⁺": "^+", "\u0304": "_bar",
-    "ø": "o", "Ø": "O", "ß": "ss", "æ": "ae", "ł": "l", "─": "-", "━": "-", "│": "|", "┃": "|", "╭": "+", "╮": "+", "╰": "+",
-    "╯": "+",
+    "µ": "u", "ø": "o", "Ø": "O", "ß": "ss", "æ": "ae", "ł": "l", "─": "-", "━": "-", "│": "|", "┃": "|", "╭": "+",
+    "╮": "+", "╰": "+", "╯": "+",
 }  # fmt: skip
 _SUBSTITUTES = "dualprop.names"
 
@@ -117,7 +117,7 @@ def in_ascii(character: str) -> str:
     if script == "GREEK" and words[0]:
         return words[0].lower() if size == "SMALL" else words[0].capitalize()
     mark = {"<super>": "^", "<sub>": "_"}.get(unicodedata.decomposition(character).split(" ")[0], "")
-    plain = unicodedata.normalize("NFKD", character).replace("\N{FRACTION SLASH}", "/").encode("ascii", "ignore").decode()
+    plain = unicodedata.normalize("NFKD", character).replace("\u2044", "/").encode("ascii", "ignore").decode()
     return mark + plain if plain else character.encode("ascii", "backslashreplace").decode()
 
 

@@ -1,22 +1,18 @@
-"""What surrounds the command: import paths, descriptors and variables that must not decide what it
-does.
+"""What surrounds the command, descriptors and variables, and must not decide what it does.
 
 Only the program itself settles them, and no caller of `main(arguments)` from Python.
 """
 
 import os
-import sys
 
 from dualprop.cli.outlets import Outlet, open_outlets
-from dualprop.isolation import import_paths
 
 # What a table or a help text can be laid out in.
 LEAST_WIDTH, LARGEST_WIDTH = 20, 1000
 
 
 def settle() -> Outlet:
-    """Settle them, before anything else is imported; standard output is returned."""
-    sys.path[:] = import_paths()
+    """Settle them, before any file is opened; standard output is returned."""
     outlet = open_outlets()
     for name in ("COLUMNS", "LINES"):
         if (value := os.environ.pop(name, "")).isdecimal() and len(value) <= len(str(LARGEST_WIDTH)):
