@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 
-from dualprop import processes
+import dualprop.processes as processes
 from dualprop.bench.contenders import Contender
 from dualprop.errors import DualpropError
 from dualprop.processes import ProgramError

@@ -12,6 +12,10 @@ import io
 import os
 import sys
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TextIO
+
 # What is printed in place of a character that the console's encoding lacks, where its Unicode name
 # and decomposition don't say it.
 NAMES = {
@@ -29,11 +33,13 @@ class Outlet(io.RawIOBase):
     """A descriptor that takes everything; `error` is the first one of writing to it.
 
     Attributes:
+        told: where a loss is told; None where nobody could read of it.
         stops: whether a reader that goes away ends the command, whose output is all that it is for.
     """
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, told: TextIO | None = None) -> None:
         self.descriptor = descriptor
+        self.told = told
         self.error: OSError | None = None
         self.stops = False
 
@@ -49,8 +55,8 @@ class Outlet(io.RawIOBase):
                 is_first, self.error = self.error is None, self.error or error
                 if is_first and isinstance(error, BrokenPipeError) and self.stops:
                     raise SystemExit(0) from None
-                if is_first and self.is_lost and self.descriptor == 1:
-                    print(f"dualprop: standard output is lost ({error.strerror}); the work goes on.", file=sys.stderr)
+                if is_first and self.is_lost and self.told is not None:
+                    print(f"dualprop: standard output is lost ({error.strerror}); the work goes on.", file=self.told)
                 break
         return size
 
@@ -87,8 +93,9 @@ def open_outlets() -> Outlet:
         except OSError:
             os.open(os.devnull, os.O_RDONLY if descriptor == 0 else os.O_WRONLY)
     codecs.register_error(_SUBSTITUTES, _substitute)
-    out = Outlet(1)
-    sys.stdout, sys.stderr = _text(out, sys.stdout), _text(Outlet(2), sys.stderr, is_error=True)
+    sys.stderr = _text(Outlet(2), sys.stderr, is_error=True)
+    out = Outlet(1, sys.stderr)
+    sys.stdout = _text(out, sys.stdout)
     return out
 
 

@@ -20,7 +20,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from dualprop import processes
+import dualprop.processes as processes
 from dualprop.processes import ProgramError
 
 SOURCE, GELU_SOURCE = (Path(__file__).with_name(name) for name in ("dyadic.c", "gelu.h"))

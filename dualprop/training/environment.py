@@ -12,7 +12,7 @@ import numpy
 import torch
 
 import dualprop
-from dualprop import processes
+import dualprop.processes as processes
 from dualprop.processes import ProgramError
 
 

@@ -225,13 +225,6 @@ def test_what_it_does_not_know_is_left_to_pytorch():
         torch.testing.assert_close(found, written_out(neuron, a, delta, 0.5, 0.5, 0.5)[1])
 
 
-BUILT = """
-from dualprop.kernels import native, predicted
-assert native.is_available(), native.reason()
-print(native._library()[0]._name)
-"""
-
-
 def run(code, **environment):
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment})
     assert result.returncode == 0, result.stderr
@@ -277,19 +270,6 @@ def test_a_compiler_that_fails_is_told_and_leaves_nothing_behind(tmp_path):
     code = "from dualprop.kernels import native; print(native.is_available(), native.reason())"
     assert "could not build it: no such flag" in run(code, CC=str(broken), XDG_CACHE_HOME=str(cache))
     assert not [path for path in cache.rglob("*") if path.is_file()]
-
-
-def test_it_is_built_once_and_not_from_a_folder_that_others_can_write(tmp_path):
-    code = (
-        "from dualprop.kernels import native; assert native.is_available(), native.reason(); print(native._library()[0]._name)"
-    )
-    first = run(code, XDG_CACHE_HOME=str(tmp_path))
-    before = native.Path(first).stat().st_mtime_ns
-    assert run(code, XDG_CACHE_HOME=str(tmp_path)) == first
-    assert native.Path(first).stat().st_mtime_ns == before
-    native.Path(first).chmod(0o666)
-    assert run(code, XDG_CACHE_HOME=str(tmp_path)) == first
-    assert native.Path(first).stat().st_mtime_ns != before, "a library that anyone could have replaced was loaded"
 
 
 def gradients(model, x, y):
