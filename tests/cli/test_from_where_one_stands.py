@@ -13,57 +13,16 @@ from dualprop.training import environment
 
 COMMAND = Path(sys.executable).with_name("dualprop")
 PACKAGES = [
-    "torch",
-    "numpy",
-    "scipy",
-    "sklearn",
-    "rich",
-    "tyro",
-    "safetensors",
-    "pooch",
-    "matplotlib",
-    "PIL",
-    "triton",
-    "pandas",
-    "IPython",
-    "typing_extensions",
-    "annotated_types",
-    "sitecustomize",
-    "usercustomize",
-    "setuptools",
-    "yaml",
-]
+    "torch", "numpy", "scipy", "sklearn", "rich", "tyro", "safetensors", "pooch", "matplotlib", "PIL", "triton",
+    "pandas", "IPython", "typing_extensions", "annotated_types", "sitecustomize", "usercustomize", "setuptools", "yaml",
+]  # fmt: skip
 # Modules that Python itself imports before it comes to us, wherever it is told to import from.
 BEFORE_US = [
-    "encodings",
-    "codecs",
-    "io",
-    "abc",
-    "site",
-    "os",
-    "stat",
-    "posixpath",
-    "genericpath",
-    "importlib",
-    "runpy",
-    "collections",
-    "contextlib",
-    "functools",
-    "types",
-    "warnings",
-    "keyword",
-    "operator",
-    "reprlib",
-    "pkgutil",
-    "weakref",
-    "_collections_abc",
-    "_sitebuiltins",
-    "__future__",
-    "_weakrefset",
-    "zipimport",
-    "sitecustomize",
+    "encodings", "codecs", "io", "abc", "site", "os", "stat", "posixpath", "genericpath", "importlib", "runpy",
+    "collections", "contextlib", "functools", "types", "warnings", "keyword", "operator", "reprlib", "pkgutil",
+    "weakref", "_collections_abc", "_sitebuiltins", "__future__", "_weakrefset", "zipimport", "sitecustomize",
     "usercustomize",
-]
+]  # fmt: skip
 
 
 def strangers(folder, leave=()):
