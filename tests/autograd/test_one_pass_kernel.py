@@ -18,8 +18,8 @@ from torch.nn import functional as F
 import dualprop as dp
 from dualprop import neurons
 from dualprop.fused import dualization, dyadic, recompute
-from dualprop.kernels import dyadic as kernels
 from dualprop.kernels import building, formulas, native, predicted
+from dualprop.kernels import dyadic as kernels
 
 NEURONS = [neurons.ReLU(), neurons.LeakyReLU(0.2), neurons.HardSigmoid(-0.5, 1.0), neurons.GELU()]
 LAYOUTS = {
