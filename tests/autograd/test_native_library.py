@@ -67,6 +67,13 @@ def test_a_library_is_built_once(cache, builds):
     assert kept(cache).name == builds[0]
 
 
+def test_a_system_without_files_in_memory_loads_a_copy_and_leaves_none(cache, tmp_path, monkeypatch):
+    """macOS, and kernels that forbid to run them."""
+    monkeypatch.delattr(os, "memfd_create")
+    assert building.library().dyad_float32 is not None
+    assert not list((tmp_path / "temporary").iterdir())
+
+
 DAMAGES = {
     "cut in half": lambda path: os.truncate(path, path.stat().st_size // 2),
     "empty": lambda path: os.truncate(path, 0),
