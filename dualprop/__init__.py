@@ -1,8 +1,9 @@
 """Train PyTorch networks without back-propagation: dual propagation (DP) and its relatives."""
 
 from importlib import import_module
-from typing import TYPE_CHECKING
 
+# As type checkers know it, without an import.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from dualprop import feedback, kernels, losses, neurons, objectives, schedules, softmax
     from dualprop.equilibrium import energies, estimators, relaxations

@@ -21,7 +21,7 @@ from dualprop.analysis import reports
 from dualprop.analysis.keywords import by_keyword
 from dualprop.analysis.reports import Report
 from dualprop.bench import rows
-from dualprop.errors import SettingError
+from dualprop.errors import DualpropError, SettingError
 from dualprop.recipes import variants
 from dualprop.settings import NumSeeds
 from dualprop.training import Reporter, comparisons, environment, files, folders, runs
@@ -74,7 +74,8 @@ class CompareOptions:
             compressed with them.
         seeds: how many seeds; by default all of the recipe's.
         out: the new folder; by default one in runs/ named after recipe and time.
-        resume: continue this comparison where it stopped; no other option but --data goes with it.
+        resume: continue this comparison where it stopped; no other option but --data and --no-costs
+            goes with it.
         data: folder of the data sets; by default $DUALPROP_DATA, then the download cache.
         costs: measure time and memory per step after training.
     """
@@ -142,7 +143,7 @@ def run_training(options: TrainOptions, watch: Watch | None = None) -> Report:
 def run_comparison(options: CompareOptions, watch: Watch | None = None) -> Report:
     """What `compare` does by options that are there already, and told to `watch`."""
     if options.resume is not None:
-        return resume(_resumed(options, options.resume), options.data, watch)
+        return resume(_resumed(options, options.resume, "costs"), options.data, watch, measures_costs=options.costs)
     recipe = _resolved(options.recipe)
     recipes = _by_variants(options, recipe) if options.variants else _by_rules(options, recipe)
     if options.budget:
@@ -179,21 +180,26 @@ def start(
         return _train_comparison(comparisons.create(folder, recipes, seeds, measures_costs), data, watch or Watch())
 
 
-def resume(folder: Path, data: Path | None = None, watch: Watch | None = None) -> Report:
-    """Continue a run or a comparison where it stopped. Raises RunError where there is none."""
+def resume(folder: Path, data: Path | None = None, watch: Watch | None = None, *, measures_costs: bool = True) -> Report:
+    """Continue a run or a comparison where it stopped. Raises RunError where there is none.
+
+    Costs are measured where the comparison has them and they are not declined this time.
+    """
     if comparisons.is_comparison(folder):
         comparison = comparisons.load(folder)
+        measures_costs = measures_costs and comparison.measures_costs
         with folders.held(folder):
+            comparison = dataclasses.replace(comparison, measures_costs=measures_costs)
             return _train_comparison(comparison, data, watch or Watch())
     run = runs.load(folder)
     with folders.held(folder):
         return _train_run(run, data, watch or Watch())
 
 
-def _resumed(options: TrainOptions | CompareOptions, folder: Path) -> Path:
+def _resumed(options: TrainOptions | CompareOptions, folder: Path, *beside: str) -> Path:
     """The folder to resume. Raises SettingError for an option that says otherwise."""
     for each in fields(options):
-        if each.name not in ("resume", "data") and getattr(options, each.name) != each.default:
+        if each.name not in ("resume", "data", *beside) and getattr(options, each.name) != each.default:
             raise SettingError(f"resume keeps the recipe and the options of its folder. Leave out {each.name}, or start anew.")
     return folder
 
@@ -249,8 +255,13 @@ def _train_comparison(comparison: Comparison, data: Path | None, watch: Watch) -
     if comparison.measures_costs and not files.exists(comparison.costs_path):
         watch.measuring_costs()
         splits = runs.load_data(first, comparison.seeds[0], data)
-        files.write_json(comparison.costs_path, rows.costs(comparison.recipes, splits.input_shape, splits.num_classes))
-    costs = comparison.costs() if comparison.measures_costs else None
+        try:
+            measured = rows.costs(comparison.recipes, splits.input_shape, splits.num_classes)
+        except DualpropError as error:
+            remedy = f"All are trained: finish without costs by `dualprop compare --resume {comparison.folder} --no-costs`."
+            raise DualpropError(f"{error} {remedy}") from error
+        files.write_json(comparison.costs_path, measured)
+    costs = comparison.costs()
     results = {"environment": environment.describe(first.device), **Report(by_label, costs, []).results}
     files.write_json(comparison.folder / "results.json", results)
     return reports.drawn(comparison.folder, by_label, costs)

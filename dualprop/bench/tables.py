@@ -107,7 +107,7 @@ def _measured(options: BenchOptions, table: Any, figure: Path | None, watch: Wat
 
 def show(results: dict[str, Any], console: Console | None = None) -> None:
     """Print what `measure` returned, or what `out` holds."""
-    shown = Shown(console or Console())
+    shown = Shown(console or Console(markup=False, emoji=False))
     shown.started(results)
     for group in results["groups"]:
         shown.group_done(group, results)

@@ -97,6 +97,11 @@ def take_option(arguments: Sequence[str], name: str) -> tuple[str | None, list[s
     return value, arguments
 
 
+def take_switch(arguments: Sequence[str], name: str) -> tuple[bool, list[str]]:
+    """Whether the switch is given, and the other arguments."""
+    return name in arguments, [word for word in arguments if word != name]
+
+
 def take_resume(arguments: Sequence[str], command: str) -> tuple[Path, Path | None] | None:
     """The folder to resume and the data folder, where --resume is given. Raises SettingError for
     anything beside them."""

@@ -27,8 +27,9 @@ def main(arguments: Sequence[str]) -> None:
     """Parse, compare, show."""
     console = OutputConsole()
     watch = ConsoleWatch(console)
-    if (resumed := args.take_resume(arguments, "compare")) is not None:
-        tables.show_report(experiments.resume(*resumed, watch), console)
+    without_costs, others = args.take_switch(arguments, "--no-costs")
+    if (resumed := args.take_resume(others, "compare")) is not None:
+        tables.show_report(experiments.resume(*resumed, watch, measures_costs=not without_costs), console)
         return
     recipe, rest = args.take_recipe(arguments, experiments.DEFAULT_RECIPE)
     options = args.parse(CompareOptions, CompareOptions(recipe), rest, "compare")

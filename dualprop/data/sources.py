@@ -26,10 +26,16 @@ LARGEST = 400 << 20
 
 
 def cache_folder() -> Path:
-    """The operating system's cache folder for this package; downloads go there."""
+    """The operating system's cache folder for this package; downloads go there.
+
+    Raises DataError where it is not absolute: it would be another one wherever one stands.
+    """
     import pooch
 
-    return Path(pooch.os_cache("dualprop"))
+    folder = Path(pooch.os_cache("dualprop"))
+    if not folder.is_absolute():
+        raise DataError(f"the cache folder {folder} is relative. Set $XDG_CACHE_HOME or $HOME to an absolute path.")
+    return folder
 
 
 def contents(name: str, *, root: Path | None, mirror: str | None) -> dict[str, bytes]:
