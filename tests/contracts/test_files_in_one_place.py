@@ -21,7 +21,7 @@ ALLOWED = {
     "training/environment.py": {"read_text"},
     "bench/memory.py": {"read_text"},
     "bench/loader.py": {"write_bytes"},
-    "cli/console.py": {"open"},
+    "cli/outlets.py": {"open"},
     "training/checkpoint.py": {"safe_open"},
     "training/trainer.py": {"mkdir"},
 }
