@@ -97,18 +97,29 @@ def take_option(arguments: Sequence[str], name: str) -> tuple[str | None, list[s
     return value, arguments
 
 
-def take_resume(arguments: Sequence[str], command: str) -> tuple[Path, Path | None] | None:
-    """The folder to resume and the data folder, where --resume is given. Raises SettingError for
-    anything beside them."""
+@dataclasses.dataclass(frozen=True)
+class Resume:
+    """What --resume and the options that go with it say."""
+
+    folder: Path
+    data: Path | None
+    allow_changed: bool
+
+
+def take_resume(arguments: Sequence[str], command: str) -> Resume | None:
+    """What to resume, where --resume is given. Raises SettingError for anything beside what goes
+    with it."""
     folder, rest = take_option(arguments, "--resume")
     if folder is None:
         return None
     data, rest = take_option(rest, "--data")
+    allowing = [word for word in rest if word.replace("_", "-") == "--allow-changed"]
+    rest = [word for word in rest if word not in allowing]
     if rest:
         raise SettingError(
             f"--resume keeps the recipe and the options of its folder. Leave out '{rest[0]}', or {command} anew."
         )
-    return Path(folder), None if data is None else Path(data)
+    return Resume(Path(folder), None if data is None else Path(data), bool(allowing))
 
 
 def _check_spelling(default: Any, arguments: Sequence[str], command: str) -> None:

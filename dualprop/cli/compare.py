@@ -28,8 +28,9 @@ def main(arguments: Sequence[str]) -> None:
     console = OutputConsole()
     watch = ConsoleWatch(console)
     if (resumed := args.take_resume(arguments, "compare")) is not None:
-        tables.show_report(experiments.resume(*resumed, watch), console)
+        report = experiments.resume(resumed.folder, resumed.data, watch, resumed.allow_changed)
+        tables.show_trained(report, console)
         return
     recipe, rest = args.take_recipe(arguments, experiments.DEFAULT_RECIPE)
     options = args.parse(CompareOptions, CompareOptions(recipe), rest, "compare")
-    tables.show_report(experiments.run_comparison(options, watch), console)
+    tables.show_trained(experiments.run_comparison(options, watch), console)

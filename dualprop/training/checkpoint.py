@@ -22,7 +22,9 @@ from torch import Tensor, nn
 from dualprop.errors import CheckpointError
 from dualprop.training import files
 
-FORMAT = 1
+FORMAT = 2
+# Format 1 had no "kind", and of a run nothing to compare a resume by.
+READABLE = (1, FORMAT)
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,9 @@ def write(path: Path, checkpoint: Checkpoint, belongs_to: str) -> None:
     files.write(path, save(tensors, metadata={"dualprop": json.dumps(about)}))
 
 
-def read(path: Path, belongs_to: str) -> Checkpoint:
-    """Read and verify a checkpoint. Raises CheckpointError where it is corrupt or of another
-    run."""
+def read(path: Path, belongs_to: str, kind: str = "") -> Checkpoint:
+    """Read and verify a checkpoint. Raises CheckpointError where it is corrupt, of another run, or
+    of another `kind`, "best" or "last", where one is asked for."""
     advice = f"Restore it from a copy, or remove {path.parent} to train this seed anew."
     try:
         with safe_open(path, framework="pt") as file:
@@ -59,12 +61,14 @@ def read(path: Path, belongs_to: str) -> Checkpoint:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 — not a dictionary
     except (SafetensorError, ValueError, OSError, RuntimeError) as error:
         raise CheckpointError(f"checkpoint {path} can't be read ({_first_line(error)}). {advice}") from error
-    if not isinstance(about, dict) or about.get("format") != FORMAT:
+    if not isinstance(about, dict) or about.get("format") not in READABLE:
         raise CheckpointError(f"checkpoint {path} was not written by this version of dualprop. {advice}")
     if about.get("sha256") != _digest(tensors, about.get("belongs_to"), about.get("about")):
         raise CheckpointError(f"checkpoint {path} is corrupt: its checksum differs. {advice}")
     if about.get("belongs_to") != belongs_to:
         raise CheckpointError(f"checkpoint {path} belongs to another recipe or seed. {advice}")
+    if kind and (its_kind := _kind(about["about"])) != kind:
+        raise CheckpointError(f"checkpoint {path} is a {its_kind} one, copied over the {kind} one. {advice}")
     return Checkpoint(tensors, about["about"])
 
 
@@ -103,6 +107,12 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, checkpoint: Checkpoint) 
         alike = tensor.shape == parameter.shape
         state.setdefault(int(index), {})[key] = torch.empty_like(parameter).copy_(tensor) if alike else tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _kind(about: dict[str, Any]) -> str:
+    """Whether it is the "best" or the "last" of a run, or "foreign"; format 1 tells by what it
+    holds."""
+    return str(about.get("kind", "last" if "step" in about else "best" if "epoch" in about else "foreign"))
 
 
 def _digest(tensors: dict[str, Tensor], belongs_to: Any, about: Any) -> str:

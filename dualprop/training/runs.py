@@ -1,7 +1,7 @@
 """Run folders: what is in them, and training all seeds of one.
 
 RUN/recipe.json        the resolved recipe and the seeds, written before the first step
-RUN/environment.json   versions, commit, hardware
+RUN/environment.json   each start: versions, commit, hardware, the data's digest, and where it began
 RUN/seed-S/            metrics.jsonl, timing.jsonl, last and best checkpoint, result.json at the end
 RUN/results.json       test accuracy over the seeds
 RUN/figures/           training curves, angles to back-propagation
@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -25,8 +26,9 @@ import torch
 from dualprop import data
 from dualprop.errors import DataError, RunError, SettingError
 from dualprop.network import Network
-from dualprop.training import environment, execution, files, optimization
+from dualprop.training import execution, files, optimization
 from dualprop.training.recipe import Recipe
+from dualprop.training.starts import Starts
 from dualprop.training.trainer import Reporter, train_seed
 
 
@@ -41,6 +43,12 @@ class Run:
     def seed_folder(self, seed: int) -> Path:
         return self.folder / f"seed-{seed}"
 
+    @property
+    def is_begun(self) -> bool:
+        """Whether there is a checkpoint or a result of any seed."""
+        names = ("last.safetensors", "result.json")
+        return any((self.seed_folder(seed) / name).exists() for seed in self.seeds for name in names)
+
     def metrics(self, seed: int) -> list[dict[str, Any]]:
         """One dictionary per epoch, the first before training."""
         return files.read_lines(self.seed_folder(seed) / "metrics.jsonl")
@@ -54,8 +62,6 @@ class Run:
 def create(folder: Path, recipe: Recipe, seeds: tuple[int, ...]) -> Run:
     """A new run folder. Raises RunError where it exists already; nothing in it is touched."""
     files.claim(folder)
-    how = {"execution": str(execution.resolve(recipe))}
-    files.write_json(folder / "environment.json", environment.describe(recipe.device) | how)
     files.write_json(folder / "recipe.json", {"recipe": recipe.to_plain(), "seeds": list(seeds)})
     return Run(folder, recipe, seeds)
 
@@ -83,9 +89,20 @@ def seeds_from(plain: Any) -> tuple[int, ...]:
     return seeds
 
 
-def train(run: Run, data_root: Path | None = None, reporter: Reporter | None = None) -> dict[str, Any]:
+def train(
+    run: Run,
+    data_root: Path | None = None,
+    reporter: Reporter | None = None,
+    *,
+    allow_changed: bool = False,
+    beside: Sequence[Run] = (),
+) -> dict[str, Any]:
     """Train every seed that is not finished, each from its last checkpoint; write results.json and
     return it.
+
+    A run that can't end as the uninterrupted one does, since its data, code or machine changed (see
+    `conditions`), is refused unless `allow_changed`; its results then say so. `beside` are runs
+    that it is compared with: it must begin as they did.
 
     Raises:
         DataError, CheckpointError, RunError, SettingError: with the remedy; what was written before
@@ -95,8 +112,13 @@ def train(run: Run, data_root: Path | None = None, reporter: Reporter | None = N
     prepare(run.recipe)
     with _locked(run.folder):
         files.remove_leftovers(run.folder)
+        starts = Starts(
+            run.folder, run.recipe, is_begun=run.is_begun, allow_changed=allow_changed,
+            beside=[each.folder for each in beside], tell=reporter.changed,
+        )  # fmt: skip
         for seed in run.seeds:
-            train_seed(run.recipe, seed, load_data(run.recipe, seed, data_root), run.seed_folder(seed), reporter)
+            load = functools.partial(load_data, run.recipe, seed, data_root)
+            train_seed(run.recipe, seed, load, run.seed_folder(seed), reporter, starts)
         results = summary(run.results())
         files.write_json(run.folder / "results.json", results)
     return results

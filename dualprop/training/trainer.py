@@ -2,8 +2,9 @@
 that is bit-exact.
 
 All that a seed's run is at any step is in its last checkpoint: weights, optimizer, the rule's
-state, both generators, and the running sums. What follows is a deterministic function of it, so a
-run that was killed and resumed writes the same metrics and weights as one that was not. Times are
+state, both generators, and the running sums. What follows is a deterministic function of it and of
+its conditions, so a run that was killed and resumed writes the same metrics and weights as one that
+was not. Checkpoints and metrics of another moment of the same run are told from its own. Times are
 kept apart, in timing.jsonl.
 """
 
@@ -11,7 +12,8 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +24,13 @@ from dualprop.data import Examples, Splits, batches
 from dualprop.errors import CheckpointError, RunError
 from dualprop.network import Network
 from dualprop.rules import Outcome
-from dualprop.training import checkpoint, execution, files, monitoring, optimization, step
+from dualprop.training import checkpoint, conditions, divergence, execution, files, monitoring, optimization, step
 from dualprop.training.capture import CapturedStep, CudaGraph, TrainingStep
 from dualprop.training.checkpoint import Checkpoint
 from dualprop.training.evaluation import Score, evaluate
+from dualprop.training.moments import Progress, agree, chained
 from dualprop.training.recipe import Recipe
+from dualprop.training.starts import Starts
 
 # How often, in steps, the running loss is checked for divergence: the check waits for the device.
 CHECK_EVERY = 50
@@ -36,30 +40,24 @@ class Reporter:
     """What the trainer tells while it runs. This one is silent; the command line's shows
     progress."""
 
+    def changed(self, what: str) -> None:
+        """Something that the run was begun with is another now: one line."""
+
     def seed_started(self, seed: int, num_steps: int, done: int) -> None: ...
     def step_done(self, done: int, num_examples: int, loss: Tensor, num_correct: Tensor) -> None: ...
     def epoch_done(self, metrics: dict[str, Any]) -> None: ...
     def seed_finished(self, result: dict[str, Any]) -> None: ...
 
 
-@dataclass
-class Progress:
-    """Where a run stands: the plain part of its checkpoint. `unsettled` counts the steps of this
-    epoch whose inference was."""
-
-    epoch: int = 0
-    step: int = 0
-    unsettled: int = 0
-    metrics_bytes: int = 0
-    best: dict[str, float] = field(default_factory=dict)
-    stopped: str = ""
-
-
-def train_seed(recipe: Recipe, seed: int, splits: Splits, folder: Path, reporter: Reporter) -> dict[str, Any]:
-    """Train one seed in `folder`, from its last checkpoint if there is one, and return its result.
+def train_seed(
+    recipe: Recipe, seed: int, load: Callable[[], Splits], folder: Path, reporter: Reporter, starts: Starts
+) -> dict[str, Any]:
+    """Train one seed in `folder`, from its last checkpoint if there is one, on what `load` gives,
+    and return its result.
 
     Raises:
-        CheckpointError: a checkpoint that is corrupt or of another run.
+        CheckpointError: a checkpoint that is corrupt, of another run or of another moment.
+        RunError: conditions that changed, see `starts`.
         OSError: the folder can't be written; what was written before stays whole.
     """
     finished = folder / "result.json"
@@ -73,7 +71,7 @@ def train_seed(recipe: Recipe, seed: int, splits: Splits, folder: Path, reporter
         return result
     folder.mkdir(exist_ok=True)
     files.remove_leftovers(folder)
-    result = _SeedRun(recipe, seed, splits, folder, reporter).run()
+    result = _SeedRun(recipe, seed, load(), folder, reporter, starts).run()
     files.write_json(finished, result)
     reporter.seed_finished(result)
     return result
@@ -95,12 +93,13 @@ def restore_best(model: nn.Module, recipe: Recipe, seed: int, folder: Path) -> N
         raise CheckpointError(
             f"{folder} holds no weights: there is no {path.name}, which published results leave out. Give a run that has one."
         )
-    checkpoint.restore_model(model, checkpoint.read(path, _belongs_to(recipe, seed)), path)
+    checkpoint.restore_model(model, checkpoint.read(path, _belongs_to(recipe, seed), "best"), path)
 
 
 class _SeedRun:
-    def __init__(self, recipe: Recipe, seed: int, splits: Splits, folder: Path, reporter: Reporter) -> None:
+    def __init__(self, recipe: Recipe, seed: int, splits: Splits, folder: Path, reporter: Reporter, starts: Starts) -> None:
         self.recipe, self.seed, self.splits, self.folder, self.reporter = recipe, seed, splits, folder, reporter
+        self.starts = starts
         self.execution = execution.resolve(recipe)
         self.belongs_to = _belongs_to(recipe, seed)
         self.last, self.best = folder / "last.safetensors", folder / "best.safetensors"
@@ -128,8 +127,17 @@ class _SeedRun:
 
     def run(self) -> dict[str, Any]:
         is_new = not self.last.exists()
-        if not is_new:
-            self._restore()
+        saved = None if is_new else checkpoint.read(self.last, self.belongs_to, "last")
+        described, changed = self.starts.compare(self.splits, None if saved is None else saved.about.get("conditions"))
+        self.conditions = conditions.of(described)
+        if saved is not None:
+            self._restore(saved)
+            best = checkpoint.read(self.best, self.belongs_to, "best").about
+            if told := agree(self.progress, best, self.folder, self.starts.allow_changed, bool(changed)):
+                self.reporter.changed(told)
+        at = f"from epoch {self.progress.epoch + 1}, step {self.progress.step + 1} on"
+        self.progress.remarks += [f"{at}: {what}" for what in changed]
+        self.starts.note(described, self.seed, self.progress.epoch, self.progress.step, changed)
         files.truncate(self.metrics, self.progress.metrics_bytes)
         files.drop_partial_line(self.folder / "timing.jsonl")
         done = self.progress.epoch * self.steps_per_epoch + self.progress.step
@@ -173,7 +181,7 @@ class _SeedRun:
             files.to_json({"epoch": progress.epoch, "steps": steps, "seconds": round(seconds, 4)}),
         )
         self.order_at_epoch = self.order.get_state()
-        self._end_of_epoch(trained)
+        self._end_of_epoch(trained, Outcome.remedy if outcome is None else outcome.remedy)
 
     def _step(self, x: Tensor, y: Tensor) -> Outcome:
         recipe, progress = self.recipe, self.progress
@@ -200,16 +208,32 @@ class _SeedRun:
             return step.training_step(self.recipe, self.network, self.optimizer, x, y, state, self.inference)
 
     def _check_for_divergence(self, outcome: Outcome) -> None:
-        if not math.isfinite(float(self.loss_sum)) or not outcome.status.is_finite:
-            where = f"in epoch {self.progress.epoch + 1} by step {self.progress.step}"
-            reason = outcome.status.message if not outcome.status.is_finite else f"the loss was not finite. {outcome.remedy}"
-            self.progress.stopped = f"diverged {where}: {reason}"
+        progress, num_examples = self.progress, self.progress.step * self.recipe.batch_size
+        loss, accuracy = float(self.loss_sum) / num_examples, int(self.num_correct) / num_examples
+        state = self.recipe.rule.pack_state(self.rule_state).values()
+        reason = divergence.of_numbers(outcome, self.model, state) or self._reason("training", loss, accuracy, outcome.remedy)
+        if reason:
+            progress.stopped = f"diverged in epoch {progress.epoch + 1} by step {progress.step}: {reason}"
 
-    def _end_of_epoch(self, trained: dict[str, float]) -> None:
+    def _set_loss_scale(self, before_training: float | None) -> None:
+        y, loss = self.splits.validation.y, math.nan if before_training is None else before_training
+        self.progress.loss_scale = divergence.loss_scale(self.recipe.rule.loss, y, self.splits.num_classes, loss)
+
+    def _reason(self, which: str, loss: float, accuracy: float, remedy: str) -> str:
+        return divergence.of_loss(which, loss, self.progress.loss_scale, accuracy, self.splits.num_classes, remedy)
+
+    def _end_of_epoch(self, trained: dict[str, Any], remedy: str = "") -> None:
         """Validate, compare with back-propagation, note the metrics, keep the best model, write the
         checkpoint."""
         progress, recipe = self.progress, self.recipe
         score = self._evaluate(self.splits.validation)
+        if not trained:
+            self._set_loss_scale(score.loss)
+        elif not progress.stopped and (reason := self._reason("validation", score.loss, score.accuracy, remedy)):
+            progress.stopped = f"diverged in epoch {progress.epoch}: {reason}"
+        losses = {"training": trained.get("train_loss", 0.0), "validation": score.loss} if trained else {}
+        doubts = (divergence.off_scale(which, loss, progress.loss_scale) for which, loss in losses.items())
+        progress.doubt = "" if progress.stopped else next(filter(None, doubts), "")
         metrics: dict[str, Any] = {
             "epoch": progress.epoch,
             **trained,
@@ -227,10 +251,12 @@ class _SeedRun:
                 f"validation accuracy fell to {score.accuracy:.4f}, less than half of its best, after epoch "
                 f"{progress.epoch}. Lower the learning rate or beta, or use coupling='transposed'."
             )
-        progress.metrics_bytes = files.append(self.metrics, files.to_json(metrics))
+        line = files.to_json(metrics)
+        progress.metrics_bytes = files.append(self.metrics, line)
+        progress.metrics_digest = chained(progress.metrics_digest, line)
         if not progress.best or (score.accuracy > best_accuracy and not progress.stopped):
             progress.best = {"epoch": progress.epoch, "validation_accuracy": score.accuracy}
-            best = Checkpoint(checkpoint.model_tensors(self.model), {"epoch": progress.epoch})
+            best = Checkpoint(checkpoint.model_tensors(self.model), {"kind": "best", **progress.best})
             checkpoint.write(self.best, best, self.belongs_to)
         self._reset_sums()
         self._write_checkpoint()
@@ -261,10 +287,10 @@ class _SeedRun:
             "loss_sum": self.loss_sum,
             "num_correct": self.num_correct,
         }
-        checkpoint.write(self.last, Checkpoint(tensors, asdict(self.progress)), self.belongs_to)
+        about = {"kind": "last", **asdict(self.progress), "conditions": self.conditions}
+        checkpoint.write(self.last, Checkpoint(tensors, about), self.belongs_to)
 
-    def _restore(self) -> None:
-        saved = checkpoint.read(self.last, self.belongs_to)
+    def _restore(self, saved: Checkpoint) -> None:
         checkpoint.restore_model(self.model, saved, self.last)
         checkpoint.restore_optimizer(self.optimizer, saved)
         # Copied: products round by where their operands lie in memory, and those of a file lie
@@ -275,11 +301,14 @@ class _SeedRun:
         self.inference.set_state(saved.tensors["inference"])
         self.loss_sum = saved.tensors["loss_sum"].to(self.recipe.device)
         self.num_correct = saved.tensors["num_correct"].to(self.recipe.device)
-        self.progress = Progress(**saved.about)
+        self.progress = Progress.of(saved.about)
+        if not self.progress.loss_scale:
+            # As earlier versions left it.
+            self._set_loss_scale(files.read_lines(self.metrics)[0]["validation_loss"])
 
     def _result(self) -> dict[str, Any]:
         """Test the model that was best on the validation part."""
-        saved = checkpoint.read(self.best, self.belongs_to)
+        saved = checkpoint.read(self.best, self.belongs_to, "best")
         checkpoint.restore_model(self.model, saved, self.best)
         score = self._evaluate(self.splits.test)
         return {
@@ -292,6 +321,7 @@ class _SeedRun:
             "validation_accuracy": self.progress.best["validation_accuracy"],
             "epochs": self.progress.epoch,
             "stopped": self.progress.stopped,
+            "remarks": [*self.progress.remarks, *filter(None, [self.progress.doubt])],
             "belongs_to": self.belongs_to,
         }
 
