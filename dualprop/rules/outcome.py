@@ -16,7 +16,8 @@ class Status:
     """Whether the numbers can be trusted; if not, `message` says what happened and what to do.
 
     `is_finite` tells two troubles apart. With gradients that are not finite, or so large that their
-    squares are not, no step can be taken. Where inference merely did not settle (`ok` false, `is_finite` true), one can.
+    squares are not, no step can be taken. Where inference merely did not settle (`ok` false,
+    `is_finite` true), one can.
     """
 
     ok: bool

@@ -1,12 +1,12 @@
 """When a run has diverged: its numbers are not finite, or they are and have left their scale.
 
-    loss > 100 × scale, and no more than twice as many are right as by guessing
+    loss > 100 × scale after an epoch, and no more than twice as many are right as by guessing
     loss > 10¹² × scale
     |any weight, buffer or kept state| > 10⁸
 
 The loss is the training part's, its mean over the epoch so far, or the validation part's. The
-scale is the larger of the validation loss before training and that of the prediction 0. A network can
-learn at a loss far off its scale, since only the order of its outputs counts. Direct feedback
+scale is the larger of the validation loss before training and that of the prediction 0. A network
+can learn at a loss far off its scale, since only the order of its outputs counts. Direct feedback
 alignment does: 94 % on MNIST at a loss of 10⁷. Such a run goes on, and its result says so. At 10⁸ a
 float32 no longer holds an update of 1.
 
@@ -43,11 +43,12 @@ def off_scale(which: str, loss: float, scale: float) -> str:
     return f"the {which} loss is {loss:.3g}, and was or would be {scale:.3g} by guessing" if loss > FAR * scale else ""
 
 
-def of_loss(which: str, loss: float, scale: float, accuracy: float, num_classes: int, remedy: str) -> str:
-    """Why this loss at this accuracy is a divergence; empty where it is none."""
-    is_lost = accuracy <= 2 / num_classes or not loss <= FARTHEST * scale
+def of_loss(which: str, loss: float, scale: float, learns: bool, remedy: str) -> str:
+    """Why this loss is a divergence, of a network that `learns` or does not; empty where it is
+    none."""
     told = off_scale(which, loss, scale)
-    return f"{told}. {remedy}" if told and is_lost else ""
+    # What is not a number is not below any.
+    return f"{told}. {remedy}" if told and not (learns and loss <= FARTHEST * scale) else ""
 
 
 def of_numbers(outcome: Outcome, model: nn.Module, state: Iterable[Tensor]) -> str:

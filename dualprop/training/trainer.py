@@ -209,9 +209,11 @@ class _SeedRun:
 
     def _check_for_divergence(self, outcome: Outcome) -> None:
         progress, num_examples = self.progress, self.progress.step * self.recipe.batch_size
-        loss, accuracy = float(self.loss_sum) / num_examples, int(self.num_correct) / num_examples
+        loss = float(self.loss_sum) / num_examples
         state = self.recipe.rule.pack_state(self.rule_state).values()
-        reason = divergence.of_numbers(outcome, self.model, state) or self._reason("training", loss, accuracy, outcome.remedy)
+        reason = divergence.of_numbers(outcome, self.model, state) or divergence.of_loss(
+            "training", loss, progress.loss_scale, learns=True, remedy=outcome.remedy
+        )
         if reason:
             progress.stopped = f"diverged in epoch {progress.epoch + 1} by step {progress.step}: {reason}"
 
@@ -219,8 +221,16 @@ class _SeedRun:
         y, loss = self.splits.validation.y, math.nan if before_training is None else before_training
         self.progress.loss_scale = divergence.loss_scale(self.recipe.rule.loss, y, self.splits.num_classes, loss)
 
-    def _reason(self, which: str, loss: float, accuracy: float, remedy: str) -> str:
-        return divergence.of_loss(which, loss, self.progress.loss_scale, accuracy, self.splits.num_classes, remedy)
+    def _judge_losses(self, training: float, validation: Score, remedy: str) -> None:
+        """Stop an epoch's run where a loss is far off its scale and the network does not learn;
+        else keep what is wrong with it."""
+        progress, learns = self.progress, validation.accuracy > 2 / self.splits.num_classes
+        losses = {"training": training, "validation": validation.loss}
+        told = [divergence.off_scale(which, loss, progress.loss_scale) for which, loss in losses.items()]
+        reasons = [divergence.of_loss(which, loss, progress.loss_scale, learns, remedy) for which, loss in losses.items()]
+        progress.doubt = next(filter(None, told), "")
+        if any(reasons):
+            progress.stopped = f"diverged in epoch {progress.epoch}: {next(filter(None, reasons))}"
 
     def _end_of_epoch(self, trained: dict[str, Any], remedy: str = "") -> None:
         """Validate, compare with back-propagation, note the metrics, keep the best model, write the
@@ -229,11 +239,8 @@ class _SeedRun:
         score = self._evaluate(self.splits.validation)
         if not trained:
             self._set_loss_scale(score.loss)
-        elif not progress.stopped and (reason := self._reason("validation", score.loss, score.accuracy, remedy)):
-            progress.stopped = f"diverged in epoch {progress.epoch}: {reason}"
-        losses = {"training": trained.get("train_loss", 0.0), "validation": score.loss} if trained else {}
-        doubts = (divergence.off_scale(which, loss, progress.loss_scale) for which, loss in losses.items())
-        progress.doubt = "" if progress.stopped else next(filter(None, doubts), "")
+        elif not progress.stopped:
+            self._judge_losses(trained["train_loss"], score, remedy)
         metrics: dict[str, Any] = {
             "epoch": progress.epoch,
             **trained,
@@ -311,17 +318,19 @@ class _SeedRun:
         saved = checkpoint.read(self.best, self.belongs_to, "best")
         checkpoint.restore_model(self.model, saved, self.best)
         score = self._evaluate(self.splits.test)
+        progress = self.progress
+        doubts = [progress.doubt] if progress.doubt and not progress.stopped else []
         return {
             "seed": self.seed,
             "test_accuracy": score.accuracy,
             "test_loss": score.loss,
             "test_top5_accuracy": score.top5_accuracy,
             "num_test": len(self.splits.test),
-            "best_epoch": self.progress.best["epoch"],
-            "validation_accuracy": self.progress.best["validation_accuracy"],
-            "epochs": self.progress.epoch,
-            "stopped": self.progress.stopped,
-            "remarks": [*self.progress.remarks, *filter(None, [self.progress.doubt])],
+            "best_epoch": progress.best["epoch"],
+            "validation_accuracy": progress.best["validation_accuracy"],
+            "epochs": progress.epoch,
+            "stopped": progress.stopped,
+            "remarks": progress.remarks + doubts,
             "belongs_to": self.belongs_to,
         }
 
