@@ -99,4 +99,6 @@ class Starts:
             if change.before is not None
         ]
         unknown = [conditions.TABLE[change.name].words for change in changes if change.before is None]
+        if unknown and not self.past:
+            return [*told, f"what it was begun under is not known, as {FILE} is missing"]
         return told + ([f"not recorded when it was begun: {', '.join(unknown)}"] if unknown else [])

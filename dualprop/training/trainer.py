@@ -137,9 +137,9 @@ class _SeedRun:
                 self.reporter.changed(told)
         at = f"from epoch {self.progress.epoch + 1}, step {self.progress.step + 1} on"
         self.progress.remarks += [f"{at}: {what}" for what in changed]
-        self.starts.note(described, self.seed, self.progress.epoch, self.progress.step, changed)
         files.truncate(self.metrics, self.progress.metrics_bytes)
         files.drop_partial_line(self.folder / "timing.jsonl")
+        self.starts.note(described, self.seed, self.progress.epoch, self.progress.step, changed)
         done = self.progress.epoch * self.steps_per_epoch + self.progress.step
         self.reporter.seed_started(self.seed, self.recipe.epochs * self.steps_per_epoch, done)
         if is_new:
