@@ -238,7 +238,10 @@ def rewritten(path: Path, run: training.Run, **about) -> None:
 
 def as_earlier_versions_left_it(run: training.Run, monkeypatch) -> None:
     """Format 1: neither kinds nor conditions, and one start without where it began."""
-    belongs_to, news = f"{run.recipe.digest()} seed 0", ("kind", "conditions", "metrics_digest", "loss_scale", "remarks", "doubt")
+    belongs_to, news = (
+        f"{run.recipe.digest()} seed 0",
+        ("kind", "conditions", "metrics_digest", "loss_scale", "remarks", "doubt"),
+    )
     monkeypatch.setattr(checkpoint, "FORMAT", 1)
     for name, alien in (("last", news), ("best", (*news, "validation_accuracy"))):
         path = run.seed_folder(0) / f"{name}.safetensors"

@@ -99,7 +99,9 @@ def test_the_scale_of_a_loss_is_that_of_guessing_or_of_the_first_weights():
     assert divergence.loss_scale(CrossEntropy(), y, 10, 0.1) == pytest.approx(math.log(10), rel=1e-12)
     assert divergence.loss_scale(SquaredError(), y, 10, 0.1) == pytest.approx(0.5, rel=1e-12)
     assert divergence.loss_scale(SquaredError(), y, 10, 70.0) == 70
-    assert divergence.loss_scale(SquaredError(), y, 10, math.nan) == divergence.loss_scale(SquaredError(), y, 10, math.inf) == 0.5
+    assert (
+        divergence.loss_scale(SquaredError(), y, 10, math.nan) == divergence.loss_scale(SquaredError(), y, 10, math.inf) == 0.5
+    )
 
 
 @pytest.mark.parametrize(
