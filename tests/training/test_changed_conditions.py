@@ -269,14 +269,15 @@ def test_a_run_of_an_earlier_version_is_refused_by_what_it_did_not_record_and_re
     assert all(tensor.equal(best[1][name]) for name, tensor in best[0].items())
 
 
+# What the line says; which file of which moment, and the file of the present that it is copied over.
 MOMENTS = {
-    "best for last": ("is a best one, copied over the last one", lambda early, late: shutil.copy(late / "best.safetensors", late / "last.safetensors")),
-    "last for best": ("is a last one, copied over the best one", lambda early, late: shutil.copy(late / "last.safetensors", late / "best.safetensors")),
-    "an older last": ("is of epoch 1, and metrics.jsonl goes on after it", lambda early, late: shutil.copy(early / "last.safetensors", late)),
-    "an older best": (r"is of epoch 0, and the best epoch was", lambda early, late: shutil.copy(early / "best.safetensors", late)),
-    "older metrics": ("is shorter than its checkpoint says", lambda early, late: shutil.copy(early / "metrics.jsonl", late)),
-    "edited metrics": ("are not of one run, or one was edited", lambda early, late: (late / "metrics.jsonl").write_text((late / "metrics.jsonl").read_text().replace("0.", "1.", 1))),
-}  # fmt: skip
+    "best for last": ("is a best one, copied over the last one", "late/best.safetensors", "last.safetensors"),
+    "last for best": ("is a last one, copied over the best one", "late/last.safetensors", "best.safetensors"),
+    "an older last": ("is of epoch 1, and metrics.jsonl goes on after it", "early/last.safetensors", "last.safetensors"),
+    "an older best": ("is of epoch 0, and the best epoch was", "early/best.safetensors", "best.safetensors"),
+    "older metrics": ("is shorter than its checkpoint says", "early/metrics.jsonl", "metrics.jsonl"),
+    "edited metrics": ("are not of one run, or one was edited", "edited/metrics.jsonl", "metrics.jsonl"),
+}
 
 
 @pytest.mark.parametrize("case", MOMENTS)
@@ -290,8 +291,11 @@ def test_files_of_another_moment_of_the_same_run_are_refused(case, stopped, tmp_
         shutil.copytree(run.seed_folder(0), early, dirs_exist_ok=True)
     with pytest.raises(KeyboardInterrupt):
         training.train(run, reporter=Stopper(95))
-    told, change = MOMENTS[case]
-    change(early, run.seed_folder(0))
+    late = shutil.copytree(run.seed_folder(0), tmp_path / "late")
+    (tmp_path / "edited").mkdir()
+    (tmp_path / "edited/metrics.jsonl").write_text((late / "metrics.jsonl").read_text().replace("0.", "1.", 1))
+    told, source, target = MOMENTS[case]
+    shutil.copy(tmp_path / source, run.seed_folder(0) / target)
     error = RunError if case == "older metrics" else CheckpointError
     line = refused(run, error)
     assert re.search(told, line)
