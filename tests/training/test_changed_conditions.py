@@ -269,7 +269,7 @@ def test_a_run_of_an_earlier_version_is_refused_by_what_it_did_not_record_and_re
     assert all(tensor.equal(best[1][name]) for name, tensor in best[0].items())
 
 
-# What the line says; which file of which moment, and the file of the present that it is copied over.
+# What the line says; which file of which moment, and the file of today that it is copied over.
 MOMENTS = {
     "best for last": ("is a best one, copied over the last one", "late/best.safetensors", "last.safetensors"),
     "last for best": ("is a last one, copied over the best one", "late/last.safetensors", "best.safetensors"),
