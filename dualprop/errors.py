@@ -5,7 +5,13 @@ The command line prints it and exits with 2.
 
 
 class DualpropError(Exception):
-    """Base of every error that this package raises on purpose."""
+    """Base of every error that this package raises on purpose.
+
+    Its message is printable: what a file, a path or an option holds reaches no terminal as it is.
+    """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class SettingError(DualpropError, ValueError):
@@ -26,6 +32,11 @@ class CheckpointError(DualpropError):
 
 class RunError(DualpropError):
     """A run folder that can't be used as asked."""
+
+
+def printable(text: str) -> str:
+    """The text with control characters, lone surrogates and the like as Python escapes them."""
+    return "".join(each if each.isprintable() or each == "\n" else repr(each)[1:-1] for each in text)
 
 
 def closest(name: object, known: list[str]) -> str:

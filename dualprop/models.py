@@ -19,6 +19,7 @@ from torch import nn
 from dualprop import neurons
 from dualprop.errors import SettingError
 from dualprop.network.layered import Layered
+from dualprop.settings import conform
 from dualprop.softmax import SoftmaxPool2d
 
 # Kinds of 2×2 pools; the last two are differentiable everywhere.
@@ -48,6 +49,7 @@ class MLP:
     output: str = "identity"
 
     def __post_init__(self) -> None:
+        conform(self)
         _check(self.widths, "widths")
         neurons.from_name(self.activation)
         neurons.from_name(self.output)
@@ -93,6 +95,7 @@ class ConvNet:
     pooling: str = "max"
 
     def __post_init__(self) -> None:
+        conform(self)
         _check(self.channels, "channels")
         neurons.from_name(self.activation)
         if self.pool not in ("before", "after", "stride"):
@@ -169,6 +172,7 @@ class VGG:
     pooling: str = "max"
 
     def __post_init__(self) -> None:
+        conform(self)
         _check(self.channels, "channels")
         _check(self.dense, "dense")
         neurons.from_name(self.activation)

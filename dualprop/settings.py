@@ -1,8 +1,9 @@
 """Hyperparameters as data: each field of a frozen dataclass says its type and range.
 
 A field is annotated as a number, `Annotated[float, Interval(ge=0, le=1)]`; as one number or one per
-layer, `PerLayer`; as a `Literal` of choices; or as a part (a loss, a schedule …) that text may
-stand for. `conform` checks and converts them all. `with_ranges` writes the ranges into the
+layer, `PerLayer`; as a `Literal` of choices; as a part (a loss, a schedule …) that text may stand
+for; as another dataclass of settings; or as a tuple of these. `conform` checks and converts them
+all. `with_ranges` writes the ranges into the
 docstring, which `--help` and the documentation show.
 """
 
@@ -69,20 +70,28 @@ PerLayer = Annotated[float | tuple[float, ...], Gt(0)]
 
 @dataclass(frozen=True)
 class Kind:
-    """What a field's annotation says: choices, number types, parts, and the range of numbers."""
+    """What a field's annotation says: choices, number types, parts, and the range of numbers.
+
+    A tuple's `items` are the kinds of what it holds: one for each, or where it `repeats` one for
+    all. `instances` are other dataclasses.
+    """
 
     choices: tuple[object, ...] = ()
     number: type | None = None
     per_layer: bool = False
     plain: tuple[type, ...] = ()
     part: type[NamedPart] | None = None
+    items: tuple[Kind, ...] = ()
+    repeats: bool = False
+    instances: tuple[type, ...] = ()
     bounds: Interval = Interval()
     remedy: str = ""
 
     @classmethod
     def of(cls, hint: Any) -> Kind:
         """The kind of a resolved annotation."""
-        fields: dict[str, Any] = {"choices": (), "plain": ()}
+        fields: dict[str, Any] = {"choices": (), "plain": (), "instances": ()}
+        listed: tuple[Any, ...] = ()
         for member, metadata in _members(hint):
             if typing.get_origin(member) is Literal:
                 fields["choices"] += typing.get_args(member)
@@ -90,16 +99,22 @@ class Kind:
                 fields["choices"] += (None,)
             elif member in (int, float):
                 fields["number"] = member
-            elif typing.get_origin(member) is tuple and typing.get_args(member)[0] in (int, float):
-                fields |= {"per_layer": True, "number": typing.get_args(member)[0]}
+            elif typing.get_origin(member) is tuple:
+                listed = typing.get_args(member)
             elif isinstance(member, type) and issubclass(member, NamedPart):
                 # Of several, the abstract one reads every text.
                 fields["part"] = fields.get("part") or next(c for c in reversed(member.__mro__) if _reads_text(c))
             elif member in (bool, str):
                 fields["plain"] += (member,)
+            elif dataclasses.is_dataclass(member):
+                fields["instances"] += (member,)
             fields |= {"bounds": _interval(metadata)} if _is_bounded(metadata) else {}
             for each in metadata:
                 fields["remedy"] = f" {each.text}" if isinstance(each, Remedy) else fields.get("remedy", "")
+        if listed and "number" in fields:
+            fields["per_layer"] = True
+        elif listed:
+            fields |= {"items": tuple(cls.of(each) for each in listed if each is not ...), "repeats": listed[-1] is ...}
         return cls(**fields)
 
     @property
@@ -123,6 +138,12 @@ class Kind:
             return value
         if self.part is not None:
             return self.part.of(value)
+        if self.items:
+            return self._conform_items(name, value)
+        if self.instances:
+            if not isinstance(value, self.instances):
+                raise SettingError(f"{name} must be {_one_of([each.__name__ for each in self.instances])}, got {value!r}.")
+            return value
         if self.per_layer:
             numbers_ = _one_or_more(name, value, self.number, [c for c in self.choices if c is not None])
             self._check_range(name, numbers_)
@@ -139,6 +160,13 @@ class Kind:
         if self.plain and not isinstance(value, self.plain):
             raise SettingError(f"{name} must be {' or '.join(t.__name__ for t in self.plain)}, got {value!r}.")
         return value
+
+    def _conform_items(self, name: str, value: Any) -> tuple[Any, ...]:
+        values = None if isinstance(value, str | bytes | Set | Mapping) or not isinstance(value, Iterable) else tuple(value)
+        if values is None or not (self.repeats or len(values) == len(self.items)):
+            length = "" if self.repeats else f" of {len(self.items)}"
+            raise SettingError(f"{name} must be a tuple{length}, got {value!r}.")
+        return tuple(self.items[0 if self.repeats else i].conform(f"{name}[{i}]", each) for i, each in enumerate(values))
 
     def _check_range(self, name: str, value: float | tuple[float, ...]) -> None:
         values = value if isinstance(value, tuple) else (value,)
@@ -255,6 +283,10 @@ def _number(value: object, kind: type) -> int | float | None:
         return int(value) if isinstance(value, numbers.Integral) and kind is int else float(value)
     except OverflowError:
         return None
+
+
+def _one_of(names: list[str]) -> str:
+    return " or ".join([*([", ".join(names[:-1])] if names[1:] else []), names[-1]])
 
 
 def _members(hint: Any) -> Iterator[tuple[Any, tuple[Any, ...]]]:

@@ -56,12 +56,12 @@ def measured(run: runs.Run) -> dict[str, Any]:
     results = run.results()
     angles = []
     for seed in run.seeds:
-        last = next(line for line in reversed(run.metrics(seed)) if "alignment" in line)
-        angles.append(max((math.nan if layer["angle"] is None else layer["angle"]) for layer in last["alignment"]))
+        last = next(line for line in reversed(run.metrics(seed)) if line.alignment)
+        angles.append(max((math.nan if layer.angle is None else layer.angle) for layer in last.alignment))
     return {
-        "accuracy": 100 * mean(result["test_accuracy"] for result in results),
+        "accuracy": 100 * mean(result.test_accuracy for result in results),
         "angle": None if any(math.isnan(angle) for angle in angles) else mean(angles),
-        "stopped": [result["stopped"] for result in results if result["stopped"]],
+        "stopped": [result.stopped for result in results if result.stopped],
     }
 
 
@@ -122,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = [*options.iterations.split(","), PAIR]
     options.out.mkdir(parents=True, exist_ok=True)
     twin = runs.finished(options.out / "bp", dataclasses.replace(base, rule=Backprop(loss=base.rule.loss)), seeds, options.data)
-    backprop = 100 * mean(result["test_accuracy"] for result in twin.results())
+    backprop = 100 * mean(result.test_accuracy for result in twin.results())
     print(f"back-propagation: {backprop:.2f} %", flush=True)
     cells: dict[str, dict[str, Any]] = {}
     for row in reversed(rows):

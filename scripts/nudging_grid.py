@@ -50,14 +50,14 @@ def measured(run: runs.Run) -> dict[str, Any]:
     """Means over the seeds, after the last epoch that was measured; an angle or a residual that is
     not finite is None."""
     results = run.results()
-    last = [next(m for m in reversed(run.metrics(seed)) if "alignment" in m) for seed in run.seeds]
+    last = [next(m for m in reversed(run.metrics(seed)) if m.alignment) for seed in run.seeds]
     found: dict[str, Any] = {
-        "accuracy": 100 * mean(result["test_accuracy"] for result in results),
-        "stopped": [result["stopped"] for result in results if result["stopped"]],
+        "accuracy": 100 * mean(result.test_accuracy for result in results),
+        "stopped": [result.stopped for result in results if result.stopped],
     }
     for k in range(3):
-        found[f"angle_{k + 1}"] = _mean([m["alignment"][k]["angle"] for m in last])
-    found["residual"] = _mean([m["inference"]["residual"] for m in last])
+        found[f"angle_{k + 1}"] = _mean([m.alignment[k].angle for m in last])
+    found["residual"] = _mean([m.inference["residual"] for m in last])
     return found
 
 
@@ -124,7 +124,7 @@ def main() -> None:
     twin = runs.finished(
         arguments.out / "bp", dataclasses.replace(base, rule=Backprop(loss=base.rule.loss)), seeds, arguments.data
     )
-    backprop = 100 * mean(result["test_accuracy"] for result in twin.results())
+    backprop = 100 * mean(result.test_accuracy for result in twin.results())
     cells: dict[str, dict[str, Any]] = {}
     for method in METHODS:
         for alpha in ALPHAS:

@@ -38,7 +38,7 @@ from torch.nn import functional as F
 import dualprop as dp
 from dualprop.alignment import angle_between
 from dualprop.analysis import plots
-from dualprop.training import environment, files, optimization
+from dualprop.training import documents, environment, files, optimization
 
 LABELS = {
     "bp": "back-propagation", "dp-fused": "DP, fused", "dp": "DP, explicit", "ep": "EP of a PCN, centered",
@@ -95,6 +95,10 @@ def angles(found: dict[str, Tensor], exact: dict[str, Tensor]) -> dict[str, floa
     for name in exact:
         modules[name.rpartition(".")[0]].append(name)
     return {module: angle_between([found[n] for n in names], [exact[n] for n in names]) for module, names in modules.items()}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return documents.read(path, lambda plain: documents.convert(plain, dict[str, Any]), "Restore it, or train anew.")
 
 
 def held_out(task: Task, model: nn.Module) -> float:
@@ -229,16 +233,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     shared = {name: getattr(options, name) for name in ("model", "steps", "batch_size", "every", "seed")}
     shared |= {"optimizer": dataclasses.asdict(task.optimizer), "text": platform.python_version() * (options.model == "gpt")}
     options.out.mkdir(parents=True, exist_ok=True)
-    files.remove_leftovers(options.out)
     path = options.out / "settings.json"
-    if path.exists() and (before := files.read_json(path)["settings"]) != json.loads(files.to_json(shared)):
+    if path.exists() and (before := _read(path)["settings"]) != json.loads(files.to_json(shared)):
         raise SystemExit(f"{path} holds other settings, {before}. Choose another folder.")
     if not path.exists():
         files.write_json(path, {"settings": shared, "environment": environment.describe()})
     for rule in options.rules:
         train(task, rule, options)
         found = {name: options.out / f"{name}.json" for name in LABELS}
-        records = {name: files.read_json(file) for name, file in found.items() if file.exists()}
+        records = {name: _read(file) for name, file in found.items() if file.exists()}
         draw(records, f"{options.model}, batch {options.batch_size}, seed {options.seed}", options.out / "curves.png")
     print(options.out / "curves.png")
 

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
 from statistics import mean, stdev
-from typing import Any
+
+from dualprop.training.records import Result
 
 # The 97.5 % points of Student's distribution with 1, 2, … degrees of freedom.
 _STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
@@ -40,27 +41,27 @@ class Difference:
         return f"{self.points:+.2f} points to back-propagation, chance ± {self.chance:.2f} ({basis}): {self.verdict}"
 
 
-def difference(results: Sequence[dict[str, Any]], twin: Sequence[dict[str, Any]]) -> Difference | None:
+def difference(results: Sequence[Result], twin: Sequence[Result]) -> Difference | None:
     """Of two rules' results by seed.
 
     None where they share no seed, or one seed whose test set's size is not recorded.
     """
-    of_twin = {result["seed"]: result for result in twin}
-    pairs = [(result, of_twin[result["seed"]]) for result in results if result["seed"] in of_twin]
+    of_twin = {result.seed: result for result in twin}
+    pairs = [(result, of_twin[result.seed]) for result in results if result.seed in of_twin]
     if not pairs:
         return None
-    points = [100 * (a["test_accuracy"] - b["test_accuracy"]) for a, b in pairs]
+    points = [100 * (a.test_accuracy - b.test_accuracy) for a, b in pairs]
     if len(pairs) > 1:
         student = _STUDENT[min(len(pairs) - 1, len(_STUDENT)) - 1]
         return Difference(mean(points), student * stdev(points) / sqrt(len(points)), len(points))
-    size = pairs[0][0].get("num_test")
+    size = pairs[0][0].num_test
     if not size:
         return None
-    variance = sum(result["test_accuracy"] * (1 - result["test_accuracy"]) for result in pairs[0]) / size
+    variance = sum(result.test_accuracy * (1 - result.test_accuracy) for result in pairs[0]) / size
     return Difference(points[0], 200 * sqrt(variance), 1)
 
 
-def to_twin(results: dict[str, list[dict[str, Any]]]) -> dict[str, Difference]:
+def to_twin(results: dict[str, list[Result]]) -> dict[str, Difference]:
     """Of every other rule or variant to "backprop" or "bp", where that is there and it is known."""
     twin = next((name for name in ("backprop", "bp") if name in results), None)
     if twin is None:

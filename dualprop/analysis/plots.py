@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dualprop.training import files
+from dualprop.training import files, folders
+from dualprop.training.records import Cost
 from dualprop.training.runs import Run
 
 if TYPE_CHECKING:
@@ -26,16 +27,24 @@ if TYPE_CHECKING:
 DASHES = ("-", (0, (4, 2)), (0, (1, 1.5)), "-.")  # so that curves which coincide can all be seen
 # Degrees: a scale that ends below would colour rounding.
 LEAST_SCALE = 1.0
+# Near the largest float axes can't be divided. What is beyond is left out, as what is not finite.
+LARGEST_SHOWN = 1e100
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
 
 
-def draw(runs: Sequence[tuple[str, Run]], folder: Path, costs: dict[str, Any] | None = None) -> list[Path]:
+def draw(runs: Sequence[tuple[str, Run]], folder: Path, costs: dict[str, Cost] | None = None) -> list[Path]:
     """Draw all figures of the labelled runs into `folder`, each replaced as a whole.
 
     Returns their paths. `costs` holds what a step of each label costs, as `bench.rows.costs` does.
+    Raises RunError where another process is drawing there, or where the folder leads elsewhere.
     """
-    folder.mkdir(exist_ok=True)
-    files.remove_leftovers(folder)
+    folders.make_inside(folder.parent, folder.name)
+    with folders.held(folder, "drawn"):
+        folders.remove_leftovers(folder)
+        return _drawn(runs, folder, costs)
+
+
+def _drawn(runs: Sequence[tuple[str, Run]], folder: Path, costs: dict[str, Any] | None) -> list[Path]:
     paths = [save(training_curves(runs), folder / "training_curves.png")]
     aligned = [
         (label, run)
@@ -95,7 +104,7 @@ def _style(number: int) -> tuple[str, Any, str | None]:
     return COLOURS[number % len(COLOURS)], DASHES[(number + turn) % len(DASHES)], (None, "o", "s", "v")[turn // 2 % 4]
 
 
-def overview(runs: Sequence[tuple[str, Run]], costs: dict[str, Any] | None) -> Figure:
+def overview(runs: Sequence[tuple[str, Run]], costs: dict[str, Cost] | None) -> Figure:
     """A line per run: test accuracy, a step's time, the last angles.
 
     Accuracy of each seed and their mean; the time by the plain loop's, where `costs` knows it; the
@@ -121,7 +130,7 @@ def overview(runs: Sequence[tuple[str, Run]], costs: dict[str, Any] | None) -> F
 
 def _accuracies(axes: Axes, runs: Sequence[tuple[str, Run]]) -> None:
     for height, (_, run) in enumerate(runs):
-        accuracies = [100 * result["test_accuracy"] for result in run.results()]
+        accuracies = [100 * result.test_accuracy for result in run.results()]
         if not accuracies:
             continue
         axes.plot(accuracies, [height] * len(accuracies), color=COLOURS[4], marker="o", ms=5, ls="none", alpha=0.6)
@@ -136,14 +145,14 @@ def _times(axes: Axes, runs: Sequence[tuple[str, Run]], costs: dict[str, Any]) -
     for height, (label, _) in enumerate(runs):
         if label not in costs:
             continue
-        ratio = costs[label]["ratio"]
+        ratio = costs[label].ratio
         axes.plot([1, ratio], [height, height], color="#b8b8b8", lw=2, zorder=1)
         axes.plot(ratio, height, color=COLOURS[1], marker="o", ms=6, ls="none", zorder=2)
         axes.annotate(
             f"{ratio:.3g}", (max(1, ratio), height), xytext=(7, 0), textcoords="offset points", va="center", fontsize=8
         )
     axes.set_xscale("log")
-    ratios = [1.0, *(costs[label]["ratio"] for label, _ in runs if label in costs)]
+    ratios = [1.0, *(costs[label].ratio for label, _ in runs if label in costs)]
     axes.set_xlim(0.8 * min(ratios), 2 * max(ratios))
     write_plainly(axes.xaxis)
     axes.set_xlabel("time of a step, by the plain loop's")
@@ -224,18 +233,25 @@ def _annotate_row(axes: Axes, places: np.ndarray, height: float, values: np.ndar
 
 
 def _series(run: Run, key: str) -> tuple[np.ndarray, np.ndarray]:
-    """Epochs, and the metric for seeds × epochs, as far as every seed has come."""
-    per_seed = [{m["epoch"]: m[key] for m in run.metrics(seed) if key in m} for seed in run.seeds]
+    """Epochs, and the metric for seeds × epochs, as far as every seed has come.
+
+    Before training, at epoch 0, there is no training loss.
+    """
+    per_seed = [{m.epoch: getattr(m, key) for m in run.metrics(seed) if m.epoch or key != "train_loss"} for seed in run.seeds]
     per_seed = [series for series in per_seed if series]
     if not per_seed:
         return np.zeros(0), np.zeros((0, 0))
     epochs = sorted(set.intersection(*(set(series) for series in per_seed)))
-    return np.array(epochs), np.array([[series[e] for e in epochs] for series in per_seed], dtype=float)
+    values = np.array([[series[e] for e in epochs] for series in per_seed], dtype=float)
+    return np.array(epochs), np.where(np.abs(values) < LARGEST_SHOWN, values, np.nan)
 
 
 def _per_layer(run: Run, metric: str, key: str) -> tuple[np.ndarray, np.ndarray]:
     """Epochs, and the mean over seeds of a metric's `key`, layers × epochs; empty without it."""
-    per_seed = [{m["epoch"]: [layer[key] for layer in m[metric]] for m in run.metrics(s) if metric in m} for s in run.seeds]
+    per_seed = [
+        {m.epoch: [getattr(layer, key) for layer in getattr(m, metric)] for m in run.metrics(s) if getattr(m, metric)}
+        for s in run.seeds
+    ]
     per_seed = [series for series in per_seed if series]
     if not per_seed:
         return np.zeros(0), np.zeros((0, 0))
@@ -252,7 +268,7 @@ def _mean(values: np.ndarray) -> np.ndarray:
 
 
 def _with_result(label: str, run: Run) -> str:
-    accuracies = [100 * result["test_accuracy"] for result in run.results()]
+    accuracies = [100 * result.test_accuracy for result in run.results()]
     if not accuracies:
         return label
     spread = f" ± {np.std(accuracies, ddof=1):.2f}" if len(accuracies) > 1 else ""

@@ -9,6 +9,7 @@ from typing import Any
 from dualprop.analysis import differences, plots
 from dualprop.errors import RunError
 from dualprop.training import comparisons, runs
+from dualprop.training.records import Cost
 from dualprop.training.runs import Run
 
 
@@ -23,7 +24,7 @@ class Report:
     """
 
     runs: dict[str, Run]
-    costs: dict[str, Any] | None
+    costs: dict[str, Cost] | None
     figures: list[Path]
 
     @property
@@ -35,7 +36,7 @@ class Report:
             "seeds": list(next(iter(self.runs.values())).seeds),
             "rules": {label: runs.summary(results) for label, results in by_label.items() if results},
             "differences": {label: {**asdict(each), "verdict": each.verdict} for label, each in to_twin.items()},
-            "costs": self.costs,
+            "costs": None if self.costs is None else {label: cost.to_plain() for label, cost in self.costs.items()},
         }
 
 
@@ -56,6 +57,6 @@ def report(folder: Path) -> Report:
     return drawn(folder, by_label, costs)
 
 
-def drawn(folder: Path, by_label: dict[str, Run], costs: dict[str, Any] | None = None) -> Report:
+def drawn(folder: Path, by_label: dict[str, Run], costs: dict[str, Cost] | None = None) -> Report:
     """The report of these runs, whose figures go into `folder`/figures."""
     return Report(by_label, costs, plots.draw(list(by_label.items()), folder / "figures", costs))

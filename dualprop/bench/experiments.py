@@ -23,7 +23,7 @@ from dualprop.analysis.reports import Report
 from dualprop.bench import rows
 from dualprop.errors import SettingError
 from dualprop.recipes import variants
-from dualprop.training import Reporter, comparisons, environment, files, runs
+from dualprop.training import Reporter, comparisons, environment, files, folders, runs
 from dualprop.training.comparisons import Comparison
 from dualprop.training.recipe import Recipe
 from dualprop.training.runs import Run
@@ -179,17 +179,23 @@ def start(
     for each in recipes.values():
         runs.check_fit(each, splits)
     folder = out or _new_folder(recipe.name)
-    if not is_comparison:
-        return _train_run(runs.create(folder, recipe, seeds), data, watch or Watch())
-    return _train_comparison(comparisons.create(folder, recipes, seeds, measures_costs), data, watch or Watch())
+    # Held from before its first file until its last: who comes second is told so.
+    with folders.claimed(folder):
+        if not is_comparison:
+            return _train_run(runs.create(folder, recipe, seeds), data, watch or Watch())
+        return _train_comparison(comparisons.create(folder, recipes, seeds, measures_costs), data, watch or Watch())
 
 
 def resume(folder: Path, data: Path | None = None, watch: Watch | None = None, allow_changed: bool = False) -> Report:
     """Continue a run or a comparison where it stopped. Raises RunError where there is none, or
     where it would not end as it was begun and that is not allowed, see `training.conditions`."""
     if comparisons.is_comparison(folder):
-        return _train_comparison(comparisons.load(folder), data, watch or Watch(), allow_changed)
-    return _train_run(runs.load(folder), data, watch or Watch(), allow_changed)
+        comparison = comparisons.load(folder)
+        with folders.held(folder):
+            return _train_comparison(comparison, data, watch or Watch(), allow_changed)
+    run = runs.load(folder)
+    with folders.held(folder):
+        return _train_run(run, data, watch or Watch(), allow_changed)
 
 
 def _resumed(options: TrainOptions | CompareOptions, folder: Path) -> Path:
@@ -246,17 +252,16 @@ def _train_run(run: Run, data: Path | None, watch: Watch, allow_changed: bool = 
 
 
 def _train_comparison(comparison: Comparison, data: Path | None, watch: Watch, allow_changed: bool = False) -> Report:
-    files.remove_leftovers(comparison.folder)
+    folders.remove_leftovers(comparison.folder)
     watch.started(comparison.folder, comparison.recipes, is_comparison=True)
     by_label: dict[str, Run] = {}
     for label, recipe in comparison.recipes.items():
-        path = comparison.folder / label
-        run = runs.load(path) if (path / "recipe.json").is_file() else runs.create(path, recipe, comparison.seeds)
+        run = comparison.begun(label) or runs.create(comparison.folder / label, recipe, comparison.seeds)
         with watch.training(label, run.recipe) as reporter:
             runs.train(run, data, reporter, allow_changed=allow_changed, beside=list(by_label.values()))
         by_label[label] = run
     first = next(iter(comparison.recipes.values()))
-    if comparison.measures_costs and not comparison.costs_path.exists():
+    if comparison.measures_costs and not files.exists(comparison.costs_path):
         watch.measuring_costs()
         splits = runs.load_data(first, comparison.seeds[0], data)
         files.write_json(comparison.costs_path, rows.costs(comparison.recipes, splits.input_shape, splits.num_classes))
@@ -267,9 +272,6 @@ def _train_comparison(comparison: Comparison, data: Path | None, watch: Watch, a
 
 
 def _new_folder(recipe_name: str) -> Path:
+    """One that was not there, made so that nobody else takes its name."""
     stem = f"{recipe_name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    folder, number = Path("runs") / stem, 1
-    while folder.exists():
-        number += 1
-        folder = Path("runs") / f"{stem}-{number}"
-    return folder
+    return folders.make_new(Path("runs"), stem)

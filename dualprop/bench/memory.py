@@ -21,7 +21,6 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +28,8 @@ import torch
 
 from dualprop.bench.contenders import Contender
 from dualprop.errors import DualpropError
-from dualprop.training import runs
-
-
-@dataclass(frozen=True)
-class Memory:
-    """In MB (10⁶ bytes): of the process, how far its steps raised it, and of their tensors."""
-
-    peak: float
-    by_steps: float
-    tensors: float
+from dualprop.training import documents, runs
+from dualprop.training.records import Memory
 
 
 def measure(contender: Contender, input_shape: tuple[int, ...], num_classes: int, steps: int = 5) -> Memory:
@@ -51,7 +42,12 @@ def measure(contender: Contender, input_shape: tuple[int, ...], num_classes: int
     if result.returncode != 0:
         reason = (result.stderr.strip().splitlines() or ["no message"])[-1]
         raise DualpropError(f"memory of '{contender.label}' could not be measured: {reason}. Leave it out with --no-memory.")
-    return Memory(**json.loads(result.stdout.splitlines()[-1]))
+    try:
+        return Memory.from_plain(documents.parse((result.stdout.splitlines() or [""])[-1]))
+    except documents.Misfit as error:
+        raise DualpropError(
+            f"memory of '{contender.label}' was not measured: {error}. Leave it out with --no-memory."
+        ) from error
 
 
 def _in_this_process(task: dict[str, Any]) -> Memory:
@@ -69,7 +65,7 @@ def _in_this_process(task: dict[str, Any]) -> Memory:
     _, peak = _resident_and_peak()
     del step
     most = peak_of_tensors(contender.step(shape, num_classes))
-    return Memory(peak / 1e6, max(0.0, peak - resident) / 1e6, most / 1e6)
+    return Memory(peak=peak / 1e6, by_steps=max(0.0, peak - resident) / 1e6, tensors=most / 1e6)
 
 
 def _warm_up(contender: Contender, input_shape: tuple[int, ...], num_classes: int) -> None:
@@ -95,7 +91,8 @@ def _on_gpu(step: Callable[[], object], steps: int) -> Memory:
     for _ in range(steps):
         step()
     most = torch.cuda.max_memory_allocated()
-    return Memory(most / 1e6, (most - allocated) / 1e6, (most - allocated) / 1e6)
+    by_steps = (most - allocated) / 1e6
+    return Memory(peak=most / 1e6, by_steps=by_steps, tensors=by_steps)
 
 
 def peak_of_tensors(step: Callable[[], object], steps: int = 2) -> float:
@@ -136,4 +133,4 @@ def _resident_and_peak() -> tuple[float, float]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(dataclasses.asdict(_in_this_process(json.load(sys.stdin)))))
+    print(json.dumps(_in_this_process(json.load(sys.stdin)).to_plain()))

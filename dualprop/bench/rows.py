@@ -106,7 +106,7 @@ def add_memory(
     by_label = {row["label"]: row for row in rows}
     for entry in entries:
         row = by_label[entry.label]
-        row["memory"] = asdict(memory.measure(entry, shape, num_classes, num_steps))
+        row["memory"] = memory.measure(entry, shape, num_classes, num_steps).to_plain()
         for ratio, kind in (("memory_ratio", "tensors"), ("resident_ratio", "by_steps")):
             plain = rows[0]["memory"][kind]
             row[ratio] = row["memory"][kind] / plain if plain else None

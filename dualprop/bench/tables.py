@@ -11,9 +11,11 @@ A table is a module with
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import asdict, fields
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -23,7 +25,7 @@ from dualprop.bench import models
 from dualprop.bench.options import BenchOptions, Group
 from dualprop.bench.showing import say
 from dualprop.errors import SettingError, closest
-from dualprop.training import environment, files, runs
+from dualprop.training import environment, files, folders, runs
 
 TABLES = {name: f"dualprop.bench.{name}" for name in ("steps", "settling", "relaxations", "loader", "runtime")}
 EVERY = {"table", "rounds", "batch_size", "threads", "device", "channels_last", "out", "figure"}
@@ -68,8 +70,15 @@ def run(options: BenchOptions, watch: Watch | None = None) -> dict[str, Any]:
 
     What is measured when it is interrupted is in the files already.
     """
-    watch = watch or Watch()
     table = _checked(options)
+    figure = options.figure or (options.out.with_suffix(".png") if options.out and hasattr(table, "draw") else None)
+    with contextlib.ExitStack() as stack:
+        for path in filter(None, (options.out, figure)):
+            stack.enter_context(folders.held_file(path))
+        return _measured(options, table, figure, watch or Watch())
+
+
+def _measured(options: BenchOptions, table: Any, figure: Path | None, watch: Watch) -> dict[str, Any]:
     measure_groups = table.prepare(options)
     runs.prepare(models.recipe_by(options, models.parse_models(options.models)[0]))
     # Where the numbers were written says nothing of them, and much of whose machine it was.
@@ -81,7 +90,6 @@ def run(options: BenchOptions, watch: Watch | None = None) -> dict[str, Any]:
     about = environment.describe(options.device) | {"load_before": load}
     results: dict[str, Any] = {"environment": about, "options": plain, "groups": []}
     watch.started(results)
-    figure = options.figure or (options.out.with_suffix(".png") if options.out and hasattr(table, "draw") else None)
 
     def keep(groups: list[Group]) -> None:
         results["groups"] = groups
@@ -120,6 +128,8 @@ def _checked(options: BenchOptions) -> Any:
     for path, option in ((options.out, "--out"), (options.figure, "--figure")):
         if path is not None and not path.parent.is_dir():
             raise SettingError(f"the folder of {path} does not exist. Make it, or choose another {option}.")
+        if path is not None:
+            files.exists(path)
     if options.run is not None and options.models != BenchOptions.models:
         raise SettingError(f"--run brings its own network, and --models names '{options.models}'. Leave one out.")
     if options.data is not None and options.run is None:

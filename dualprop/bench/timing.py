@@ -16,8 +16,9 @@ from statistics import median, quantiles
 
 import torch
 
-PLAIN = "plain PyTorch loop"
-PLAIN_AGAIN = "plain PyTorch loop, again"
+from dualprop.training.comparisons import YARDSTICKS
+
+PLAIN, PLAIN_AGAIN = YARDSTICKS
 # However little time there is: the quartiles of fewer rounds say nothing.
 LEAST_ROUNDS = 5
 

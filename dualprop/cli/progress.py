@@ -15,6 +15,7 @@ from torch import Tensor
 from dualprop.bench.experiments import Watch
 from dualprop.training import Reporter, execution
 from dualprop.training.recipe import Recipe
+from dualprop.training.records import Result
 
 SECONDS_BETWEEN_LINES = 5
 
@@ -102,19 +103,19 @@ class ConsoleReporter(Reporter):
             highlight=False, soft_wrap=True,
         )  # fmt: skip
 
-    def seed_finished(self, result: dict[str, Any]) -> None:
+    def seed_finished(self, result: Result) -> None:
         self.close()
         line = (
-            f"{self.label}, seed {result['seed']}: test accuracy {100 * result['test_accuracy']:.2f} % "
-            f"(best of {result['epochs']} epochs: {result['best_epoch']})"
+            f"{self.label}, seed {result.seed}: test accuracy {100 * result.test_accuracy:.2f} % "
+            f"(best of {result.epochs} epochs: {result.best_epoch})"
         )
         self.console.print(line, highlight=False, soft_wrap=True)
         steps, reason = self.unsettled
         if steps and reason:
             told = f"  in {steps} steps of the last epoch {reason}"
             self.console.print(told, highlight=False, soft_wrap=True, style="yellow")
-        if result["stopped"]:
-            self.console.print(f"  stopped early: {result['stopped']}", highlight=False, soft_wrap=True, style="yellow")
+        if result.stopped:
+            self.console.print(f"  stopped early: {result.stopped}", highlight=False, soft_wrap=True, style="yellow")
 
     def close(self) -> None:
         """Take the bar away; safe to call at any time."""

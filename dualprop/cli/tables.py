@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from statistics import mean, stdev
-from typing import Any
 
 from rich.box import SIMPLE_HEAVY
 from rich.console import Console
@@ -15,6 +14,7 @@ from dualprop.analysis import differences
 from dualprop.analysis.reports import Report
 from dualprop.bench.timing import PLAIN, PLAIN_AGAIN
 from dualprop.training.recipe import Recipe
+from dualprop.training.records import Cost, Result
 from dualprop.training.runs import Run
 
 # The exit code of a command that has trained all, but of which a seed diverged or collapsed.
@@ -31,11 +31,11 @@ def show_report(report: Report, console: Console) -> None:
 def show_trained(report: Report, console: Console) -> None:
     """The report of what was trained just now. Exits with `DIVERGED` where a seed stopped early."""
     show_report(report, console)
-    if any(result["stopped"] for run in report.runs.values() for result in run.results()):
+    if any(result.stopped for run in report.runs.values() for result in run.results()):
         raise SystemExit(DIVERGED)
 
 
-def show_runs(labelled: list[tuple[str, Run]], console: Console, costs: dict[str, Any] | None = None) -> None:
+def show_runs(labelled: list[tuple[str, Run]], console: Console, costs: dict[str, Cost] | None = None) -> None:
     """One row per rule: accuracy over seeds, cost per step, and the last epoch's alignment."""
     results_of_all = [result for _, run in labelled for result in run.results()]
     title = f"{labelled[0][1].recipe.name}, {_seeds(labelled[0][1])}, {_epochs(results_of_all)} epochs"
@@ -53,13 +53,14 @@ def show_runs(labelled: list[tuple[str, Run]], console: Console, costs: dict[str
         table.add_column(heading, justify="right", no_wrap=True)
     for name, run in labelled:
         results = run.results()
-        accuracies = [100 * result["test_accuracy"] for result in results]
+        accuracies = [100 * result.test_accuracy for result in results]
         spread = f" ± {stdev(accuracies):.2f}" if len(accuracies) > 1 else ""
         cells = [f"{mean(accuracies):.2f}{spread}" if accuracies else "–"]
         cells += [published.get(name, "–")] if is_published else []
         if costs is not None:
             cost = costs[name]
-            cells += [f"{cost['count_ratio']:.2f}", f"{cost['ratio']:.3f}", f"{cost['memory']['peak']:.0f}"]
+            assert cost.memory is not None  # `Comparison.costs` says so
+            cells += [f"{cost.count_ratio:.2f}", f"{cost.ratio:.3f}", f"{cost.memory.peak:.0f}"]
         table.add_row(name, *cells, _worst_cosine(run))
     console.print(table)
     for line in _explanations(labelled):
@@ -79,9 +80,9 @@ def show_runs(labelled: list[tuple[str, Run]], console: Console, costs: dict[str
         )  # fmt: skip
         floor = costs[PLAIN_AGAIN]
         console.print(
-            f"time/BP: against a plain PyTorch loop, which takes {costs[PLAIN]['milliseconds']:.2f} ms a step; the same "
-            f"loop again in the same rounds has {floor['ratio']:.3f} (quartiles {floor['lower_quartile']:.3f} to "
-            f"{floor['upper_quartile']:.3f}): the noise.",
+            f"time/BP: against a plain PyTorch loop, which takes {costs[PLAIN].milliseconds:.2f} ms a step; the same "
+            f"loop again in the same rounds has {floor.ratio:.3f} (quartiles {floor.lower_quartile:.3f} to "
+            f"{floor.upper_quartile:.3f}): the noise.",
             highlight=False, soft_wrap=True,
         )  # fmt: skip
 
@@ -105,15 +106,15 @@ def _remarks(labelled: list[tuple[str, Run]]) -> Iterator[str]:
     or learned at a loss off its scale."""
     for name, run in labelled:
         for result in run.results():
-            remarks = [f"stopped early: {result['stopped']}"] if result["stopped"] else []
-            for remark in [*remarks, *result.get("remarks", [])]:
-                yield f"{name}, seed {result['seed']}: {remark}"
+            stopped = [f"stopped early: {result.stopped}"] if result.stopped else []
+            for remark in (*stopped, *result.remarks):
+                yield f"{name}, seed {result.seed}: {remark}"
 
 
-def _say_published(recipe: Recipe, results: list[dict[str, Any]]) -> str:
+def _say_published(recipe: Recipe, results: list[Result]) -> str:
     """What the published figures are, and whether these runs were as long."""
     source = f"published: {recipe.cites}"
-    longest = max((result["epochs"] for result in results), default=0)
+    longest = max((result.epochs for result in results), default=0)
     whole = recipes.from_name(recipe.name).epochs if recipe.name in recipes.RECIPES else recipe.epochs
     return f"{source}." if longest == whole else f"{source}; these runs are {longest} of {whole} epochs long: no comparison."
 
@@ -122,8 +123,8 @@ def _seeds(run: Run) -> str:
     return f"seed {run.seeds[0]}" if len(run.seeds) == 1 else f"seeds {', '.join(map(str, run.seeds))}"
 
 
-def _epochs(results: list[dict[str, Any]]) -> str:
-    done = sorted({result["epochs"] for result in results})
+def _epochs(results: list[Result]) -> str:
+    done = sorted({result.epochs for result in results})
     return "–" if not done else str(done[0]) if len(done) == 1 else f"{done[0]}–{done[-1]}"
 
 
@@ -131,8 +132,8 @@ def _worst_cosine(run: Run) -> str:
     """The least cosine over layers after the last epoch, averaged over seeds."""
     least = []
     for seed in run.seeds:
-        aligned = [m["alignment"] for m in run.metrics(seed) if m.get("alignment")]
+        aligned = [epoch.alignment for epoch in run.metrics(seed) if epoch.alignment]
         if aligned:
-            cosines = [layer["cosine"] for layer in aligned[-1] if layer["cosine"] is not None]
+            cosines = [layer.cosine for layer in aligned[-1] if layer.cosine is not None]
             least += [min(cosines)] if cosines else []
     return f"{mean(least):.4f}" if least else "–"

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dualprop.errors import SettingError
+from dualprop.settings import conform
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Augmentation:
     flip: bool = False
 
     def __post_init__(self) -> None:
+        conform(self)
         if self.pad < 0:
             raise SettingError(f"pad must be at least 0, got {self.pad}.")
 

@@ -8,8 +8,10 @@ by name.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from dualprop.errors import CheckpointError
-from dualprop.training import files
+from dualprop.errors import CheckpointError, RunError
+from dualprop.training import documents, files
+from dualprop.training.records import Record
 
 FORMAT = 2
 # Format 1 had no "kind", and of a run nothing to compare a resume by.
@@ -39,6 +42,15 @@ class Checkpoint:
         return {n.removeprefix(f"{prefix}."): t for n, t in self.tensors.items() if n.startswith(f"{prefix}.")}
 
 
+class Header(Record, frozen=True, kw_only=True):
+    """What a checkpoint says of itself, beside `about`."""
+
+    format: int
+    belongs_to: str
+    sha256: str
+    about: dict[str, Any]
+
+
 def write(path: Path, checkpoint: Checkpoint, belongs_to: str) -> None:
     """Write the checkpoint. `belongs_to` is compared on reading. Raises OSError."""
     tensors = {name: t.detach().cpu().contiguous() for name, t in checkpoint.tensors.items()}
@@ -54,22 +66,38 @@ def write(path: Path, checkpoint: Checkpoint, belongs_to: str) -> None:
 def read(path: Path, belongs_to: str, kind: str = "") -> Checkpoint:
     """Read and verify a checkpoint. Raises CheckpointError where it is corrupt, of another run, or
     of another `kind`, "best" or "last", where one is asked for."""
-    advice = f"Restore it from a copy, or remove {path.parent} to train this seed anew."
+    advice = _advice(path)
     try:
+        files.exists(path)
         with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {}).get("dualprop", "null"))
+            plain = documents.parse((file.metadata() or {}).get("dualprop", "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 — not a dictionary
-    except (SafetensorError, ValueError, OSError, RuntimeError) as error:
+    except (SafetensorError, ValueError, OSError, RuntimeError, RunError) as error:
         raise CheckpointError(f"checkpoint {path} can't be read ({_first_line(error)}). {advice}") from error
-    if not isinstance(about, dict) or about.get("format") not in READABLE:
+    if not isinstance(plain, dict) or plain.get("format") not in READABLE:
         raise CheckpointError(f"checkpoint {path} was not written by this version of dualprop. {advice}")
-    if about.get("sha256") != _digest(tensors, about.get("belongs_to"), about.get("about")):
+    try:
+        header = Header.from_plain(plain)
+    except documents.Misfit as error:
+        raise CheckpointError(f"checkpoint {path} is corrupt: in its header, {error}. {advice}") from error
+    if header.sha256 != _digest(tensors, header.belongs_to, header.about):
         raise CheckpointError(f"checkpoint {path} is corrupt: its checksum differs. {advice}")
-    if about.get("belongs_to") != belongs_to:
+    if header.belongs_to != belongs_to:
         raise CheckpointError(f"checkpoint {path} belongs to another recipe or seed. {advice}")
-    if kind and (its_kind := _kind(about["about"])) != kind:
+    if kind and (its_kind := _kind(header.about)) != kind:
         raise CheckpointError(f"checkpoint {path} is a {its_kind} one, copied over the {kind} one. {advice}")
-    return Checkpoint(tensors, about["about"])
+    return Checkpoint(tensors, header.about)
+
+
+@contextlib.contextmanager
+def fitting(path: Path) -> Iterator[None]:
+    """Where a checkpoint is given to a run: what it lacks, or holds in another shape, becomes a
+    CheckpointError. Its checksum is right, so it is another program's, or of another moment."""
+    try:
+        yield
+    except (LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        lack = f"it holds no {error}" if isinstance(error, KeyError) else _first_line(error)
+        raise CheckpointError(f"checkpoint {path} does not fit the run: {lack}. {_advice(path)}") from error
 
 
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -98,14 +126,20 @@ def restore_model(model: nn.Module, checkpoint: Checkpoint, path: Path) -> None:
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, checkpoint: Checkpoint) -> None:
     """Load the optimizer's state, each tensor laid out as its parameter is: a fused optimizer walks
-    both as memory lies."""
+    both as memory lies. Raises ValueError where one is missing or of another shape."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in checkpoint.under("optimizer").items():
         index, key = name.split(".", 1)
         parameter = parameters[int(index)]
         alike = tensor.shape == parameter.shape
+        if not alike and tensor.dim():
+            raise ValueError(f"optimizer.{name} has shape {tuple(tensor.shape)}, its parameter {tuple(parameter.shape)}")
         state.setdefault(int(index), {})[key] = torch.empty_like(parameter).copy_(tensor) if alike else tensor
+    names = set().union(*state.values())
+    for number, values in state.items():
+        for lacked in sorted(names - values.keys()):
+            raise ValueError(f"it holds no optimizer.{number}.{lacked}")
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
@@ -122,6 +156,10 @@ def _digest(tensors: dict[str, Tensor], belongs_to: Any, about: Any) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _advice(path: Path) -> str:
+    return f"Restore it from a copy, or remove {path.parent} to train this seed anew."
 
 
 def _first_line(error: Exception) -> str:

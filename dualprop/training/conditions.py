@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from dualprop.training import environment, execution
+from dualprop.training import documents, environment, execution
 from dualprop.training.recipe import Recipe
 
 
@@ -89,5 +89,7 @@ def _shown(value: Any) -> str:
     if value is None:
         return "unknown"
     if isinstance(value, dict):
-        return ", ".join(f"{name}={each}" for name, each in value.items()) or "none"
-    return (", ".join(map(str, value)) or "none") if isinstance(value, list) else str(value)
+        value = [f"{name}={each}" for name, each in value.items()]
+    shown = (", ".join(map(str, value)) or "none") if isinstance(value, list) else str(value)
+    # What an edited file holds may not reach a terminal as it is.
+    return shown if shown.isprintable() and len(shown) < 300 else documents.quoted(shown)

@@ -8,11 +8,12 @@ The checkpoint holds the digest of the metrics that go with it, and the epoch of
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dualprop.errors import CheckpointError
+from dualprop.training import files
 
 
 @dataclass
@@ -37,14 +38,13 @@ class Progress:
     loss_scale: float = 0.0
     best: dict[str, float] = field(default_factory=dict)
     stopped: str = ""
-    remarks: list[str] = field(default_factory=list)
+    remarks: tuple[str, ...] = ()
     doubt: str = ""
 
-    @classmethod
-    def of(cls, about: dict[str, Any]) -> Progress:
-        """That of a checkpoint."""
-        known = {each.name for each in fields(cls)}
-        return cls(**{name: value for name, value in about.items() if name in known})
+    @staticmethod
+    def among(about: dict[str, Any]) -> dict[str, Any]:
+        """Its part of what a checkpoint says."""
+        return {name: value for name, value in about.items() if name not in ("kind", "conditions")}
 
 
 def chained(digest: str, line: str) -> str:
@@ -66,7 +66,7 @@ def agree(progress: Progress, best: dict[str, Any], folder: Path, allow_changed:
     """
     metrics, last = folder / "metrics.jsonl", folder / "last.safetensors"
     advice = f"Restore what belongs together from a copy, or remove {folder} to train this seed anew."
-    content = metrics.read_bytes() if metrics.exists() else b""
+    content = files.read(metrics) if files.exists(metrics) else b""
     ours, after = content[: progress.metrics_bytes], content[progress.metrics_bytes :]
     digest = ""
     for line in ours.decode(errors="replace").splitlines():

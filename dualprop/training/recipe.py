@@ -11,15 +11,18 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from dualprop import feedback, losses, rules
 from dualprop.data import Augmentation
 from dualprop.errors import RunError, SettingError
 from dualprop.kernels import Kernel
-from dualprop.models import MODELS, Architecture
+from dualprop.models import Architecture
 from dualprop.rules import AbstractRule
-from dualprop.settings import NamedPart, kinds
+from dualprop.settings import conform
+from dualprop.training import documents, plain
+from dualprop.training.documents import Misfit
 from dualprop.training.older_recipes import renewed
 
 # What says how a run is computed and not what: no part of what a checkpoint belongs to.
@@ -60,8 +63,7 @@ class Optimizer:
     layer_factors: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.name not in ("adam", "adamw", "sgd"):
-            raise SettingError(f"the optimizer must be adam, adamw or sgd, got '{self.name}'.")
+        conform(self)
         if not 0 < self.learning_rate < math.inf:
             raise SettingError(f"learning_rate must be positive and finite, got {self.learning_rate:g}.")
         if not 0 <= self.momentum < 1:
@@ -160,6 +162,7 @@ class Recipe:
     flush_subnormals: bool = True
 
     def __post_init__(self) -> None:
+        conform(self)
         numbers = (("batch_size", 1), ("updates_per_batch", 1), ("epochs", 1), ("budget_epochs", 0), ("checkpoint_every", 0),
                    ("num_threads", 0), ("border", 0), ("train_examples", 0))  # fmt: skip
         for name, least in numbers:
@@ -181,13 +184,14 @@ class Recipe:
         seeds = self.seed_list
         if not seeds or len(set(seeds)) != len(seeds) or not all(0 <= seed < 2**32 for seed in seeds):
             raise SettingError(f"seed_list must hold different seeds from 0 to 2³²-1, got {seeds}.")
-        if self.feedback not in ("exact", *feedback.KINDS):
+        try:
+            torch.device(self.device)
+        except RuntimeError:
             raise SettingError(
-                f"feedback must be exact, {', '.join(feedback.KINDS[:-1])} or {feedback.KINDS[-1]}, got '{self.feedback}'."
-            )
-        for name, kind in kinds(Recipe).items():
-            if kind.choices:
-                kind.conform(name, getattr(self, name))
+                f"device must be 'cpu', 'cuda' or another PyTorch device, got {self.device!r}. Try --device cpu."
+            ) from None
+        if not self.dataset.strip():
+            raise SettingError("dataset must be a data set's name or the path of an .npz file, got an empty one.")
         if not 0 <= self.optimizer.cosine_epochs <= self.epochs:
             raise SettingError(
                 f"cosine_epochs must be at most the {self.epochs} epochs, got {self.optimizer.cosine_epochs:g}. "
@@ -243,47 +247,28 @@ class Recipe:
 
     def to_plain(self) -> dict[str, Any]:
         """Dictionaries, lists, numbers and strings, as recipe.json holds them."""
-        plain = {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
-        plain["rule"] = {"name": self.rule_name, **plain["rule"]}
-        plain["model"] = {"name": next(n for n, kind in MODELS.items() if kind is type(self.model)), **plain["model"]}
-        return plain
+        made: dict[str, Any] = plain.to_plain(self)
+        return made
 
     @classmethod
-    def from_plain(cls, plain: dict[str, Any]) -> Recipe:
+    def from_plain(cls, values: dict[str, Any]) -> Recipe:
         """The inverse of `to_plain`. Raises RunError where it does not describe a recipe of this
         version."""
         try:
-            plain = renewed(plain)
-            fields = {name: _value(value) for name, value in plain.items()}
-            rule, model, optimizer = dict(plain["rule"]), dict(plain["model"]), dict(plain["optimizer"])
-            fields["rule"] = _instance(rules.from_name(rule.pop("name")), rule)
-            fields["model"] = _instance(MODELS[model.pop("name")], model)
-            fields["optimizer"] = _instance(Optimizer, optimizer)
-            fields["augmentation"] = _instance(Augmentation, plain.get("augmentation", {}))
-            return cls(**fields)
-        except (KeyError, TypeError, ValueError) as error:
+            return read(values, "recipe")
+        except Misfit as error:
             raise RunError(f"the recipe does not fit this version of dualprop: {error}") from error
 
     def digest(self) -> str:
         """SHA-256 of the recipe, by which a checkpoint knows its run; of all but what only says how
         it is computed."""
-        plain = self.to_plain()
+        values = self.to_plain()
         for name in _HOW:
-            del plain[name]
-        return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+            del values[name]
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, NamedPart):
-        return str(value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    return [_plain(v) for v in value] if isinstance(value, tuple | list) else value
-
-
-def _value(value: Any) -> Any:
-    return tuple(_value(v) for v in value) if isinstance(value, list) else value
-
-
-def _instance(kind: type[Any], fields: dict[str, Any]) -> Any:
-    return kind(**{name: _value(value) for name, value in fields.items()})
+def read(values: Any, where: str) -> Recipe:
+    """A recipe from plain values, an earlier version's too. Raises Misfit, which names a field by
+    its path from `where`."""
+    return plain.from_plain(Recipe, renewed(documents.convert(values, dict[str, Any], where)), where)

@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import functools
-import json
-import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -26,66 +24,81 @@ import torch
 from dualprop import data
 from dualprop.errors import DataError, RunError, SettingError
 from dualprop.network import Network
-from dualprop.training import execution, files, optimization
+from dualprop.training import documents, execution, files, folders, optimization, readings
+from dualprop.training import recipe as recipes
+from dualprop.training.documents import Misfit
 from dualprop.training.recipe import Recipe
+from dualprop.training.records import Epoch, Result, RunFile
 from dualprop.training.starts import Starts
-from dualprop.training.trainer import Reporter, train_seed
+from dualprop.training.trainer import Reporter, belongs_to, train_seed
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder with its recipe and seeds."""
+    """A run folder with its recipe and seeds.
+
+    `is_current` says that the recipe is written as this version writes it. What an earlier version
+    trained is of another digest, and known by its seed alone.
+    """
 
     folder: Path
     recipe: Recipe
     seeds: tuple[int, ...]
+    is_current: bool = True
 
     def seed_folder(self, seed: int) -> Path:
-        return self.folder / f"seed-{seed}"
+        """Where it is, or will be. Raises RunError where a link or a file is in its place."""
+        return folders.inside(self.folder, f"seed-{seed}")
 
     @property
     def is_begun(self) -> bool:
         """Whether there is a checkpoint or a result of any seed."""
         names = ("last.safetensors", "result.json")
-        return any((self.seed_folder(seed) / name).exists() for seed in self.seeds for name in names)
+        return any(files.exists(self.seed_folder(seed) / name) for seed in self.seeds for name in names)
 
-    def metrics(self, seed: int) -> list[dict[str, Any]]:
-        """One dictionary per epoch, the first before training."""
-        return files.read_lines(self.seed_folder(seed) / "metrics.jsonl")
+    def metrics(self, seed: int) -> list[Epoch]:
+        """One for each epoch, the first before training. Raises RunError where they are damaged or
+        not this seed's."""
+        return readings.metrics(self.seed_folder(seed), self._result(seed))
 
-    def results(self) -> list[dict[str, Any]]:
-        """The results of the seeds that are finished."""
-        paths = [self.seed_folder(seed) / "result.json" for seed in self.seeds]
-        return [files.read_json(path) for path in paths if path.exists()]
+    def results(self) -> list[Result]:
+        """The results of the seeds that are finished. Raises RunError where one is damaged or not
+        this run's."""
+        return [result for seed in self.seeds if (result := self._result(seed)) is not None]
+
+    def _result(self, seed: int) -> Result | None:
+        owner = belongs_to(self.recipe, seed) if self.is_current else None
+        return readings.result(self.seed_folder(seed), seed, owner)
 
 
 def create(folder: Path, recipe: Recipe, seeds: tuple[int, ...]) -> Run:
-    """A new run folder. Raises RunError where it exists already; nothing in it is touched."""
-    files.claim(folder)
-    files.write_json(folder / "recipe.json", {"recipe": recipe.to_plain(), "seeds": list(seeds)})
+    """A new run folder. Raises RunError where it exists already or another process has it; nothing
+    in it is touched."""
+    with folders.claimed(folder):
+        files.write_json(folder / "recipe.json", {"recipe": recipe.to_plain(), "seeds": list(seeds)})
     return Run(folder, recipe, seeds)
 
 
 def load(folder: Path) -> Run:
     """An existing run folder. Raises RunError where it is none."""
     path = folder / "recipe.json"
-    if not path.is_file():
+    if not files.exists(path):
         within = sorted(str(path.parent) for path in folder.glob("*/recipe.json"))
         remedy = f"Give one of its runs: {', '.join(within)}" if within else "Give the folder that `dualprop train` named"
         raise RunError(f"{folder} holds no recipe.json, so it is no run folder. {remedy}.")
-    try:
-        plain = json.loads(path.read_text())
-        return Run(folder, Recipe.from_plain(plain["recipe"]), seeds_from(plain["seeds"]))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RunError(f"{path} is damaged: {error}. Restore it, or train anew.") from error
+    return documents.read(path, partial(_from_plain, folder), "Restore it, or train anew.")
 
 
-def seeds_from(plain: Any) -> tuple[int, ...]:
-    """Seeds as they stand in a file. Raises ValueError unless they are different whole numbers of
-    at least 0."""
-    seeds = tuple(plain)
-    if not seeds or len(set(seeds)) != len(seeds) or not all(type(seed) is int and seed >= 0 for seed in seeds):
-        raise ValueError(f"its seeds are {plain}")
+def _from_plain(folder: Path, plain: Any) -> Run:
+    file = RunFile.from_plain(plain)
+    recipe = recipes.read(file.recipe, "recipe")
+    return Run(folder, recipe, different(file.seeds), is_current=recipe.to_plain() == file.recipe)
+
+
+def different(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    """The seeds. Raises Misfit where one is there twice."""
+    if len(set(seeds)) != len(seeds):
+        raise Misfit(f"seeds must be different, got {documents.quoted(list(seeds))}")
     return seeds
 
 
@@ -110,26 +123,35 @@ def train(
     """
     reporter = reporter or Reporter()
     prepare(run.recipe)
-    with _locked(run.folder):
-        files.remove_leftovers(run.folder)
+    with folders.held(run.folder):
+        folders.remove_leftovers(run.folder)
         starts = Starts(
             run.folder, run.recipe, is_begun=run.is_begun, allow_changed=allow_changed,
             beside=[each.folder for each in beside], tell=reporter.changed,
         )  # fmt: skip
         for seed in run.seeds:
-            load = functools.partial(load_data, run.recipe, seed, data_root)
+            load = partial(load_data, run.recipe, seed, data_root)
             train_seed(run.recipe, seed, load, run.seed_folder(seed), reporter, starts)
         results = summary(run.results())
         files.write_json(run.folder / "results.json", results)
     return results
 
 
+def existing(folder: Path, recipe: Recipe, seeds: tuple[int, ...]) -> Run | None:
+    """The run of this recipe in that folder, None where there is none yet. Raises RunError where
+    another recipe's is."""
+    if not files.exists(folder / "recipe.json"):
+        return None
+    run = load(folder)
+    if (run.recipe.digest(), run.seeds) != (recipe.digest(), seeds):
+        raise RunError(f"{folder} holds a run of other settings or seeds. Choose another folder, or remove it.")
+    return run
+
+
 def finished(folder: Path, recipe: Recipe, seeds: tuple[int, ...], data_root: Path | None = None) -> Run:
     """The finished run of this recipe in that folder: trained, or continued, if it is not there.
     Raises RunError where another recipe's is, and what `train` raises."""
-    run = load(folder) if (folder / "recipe.json").is_file() else create(folder, recipe, seeds)
-    if (run.recipe.digest(), run.seeds) != (recipe.digest(), seeds):
-        raise RunError(f"{folder} holds a run of other settings or seeds. Choose another folder, or remove it.")
+    run = existing(folder, recipe, seeds) or create(folder, recipe, seeds)
     train(run, data_root)
     return run
 
@@ -203,28 +225,13 @@ def _keep_freed_memory() -> None:
         libc.mallopt(m_trim_threshold, 2**31 - 1)
 
 
-def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
+def summary(results: list[Result]) -> dict[str, Any]:
     """Mean and sample standard deviation (None for one seed) of the test accuracy, beside each
     seed's result."""
-    accuracies = [result["test_accuracy"] for result in results]
+    accuracies = [result.test_accuracy for result in results]
     return {
         "test_accuracy_mean": mean(accuracies),
         "test_accuracy_std": stdev(accuracies) if len(accuracies) > 1 else None,
         "num_seeds": len(accuracies),
-        "seeds": results,
+        "seeds": [result.to_plain() for result in results],
     }
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the folder for this process; the system releases it when the process ends, however it
-    ends."""
-    with open(folder / ".lock", "w") as file:
-        if os.name == "posix":
-            import fcntl
-
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RunError(f"{folder} is being trained by another process. Wait for it, or stop it.") from None
-        yield

@@ -13,7 +13,7 @@ from typing import Any
 
 from dualprop.data import Splits
 from dualprop.errors import RunError
-from dualprop.training import conditions, files
+from dualprop.training import conditions, documents, files
 from dualprop.training.recipe import Recipe
 
 FILE = "environment.json"
@@ -25,13 +25,14 @@ def read(folder: Path) -> list[dict[str, Any]]:
     """The starts that a run's folder knows of, none where it was never begun. Earlier versions kept
     one, without where it began. Raises RunError where the file is damaged."""
     path = folder / FILE
-    if not path.exists():
-        return []
-    plain = files.read_json(path)
-    starts = plain.get("starts", [plain]) if isinstance(plain, dict) else None
-    if not isinstance(starts, list) or not all(isinstance(start, dict) for start in starts):
-        raise RunError(f"{path} is damaged: it holds no list of starts. Restore it, or remove it and give --allow-changed.")
-    return starts
+    return documents.read(path, _of_plain, "Restore it, or remove it and give --allow-changed.") if files.exists(path) else []
+
+
+def _of_plain(plain: Any) -> list[dict[str, Any]]:
+    environment = documents.convert(plain, dict[str, Any])
+    if "starts" not in environment:
+        return [environment]
+    return documents.convert(environment["starts"], list[dict[str, Any]], "starts")
 
 
 class Starts:

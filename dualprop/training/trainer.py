@@ -21,15 +21,29 @@ import torch
 from torch import Tensor, nn
 
 from dualprop.data import Examples, Splits, batches
-from dualprop.errors import CheckpointError, RunError
+from dualprop.errors import CheckpointError
 from dualprop.network import Network
 from dualprop.rules import Outcome
-from dualprop.training import checkpoint, conditions, divergence, execution, files, monitoring, optimization, step
+from dualprop.training import (
+    checkpoint,
+    conditions,
+    divergence,
+    documents,
+    execution,
+    files,
+    folders,
+    monitoring,
+    optimization,
+    plain,
+    readings,
+    step,
+)
 from dualprop.training.capture import CapturedStep, CudaGraph, TrainingStep
 from dualprop.training.checkpoint import Checkpoint
 from dualprop.training.evaluation import Score, evaluate
 from dualprop.training.moments import Progress, agree, chained
 from dualprop.training.recipe import Recipe
+from dualprop.training.records import Epoch, Result
 from dualprop.training.starts import Starts
 
 # How often, in steps, the running loss is checked for divergence: the check waits for the device.
@@ -46,33 +60,28 @@ class Reporter:
     def seed_started(self, seed: int, num_steps: int, done: int) -> None: ...
     def step_done(self, done: int, num_examples: int, loss: Tensor, num_correct: Tensor) -> None: ...
     def epoch_done(self, metrics: dict[str, Any]) -> None: ...
-    def seed_finished(self, result: dict[str, Any]) -> None: ...
+    def seed_finished(self, result: Result) -> None: ...
 
 
 def train_seed(
     recipe: Recipe, seed: int, load: Callable[[], Splits], folder: Path, reporter: Reporter, starts: Starts
-) -> dict[str, Any]:
+) -> Result:
     """Train one seed in `folder`, from its last checkpoint if there is one, on what `load` gives,
     and return its result.
 
     Raises:
         CheckpointError: a checkpoint that is corrupt, of another run or of another moment.
-        RunError: conditions that changed, see `starts`.
+        RunError: a result or metrics of which that is so, or conditions that changed, see `starts`.
         OSError: the folder can't be written; what was written before stays whole.
     """
-    finished = folder / "result.json"
-    if finished.exists():
-        result: dict[str, Any] = files.read_json(finished)
-        if result.get("belongs_to") != _belongs_to(recipe, seed):
-            raise RunError(
-                f"{finished} belongs to another recipe or seed. Restore recipe.json, or remove {folder} to train anew."
-            )
+    result = readings.result(folder, seed, belongs_to(recipe, seed))
+    if result is not None:
         reporter.seed_finished(result)
         return result
     folder.mkdir(exist_ok=True)
-    files.remove_leftovers(folder)
+    folders.remove_leftovers(folder)
     result = _SeedRun(recipe, seed, load(), folder, reporter, starts).run()
-    files.write_json(finished, result)
+    files.write_json(folder / "result.json", result.to_plain())
     reporter.seed_finished(result)
     return result
 
@@ -89,11 +98,11 @@ def restore_best(model: nn.Module, recipe: Recipe, seed: int, folder: Path) -> N
     """Give the model, on any device, the weights in `folder` that were best on the validation part
     so far (at the start, the initial ones). Raises CheckpointError where there are none."""
     path = folder / "best.safetensors"
-    if not path.exists():
+    if not files.exists(path):
         raise CheckpointError(
             f"{folder} holds no weights: there is no {path.name}, which published results leave out. Give a run that has one."
         )
-    checkpoint.restore_model(model, checkpoint.read(path, _belongs_to(recipe, seed), "best"), path)
+    checkpoint.restore_model(model, checkpoint.read(path, belongs_to(recipe, seed), "best"), path)
 
 
 class _SeedRun:
@@ -101,7 +110,7 @@ class _SeedRun:
         self.recipe, self.seed, self.splits, self.folder, self.reporter = recipe, seed, splits, folder, reporter
         self.starts = starts
         self.execution = execution.resolve(recipe)
-        self.belongs_to = _belongs_to(recipe, seed)
+        self.belongs_to = belongs_to(recipe, seed)
         self.last, self.best = folder / "last.safetensors", folder / "best.safetensors"
         self.metrics = folder / "metrics.jsonl"
         self.model = initial_model(recipe, seed, splits)
@@ -125,18 +134,21 @@ class _SeedRun:
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.recipe.device)
         self.num_correct = torch.zeros((), dtype=torch.int64, device=self.recipe.device)
 
-    def run(self) -> dict[str, Any]:
-        is_new = not self.last.exists()
+    def run(self) -> Result:
+        is_new = not files.exists(self.last)
         saved = None if is_new else checkpoint.read(self.last, self.belongs_to, "last")
-        described, changed = self.starts.compare(self.splits, None if saved is None else saved.about.get("conditions"))
+        before = None
+        if saved is not None and "conditions" in saved.about:
+            with checkpoint.fitting(self.last):
+                before = documents.convert(saved.about["conditions"], dict[str, Any], "conditions")
+        described, changed = self.starts.compare(self.splits, before)
         self.conditions = conditions.of(described)
         if saved is not None:
-            self._restore(saved)
-            best = checkpoint.read(self.best, self.belongs_to, "best").about
-            if told := agree(self.progress, best, self.folder, self.starts.allow_changed, bool(changed)):
-                self.reporter.changed(told)
+            with checkpoint.fitting(self.last):
+                self._take(saved)
+            self._agree(bool(changed))
         at = f"from epoch {self.progress.epoch + 1}, step {self.progress.step + 1} on"
-        self.progress.remarks += [f"{at}: {what}" for what in changed]
+        self.progress.remarks += tuple(f"{at}: {what}" for what in changed)
         files.truncate(self.metrics, self.progress.metrics_bytes)
         files.drop_partial_line(self.folder / "timing.jsonl")
         self.starts.note(described, self.seed, self.progress.epoch, self.progress.step, changed)
@@ -297,43 +309,55 @@ class _SeedRun:
         about = {"kind": "last", **asdict(self.progress), "conditions": self.conditions}
         checkpoint.write(self.last, Checkpoint(tensors, about), self.belongs_to)
 
-    def _restore(self, saved: Checkpoint) -> None:
+    def _agree(self, is_changed: bool) -> None:
+        """Have metrics and best weights agree with the last checkpoint, or refuse them by name."""
+        progress = self.progress
+        readings.check_begun(self.folder, progress.metrics_bytes, progress.epoch, progress.best)
+        if not progress.loss_scale:
+            # As earlier versions left it.
+            first, *_ = documents.read_lines(self.metrics, Epoch.from_plain, "Restore it.", progress.metrics_bytes)
+            self._set_loss_scale(first.validation_loss)
+        saved = checkpoint.read(self.best, self.belongs_to, "best")
+        with checkpoint.fitting(self.best):
+            if told := agree(progress, saved.about, self.folder, self.starts.allow_changed, is_changed):
+                self.reporter.changed(told)
+
+    def _take(self, saved: Checkpoint) -> None:
+        self.progress = plain.from_plain(Progress, Progress.among(saved.about), "about")
         checkpoint.restore_model(self.model, saved, self.last)
         checkpoint.restore_optimizer(self.optimizer, saved)
         # Copied: products round by where their operands lie in memory, and those of a file lie
         # anywhere.
         rule_state = {name: tensor.to(self.recipe.device, copy=True) for name, tensor in saved.under("rule").items()}
         self.rule_state = self.recipe.rule.unpack_state(rule_state)
-        self.order_at_epoch = saved.tensors["order"]
+        self.order.set_state(saved.tensors["order"])
+        self.order_at_epoch = self.order.get_state()
         self.inference.set_state(saved.tensors["inference"])
-        self.loss_sum = saved.tensors["loss_sum"].to(self.recipe.device)
-        self.num_correct = saved.tensors["num_correct"].to(self.recipe.device)
-        self.progress = Progress.of(saved.about)
-        if not self.progress.loss_scale:
-            # As earlier versions left it.
-            self._set_loss_scale(files.read_lines(self.metrics)[0]["validation_loss"])
+        self.loss_sum.copy_(saved.tensors["loss_sum"])
+        self.num_correct.copy_(saved.tensors["num_correct"])
 
-    def _result(self) -> dict[str, Any]:
+    def _result(self) -> Result:
         """Test the model that was best on the validation part."""
         saved = checkpoint.read(self.best, self.belongs_to, "best")
         checkpoint.restore_model(self.model, saved, self.best)
         score = self._evaluate(self.splits.test)
         progress = self.progress
-        doubts = [progress.doubt] if progress.doubt and not progress.stopped else []
-        return {
-            "seed": self.seed,
-            "test_accuracy": score.accuracy,
-            "test_loss": score.loss,
-            "test_top5_accuracy": score.top5_accuracy,
-            "num_test": len(self.splits.test),
-            "best_epoch": progress.best["epoch"],
-            "validation_accuracy": progress.best["validation_accuracy"],
-            "epochs": progress.epoch,
-            "stopped": progress.stopped,
-            "remarks": progress.remarks + doubts,
-            "belongs_to": self.belongs_to,
-        }
+        doubts = (progress.doubt,) if progress.doubt and not progress.stopped else ()
+        return Result(
+            seed=self.seed,
+            test_accuracy=score.accuracy,
+            test_loss=score.loss,
+            test_top5_accuracy=score.top5_accuracy,
+            num_test=len(self.splits.test),
+            best_epoch=int(progress.best["epoch"]),
+            validation_accuracy=progress.best["validation_accuracy"],
+            epochs=progress.epoch,
+            stopped=progress.stopped,
+            remarks=progress.remarks + doubts,
+            belongs_to=self.belongs_to,
+        )
 
 
-def _belongs_to(recipe: Recipe, seed: int) -> str:
+def belongs_to(recipe: Recipe, seed: int) -> str:
+    """What is written into a checkpoint and a result, by which they know their run."""
     return f"{recipe.digest()} seed {seed}"

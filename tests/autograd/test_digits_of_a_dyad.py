@@ -70,7 +70,9 @@ def of(activation):
     return neuron
 
 
-@pytest.mark.parametrize("neuron", [neurons.Tanh(), neurons.Sigmoid(), neurons.Softmax(1), neurons.SiLU()], ids=str)
+@pytest.mark.parametrize(
+    "neuron", [neurons.Tanh(), neurons.Sigmoid(), neurons.Softmax(1), neurons.SiLU()], ids=lambda n: type(n).__name__
+)
 @pytest.mark.parametrize("size", [1e-3, 0.3, 1.0, 3.0, 100.0])
 def test_a_rise_is_the_difference_of_the_states_however_far(neuron, size):
     """A form that is right for small nudges alone would be wrong for large ones."""

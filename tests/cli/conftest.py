@@ -69,7 +69,9 @@ def snapshot(folder: Path) -> Callable[[], dict[str, bytes]]:
         found = {}
         for where, folders, files in os.walk(folder):
             found |= {os.path.join(where, name): b"folder" for name in folders}
-            found |= {os.path.join(where, name): Path(where, name).read_bytes() for name in files if name != ".lock"}
+            paths = {os.path.join(where, name): Path(where, name) for name in files if name != ".lock"}
+            # A pipe would be waited at.
+            found |= {name: path.read_bytes() if path.is_file() else b"no file" for name, path in paths.items()}
         return found
 
     return take

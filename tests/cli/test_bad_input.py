@@ -88,7 +88,7 @@ MISTAKES = {
     "an output folder where none may be made": (("train", "--out", "/proc/run"), "/proc/run"),
     "a comparison where none may be made": (("compare", "--out", "/proc/run"), "/proc/run"),
     "an output folder that is a file": (("train", "--out", "note.txt"), "note.txt is a file. Choose another folder"),
-    "an output folder that is there": (("train", "--out", "kept"), "kept exists already. Continue it with --resume kept"),
+    "an output folder that is there": (("train", "--out", "kept"), "kept exists already and is no run: it holds 'mine.txt'"),
     "a comparison's folder that is there": (("compare", "--out", "kept"), "kept exists already"),
     "resuming a folder of other things": (("train", "--resume", "kept"), "kept holds no recipe.json"),
     "resuming a file": (("train", "--resume", "note.txt"), "it is no run folder"),

@@ -287,7 +287,7 @@ def test_relaxations_are_measured_at_the_weights_and_on_the_examples_of_a_run(tm
     with torch.no_grad():
         x, y = splits.test.batch(torch.arange(len(splits.test)))
         accuracy = float((model(x).argmax(1) == y).float().mean())
-    assert accuracy == pytest.approx(run.results()[0]["test_accuracy"], abs=1e-6)
+    assert accuracy == pytest.approx(run.results()[0].test_accuracy, abs=1e-6)
     assert all(path.read_bytes() == content for path, content in before.items())
 
 

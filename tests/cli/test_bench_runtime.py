@@ -154,7 +154,11 @@ def test_memory_is_measured_where_it_is_asked_for(monkeypatch, tmp_path, capsys)
 
     asked = []
     monkeypatch.setattr(
-        memory, "measure", lambda entry, *given: asked.append((entry.label, given)) or memory.Memory(9e2, 8e2, 2.0 * len(asked))
+        memory,
+        "measure",
+        lambda entry, *given: (
+            asked.append((entry.label, given)) or memory.Memory(peak=9e2, by_steps=8e2, tensors=2.0 * len(asked))
+        ),
     )
     written = measured(tmp_path, "--rules", "dp")
     assert [label for label, _ in asked] == [timing.PLAIN, timing.PLAIN_AGAIN, "dp"]

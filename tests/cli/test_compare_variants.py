@@ -113,7 +113,10 @@ def test_what_a_cosine_is_of_is_told_where_it_is_not_of_one_gradient_to_back_pro
     assert "equilibrium" not in told.getvalue()
     assert "updates" not in told.getvalue()
     for name, run in runs:
-        result = {"seed": 0, "test_accuracy": 0.9 if name == "bp" else 0.99, "num_test": 1000, "epochs": 1}
+        result = {
+            "seed": 0, "test_accuracy": 0.9 if name == "bp" else 0.99, "test_loss": 0.1, "num_test": 1000, "best_epoch": 1,
+            "validation_accuracy": 0.9, "epochs": 1, "stopped": "", "belongs_to": f"{run.recipe.digest()} seed 0",
+        }  # fmt: skip
         run.seed_folder(0).mkdir()
         files.write_json(run.seed_folder(0) / "result.json", result)
     told = io.StringIO()

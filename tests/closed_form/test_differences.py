@@ -3,10 +3,12 @@
 import pytest
 
 from dualprop.analysis.differences import difference, to_twin
+from dualprop.training.records import Result
 
 
 def results(*accuracies, size=10000):
-    return [{"seed": seed, "test_accuracy": value, "num_test": size} for seed, value in enumerate(accuracies)]
+    rest = {"num_test": size, "test_loss": 0.1, "best_epoch": 1, "validation_accuracy": 0.9, "epochs": 1, "stopped": ""}
+    return [Result(seed=seed, test_accuracy=value, **rest) for seed, value in enumerate(accuracies)]
 
 
 def test_one_seed_is_held_against_the_sampling_error_of_the_test_set():
@@ -34,7 +36,7 @@ def test_only_seeds_of_both_are_compared_and_the_twin_is_found_by_either_name():
     own = results(0.91, 0.92)
     assert difference(own, results(0.9)).num_seeds == 1
     assert difference(own, []) is None
-    assert difference([{"seed": 0, "test_accuracy": 0.9}], [{"seed": 0, "test_accuracy": 0.9}]) is None
+    assert difference(results(0.9, size=None), results(0.9, size=None)) is None
     for name in ("bp", "backprop"):
         assert list(to_twin({"dp": own, name: results(0.9, 0.9)})) == ["dp"]
     assert to_twin({"dp": own}) == {}

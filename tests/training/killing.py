@@ -42,6 +42,7 @@ class Watch:
 
     def __init__(self, pipe: int, kill_at: int | None) -> None:
         self.pipe, self.kill_at, self.count = pipe, kill_at, 0
+        self.replaced = ""  # the name of the file that is being replaced
 
     def __call__(self, event: str) -> None:
         os.write(self.pipe, f"{event}\n".encode())
@@ -53,10 +54,10 @@ class Watch:
 class WatchedFile:
     """A file that writes in two halves."""
 
-    def __init__(self, path: Path, mode: str, watch: Watch) -> None:
-        self.name, self.watch = _plain_name(path), watch
+    def __init__(self, path: Path, mode: str, watch: Watch, **how: Any) -> None:
+        self.name, self.watch = watch.replaced if path.suffix == ".writing" else path.name, watch
         watch(f"opening {self.name}")
-        self.file = open(path, mode)  # noqa: SIM115 — closed by __exit__
+        self.file = open(path, mode, **how)  # noqa: SIM115 — closed by __exit__
 
     def __enter__(self) -> WatchedFile:
         return self
@@ -79,12 +80,6 @@ class WatchedFile:
         return getattr(self.file, name)
 
 
-def _plain_name(path: os.PathLike[str] | str) -> str:
-    """The name without the process number and suffix of a temporary file."""
-    name = Path(path).name
-    return name.rsplit(".", 2)[0] if name.endswith(".writing") else name
-
-
 def watch_everything(watch: Watch) -> None:
     """Put the watch around every write, rename, step and figure of this process."""
     from matplotlib.figure import Figure
@@ -92,8 +87,12 @@ def watch_everything(watch: Watch) -> None:
     from dualprop.rules import AbstractRule
     from dualprop.training import files
 
-    files.open = lambda path, mode: WatchedFile(path, mode, watch)  # type: ignore[attr-defined]
-    replace, backward, savefig = os.replace, AbstractRule.backward, Figure.savefig
+    files.open = lambda path, mode, **how: WatchedFile(path, mode, watch, **how)  # type: ignore[attr-defined]
+    write, replace, backward, savefig = files.write, os.replace, AbstractRule.backward, Figure.savefig
+
+    def watched_write(path: Path, content: bytes | memoryview) -> None:
+        watch.replaced = path.name
+        write(path, content)
 
     def watched_replace(source: Path, target: Path) -> None:
         watch(f"renaming {Path(target).name}")
@@ -108,7 +107,8 @@ def watch_everything(watch: Watch) -> None:
         watch("figure")
         savefig(*args, **kwargs)
 
-    os.replace, AbstractRule.backward, Figure.savefig = watched_replace, watched_backward, watched_savefig
+    files.write, os.replace = watched_write, watched_replace
+    AbstractRule.backward, Figure.savefig = watched_backward, watched_savefig
 
 
 class Trials:

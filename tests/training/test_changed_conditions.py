@@ -107,7 +107,7 @@ def test_data_that_changed_are_trained_on_where_that_is_allowed_and_the_result_s
     watcher = Stopper()
     training.train(training.load(run.folder), reporter=watcher, allow_changed=True)
     (result,) = run.results()
-    (remark,) = result["remarks"]
+    (remark,) = result.remarks
     assert [remark] == [f"from epoch 3, step 1 on: {told}" for told in watcher.told]
     assert path in remark
     starts = json.loads((run.folder / "environment.json").read_text())["starts"]
@@ -127,7 +127,7 @@ def test_the_data_of_a_further_seed_are_compared_too(stopped, data, monkeypatch)
 
     with pytest.raises(RunError, match="the data changed"):
         training.train(run, reporter=Replacing())
-    assert [result["seed"] for result in run.results()] == [0]
+    assert [result.seed for result in run.results()] == [0]
 
 
 @pytest.mark.parametrize("name", [name for name in conditions.TABLE if name not in ELSEWHERE])
@@ -145,7 +145,7 @@ def test_a_condition_that_changed_is_refused_or_told(name, stopped, monkeypatch)
     training.train(training.load(run.folder), reporter=watcher, allow_changed=conditions.TABLE[name].is_binding)
     assert len(watcher.told) == 1
     assert words in watcher.told[0]
-    assert len(run.results()[0]["remarks"]) == conditions.TABLE[name].is_binding
+    assert len(run.results()[0].remarks) == conditions.TABLE[name].is_binding
 
 
 def test_a_resume_by_another_kernel_is_refused(stopped):
@@ -264,7 +264,7 @@ def test_a_run_of_an_earlier_version_is_refused_by_what_it_did_not_record_and_re
     training.train(training.load(run.folder), allow_changed=True)
     straight = train(run.recipe)
     assert outcome(run)["metrics.jsonl"] == outcome(straight)["metrics.jsonl"]
-    assert [remark.split(":")[0] for remark in run.results()[0]["remarks"]] == ["from epoch 2, step 9 on"]
+    assert [remark.split(":")[0] for remark in run.results()[0].remarks] == ["from epoch 2, step 9 on"]
     best = [safetensors.torch.load_file(each.seed_folder(0) / "best.safetensors") for each in (run, straight)]
     assert all(tensor.equal(best[1][name]) for name, tensor in best[0].items())
 
@@ -293,7 +293,7 @@ def test_files_of_another_moment_of_the_same_run_are_refused(case, stopped, tmp_
         training.train(run, reporter=Stopper(95))
     late = shutil.copytree(run.seed_folder(0), tmp_path / "late")
     (tmp_path / "edited").mkdir()
-    (tmp_path / "edited/metrics.jsonl").write_text((late / "metrics.jsonl").read_text().replace("0.", "1.", 1))
+    (tmp_path / "edited/metrics.jsonl").write_text((late / "metrics.jsonl").read_text().replace('loss": 2.', 'loss": 1.', 1))
     told, source, target = MOMENTS[case]
     shutil.copy(tmp_path / source, run.seed_folder(0) / target)
     error = RunError if case == "older metrics" else CheckpointError
@@ -322,10 +322,10 @@ def test_the_rules_of_a_comparison_begin_under_the_same_conditions(recipe, train
     with pytest.raises(RunError, match="the data changed"):
         training.train(second, beside=[first])
     training.train(second, beside=[first], allow_changed=True)
-    assert "the data changed" in second.results()[0]["remarks"][0]
+    assert "the data changed" in second.results()[0].remarks[0]
     third = training.create(tmp_path / "third", dataclasses.replace(made, rule=Backprop()), (0,))
     training.train(third, beside=[second])
-    assert third.results()[0]["remarks"] == []
+    assert third.results()[0].remarks == ()
 
 
 def test_finished_seeds_need_no_data(recipe, train, data):

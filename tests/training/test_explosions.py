@@ -30,10 +30,10 @@ def test_every_rule_at_a_rate_of_ten_thousand_ends_in_a_divergence_with_a_remedy
     """At a loss of 1e9 a run came to its end without a word, and a table showed its accuracy."""
     run = train(dataclasses.replace(SMALL.with_rule(name), optimizer=STEEP))
     (result,) = run.results()
-    assert result["stopped"].startswith("diverged in epoch")
-    assert "ower" in result["stopped"], "it must name the remedy"
-    assert result["best_epoch"] == 0
-    assert result["epochs"] == len(run.metrics(0)) - 1
+    assert result.stopped.startswith("diverged in epoch")
+    assert "ower" in result.stopped, "it must name the remedy"
+    assert result.best_epoch == 0
+    assert result.epochs == len(run.metrics(0)) - 1
 
 
 STAYS_FINITE = {
@@ -52,8 +52,8 @@ def test_an_explosion_that_stays_finite_is_a_divergence(case, train):
     rule = dataclasses.replace(SMALL.with_rule(name).rule, **settings)
     run = train(dataclasses.replace(SMALL, rule=rule, optimizer=Optimizer(name="sgd", learning_rate=rate)))
     metrics = run.metrics(0)[1:]
-    assert all(each["train_loss"] is not None and math.isfinite(each["train_loss"]) for each in metrics), "not this case"
-    assert run.results()[0]["stopped"].startswith("diverged in epoch")
+    assert all(each.train_loss is not None and math.isfinite(each.train_loss) for each in metrics), "not this case"
+    assert run.results()[0].stopped.startswith("diverged in epoch")
 
 
 def test_kept_states_that_explode_are_a_divergence(train):
@@ -62,7 +62,7 @@ def test_kept_states_that_explode_are_a_divergence(train):
     made = dataclasses.replace(
         made, rule=dataclasses.replace(made.rule, beta=100.0), optimizer=Optimizer(name="sgd", learning_rate=0.5)
     )
-    assert train(made).results()[0]["stopped"].startswith("diverged in epoch")
+    assert train(made).results()[0].stopped.startswith("diverged in epoch")
 
 
 def test_a_network_that_learns_at_a_loss_far_off_its_scale_goes_on_and_its_result_says_so(train):
@@ -71,9 +71,9 @@ def test_a_network_that_learns_at_a_loss_far_off_its_scale_goes_on_and_its_resul
     made = variants.named("dfa").apply(recipes.from_name("mnist-feedback"))
     made = dataclasses.replace(made, dataset="digits", border=0, epochs=3, batch_size=20, num_threads=1, align=False)
     (result,) = train(made).results()
-    assert (result["stopped"], result["epochs"]) == ("", 3)
-    assert result["test_accuracy"] > 0.7
-    (remark,) = result["remarks"]
+    assert (result.stopped, result.epochs) == ("", 3)
+    assert result.test_accuracy > 0.7
+    (remark,) = result.remarks
     assert "loss is" in remark
     assert "by guessing" in remark
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from msgspec.structs import replace
 from torch import nn
 
 from dualprop import training
@@ -15,6 +16,7 @@ from dualprop.losses import CrossEntropy
 from dualprop.models import MLP
 from dualprop.network import Network
 from dualprop.rules import Backprop, DualPropagation, PredictiveCoding
+from dualprop.training.records import Cost, Layer
 
 
 def size(path: Path) -> tuple[int, int]:
@@ -60,7 +62,7 @@ def test_runs_with_feedback_weights_show_how_near_they_are_to_the_forward_ones(r
     panels = figure.axes
     assert [axes.get_title(loc="left") for axes in panels] == ["kp-dp", "fa-dp"]
     for axes, run in zip(panels, (learned, fixed), strict=True):
-        recorded = [[layer["cosine"] for layer in m["weight_alignment"]] for m in run.metrics(0)]
+        recorded = [[layer.cosine for layer in m.weight_alignment] for m in run.metrics(0)]
         drawn = [list(line.get_ydata()) for line in axes.lines]
         assert drawn == [list(series) for series in zip(*recorded, strict=True)]
 
@@ -74,7 +76,7 @@ def test_a_comparison_is_drawn_in_one_figure_and_again_over_the_old_one(recipe, 
     """`report` draws where figures are already."""
     labelled = [("backprop", train(recipe(), name="a")), ("dual_propagation", train(recipe(rule=DualPropagation()), name="b"))]
     first = draw(labelled, tmp_path / "figures")
-    (tmp_path / "figures" / "training_curves.png.1.writing").write_bytes(b"left by a killed process")
+    (tmp_path / "figures" / ".dualprop-1-0123456789abcdef.writing").write_bytes(b"left by a killed process")
     assert draw(labelled, tmp_path / "figures") == first
 
 
@@ -86,7 +88,9 @@ def test_more_rules_than_colours_are_drawn_in_an_overview(recipe, train, tmp_pat
     assert "overview.png" not in draw(labelled, tmp_path / "few")
     labelled.append(("pc", train(recipe(rule=PredictiveCoding(steps=1), model=MLP(widths=(8, 8))), name="pc", seeds=(0, 1))))
     assert draw(labelled, tmp_path / "figures").keys() == {"training_curves.png", "overview.png"}
-    costs = {name: {"ratio": 1.0 + number} for number, (name, _) in enumerate(labelled)}
+    rest = {"rule": "", "engine": "", "is_one_sweep": False, "milliseconds": 1.0, "least_milliseconds": 1.0, "rounds": 5}
+    rest |= {"lower_quartile": 1.0, "upper_quartile": 1.0}
+    costs = {name: Cost(label=name, ratio=1.0 + number, **rest) for number, (name, _) in enumerate(labelled)}
     draw_with_costs = plots.draw(labelled, tmp_path / "costs", costs)
     assert [path.name for path in draw_with_costs] == ["training_curves.png", "overview.png"]
     accuracies, times, angles, _ = plots.overview(labelled, costs).axes
@@ -94,9 +98,9 @@ def test_more_rules_than_colours_are_drawn_in_an_overview(recipe, train, tmp_pat
     assert [text.get_text() for text in times.texts] == ["1", "2", "3", "4", "5", "6", "7"]
     for height, (_, run) in enumerate(labelled):
         shown = [line for line in accuracies.lines if list(line.get_ydata())[:1] == [height] and line.get_marker() == "o"]
-        assert list(shown[0].get_xdata()) == [100 * result["test_accuracy"] for result in run.results()]
-        last = [run.metrics(seed)[-1]["alignment"] for seed in run.seeds]
-        means = [[seed[k]["angle"] for seed in last] for k in range(len(last[0]))]
+        assert list(shown[0].get_xdata()) == [100 * result.test_accuracy for result in run.results()]
+        last = [run.metrics(seed)[-1].alignment for seed in run.seeds]
+        means = [[seed[k].angle for seed in last] for k in range(len(last[0]))]
         told = [text.get_text() for text in angles.texts if text.get_position()[1] == height]
         assert told == ["no angle" if None in each else f"{sum(each) / 2:.1f}" for each in means]
     assert "no angle" in [text.get_text() for text in angles.texts], "one step of PC has not reached the first layer"
@@ -177,8 +181,8 @@ def test_the_angles_of_a_trained_run_are_small_in_its_metrics(recipe, train):
     """As they come to the map: by layer, after each epoch, at the weights of that epoch."""
     run = train(recipe(rule=DualPropagation()))
     for metrics in run.metrics(0):
-        assert [layer["layer"] for layer in metrics["alignment"]] == ["1", "3"]
-        assert all(0 <= layer["angle"] < 20 and 0.8 < layer["norm_ratio"] < 1.2 for layer in metrics["alignment"])
+        assert [layer.layer for layer in metrics.alignment] == ["1", "3"]
+        assert all(0 <= layer.angle < 20 and 0.8 < layer.norm_ratio < 1.2 for layer in metrics.alignment)
 
 
 def test_the_angle_is_in_degrees():
@@ -202,8 +206,7 @@ def test_a_layer_without_a_gradient_has_no_angle():
 def test_a_map_with_a_layer_that_never_has_an_angle_is_drawn(recipe, train, tmp_path, monkeypatch):
     """A dead layer in every seed must not stop the picture, nor warn."""
     run = train(recipe(rule=DualPropagation()))
-    metrics = run.metrics(0)
-    for each in metrics:
-        each["alignment"][0].update(cosine=math.nan, norm_ratio=math.nan, angle=math.nan)
+    dead = Layer(layer="1", cosine=None, norm_ratio=None, angle=None)
+    metrics = [replace(each, alignment=(dead, *each.alignment[1:])) for each in run.metrics(0)]
     monkeypatch.setattr(training.Run, "metrics", lambda self, seed: metrics)
     assert "angle_to_backprop.png" in draw([("dp", run)], tmp_path / "figures")

@@ -137,7 +137,7 @@ def test_an_optimizer_read_from_a_checkpoint_goes_on_bit_for_bit(name, tmp_path:
 @pytest.mark.parametrize(
     ("settings", "remedy"),
     [
-        ({"name": "adamm"}, "must be adam, adamw or sgd"),
+        ({"name": "adamm"}, "name must be one of 'adam', 'adamw', 'sgd', got"),
         ({"learning_rate": 0.0}, "learning_rate must be positive and finite, got 0"),
         ({"learning_rate": math.nan}, "learning_rate must be positive"),
         ({"weight_decay": -0.1}, "weight_decay must be at least 0 and finite, got -0.1"),

@@ -64,9 +64,9 @@ def test_back_propagation_in_the_trainer_is_a_plain_pytorch_loop(recipe, train):
     for name, tensor in weights(run, "last", seed=5).items():
         expected = model.state_dict()[name]
         torch.testing.assert_close(tensor, expected, rtol=1e-4, atol=2e-6, msg=lambda text, n=name: f"{n}: {text}")
-    told = [metrics["train_loss"] for metrics in run.metrics(5)[1:]]
+    told = [metrics.train_loss for metrics in run.metrics(5)[1:]]
     assert told == pytest.approx(losses, rel=1e-5)
-    assert run.metrics(5)[-1]["validation_accuracy"] == pytest.approx(accuracy(model, splits.validation), abs=1e-9)
+    assert run.metrics(5)[-1].validation_accuracy == pytest.approx(accuracy(model, splits.validation), abs=1e-9)
 
 
 def test_the_epoch_that_was_best_on_the_validation_part_is_tested(recipe, train):
@@ -75,10 +75,10 @@ def test_the_epoch_that_was_best_on_the_validation_part_is_tested(recipe, train)
     made = recipe(optimizer={"name": "sgd", "learning_rate": 0.7, "momentum": 0.0}, epochs=7, validation_fraction=0.05)
     run = train(made)
     metrics, result = run.metrics(0), run.results()[0]
-    told = [m["validation_accuracy"] for m in metrics]
+    told = [m.validation_accuracy for m in metrics]
     best = told.index(max(told))
     assert 0 < best < 7, f"the case must have its best epoch before the last: {told}"
-    assert (result["best_epoch"], result["validation_accuracy"]) == (best, max(told))
+    assert (result.best_epoch, result.validation_accuracy) == (best, max(told))
 
     splits = load("digits", validation_fraction=0.05, seed=0)
     model = made.model.build(splits.input_shape, splits.num_classes)
@@ -86,7 +86,7 @@ def test_the_epoch_that_was_best_on_the_validation_part_is_tested(recipe, train)
     for name in ("best", "last"):
         model.load_state_dict(weights(run, name))
         scores[name] = accuracy(model, splits.test), accuracy(model, splits.validation)
-    assert scores["best"] == pytest.approx((result["test_accuracy"], max(told)), abs=1e-9)
+    assert scores["best"] == pytest.approx((result.test_accuracy, max(told)), abs=1e-9)
     assert scores["last"][1] == pytest.approx(told[-1], abs=1e-9)
     assert scores["last"][0] != scores["best"][0], "the case can't tell the two apart"
 
@@ -95,10 +95,10 @@ def test_the_metrics_begin_before_training_and_have_a_line_for_each_epoch(recipe
     """A curve that is shifted by one epoch shows one rule ahead of the other."""
     run = train(recipe(epochs=3))
     metrics = run.metrics(0)
-    assert [m["epoch"] for m in metrics] == [0, 1, 2, 3]
-    assert "train_loss" not in metrics[0]
-    assert all({"train_loss", "train_accuracy", "learning_rate", "drives"} <= m.keys() for m in metrics[1:])
-    assert metrics[-1]["train_loss"] < metrics[1]["train_loss"]
+    assert [m.epoch for m in metrics] == [0, 1, 2, 3]
+    assert metrics[0].train_loss is None
+    assert all(None not in (m.train_loss, m.train_accuracy, m.learning_rate, m.numbers["drives"]) for m in metrics[1:])
+    assert metrics[-1].train_loss < metrics[1].train_loss
 
 
 class Watcher(Reporter):
@@ -116,7 +116,7 @@ class Watcher(Reporter):
         self.steps.append(done)
 
     def seed_finished(self, result):
-        self.finished.append(result["seed"])
+        self.finished.append(result.seed)
 
 
 def first_batches(monkeypatch, make_run, rule: AbstractRule) -> list[list[torch.Tensor]]:
@@ -149,7 +149,7 @@ def test_two_rules_of_one_seed_see_the_same_weights_batches_and_division(recipe,
         for number, (one, other) in enumerate(zip(seen[name], seen["bp"], strict=True)):
             assert one[-2].equal(other[-2]), f"{name}: other examples in step {number}"
             assert one[-1].equal(other[-1]), f"{name}: other labels in step {number}"
-        before = [run.metrics(3)[0]["validation_loss"] for run in (runs[name], runs["bp"])]
+        before = [run.metrics(3)[0].validation_loss for run in (runs[name], runs["bp"])]
         assert before[0] == before[1]
     assert not seen["bp"][0][-2].equal(seen["bp"][20][-2]), "every epoch had the same order"
 
@@ -175,8 +175,8 @@ def test_comparing_with_back_propagation_changes_nothing_in_the_run(recipe, trai
     """Measured and unmeasured runs must be the same run."""
     rule = DualPropagation(start="previous", schedule="random_order(4)")
     with_it, without = (train(recipe(rule=rule, align=align), name=str(align)) for align in (True, False))
-    assert "alignment" in with_it.metrics(0)[-1]
-    assert "alignment" not in without.metrics(0)[-1]
+    assert with_it.metrics(0)[-1].alignment
+    assert not without.metrics(0)[-1].alignment
     for a, b in zip(weights(with_it, "last").values(), weights(without, "last").values(), strict=True):
         assert a.equal(b)
 
@@ -185,11 +185,11 @@ def test_a_divergence_stops_the_run_with_a_reason_and_its_results_are_written(re
     """A night of NaN, or a run that ends without its results."""
     run = train(recipe(optimizer={"name": "sgd", "learning_rate": 1e30, "momentum": 0.0}, epochs=50))
     (result,) = run.results()
-    assert result["stopped"].startswith("diverged in epoch 1 by step 20: ")
-    assert "Lower the learning rate" in result["stopped"]
-    assert result["epochs"] == 1 == len(run.metrics(0)) - 1
+    assert result.stopped.startswith("diverged in epoch 1 by step 20: ")
+    assert "Lower the learning rate" in result.stopped
+    assert result.epochs == 1 == len(run.metrics(0)) - 1
     written = json.loads((run.folder / "results.json").read_text())
-    assert written["seeds"] == [result]
+    assert written["seeds"] == [result.to_plain()]
 
 
 def test_a_divergence_within_an_epoch_is_noticed_within_fifty_steps(recipe, train):
@@ -198,7 +198,7 @@ def test_a_divergence_within_an_epoch_is_noticed_within_fifty_steps(recipe, trai
     made = recipe(optimizer={"name": "sgd", "learning_rate": 1e30, "momentum": 0.0}, batch_size=8)
     run = train(made, reporter=watcher)
     assert watcher.steps[-1] == trainer.CHECK_EVERY == 50
-    assert "in epoch 1 by step 50" in run.results()[0]["stopped"]
+    assert "in epoch 1 by step 50" in run.results()[0].stopped
 
 
 def test_a_collapse_of_the_validation_accuracy_stops_the_run(recipe, train, monkeypatch):
@@ -214,8 +214,8 @@ def test_a_collapse_of_the_validation_accuracy_stops_the_run(recipe, train, monk
     monkeypatch.setattr(trainer, "evaluate", collapsing)
     run = train(recipe(epochs=9))
     (result,) = run.results()
-    assert "validation accuracy fell to 0.3900, less than half of its best, after epoch 3" in result["stopped"]
-    assert (result["epochs"], result["best_epoch"], result["validation_accuracy"]) == (3, 1, 0.8)
+    assert "validation accuracy fell to 0.3900, less than half of its best, after epoch 3" in result.stopped
+    assert (result.epochs, result.best_epoch, result.validation_accuracy) == (3, 1, 0.8)
 
 
 def test_seeds_run_in_turn_and_finished_ones_are_not_trained_again(recipe, train):
@@ -265,8 +265,8 @@ def test_a_diverged_model_is_never_the_best_one(recipe, train):
     it would be tested."""
     optimizer = {"name": "sgd", "learning_rate": 1e30, "momentum": 0.0}
     run = train(recipe(model=MLP(widths=(4,)), batch_size=107, optimizer=optimizer))
-    accuracies = [m["validation_accuracy"] for m in run.metrics(0)]
+    accuracies = [m.validation_accuracy for m in run.metrics(0)]
     assert accuracies[0] < accuracies[1], "the case must have NaN luckier than the untrained weights"
     (result,) = run.results()
-    assert (result["best_epoch"], result["validation_accuracy"]) == (0, accuracies[0])
+    assert (result.best_epoch, result.validation_accuracy) == (0, accuracies[0])
     assert all(tensor.isfinite().all() for tensor in weights(run, "best").values())

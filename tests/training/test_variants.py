@@ -309,8 +309,8 @@ def test_a_variant_in_the_trainer_is_a_loop_written_out_by_hand_to_the_last_bit(
     assert taken == {updates * STEPS}, "steps of the optimizer"
     # What the network said of a batch before it had learned from it.
     metrics = run.metrics(0)[-1]
-    assert metrics["train_loss"] == pytest.approx(losses[0], rel=1e-6)
-    assert metrics["train_accuracy"] == pytest.approx(accuracies[0], abs=1e-6)
+    assert metrics.train_loss == pytest.approx(losses[0], rel=1e-6)
+    assert metrics.train_accuracy == pytest.approx(accuracies[0], abs=1e-6)
     if updates > 1:
         assert losses[1] < losses[0] - 1e-3, "the case can't tell the first update's from the second's"
     if name in ("ms-dp", "l-dp"):
@@ -384,10 +384,10 @@ def test_the_metrics_of_every_epoch_hold_what_the_variant_has_to_tell(name, reci
             assert all(0 <= share <= 1 for share in line["inference"]["kink_crossing"])
         assert line["validation_accuracy"] <= line["validation_top5_accuracy"] <= 1
     # The output layer's error comes back through no weights, so feedback leaves its gradient exact.
-    angles = run.metrics(0)[0]["alignment"]
+    angles = run.metrics(0)[0].alignment
     if has_feedback:
-        assert angles[-1]["cosine"] > 0.99
-        assert angles[0]["cosine"] < 0.95
+        assert angles[-1].cosine > 0.99
+        assert angles[0].cosine < 0.95
 
 
 def test_kolen_pollack_weights_learn_in_the_trainer_and_random_ones_do_not(recipe, train):
@@ -396,7 +396,7 @@ def test_kolen_pollack_weights_learn_in_the_trainer_and_random_ones_do_not(recip
     for name in ("kp-dp", "fa-dp"):
         made = variant(name, recipe, epochs=4, optimizer={"name": "adamw", "learning_rate": 1e-2, "weight_decay": 1.0})
         run = train(dataclasses.replace(made, align=True), name=name)
-        told[name] = [[layer["cosine"] for layer in line["weight_alignment"]] for line in run.metrics(0)]
+        told[name] = [[layer.cosine for layer in line.weight_alignment] for line in run.metrics(0)]
         torch.manual_seed(0)
         drawn = made.build((1, 8, 8), 10).state_dict()
         moved = {key: not torch.equal(drawn[key], saved(run)[f"model.{key}"]) for key in drawn if "feedback" in key}
@@ -591,8 +591,8 @@ def test_statistics_of_a_rule_with_states_take_a_full_batch_where_the_validation
     """On a part of a batch the states could not be passed on, and the numbers would be another
     rule's."""
     run = train(variant("l-dp", recipe, align=True, batch_size=512, validation_fraction=0.1))
-    assert all(line["inference"]["residual"] > 0 for line in run.metrics(0)[1:])
-    assert all(len(line["alignment"]) == 3 for line in run.metrics(0))
+    assert all(line.inference["residual"] > 0 for line in run.metrics(0)[1:])
+    assert all(len(line.alignment) == 3 for line in run.metrics(0))
 
 
 def test_steps_that_did_not_settle_are_counted_for_each_epoch(recipe, train):
@@ -601,8 +601,8 @@ def test_steps_that_did_not_settle_are_counted_for_each_epoch(recipe, train):
     run = train(recipe(rule=rule, epochs=2))
     timing = (run.seed_folder(0) / "timing.jsonl").read_text().splitlines()
     for line, steps in zip(run.metrics(0)[1:], (json.loads(text)["steps"] for text in timing), strict=True):
-        assert line["unsettled_steps"] == steps > 1
-        assert "inference did not settle" in line["unsettled"]
+        assert line.unsettled_steps == steps > 1
+        assert "inference did not settle" in line.unsettled
     settled = train(recipe(rule=dataclasses.replace(rule, coupling="transposed"), epochs=1), name="settled").metrics(0)[1]
-    assert settled["unsettled_steps"] == 0
-    assert "unsettled" not in settled
+    assert settled.unsettled_steps == 0
+    assert settled.unsettled == ""

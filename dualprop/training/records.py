@@ -1,0 +1,154 @@
+"""What the files of a run hold, as the types that they are read into (see `documents`).
+
+Runs of earlier versions lack what has a default here. Numbers that were not finite are None.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Self
+
+from msgspec import Meta, Struct, to_builtins
+
+from dualprop.training.documents import convert, field
+
+Count = Annotated[int, Meta(ge=0)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Ratio = Annotated[float, Meta(gt=0)]
+
+
+class Record(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A frozen value whose fields are those of a JSON object; others are refused."""
+
+    @classmethod
+    def from_plain(cls, plain: Any, where: str = "") -> Self:
+        """From the object. Raises Misfit, in which the paths of fields follow `where`."""
+        return convert(plain, cls, where)
+
+    def to_plain(self) -> dict[str, Any]:
+        """The object."""
+        plain: dict[str, Any] = to_builtins(self)
+        return plain
+
+
+# torch takes seeds up to 2⁶⁴-1, of which a float and so any reader of JSON holds these exactly.
+Seeds = Annotated[tuple[Annotated[int, Meta(ge=0, le=2**53)], ...], Meta(min_length=1)]
+
+
+class RunFile(Record, frozen=True, kw_only=True):
+    """recipe.json. The recipe is read by `plain`."""
+
+    recipe: dict[str, Any]
+    seeds: Seeds
+
+
+class ComparisonFile(Record, frozen=True, kw_only=True):
+    """comparison.json: recipes by label."""
+
+    rules: Annotated[dict[str, Any], Meta(min_length=1)]
+    seeds: Seeds
+    costs: bool
+
+
+class Result(Record, frozen=True, kw_only=True, omit_defaults=True):
+    """result.json: what a seed came to, tested with the weights that were best on validation.
+
+    `belongs_to` is the recipe's digest and the seed. `stopped` is empty where training went to its
+    end. `remarks` say what else is to be known: conditions that changed under way, a loss off its
+    scale.
+    """
+
+    seed: Count
+    test_accuracy: Share
+    test_loss: float | None
+    test_top5_accuracy: Share | None = None
+    num_test: Annotated[int, Meta(ge=1)] | None = None
+    best_epoch: Count
+    validation_accuracy: Share
+    epochs: Count
+    stopped: str
+    remarks: tuple[str, ...] = ()
+    belongs_to: str = ""
+
+
+class Layer(Record, frozen=True, kw_only=True):
+    """Two gradients of a layer, or its two weights, against each other; the angle in degrees."""
+
+    layer: str
+    cosine: float | None
+    norm_ratio: float | None
+    angle: Annotated[float, Meta(ge=0, le=180)] | None
+
+
+Number = float | None
+Numbers = Number | tuple[Number, ...]
+
+
+class Epoch(Record, frozen=True, kw_only=True):
+    """A line of metrics.jsonl: how a run stood after an epoch, and before the first.
+
+    Attributes:
+        inference: the rule's own statistics on the batch of the alignment.
+        numbers: of the epoch's last step by name, those of its rule: "drives", "residual", ….
+    """
+
+    epoch: Count
+    validation_loss: Number
+    validation_accuracy: Share
+    validation_top5_accuracy: Share | None = None
+    learning_rate: Number = None
+    train_loss: Number = None
+    train_accuracy: Share | None = None
+    unsettled: str = ""
+    unsettled_steps: Count = 0
+    alignment: tuple[Layer, ...] = ()
+    weight_alignment: tuple[Layer, ...] = ()
+    inference: dict[str, Numbers] = {}
+    numbers: dict[str, Numbers] = {}
+
+    @classmethod
+    def from_plain(cls, plain: Any, where: str = "") -> Self:
+        """From a line, in which the rule's numbers stand beside the rest. Raises Misfit."""
+        line = convert(plain, dict[str, Any], where)
+        named = {name: value for name, value in line.items() if name in cls.__struct_fields__ and name != "numbers"}
+        numbers = by_name({name: value for name, value in line.items() if name not in named}, Numbers, where)
+        inference = by_name(named.get("inference", {}), Numbers, f"{where}inference.")
+        return convert({**named, "inference": inference, "numbers": numbers}, cls, where)
+
+
+def by_name(plain: Any, kind: Any, where: str) -> dict[str, Any]:
+    """An object of any names, each value of this type. Raises Misfit, which names the name."""
+    holder = convert(plain, dict[str, Any], where.rstrip("."))
+    return {name: convert(value, kind, f"{where}{field(name)}") for name, value in holder.items()}
+
+
+class Memory(Record, frozen=True, kw_only=True):
+    """In MB (10⁶ bytes): of the process, how far its steps raised it, and of their tensors."""
+
+    peak: float
+    by_steps: float
+    tensors: float
+
+
+class Cost(Record, frozen=True, kw_only=True, omit_defaults=True):
+    """What a step takes, in costs.json: a row of the bench, see `bench.rows`.
+
+    Counts are of a rule's step, memory of all but the second plain loop.
+    """
+
+    label: str
+    rule: str
+    engine: str
+    is_one_sweep: bool
+    milliseconds: Ratio
+    least_milliseconds: Ratio
+    ratio: Ratio
+    lower_quartile: Ratio
+    upper_quartile: Ratio
+    rounds: Count
+    drives: Count | None = None
+    feedbacks: Count | None = None
+    gradients: Count | None = None
+    count_ratio: float | None = None
+    memory: Memory | None = None
+    memory_ratio: float | None = None
+    resident_ratio: float | None = None
