@@ -76,11 +76,14 @@ def check(defects: list[Defect]) -> int:
 
 
 def copied(folder: Path) -> Path:
-    """A copy of package, tests and settings. Shared reference cases lie beside it, as here."""
+    """A copy of package, tests and settings, with the pages and results that tests read. Shared
+    reference cases lie beside it, as here."""
     copy = folder / "main"
     for name in ("dualprop", "tests"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", copy)
+    for name in ("docs", "results"):
+        (copy / name).symlink_to(ROOT / name)
     shared = ROOT.parent / "shared"
     if shared.is_dir():
         (folder / "shared").symlink_to(shared)

@@ -40,7 +40,10 @@ class TrainOptions:
     Attributes:
         recipe: a recipe, or the name of one.
         out: the new run folder; by default one in runs/ named after recipe and time.
-        resume: continue this run folder where it stopped; no other option but --data goes with it.
+        resume: continue this run folder where it stopped; no other option but --data and
+            --allow-changed goes with it.
+        allow_changed: resume although data, code or machine changed, so that the end can't be the
+            uninterrupted run's; results say so.
         data: folder of the data sets; by default $DUALPROP_DATA, then the download cache.
         seeds: how many seeds to train in turn; by default all of the recipe's.
         budget: the recipe's short form: fewer epochs (--budget-epochs), warm-up and cosine
@@ -51,6 +54,7 @@ class TrainOptions:
     recipe: Recipe | str = field(default=DEFAULT_RECIPE, metadata={"flat": True})
     out: Path | None = None
     resume: Path | None = None
+    allow_changed: bool = False
     data: Path | None = None
     seeds: NumSeeds | None = None
     budget: bool = False
@@ -74,8 +78,10 @@ class CompareOptions:
             compressed with them.
         seeds: how many seeds; by default all of the recipe's.
         out: the new folder; by default one in runs/ named after recipe and time.
-        resume: continue this comparison where it stopped; no other option but --data and --no-costs
-            goes with it.
+        resume: continue this comparison where it stopped; no other option but --data, --no-costs
+            and --allow-changed goes with it.
+        allow_changed: resume although data, code or machine changed, so that the end can't be the
+            uninterrupted run's; results say so.
         data: folder of the data sets; by default $DUALPROP_DATA, then the download cache.
         costs: measure time and memory per step after training.
     """
@@ -87,6 +93,7 @@ class CompareOptions:
     seeds: NumSeeds | None = None
     out: Path | None = None
     resume: Path | None = None
+    allow_changed: bool = False
     data: Path | None = None
     costs: bool = True
 
@@ -127,8 +134,8 @@ def compare(options: CompareOptions) -> Report:
 def run_training(options: TrainOptions, watch: Watch | None = None) -> Report:
     """What `train` does by options that are there already, and told to `watch`."""
     if options.resume is not None:
-        return resume(_resumed(options, options.resume), options.data, watch)
-    recipe = _resolved(options.recipe)
+        return resume(_resumed(options, options.resume), options.data, watch, options.allow_changed)
+    recipe = _started(options)
     recipe = recipe.compressed() if options.budget else recipe
     names = [recipe.rule_name]
     if options.twin:
@@ -143,8 +150,9 @@ def run_training(options: TrainOptions, watch: Watch | None = None) -> Report:
 def run_comparison(options: CompareOptions, watch: Watch | None = None) -> Report:
     """What `compare` does by options that are there already, and told to `watch`."""
     if options.resume is not None:
-        return resume(_resumed(options, options.resume, "costs"), options.data, watch, measures_costs=options.costs)
-    recipe = _resolved(options.recipe)
+        how = {"measures_costs": options.costs, "allow_changed": options.allow_changed}
+        return resume(_resumed(options, options.resume, "costs"), options.data, watch, **how)
+    recipe = _started(options)
     recipes = _by_variants(options, recipe) if options.variants else _by_rules(options, recipe)
     if options.budget:
         recipes = {label: each.compressed() for label, each in recipes.items()}
@@ -180,28 +188,44 @@ def start(
         return _train_comparison(comparisons.create(folder, recipes, seeds, measures_costs), data, watch or Watch())
 
 
-def resume(folder: Path, data: Path | None = None, watch: Watch | None = None, *, measures_costs: bool = True) -> Report:
-    """Continue a run or a comparison where it stopped. Raises RunError where there is none.
+def resume(
+    folder: Path,
+    data: Path | None = None,
+    watch: Watch | None = None,
+    allow_changed: bool = False,
+    *,
+    measures_costs: bool = True,
+) -> Report:
+    """Continue a run or a comparison where it stopped.
 
-    Costs are measured where the comparison has them and they are not declined this time.
+    Costs are measured where the comparison has them and they are not declined this time. Raises
+    RunError where there is none, or where it would not end as it was begun and that is not allowed,
+    see `training.conditions`.
     """
     if comparisons.is_comparison(folder):
         comparison = comparisons.load(folder)
         measures_costs = measures_costs and comparison.measures_costs
         with folders.held(folder):
             comparison = dataclasses.replace(comparison, measures_costs=measures_costs)
-            return _train_comparison(comparison, data, watch or Watch())
+            return _train_comparison(comparison, data, watch or Watch(), allow_changed)
     run = runs.load(folder)
     with folders.held(folder):
-        return _train_run(run, data, watch or Watch())
+        return _train_run(run, data, watch or Watch(), allow_changed)
 
 
 def _resumed(options: TrainOptions | CompareOptions, folder: Path, *beside: str) -> Path:
     """The folder to resume. Raises SettingError for an option that says otherwise."""
     for each in fields(options):
-        if each.name not in ("resume", "data", *beside) and getattr(options, each.name) != each.default:
+        if each.name not in ("resume", "data", "allow_changed", *beside) and getattr(options, each.name) != each.default:
             raise SettingError(f"resume keeps the recipe and the options of its folder. Leave out {each.name}, or start anew.")
     return folder
+
+
+def _started(options: TrainOptions | CompareOptions) -> Recipe:
+    """The recipe of what begins anew. Raises SettingError for an option of a resume."""
+    if options.allow_changed:
+        raise SettingError("allow_changed has no meaning without resume. Leave it out.")
+    return _resolved(options.recipe)
 
 
 def _resolved(recipe: Recipe | str) -> Recipe:
@@ -234,22 +258,22 @@ def _by_rules(options: CompareOptions, recipe: Recipe) -> dict[str, Recipe]:
     return {name: recipe.with_rule(name) for name in names}
 
 
-def _train_run(run: Run, data: Path | None, watch: Watch) -> Report:
+def _train_run(run: Run, data: Path | None, watch: Watch, allow_changed: bool = False) -> Report:
     label = run.recipe.rule_name
     watch.started(run.folder, {label: run.recipe}, is_comparison=False)
     with watch.training(label, run.recipe) as reporter:
-        runs.train(run, data, reporter)
+        runs.train(run, data, reporter, allow_changed=allow_changed)
     return reports.drawn(run.folder, {label: run})
 
 
-def _train_comparison(comparison: Comparison, data: Path | None, watch: Watch) -> Report:
+def _train_comparison(comparison: Comparison, data: Path | None, watch: Watch, allow_changed: bool = False) -> Report:
     folders.remove_leftovers(comparison.folder)
     watch.started(comparison.folder, comparison.recipes, is_comparison=True)
     by_label: dict[str, Run] = {}
     for label, recipe in comparison.recipes.items():
         run = comparison.begun(label) or runs.create(comparison.folder / label, recipe, comparison.seeds)
         with watch.training(label, run.recipe) as reporter:
-            runs.train(run, data, reporter)
+            runs.train(run, data, reporter, allow_changed=allow_changed, beside=list(by_label.values()))
         by_label[label] = run
     first = next(iter(comparison.recipes.values()))
     if comparison.measures_costs and not files.exists(comparison.costs_path):

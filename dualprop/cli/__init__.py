@@ -31,12 +31,14 @@ examples:
   dualprop train mnist-mlp --rule.beta 0.1      any field of a recipe is an option
   dualprop train mnist-mlp --rule backprop      the back-propagation twin
   dualprop list recipes
+
+exit codes: 0 done; 2 an error, told in a line; 3 trained, but a run diverged or collapsed; 130 interrupted
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; exits with 0, with 2 and one line for a user's error, or with 130 when
-    interrupted.
+    """Run the command line; exits with 0, with 2 and one line for a user's error, with 3 after
+    training of which a run diverged, or with 130 when interrupted.
 
     Without arguments it is the program itself, and takes those of the process.
     """

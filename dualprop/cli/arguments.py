@@ -102,18 +102,29 @@ def take_switch(arguments: Sequence[str], name: str) -> tuple[bool, list[str]]:
     return name in arguments, [word for word in arguments if word != name]
 
 
-def take_resume(arguments: Sequence[str], command: str) -> tuple[Path, Path | None] | None:
-    """The folder to resume and the data folder, where --resume is given. Raises SettingError for
-    anything beside them."""
+@dataclasses.dataclass(frozen=True)
+class Resume:
+    """What --resume and the options that go with it say."""
+
+    folder: Path
+    data: Path | None
+    allow_changed: bool
+
+
+def take_resume(arguments: Sequence[str], command: str) -> Resume | None:
+    """What to resume, where --resume is given. Raises SettingError for anything beside what goes
+    with it."""
     folder, rest = take_option(arguments, "--resume")
     if folder is None:
         return None
     data, rest = take_option(rest, "--data")
+    allowing = [word for word in rest if word.replace("_", "-") == "--allow-changed"]
+    rest = [word for word in rest if word not in allowing]
     if rest:
         raise SettingError(
             f"--resume keeps the recipe and the options of its folder. Leave out '{rest[0]}', or {command} anew."
         )
-    return Path(folder), None if data is None else Path(data)
+    return Resume(Path(folder), None if data is None else Path(data), bool(allowing))
 
 
 def _check_spelling(default: Any, arguments: Sequence[str], command: str) -> None:

@@ -29,8 +29,9 @@ def main(arguments: Sequence[str]) -> None:
     watch = ConsoleWatch(console)
     without_costs, others = args.take_switch(arguments, "--no-costs")
     if (resumed := args.take_resume(others, "compare")) is not None:
-        tables.show_report(experiments.resume(*resumed, watch, measures_costs=not without_costs), console)
+        how = {"allow_changed": resumed.allow_changed, "measures_costs": not without_costs}
+        tables.show_trained(experiments.resume(resumed.folder, resumed.data, watch, **how), console)
         return
     recipe, rest = args.take_recipe(arguments, experiments.DEFAULT_RECIPE)
     options = args.parse(CompareOptions, CompareOptions(recipe), rest, "compare")
-    tables.show_report(experiments.run_comparison(options, watch), console)
+    tables.show_trained(experiments.run_comparison(options, watch), console)

@@ -59,6 +59,9 @@ class ConsoleReporter(Reporter):
         self.unsettled: tuple[int, str] = (0, "")
         self.num_steps = self.first_step = self.done = 0
 
+    def changed(self, what: str) -> None:
+        say(self.console, f"{self.label}: {what}", style="yellow")
+
     def seed_started(self, seed: int, num_steps: int, done: int) -> None:
         self.seed, self.num_steps, self.first_step, self.done = seed, num_steps, done, done
         self.started = time.perf_counter()

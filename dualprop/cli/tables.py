@@ -18,12 +18,22 @@ from dualprop.training.recipe import Recipe
 from dualprop.training.records import Cost, Result
 from dualprop.training.runs import Run
 
+# The exit code of a command that has trained all, but of which a seed diverged or collapsed.
+DIVERGED = 3
+
 
 def show_report(report: Report, console: Console) -> None:
     """The table of its runs, and where its pictures lie."""
     show_runs(list(report.runs.items()), console, report.costs)
     for path in report.figures:
         say(console, f"picture: {path}")
+
+
+def show_trained(report: Report, console: Console) -> None:
+    """The report of what was trained just now. Exits with `DIVERGED` where a seed stopped early."""
+    show_report(report, console)
+    if any(result.stopped for run in report.runs.values() for result in run.results()):
+        raise SystemExit(DIVERGED)
 
 
 def show_runs(labelled: list[tuple[str, Run]], console: Console, costs: dict[str, Cost] | None = None) -> None:
@@ -55,6 +65,7 @@ def show_runs(labelled: list[tuple[str, Run]], console: Console, costs: dict[str
         table.add_row(name, *cells, _worst_cosine(run))
     console.print(table)
     say(console, *_explanations(labelled))
+    say(console, *_remarks(labelled), style="yellow")
     updates = {name: run.recipe.updates_per_batch for name, run in labelled}
     for name, difference in differences.to_twin({name: run.results() for name, run in labelled}).items():
         times = f", by {updates[name]} updates a batch" if updates[name] != updates.get("bp", updates.get("backprop")) else ""
@@ -84,6 +95,16 @@ def _explanations(labelled: list[tuple[str, Run]]) -> Iterator[str]:
     for updates in sorted({run.recipe.updates_per_batch for _, run in labelled} - {1}):
         names = ", ".join(name for name, run in labelled if run.recipe.updates_per_batch == updates)
         yield f"{names}: {updates} updates of the weights a batch, and the cosine of what they add up to."
+
+
+def _remarks(labelled: list[tuple[str, Run]]) -> Iterator[str]:
+    """What is to be known of single results: which stopped early, went on under changed conditions,
+    or learned at a loss off its scale."""
+    for name, run in labelled:
+        for result in run.results():
+            stopped = [f"stopped early: {result.stopped}"] if result.stopped else []
+            for remark in (*stopped, *result.remarks):
+                yield f"{name}, seed {result.seed}: {remark}"
 
 
 def _say_published(recipe: Recipe, results: list[Result]) -> str:

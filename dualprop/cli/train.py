@@ -28,10 +28,11 @@ def main(arguments: Sequence[str]) -> None:
     console = OutputConsole()
     watch = ConsoleWatch(console)
     if (resumed := args.take_resume(arguments, "train")) is not None:
-        tables.show_report(experiments.resume(*resumed, watch), console)
+        report = experiments.resume(resumed.folder, resumed.data, watch, resumed.allow_changed)
+        tables.show_trained(report, console)
         return
     rule, rest = args.take_option(arguments, "--rule")
     recipe, rest = args.take_recipe(rest, experiments.DEFAULT_RECIPE)
     recipe = recipe.with_rule(rule) if rule else recipe
     options = args.parse(TrainOptions, TrainOptions(recipe), rest, "train")
-    tables.show_report(experiments.run_training(options, watch), console)
+    tables.show_trained(experiments.run_training(options, watch), console)

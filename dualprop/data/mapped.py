@@ -124,6 +124,14 @@ class MappedFiles:
             file.read_into(images[begin:end].reshape(-1), place)
         return images[places]
 
+    def sample(self, number: int = 16) -> np.ndarray:
+        """(≤ number × files, R) uint8: so many images of each file, evenly spaced, the first and
+        the last among them."""
+        sizes = np.diff(self.starts)
+        local = [np.unique(np.linspace(0, size - 1, min(number, size)).round().astype(np.int64)) for size in sizes if size]
+        starts = [start for start, size in zip(self.starts, sizes, strict=False) if size]
+        return self.gather(np.concatenate([start + rows for start, rows in zip(starts, local, strict=True)]))
+
     def _runs(self, rows: np.ndarray) -> Iterator[tuple[PlacedFile, int, int, int]]:
         """Runs of these ascending rows that lie side by side: their file, its place there, and
         begin and end among the rows."""
@@ -156,6 +164,10 @@ class MappedImages:
     def __getitem__(self, indices: np.ndarray) -> MappedImages:
         """The images at `indices`, still in their files."""
         return MappedImages(self.files, self.shape[1:], self.rows[indices])
+
+    def sample(self) -> np.ndarray:
+        """Some images of each of the files, whichever rows these are, by which a set is known."""
+        return self.files.sample()
 
     @property
     def num_bytes(self) -> int:

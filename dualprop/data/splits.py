@@ -5,6 +5,7 @@ examples; the validation set is drawn from the training set with the seed, and t
 normalise, where a source brings none, are those of the rest.
 Shapes: N examples, C channels, H×W space, D features, K classes."""
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,8 @@ class Splits:
     num_classes: int
     input_shape: tuple[int, ...]
     """Of one example: (C, H, W) or (D,)."""
+    digest: str = ""
+    """Of what the source holds, see `Arrays.digest`; the same whatever the seed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +50,18 @@ class Arrays:
     y_test: np.ndarray
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+
+    def digest(self) -> str:
+        """BLAKE2b over all that is trained and tested on: kind, shape and content of the arrays,
+        and the constants that normalise them. Of mapped images, which are many GB, the content of
+        some in each file; of their labels all."""
+        digest = hashlib.blake2b(f"{self.mean} {self.std}".encode(), digest_size=16)
+        for x, y in ((self.x_train, self.y_train), (self.x_test, self.y_test)):
+            content = x.sample() if isinstance(x, MappedImages) else x
+            digest.update(f"{x.dtype} {tuple(x.shape)}".encode())
+            for array in (content, y.astype(np.int64)):
+                digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        return digest.hexdigest()
 
 
 def bordered(x: np.ndarray | MappedImages, border: int, name: str) -> np.ndarray | MappedImages:
@@ -158,6 +173,7 @@ def divide(
     are in files stay there, and only their batches come onto the device.
     """
     num_classes = count_classes(arrays.y_train, arrays.y_test, name)
+    digest = arrays.digest()
     train, validation = draw(len(arrays.y_train), validation_fraction, seed, name, train_examples)
     x_train = arrays.x_train[train]
     if arrays.mean is None or arrays.std is None:
@@ -183,4 +199,5 @@ def divide(
         test=examples(arrays.x_test, arrays.y_test),
         num_classes=num_classes,
         input_shape=tuple(training.x.shape[1:]),
+        digest=digest,
     )

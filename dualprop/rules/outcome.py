@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -14,8 +15,9 @@ from torch import Tensor
 class Status:
     """Whether the numbers can be trusted; if not, `message` says what happened and what to do.
 
-    `is_finite` tells two troubles apart. With gradients that are not finite no step can be taken.
-    Where inference merely did not settle (`ok` false, `is_finite` true), one can.
+    `is_finite` tells two troubles apart. With gradients that are not finite, or so large that their
+    squares are not, no step can be taken. Where inference merely did not settle (`ok` false,
+    `is_finite` true), one can.
     """
 
     ok: bool
@@ -51,14 +53,25 @@ class Outcome:
 
     @cached_property
     def status(self) -> Status:
-        """Not ok where the loss or a gradient is not finite, or inference did not settle.
+        """Not ok where the loss or a gradient is not finite, or its square is not, or inference did
+        not settle.
 
         It is computed when first asked for, and waits for the device.
         """
-        if not bool(torch.isfinite(self.loss)):
-            return Status(False, f"the loss is {float(self.loss)}. {self.remedy}", is_finite=False)
+        if not _has_finite_square(self.loss):
+            return Status(False, f"the loss is {float(self.loss):g}. {self.remedy}", is_finite=False)
         remedy = f"{self.unsettled[0].upper()}{self.unsettled[1:]}" if self.unsettled else self.remedy
         for name, gradient in self.gradients.items():
-            if not bool(torch.isfinite(gradient).all()):
-                return Status(False, f"the gradient of '{name}' is not finite. {remedy}", is_finite=False)
+            if not _has_finite_square(gradient):
+                is_finite = bool(torch.isfinite(gradient).all())
+                told = "is so large that its square is not finite" if is_finite else "is not finite"
+                return Status(False, f"the gradient of '{name}' {told}. {remedy}", is_finite=False)
         return Status(False, self.unsettled) if self.unsettled else Status(True)
+
+
+def _has_finite_square(t: Tensor) -> bool:
+    """Whether every number's square is finite: in float32, or in float64 where t is."""
+    wide = torch.float64 if t.dtype in (torch.float64, torch.complex128) else torch.float32
+    limit = math.sqrt(torch.finfo(wide).max)
+    # What is not a number is not below any.
+    return not t.numel() or float(t.detach().abs().max()) <= limit

@@ -25,7 +25,9 @@ from dualprop.errors import CheckpointError, RunError
 from dualprop.training import documents, files
 from dualprop.training.records import Record
 
-FORMAT = 1
+FORMAT = 2
+# Format 1 had no "kind", and of a run nothing to compare a resume by.
+READABLE = (1, FORMAT)
 
 
 @dataclass(frozen=True)
@@ -61,9 +63,9 @@ def write(path: Path, checkpoint: Checkpoint, belongs_to: str) -> None:
     files.write(path, save(tensors, metadata={"dualprop": json.dumps(about)}))
 
 
-def read(path: Path, belongs_to: str) -> Checkpoint:
-    """Read and verify a checkpoint. Raises CheckpointError where it is corrupt or of another
-    run."""
+def read(path: Path, belongs_to: str, kind: str = "") -> Checkpoint:
+    """Read and verify a checkpoint. Raises CheckpointError where it is corrupt, of another run, or
+    of another `kind`, "best" or "last", where one is asked for."""
     advice = _advice(path)
     try:
         files.exists(path)
@@ -72,7 +74,7 @@ def read(path: Path, belongs_to: str) -> Checkpoint:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 — not a dictionary
     except (SafetensorError, ValueError, OSError, RuntimeError, RunError) as error:
         raise CheckpointError(f"checkpoint {path} can't be read ({_first_line(error)}). {advice}") from error
-    if not isinstance(plain, dict) or plain.get("format") != FORMAT:
+    if not isinstance(plain, dict) or plain.get("format") not in READABLE:
         raise CheckpointError(f"checkpoint {path} was not written by this version of dualprop. {advice}")
     try:
         header = Header.from_plain(plain)
@@ -82,6 +84,8 @@ def read(path: Path, belongs_to: str) -> Checkpoint:
         raise CheckpointError(f"checkpoint {path} is corrupt: its checksum differs. {advice}")
     if header.belongs_to != belongs_to:
         raise CheckpointError(f"checkpoint {path} belongs to another recipe or seed. {advice}")
+    if kind and (its_kind := _kind(header.about)) != kind:
+        raise CheckpointError(f"checkpoint {path} is a {its_kind} one, copied over the {kind} one. {advice}")
     return Checkpoint(tensors, header.about)
 
 
@@ -137,6 +141,12 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, checkpoint: Checkpoint) 
         for lacked in sorted(names - values.keys()):
             raise ValueError(f"it holds no optimizer.{number}.{lacked}")
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _kind(about: dict[str, Any]) -> str:
+    """Whether it is the "best" or the "last" of a run, or "foreign"; format 1 tells by what it
+    holds."""
+    return str(about.get("kind", "last" if "step" in about else "best" if "epoch" in about else "foreign"))
 
 
 def _digest(tensors: dict[str, Tensor], belongs_to: Any, about: Any) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import os
 import platform
 import re
@@ -15,12 +17,21 @@ import dualprop
 import dualprop.processes as processes
 from dualprop.processes import ProgramError
 
+# What no run's numbers are computed by: these rooms stand above training, as a test of imports
+# holds.
+_ABOVE_TRAINING = ("analysis", "bench", "cli", "recipes")
+# Environment variables that choose how libraries compute.
+_STEERING = ("ATEN_CPU_CAPABILITY", "CUBLAS_WORKSPACE_CONFIG", "DNNL_MAX_CPU_ISA", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS",
+             "NVIDIA_TF32_OVERRIDE", "ONEDNN_DEFAULT_FPMATH_MODE", "ONEDNN_MAX_CPU_ISA",
+             "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE")  # fmt: skip
+
 
 def describe(device: str = "cpu") -> dict[str, Any]:
     """Plain values, for environment.json and for published numbers."""
     environment: dict[str, Any] = {
         "dualprop": dualprop.__version__,
         "commit": commit(),
+        "code": code(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": numpy.__version__,
@@ -32,6 +43,8 @@ def describe(device: str = "cpu") -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "device": device,
+        "products": torch.get_float32_matmul_precision(),
+        "variables": {name: os.environ[name] for name in _STEERING if name in os.environ},
     }
     if device.startswith("cuda") and torch.cuda.is_available():
         environment |= {"accelerator": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
@@ -54,6 +67,20 @@ def commit() -> str | None:
     except ProgramError:
         return None
     return f"{head}-dirty" if is_dirty else head
+
+
+@functools.cache
+def code() -> str:
+    """The digest of the sources that compute a run: of all of the package but what stands above
+    training."""
+    folder = Path(dualprop.__file__).resolve().parent
+    digest = hashlib.blake2b(digest_size=16)
+    for path in sorted(path for suffix in ("py", "c", "h") for path in folder.rglob(f"*.{suffix}")):
+        name = path.relative_to(folder)
+        if name.parts[0] not in _ABOVE_TRAINING:
+            content = path.read_bytes()
+            digest.update(f"{name.as_posix()} {len(content)} ".encode() + content)
+    return digest.hexdigest()
 
 
 def _git(git: str, folder: Path, *arguments: str) -> str:

@@ -53,7 +53,8 @@ class Result(Record, frozen=True, kw_only=True, omit_defaults=True):
     """result.json: what a seed came to, tested with the weights that were best on validation.
 
     `belongs_to` is the recipe's digest and the seed. `stopped` is empty where training went to its
-    end.
+    end. `remarks` say what else is to be known: conditions that changed under way, a loss off its
+    scale.
     """
 
     seed: Count
@@ -65,6 +66,7 @@ class Result(Record, frozen=True, kw_only=True, omit_defaults=True):
     validation_accuracy: Share
     epochs: Count
     stopped: str
+    remarks: tuple[str, ...] = ()
     belongs_to: str = ""
 
 

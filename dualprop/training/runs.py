@@ -1,7 +1,7 @@
 """Run folders: what is in them, and training all seeds of one.
 
 RUN/recipe.json        the resolved recipe and the seeds, written before the first step
-RUN/environment.json   versions, commit, hardware
+RUN/environment.json   each start: versions, commit, hardware, the data's digest, and where it began
 RUN/seed-S/            metrics.jsonl, timing.jsonl, last and best checkpoint, result.json at the end
 RUN/results.json       test accuracy over the seeds
 RUN/figures/           training curves, angles to back-propagation
@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,11 +24,12 @@ import torch
 from dualprop import data, memory
 from dualprop.errors import DataError, RunError, SettingError
 from dualprop.network import Network
-from dualprop.training import documents, environment, execution, files, folders, optimization, readings
+from dualprop.training import documents, execution, files, folders, optimization, readings
 from dualprop.training import recipe as recipes
 from dualprop.training.documents import Misfit
 from dualprop.training.recipe import Recipe
 from dualprop.training.records import Epoch, Result, RunFile
+from dualprop.training.starts import Starts
 from dualprop.training.trainer import Reporter, belongs_to, train_seed
 
 
@@ -48,6 +50,12 @@ class Run:
         """Where it is, or will be. Raises RunError where a link or a file is in its place."""
         return folders.inside(self.folder, f"seed-{seed}")
 
+    @property
+    def is_begun(self) -> bool:
+        """Whether there is a checkpoint or a result of any seed."""
+        names = ("last.safetensors", "result.json")
+        return any(files.exists(self.seed_folder(seed) / name) for seed in self.seeds for name in names)
+
     def metrics(self, seed: int) -> list[Epoch]:
         """One for each epoch, the first before training. Raises RunError where they are damaged or
         not this seed's."""
@@ -66,13 +74,9 @@ class Run:
 def create(folder: Path, recipe: Recipe, seeds: tuple[int, ...]) -> Run:
     """A new run folder. Raises RunError where it exists already or another process has it; nothing
     in it is touched."""
-    run = Run(folder, recipe, seeds)
     with folders.claimed(folder):
-        # First what makes the folder a run's: a start killed before it leaves nothing that could be
-        # the user's.
         files.write_json(folder / "recipe.json", {"recipe": recipe.to_plain(), "seeds": list(seeds)})
-        _write_environment(run)
-    return run
+    return Run(folder, recipe, seeds)
 
 
 def load(folder: Path) -> Run:
@@ -98,9 +102,20 @@ def different(seeds: tuple[int, ...]) -> tuple[int, ...]:
     return seeds
 
 
-def train(run: Run, data_root: Path | None = None, reporter: Reporter | None = None) -> dict[str, Any]:
+def train(
+    run: Run,
+    data_root: Path | None = None,
+    reporter: Reporter | None = None,
+    *,
+    allow_changed: bool = False,
+    beside: Sequence[Run] = (),
+) -> dict[str, Any]:
     """Train every seed that is not finished, each from its last checkpoint; write results.json and
     return it.
+
+    A run that can't end as the uninterrupted one does, since its data, code or machine changed (see
+    `conditions`), is refused unless `allow_changed`; its results then say so. `beside` are runs
+    that it is compared with: it must begin as they did.
 
     Raises:
         DataError, CheckpointError, RunError, SettingError: with the remedy; what was written before
@@ -112,10 +127,13 @@ def train(run: Run, data_root: Path | None = None, reporter: Reporter | None = N
     what = f"training {run.recipe.name} in batches of {run.recipe.batch_size}"
     with folders.held(run.folder), memory.asking(what, "Take a smaller batch or model.", then):
         folders.remove_leftovers(run.folder)
-        if not files.exists(run.folder / "environment.json"):
-            _write_environment(run)
+        starts = Starts(
+            run.folder, run.recipe, is_begun=run.is_begun, allow_changed=allow_changed,
+            beside=[each.folder for each in beside], tell=reporter.changed,
+        )  # fmt: skip
         for seed in run.seeds:
-            train_seed(run.recipe, seed, load_data(run.recipe, seed, data_root), run.seed_folder(seed), reporter)
+            load = partial(load_data, run.recipe, seed, data_root)
+            train_seed(run.recipe, seed, load, run.seed_folder(seed), reporter, starts)
         results = summary(run.results())
         files.write_json(run.folder / "results.json", results)
     return results
@@ -221,8 +239,3 @@ def summary(results: list[Result]) -> dict[str, Any]:
         "num_seeds": len(accuracies),
         "seeds": [result.to_plain() for result in results],
     }
-
-
-def _write_environment(run: Run) -> None:
-    how = {"execution": str(execution.resolve(run.recipe))}
-    files.write_json(run.folder / "environment.json", environment.describe(run.recipe.device) | how)

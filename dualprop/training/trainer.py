@@ -2,8 +2,9 @@
 that is bit-exact.
 
 All that a seed's run is at any step is in its last checkpoint: weights, optimizer, the rule's
-state, both generators, and the running sums. What follows is a deterministic function of it, so a
-run that was killed and resumed writes the same metrics and weights as one that was not. Times are
+state, both generators, and the running sums. What follows is a deterministic function of it and of
+its conditions, so a run that was killed and resumed writes the same metrics and weights as one that
+was not. Checkpoints and metrics of another moment of the same run are told from its own. Times are
 kept apart, in timing.jsonl.
 """
 
@@ -11,7 +12,8 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +24,27 @@ from dualprop.data import Examples, Splits, batches
 from dualprop.errors import CheckpointError
 from dualprop.network import Network
 from dualprop.rules import Outcome
-from dualprop.training import checkpoint, execution, files, folders, monitoring, optimization, plain, readings, step
+from dualprop.training import (
+    checkpoint,
+    conditions,
+    divergence,
+    documents,
+    execution,
+    files,
+    folders,
+    monitoring,
+    optimization,
+    plain,
+    readings,
+    step,
+)
 from dualprop.training.capture import CapturedStep, CudaGraph, TrainingStep
 from dualprop.training.checkpoint import Checkpoint
 from dualprop.training.evaluation import Score, evaluate
+from dualprop.training.moments import Progress, agree, chained
 from dualprop.training.recipe import Recipe
-from dualprop.training.records import Result
+from dualprop.training.records import Epoch, Result
+from dualprop.training.starts import Starts
 
 # How often, in steps, the running loss is checked for divergence: the check waits for the device.
 CHECK_EVERY = 50
@@ -37,32 +54,24 @@ class Reporter:
     """What the trainer tells while it runs. This one is silent; the command line's shows
     progress."""
 
+    def changed(self, what: str) -> None:
+        """Something that the run was begun with is another now: one line."""
+
     def seed_started(self, seed: int, num_steps: int, done: int) -> None: ...
     def step_done(self, done: int, num_examples: int, loss: Tensor, num_correct: Tensor) -> None: ...
     def epoch_done(self, metrics: dict[str, Any]) -> None: ...
     def seed_finished(self, result: Result) -> None: ...
 
 
-@dataclass
-class Progress:
-    """Where a run stands: the plain part of its checkpoint. `unsettled` counts the steps of this
-    epoch whose inference was."""
-
-    epoch: int = 0
-    step: int = 0
-    unsettled: int = 0
-    metrics_bytes: int = 0
-    # A whole number stays one when it is read: a resumed run writes the same header.
-    best: dict[str, int | float] = field(default_factory=dict)
-    stopped: str = ""
-
-
-def train_seed(recipe: Recipe, seed: int, splits: Splits, folder: Path, reporter: Reporter) -> Result:
-    """Train one seed in `folder`, from its last checkpoint if there is one, and return its result.
+def train_seed(
+    recipe: Recipe, seed: int, load: Callable[[], Splits], folder: Path, reporter: Reporter, starts: Starts
+) -> Result:
+    """Train one seed in `folder`, from its last checkpoint if there is one, on what `load` gives,
+    and return its result.
 
     Raises:
-        CheckpointError: a checkpoint that is corrupt or of another run.
-        RunError: a result or metrics of which that is so.
+        CheckpointError: a checkpoint that is corrupt, of another run or of another moment.
+        RunError: a result or metrics of which that is so, or conditions that changed, see `starts`.
         OSError: the folder can't be written; what was written before stays whole.
     """
     result = readings.result(folder, seed, belongs_to(recipe, seed))
@@ -71,7 +80,7 @@ def train_seed(recipe: Recipe, seed: int, splits: Splits, folder: Path, reporter
         return result
     files.make_folder(folder)
     folders.remove_leftovers(folder)
-    result = _SeedRun(recipe, seed, splits, folder, reporter).run()
+    result = _SeedRun(recipe, seed, load(), folder, reporter, starts).run()
     files.write_json(folder / "result.json", result.to_plain())
     reporter.seed_finished(result)
     return result
@@ -93,12 +102,13 @@ def restore_best(model: nn.Module, recipe: Recipe, seed: int, folder: Path) -> N
         raise CheckpointError(
             f"{folder} holds no weights: there is no {path.name}, which published results leave out. Give a run that has one."
         )
-    checkpoint.restore_model(model, checkpoint.read(path, belongs_to(recipe, seed)), path)
+    checkpoint.restore_model(model, checkpoint.read(path, belongs_to(recipe, seed), "best"), path)
 
 
 class _SeedRun:
-    def __init__(self, recipe: Recipe, seed: int, splits: Splits, folder: Path, reporter: Reporter) -> None:
+    def __init__(self, recipe: Recipe, seed: int, splits: Splits, folder: Path, reporter: Reporter, starts: Starts) -> None:
         self.recipe, self.seed, self.splits, self.folder, self.reporter = recipe, seed, splits, folder, reporter
+        self.starts = starts
         self.execution = execution.resolve(recipe)
         self.belongs_to = belongs_to(recipe, seed)
         self.last, self.best = folder / "last.safetensors", folder / "best.safetensors"
@@ -126,11 +136,22 @@ class _SeedRun:
 
     def run(self) -> Result:
         is_new = not files.exists(self.last)
-        if not is_new:
-            self._restore()
-            readings.check_begun(self.folder, self.progress.metrics_bytes, self.progress.epoch, self.progress.best)
+        saved = None if is_new else checkpoint.read(self.last, self.belongs_to, "last")
+        before = None
+        if saved is not None and "conditions" in saved.about:
+            with checkpoint.fitting(self.last):
+                before = documents.convert(saved.about["conditions"], dict[str, Any], "conditions")
+        described, changed = self.starts.compare(self.splits, before)
+        self.conditions = conditions.of(described)
+        if saved is not None:
+            with checkpoint.fitting(self.last):
+                self._take(saved)
+            self._agree(bool(changed))
+        at = f"from epoch {self.progress.epoch + 1}, step {self.progress.step + 1} on"
+        self.progress.remarks += tuple(f"{at}: {what}" for what in changed)
         files.truncate(self.metrics, self.progress.metrics_bytes)
         files.drop_partial_line(self.folder / "timing.jsonl")
+        self.starts.note(described, self.seed, self.progress.epoch, self.progress.step, changed)
         done = self.progress.epoch * self.steps_per_epoch + self.progress.step
         self.reporter.seed_started(self.seed, self.recipe.epochs * self.steps_per_epoch, done)
         if is_new:
@@ -172,7 +193,7 @@ class _SeedRun:
             files.to_json({"epoch": progress.epoch, "steps": steps, "seconds": round(seconds, 4)}),
         )
         self.order_at_epoch = self.order.get_state()
-        self._end_of_epoch(trained)
+        self._end_of_epoch(trained, Outcome.remedy if outcome is None else outcome.remedy)
 
     def _step(self, x: Tensor, y: Tensor) -> Outcome:
         recipe, progress = self.recipe, self.progress
@@ -199,16 +220,39 @@ class _SeedRun:
             return step.training_step(self.recipe, self.network, self.optimizer, x, y, state, self.inference)
 
     def _check_for_divergence(self, outcome: Outcome) -> None:
-        if not math.isfinite(float(self.loss_sum)) or not outcome.status.is_finite:
-            where = f"in epoch {self.progress.epoch + 1} by step {self.progress.step}"
-            reason = outcome.status.message if not outcome.status.is_finite else f"the loss was not finite. {outcome.remedy}"
-            self.progress.stopped = f"diverged {where}: {reason}"
+        progress, num_examples = self.progress, self.progress.step * self.recipe.batch_size
+        loss = float(self.loss_sum) / num_examples
+        state = self.recipe.rule.pack_state(self.rule_state).values()
+        reason = divergence.of_numbers(outcome, self.model, state) or divergence.of_loss(
+            "training", loss, progress.loss_scale, learns=True, remedy=outcome.remedy
+        )
+        if reason:
+            progress.stopped = f"diverged in epoch {progress.epoch + 1} by step {progress.step}: {reason}"
 
-    def _end_of_epoch(self, trained: dict[str, float]) -> None:
+    def _set_loss_scale(self, before_training: float | None) -> None:
+        y, loss = self.splits.validation.y, math.nan if before_training is None else before_training
+        self.progress.loss_scale = divergence.loss_scale(self.recipe.rule.loss, y, self.splits.num_classes, loss)
+
+    def _judge_losses(self, training: float, validation: Score, remedy: str) -> None:
+        """Stop an epoch's run where a loss is far off its scale and the network does not learn;
+        else keep what is wrong with it."""
+        progress, learns = self.progress, validation.accuracy > 2 / self.splits.num_classes
+        losses = {"training": training, "validation": validation.loss}
+        told = [divergence.off_scale(which, loss, progress.loss_scale) for which, loss in losses.items()]
+        reasons = [divergence.of_loss(which, loss, progress.loss_scale, learns, remedy) for which, loss in losses.items()]
+        progress.doubt = next(filter(None, told), "")
+        if any(reasons):
+            progress.stopped = f"diverged in epoch {progress.epoch}: {next(filter(None, reasons))}"
+
+    def _end_of_epoch(self, trained: dict[str, Any], remedy: str = "") -> None:
         """Validate, compare with back-propagation, note the metrics, keep the best model, write the
         checkpoint."""
         progress, recipe = self.progress, self.recipe
         score = self._evaluate(self.splits.validation)
+        if not trained:
+            self._set_loss_scale(score.loss)
+        elif not progress.stopped:
+            self._judge_losses(trained["train_loss"], score, remedy)
         metrics: dict[str, Any] = {
             "epoch": progress.epoch,
             **trained,
@@ -226,10 +270,12 @@ class _SeedRun:
                 f"validation accuracy fell to {score.accuracy:.4f}, less than half of its best, after epoch "
                 f"{progress.epoch}. Lower the learning rate or beta, or use coupling='transposed'."
             )
-        progress.metrics_bytes = files.append(self.metrics, files.to_json(metrics))
+        line = files.to_json(metrics)
+        progress.metrics_bytes = files.append(self.metrics, line)
+        progress.metrics_digest = chained(progress.metrics_digest, line)
         if not progress.best or (score.accuracy > best_accuracy and not progress.stopped):
             progress.best = {"epoch": progress.epoch, "validation_accuracy": score.accuracy}
-            best = Checkpoint(checkpoint.model_tensors(self.model), {"epoch": progress.epoch})
+            best = Checkpoint(checkpoint.model_tensors(self.model), {"kind": "best", **progress.best})
             checkpoint.write(self.best, best, self.belongs_to)
         self._reset_sums()
         self._write_checkpoint()
@@ -260,15 +306,24 @@ class _SeedRun:
             "loss_sum": self.loss_sum,
             "num_correct": self.num_correct,
         }
-        checkpoint.write(self.last, Checkpoint(tensors, asdict(self.progress)), self.belongs_to)
+        about = {"kind": "last", **asdict(self.progress), "conditions": self.conditions}
+        checkpoint.write(self.last, Checkpoint(tensors, about), self.belongs_to)
 
-    def _restore(self) -> None:
-        saved = checkpoint.read(self.last, self.belongs_to)
-        with checkpoint.fitting(self.last):
-            self._take(saved)
+    def _agree(self, is_changed: bool) -> None:
+        """Have metrics and best weights agree with the last checkpoint, or refuse them by name."""
+        progress = self.progress
+        readings.check_begun(self.folder, progress.metrics_bytes, progress.epoch, progress.best)
+        if not progress.loss_scale:
+            # As earlier versions left it.
+            first, *_ = documents.read_lines(self.metrics, Epoch.from_plain, "Restore it.", progress.metrics_bytes)
+            self._set_loss_scale(first.validation_loss)
+        saved = checkpoint.read(self.best, self.belongs_to, "best")
+        with checkpoint.fitting(self.best):
+            if told := agree(progress, saved.about, self.folder, self.starts.allow_changed, is_changed):
+                self.reporter.changed(told)
 
     def _take(self, saved: Checkpoint) -> None:
-        self.progress = plain.from_plain(Progress, saved.about, "about")
+        self.progress = plain.from_plain(Progress, Progress.among(saved.about), "about")
         checkpoint.restore_model(self.model, saved, self.last)
         checkpoint.restore_optimizer(self.optimizer, saved)
         # Copied: products round by where their operands lie in memory, and those of a file lie
@@ -283,19 +338,22 @@ class _SeedRun:
 
     def _result(self) -> Result:
         """Test the model that was best on the validation part."""
-        saved = checkpoint.read(self.best, self.belongs_to)
+        saved = checkpoint.read(self.best, self.belongs_to, "best")
         checkpoint.restore_model(self.model, saved, self.best)
         score = self._evaluate(self.splits.test)
+        progress = self.progress
+        doubts = (progress.doubt,) if progress.doubt and not progress.stopped else ()
         return Result(
             seed=self.seed,
             test_accuracy=score.accuracy,
             test_loss=score.loss,
             test_top5_accuracy=score.top5_accuracy,
             num_test=len(self.splits.test),
-            best_epoch=int(self.progress.best["epoch"]),
-            validation_accuracy=self.progress.best["validation_accuracy"],
-            epochs=self.progress.epoch,
-            stopped=self.progress.stopped,
+            best_epoch=int(progress.best["epoch"]),
+            validation_accuracy=progress.best["validation_accuracy"],
+            epochs=progress.epoch,
+            stopped=progress.stopped,
+            remarks=progress.remarks + doubts,
             belongs_to=self.belongs_to,
         )
 

@@ -72,7 +72,8 @@ def test_each_command_of_the_page_is_the_call_beside_it(command, call, monkeypat
 
         return record
 
-    monkeypatch.setattr(shown_tables, "show_report", lambda *_: None)
+    for name in ("show_report", "show_trained"):
+        monkeypatch.setattr(shown_tables, name, lambda *_: None)
     for module, name in ((tables, "run"), (evidence, "run_check"), (analysis, "report"), (reports, "report")):
         monkeypatch.setattr(module, name, recorder(name))
     resume = recorder("resume")

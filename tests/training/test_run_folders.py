@@ -27,7 +27,7 @@ def test_a_finished_run_holds_all_that_the_documentation_names(recipe, train):
     per_seed = ("best.safetensors", "last.safetensors", "metrics.jsonl", "timing.jsonl", "result.json")
     expected = {f"seed-{seed}/{name}" for seed in (0, 7) for name in per_seed}
     assert names - {".lock"} == expected | {"recipe.json", "environment.json", "results.json"}
-    environment = json.loads((run.folder / "environment.json").read_text())
+    (environment,) = json.loads((run.folder / "environment.json").read_text())["starts"]
     assert {"dualprop", "commit", "python", "torch", "processor", "cores", "threads", "device"} <= environment.keys()
     assert training.load(run.folder) == run
 
