@@ -22,6 +22,7 @@ ALLOWED = {
     "bench/memory.py": {"read_text"},
     "bench/loader.py": {"write_bytes"},
     "cli/outlets.py": {"open"},
+    "cli/surroundings.py": {"open"},
     "training/checkpoint.py": {"safe_open"},
     "training/trainer.py": {"mkdir"},
 }
