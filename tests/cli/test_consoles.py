@@ -1,6 +1,7 @@
 """Whoever reads what the command prints, and however: the work is done, and nothing is a
 traceback."""
 
+import io
 import os
 import subprocess
 import sys
@@ -8,6 +9,9 @@ from pathlib import Path
 
 import pytest
 from conftest import SHORT
+from rich.table import Table
+
+from dualprop.cli.console import OutputConsole
 
 COMMAND = Path(sys.executable).with_name("dualprop")
 TRAIN = ("train", "digits-mlp", *SHORT, "--seeds", "1", "--no-align", "--model.widths", "8")
@@ -55,6 +59,21 @@ def test_brackets_and_escapes_in_a_folders_name_are_text(trained):
     refused = told(*TRAIN, "--out", NAME, cwd=folder)
     assert refused.returncode == 2
     assert f"--resume {shown}," in refused.stderr.decode()
+
+
+def test_cells_and_titles_of_tables_are_text():
+    """A network's run folder stands in a title of the bench, a rule's label in a cell."""
+    for encoding, name in (("utf-8", "α²"), ("ascii", "alpha^2")):
+        written = io.TextIOWrapper(io.BytesIO(), encoding)
+        table = Table("[b]head", title="[/x] title :smile:")
+        table.add_row("[bold]cell[/bold] \x1b[31m α²")
+        OutputConsole(file=written, width=60).print(table)
+        written.seek(0)
+        shown = written.read()
+        assert "[/x] title :smile:" in shown
+        assert "[b]head" in shown
+        assert rf"[bold]cell[/bold] \x1b[31m {name}" in shown
+        assert len({len(line) for line in shown.splitlines()[1:]}) == 1, "substitutes are laid out too"
 
 
 @pytest.mark.parametrize(
