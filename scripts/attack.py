@@ -20,6 +20,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+# Children are forked, and threads would not come with them.
+os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tests" / "attack"), str(ROOT)]
 
@@ -40,7 +42,8 @@ def main() -> None:
         _repeat(options.seed, *options.only.split(":"))
         return
     if options.trials:
-        summaries = [_counted(options.seed, dict(word.split("=") for word in options.trials.split(",")))]
+        counts = {kind: int(number) for kind, number in (word.split("=") for word in options.trials.split(","))}
+        summaries = [campaign.counted(options.seed, counts)]
     else:
         summaries = _timed(options.seed, options.minutes, options.workers)
     summary = campaign.merged(options.seed, summaries)
@@ -59,17 +62,6 @@ def _repeat(seed: int, kind: str, number: str) -> None:
     for answer in trial.answers:
         print(f"--- {answer.code}\n{answer.out[-3000:]}{answer.err[-6000:]}")
     raise SystemExit(1 if trial.failures else 0)
-
-
-def _counted(seed: int, numbers: dict[str, str]) -> dict[str, Any]:
-    from campaign import Campaign
-
-    campaign = Campaign(seed)
-    for kind, number in numbers.items():
-        for i in range(int(number)):
-            campaign.run(kind, i)
-    campaign.close()
-    return campaign.summary()
 
 
 def _timed(seed: int, minutes: float, workers: int) -> list[dict[str, Any]]:

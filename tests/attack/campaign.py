@@ -1,8 +1,13 @@
-"""A campaign: trials of each kind by their numbers, and what came of them as plain values."""
+"""A campaign: trials of each kind by their numbers, and what came of them as plain values.
+
+python campaign.py SEED kill=20 folder=10          so many of each kind; prints the summary as JSON
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import sys
 import traceback
 from collections import Counter
 from collections.abc import Iterator
@@ -44,7 +49,8 @@ class Campaign:
         self.trials[kind] += 1
         for failure in trial.failures:
             group = self.failures.setdefault(
-                f"{failure.kind}: {failure.detail}", {"kind": failure.kind, "detail": failure.detail, "count": 0, "examples": []}
+                f"{failure.kind}: {failure.detail}",
+                {"kind": failure.kind, "detail": failure.detail, "count": 0, "examples": []},
             )
             group["count"] += 1
             if len(group["examples"]) < EXAMPLES:
@@ -64,6 +70,16 @@ class Campaign:
 
     def close(self) -> None:
         self.place.close()
+
+
+def counted(seed: int, numbers: dict[str, int]) -> dict[str, Any]:
+    """The summary of the first so many trials of each kind."""
+    campaign = Campaign(seed)
+    for kind, number in numbers.items():
+        for i in range(number):
+            campaign.run(kind, i)
+    campaign.close()
+    return campaign.summary()
 
 
 def numbered(worker: int = 0, workers: int = 1) -> Iterator[tuple[str, int]]:
@@ -123,3 +139,9 @@ def shown(summary: dict[str, Any]) -> str:
 
 def as_json(summary: dict[str, Any]) -> str:
     return json.dumps(summary, indent=2) + "\n"
+
+
+if __name__ == "__main__":
+    os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    seed, *words = sys.argv[1:]
+    print(as_json(merged(int(seed), [counted(int(seed), {kind: int(n) for kind, n in (word.split("=") for word in words)})])))

@@ -14,8 +14,8 @@ from trials import Trial
 from verdicts import DIVERGED, OK, REFUSED
 
 _COMMANDS = (("report", "{}"), ("train", "--resume", "{}"), ("compare", "--resume", "{}"))
-_BENCH = ("bench", "--table", "relaxations", "--run", "{}", "--rounds", "1", "--seconds", "0", "--batch-size", "2", "--no-memory",
-          "--no-ceilings", "--threads", "1")  # fmt: skip
+_BENCH = ("bench", "--table", "relaxations", "--run", "{}", "--rounds", "1", "--seconds", "0", "--batch-size", "2",
+          "--no-memory", "--no-ceilings", "--threads", "1")  # fmt: skip
 
 
 # What says which run it is.
@@ -71,7 +71,11 @@ def _weights(folder: Path) -> dict[str, bytes]:
 
 def _compare_weights(trial: Trial, expected: Path, folder: Path, before: dict[str, bytes]) -> None:
     """A resume that says nothing and writes weights must write those of the undisturbed run."""
-    if any(_plain(folder / path.relative_to(expected)) != _plain(path) for path in expected.rglob("*.json") if path.name in _DESCRIPTIONS):
+    if any(
+        _plain(folder / path.relative_to(expected)) != _plain(path)
+        for path in expected.rglob("*.json")
+        if path.name in _DESCRIPTIONS
+    ):
         return  # another run, which is as good as the first
     right = _weights(expected)
     for name, content in _weights(folder).items():

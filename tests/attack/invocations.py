@@ -21,20 +21,19 @@ from verdicts import INTERRUPTED, OK, PLAIN_CODES, REFUSED
 # Steps after which a run that is long for good reasons is interrupted; so are writes of a fresh
 # process.
 ENOUGH = 300
-_BENCH = ("--models", "mlp", "--rules", "dp", "--rounds", "1", "--seconds", "0", "--batch-size", "2", "--no-memory", "--no-ceilings",
-          "--threads", "1")  # fmt: skip
+_BENCH = ("--models", "mlp", "--rules", "dp", "--rounds", "1", "--seconds", "0", "--batch-size", "2", "--no-memory",
+          "--no-ceilings", "--threads", "1")  # fmt: skip
 _PATHS = ("--out", "--resume", "--data", "--run", "--figure", "--reference", "--dataset")
 _CONSOLES = ({"encoding": "cp1252"}, {"encoding": "ascii"}, {"encoding": "utf-16"}, {"stdout": "closed"}, {"stdout": "full"},
              {"stderr": "closed"}, {"stderr": "full"}, {"stdout": "full", "stderr": "closed"})  # fmt: skip
-_ENVIRONMENTS = (
-    ("COLUMNS", ("20", "1", "0", "-1", "x", "", "99999999999")), ("HOME", ("/proc/absent", "", "file")),
-    ("XDG_CACHE_HOME", ("relative", "/proc/absent")), ("TMPDIR", ("/absent", "")), ("TERM", ("dumb", "xterm", "")),
-    ("DUALPROP_DATA", ("file", "/absent", "fifo", "loop", "folder", "")), ("DUALPROP_REFERENCE", ("file", "fifo", "folder", "/absent")),
-    ("DUALPROP_MIRROR", ("file:///etc", "x", "http://", "http://[::1", "ftp://127.0.0.1:1", "http://127.0.0.1:1/\n")),
-    ("NO_COLOR", ("1",)), ("FORCE_COLOR", ("1",)), ("PYTHONWARNINGS", ("error",)), ("MPLBACKEND", ("nonsense",)),
-    ("LANG", ("C", "POSIX", "xx_XX", "tr_TR.ISO-8859-9")), ("CC", ("/absent", "file", "")), ("PATH", ("", "/absent")),
-    ("DUALPROP_NATIVE", ("0", "x", "")), ("PYTHONIOENCODING", ("cp1252", "ascii")), ("OMP_NUM_THREADS", ("2", "0", "x")),
-)  # fmt: skip
+_ENVIRONMENTS = ( ("COLUMNS", ("20", "1", "0", "-1", "x", "", "99999999999")), ("HOME", ("/proc/absent", "", "file")),
+                 ("XDG_CACHE_HOME", ("relative", "/proc/absent")), ("TMPDIR", ("/absent", "")), ("TERM", ("dumb", "xterm",
+                 "")), ("DUALPROP_DATA", ("file", "/absent", "fifo", "loop", "folder", "")), ("DUALPROP_REFERENCE", ("file",
+                 "fifo", "folder", "/absent")), ("DUALPROP_MIRROR", ("file:///etc", "x", "http://", "http://[::1",
+                 "ftp://127.0.0.1:1", "http://127.0.0.1:1/\n")), ("NO_COLOR", ("1", )), ("FORCE_COLOR", ("1", )),
+                 ("PYTHONWARNINGS", ("error", )), ("MPLBACKEND", ("nonsense", )), ("LANG", ("C", "POSIX", "xx_XX",
+                 "tr_TR.ISO-8859-9")), ("CC", ("/absent", "file", "")), ("PATH", ("", "/absent")), ("DUALPROP_NATIVE", ("0",
+                 "x", "")), ("PYTHONIOENCODING", ("cp1252", "ascii")), ("OMP_NUM_THREADS", ("2", "0", "x")), )  # fmt: skip
 
 
 def attack(trial: Trial) -> None:
@@ -158,7 +157,10 @@ def _with_options(dice: random.Random, words: list[str], default: Any) -> list[s
         if option in switches:
             words = [*words, option, *([given] if dice.random() < 0.1 else [])]
         else:
-            words = [*words, *dice.choice(([option, given], [option, given], [f"{option}={given}"], [option, given, given], [option]))]
+            words = [
+                *words,
+                *dice.choice(([option, given], [option, given], [f"{option}={given}"], [option, given, given], [option])),
+            ]
     if dice.random() < 0.05:
         dice.shuffle(words)
     return words
@@ -170,7 +172,9 @@ def _environment(dice: random.Random) -> dict[str, str]:
 
 def _may_change(words: list[str], before: Look, answer: Answer, work: Path) -> Callable[[str], bool]:
     """Whether a path of the sandbox may be another after these words."""
-    targets = {option: [_below(work, value) for value in _values(words, option)] for option in ("--out", "--figure", "--resume")}
+    targets = {
+        option: [_below(work, value) for value in _values(words, option)] for option in ("--out", "--figure", "--resume")
+    }
     named = [_below(work, word) for word in words[1:]] if words[:1] == ["report"] else []
     runs = [real for path in targets["--resume"] + named if (real := _real(path, work)) in ("work/run", "work/comparison")]
     made = [real for path in targets["--out"] + targets["--figure"] for real in (path, _real(path, work))]

@@ -19,8 +19,8 @@ from verdicts import CODES_AFTER, OK
 
 # Kills in one trial: a continued command is killed again.
 MOST = 3
-_DIGITS = ("digits-mlp", "--epochs", "2", "--no-align", "--batch-size", "64", "--model.widths", "8", "6", "--checkpoint-every", "7",
-           "--num-threads", "1")  # fmt: skip
+_DIGITS = ("digits-mlp", "--epochs", "2", "--no-align", "--batch-size", "64", "--model.widths", "8", "6",
+           "--checkpoint-every", "7", "--num-threads", "1")  # fmt: skip
 # Times and machines may differ; the lock is empty.
 _MAY_DIFFER = ("timing.jsonl", "environment.json", ".lock")
 _SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
@@ -82,7 +82,12 @@ def attack(trial: Trial) -> None:
             return
         if answer.code == OK:
             break
-        for counted in ("kills", f"kills of {case.name}", f"kills by {signal.Signals(moment.signal).name}", f"kills at {moment.kind}"):
+        for counted in (
+            "kills",
+            f"kills of {case.name}",
+            f"kills by {signal.Signals(moment.signal).name}",
+            f"kills at {moment.kind}",
+        ):
             trial.place.counts[counted] += 1
     answer = _go_on(trial, case, folder, None, is_fresh=False)
     if answer.code == OK and not trial.failures:

@@ -9,15 +9,26 @@ import shutil
 import signal
 from pathlib import Path
 
-import numpy
-
 import attempts
+import numpy
 from attempts import Attempt
 from moments import Moment
 from sandbox import is_root
 from trials import Place, Trial
 
-_LONGER = ("digits-mlp", "--epochs", "2", "--batch-size", "64", "--model.widths", "8", "--checkpoint-every", "5", "--num-threads", "1")
+_LONGER = (
+    "digits-mlp",
+    "--epochs",
+    "2",
+    "--batch-size",
+    "64",
+    "--model.widths",
+    "8",
+    "--checkpoint-every",
+    "5",
+    "--num-threads",
+    "1",
+)
 # Twenty steps an epoch: the second seed's, or the second rule's, first epoch, after a checkpoint.
 _MIDDLE = Moment("step", 53, signal.SIGKILL)
 _RULES = ("--rules", "backprop,dual_propagation", "--no-costs", "--seeds", "1")

@@ -53,8 +53,9 @@ def _flip_bits(path: Path, sandbox: Sandbox, dice: random.Random) -> str:
 
 
 def _replace(path: Path, sandbox: Sandbox, dice: random.Random) -> str:
-    content = dice.choice((b"", b"\0" * 100, b"\xff\xfe\n", b"[]", b"null", b"{}", b"3", b'"x"', b"[" * 100_000, b"{" * 1000, b"\n\n\n", b"\xef\xbb\xbf{}",
-                           b"NaN", b"1" * 5000, b'{"a":' * 50_000, dice.randbytes(300), b"\x1b[31mred\x1b[0m"))  # fmt: skip
+    content = dice.choice((b"", b"\0" * 100, b"\xff\xfe\n", b"[]", b"null", b"{}", b"3", b'"x"', b"[" * 100_000, b"{" * 1000,
+                          b"\n\n\n", b"\xef\xbb\xbf{}", b"NaN", b"1" * 5000, b'{"a":' * 50_000, dice.randbytes(300),
+                          b"\x1b[31mred\x1b[0m"))  # fmt: skip
     path.write_bytes(content)
     return f"by {content[:12]!r} of {len(content)} bytes"
 
@@ -89,8 +90,8 @@ def _enlarge(path: Path, sandbox: Sandbox, dice: random.Random) -> str:
 def _link(path: Path, sandbox: Sandbox, dice: random.Random) -> str:
     inside, name = sandbox.outside / "theirs", path.name
     victim = inside / name if (inside / name).exists() else sandbox.outside / "precious.txt"
-    target = dice.choice((str(victim), str(victim), os.path.relpath(victim, path.parent), name, "absent", "..", str(sandbox.outside / "new"),
-                          "recipe.json"))  # fmt: skip
+    target = dice.choice((str(victim), str(victim), os.path.relpath(victim, path.parent), name, "absent", "..",
+                         str(sandbox.outside / "new"), "recipe.json"))  # fmt: skip
     _take_away(path)
     path.symlink_to(target)
     return f"to {target}"
@@ -234,7 +235,9 @@ def _edited(value: Any, dice: random.Random) -> tuple[Any, str]:
         parent["extra"] = given
         return value, f"extra beside {name}: {shown}"
     if way == 3 and isinstance(parent, dict) and isinstance(parent[key], dict):
-        label = dice.choice(("../escaped", "../../outside/new", "/proc/absent/x", "a/b", "", ".", "..", "a\nb", "\x1b[31m", "x" * 300, ".lock"))
+        label = dice.choice(
+            ("../escaped", "../../outside/new", "/proc/absent/x", "a/b", "", ".", "..", "a\nb", "\x1b[31m", "x" * 300, ".lock")
+        )
         parent[label] = parent.pop(key)
         return value, f"{name} named {label!r}"
     parent[key] = given

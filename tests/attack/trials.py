@@ -105,7 +105,8 @@ class Trial:
         return answer
 
     def fail(self, kind: str, detail: str) -> None:
-        """Note what is wrong. The sandbox's name is left out: what differs by it alone is one thing."""
+        """Note what is wrong. The sandbox's name is left out: it tells no two failures
+        apart."""
         self.failures.append(Failure(kind, detail.replace(str(self.sandbox.root), "…").replace(str(self.place.root), "…")))
 
     def compare(self, before: Look, may_change: Callable[[str], bool]) -> None:

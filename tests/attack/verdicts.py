@@ -16,7 +16,9 @@ CODES_AFTER = {
     signal.SIGTERM: frozenset({-signal.SIGTERM, 128 + signal.SIGTERM}),
     signal.SIGINT: frozenset({INTERRUPTED}),
 }
-_UNSEEMLY = re.compile(r"Traceback \(most recent call last\)|Traceback of the harness|Exception ignored|Fatal Python error|Segmentation fault")
+_UNSEEMLY = re.compile(
+    r"Traceback \(most recent call last\)|Traceback of the harness|Exception ignored|Fatal Python error|Segmentation fault"
+)
 _ESCAPE = re.compile(r"[\x1b\x07\x08\x9b]")
 
 
@@ -38,9 +40,9 @@ def judge(answer: Answer, codes: frozenset[int] = PLAIN_CODES) -> list[Failure]:
         failures.append(Failure("traceback", _place(told)))
     elif answer.code not in codes:
         failures.append(Failure("exit code", f"{answer.code}: {_last_line(answer.err)[:160]}"))
-    elif answer.code in (REFUSED, INTERRUPTED) and len([line for line in answer.err.splitlines() if line.strip()]) != 1:
-        failures.append(Failure("not one line", repr(answer.err[:200])))
-    elif answer.code == REFUSED and not answer.err.startswith("dualprop: error: "):
+    elif (answer.code in (REFUSED, INTERRUPTED) and len([line for line in answer.err.splitlines() if line.strip()]) != 1) or (
+        answer.code == REFUSED and not answer.err.startswith("dualprop: error: ")
+    ):
         failures.append(Failure("not one line", repr(answer.err[:200])))
     elif answer.code == OK and answer.err.strip():
         failures.append(Failure("something on stderr", repr(_last_line(answer.err)[:200])))
@@ -52,8 +54,14 @@ def judge(answer: Answer, codes: frozenset[int] = PLAIN_CODES) -> list[Failure]:
 def _place(told: str) -> str:
     """The exception and the innermost line of the package that raised it."""
     lines = told.splitlines()
-    places = [re.sub(r'.*/dualprop/(.*)", line (\d+), in (.*)', r"\1 \3", line) for line in lines if '/dualprop/' in line and ", line " in line]
-    named = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Interrupt|Warning|Exit)\b|Exception ignored|Fatal", line)]
+    places = [
+        re.sub(r'.*/dualprop/(.*)", line (\d+), in (.*)', r"\1 \3", line)
+        for line in lines
+        if "/dualprop/" in line and ", line " in line
+    ]
+    named = [
+        line for line in lines if re.match(r"[\w.]+(Error|Exception|Interrupt|Warning|Exit)\b|Exception ignored|Fatal", line)
+    ]
     error = (named or lines or [""])[-1]
     return f"{places[-1] if places else '?'}: {re.sub(r'[0-9]+', 'N', error)[:120]}"
 
