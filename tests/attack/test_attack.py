@@ -15,6 +15,7 @@ from sandbox import NOVEL, Sandbox, changes
 from verdicts import CODES_AFTER, PLAIN_CODES, judge
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, signals, devices and /proc are as Linux has them")
+TRACEBACK = 'Traceback (most recent call last):\n  File "/dualprop/a.py", line 3, in f'
 LINE = "dualprop: error: the file is no run. Give another.\n"
 
 
@@ -74,7 +75,7 @@ def test_a_trial_is_the_same_again():
 @pytest.mark.parametrize(
     ("kind", "answer"),
     [
-        ("traceback", Answer(1, "", "Traceback (most recent call last):\n  File \"/dualprop/a.py\", line 3, in f\nKeyError: 'x'\n", {})),
+        ("traceback", Answer(1, "", f"{TRACEBACK}\nKeyError: 'x'\n", {})),
         ("traceback", Answer(0, "", "Exception ignored in: <_io.TextIOWrapper>\nBrokenPipeError\n", {})),
         ("exit code", Answer(1, "", LINE, {})),
         ("exit code", Answer(-signal.SIGSEGV, "", "", {})),

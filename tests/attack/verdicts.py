@@ -40,15 +40,20 @@ def judge(answer: Answer, codes: frozenset[int] = PLAIN_CODES) -> list[Failure]:
         failures.append(Failure("traceback", _place(told)))
     elif answer.code not in codes:
         failures.append(Failure("exit code", f"{answer.code}: {_last_line(answer.err)[:160]}"))
-    elif (answer.code in (REFUSED, INTERRUPTED) and len([line for line in answer.err.splitlines() if line.strip()]) != 1) or (
-        answer.code == REFUSED and not answer.err.startswith("dualprop: error: ")
-    ):
+    elif not _is_one_line(answer):
         failures.append(Failure("not one line", repr(answer.err[:200])))
     elif answer.code == OK and answer.err.strip():
         failures.append(Failure("something on stderr", repr(_last_line(answer.err)[:200])))
     if _ESCAPE.search(told):
         failures.append(Failure("terminal escape", repr(_ESCAPE.split(told)[0][-80:])))
     return failures
+
+
+def _is_one_line(answer: Answer) -> bool:
+    """Whether what ended the command is told in one line, which a refusal begins alike."""
+    lines = [line for line in answer.err.splitlines() if line.strip()]
+    begins = "dualprop: error: " if answer.code == REFUSED else ""
+    return answer.code not in (REFUSED, INTERRUPTED) or (len(lines) == 1 and lines[0].startswith(begins))
 
 
 def _place(told: str) -> str:
