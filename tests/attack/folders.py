@@ -28,9 +28,9 @@ def attack(trial: Trial) -> None:
     name = dice.choice(list(materials.MADE_BY))
     folder = sandbox.work / "run"
     materials.put(trial, name, folder)
+    done = [mutations.damage(folder, sandbox, dice) for _ in range(dice.choice((1, 1, 1, 2)))]
     for path in (folder / NOVEL, folder / "notes.txt", sandbox.work / NOVEL, sandbox.work / "notes.txt"):
         path.write_text("mine\nlast line")
-    done = [mutations.damage(folder, sandbox, dice) for _ in range(dice.choice((1, 1, 1, 2)))]
     if trial.user is not None and dice.random() < 0.1:
         trial.user = None
     else:

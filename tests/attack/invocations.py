@@ -24,7 +24,7 @@ ENOUGH = 300
 _BENCH = ("--models", "mlp", "--rules", "dp", "--rounds", "1", "--seconds", "0", "--batch-size", "2", "--no-memory",
           "--no-ceilings", "--threads", "1")  # fmt: skip
 _PATHS = ("--out", "--resume", "--data", "--run", "--figure", "--reference", "--dataset")
-_CONSOLES = ({"encoding": "cp1252"}, {"encoding": "ascii"}, {"encoding": "utf-16"}, {"stdout": "closed"}, {"stdout": "full"},
+_CONSOLES = ({"encoding": "cp1252"}, {"encoding": "ascii"}, {"encoding": "latin-1"}, {"stdout": "closed"}, {"stdout": "full"},
              {"stderr": "closed"}, {"stderr": "full"}, {"stdout": "full", "stderr": "closed"})  # fmt: skip
 _ENVIRONMENTS = ( ("COLUMNS", ("20", "1", "0", "-1", "x", "", "99999999999")), ("HOME", ("/proc/absent", "", "file")),
                  ("XDG_CACHE_HOME", ("relative", "/proc/absent")), ("TMPDIR", ("/absent", "")), ("TERM", ("dumb", "xterm",

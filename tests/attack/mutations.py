@@ -27,11 +27,11 @@ def damage(folder: Path, sandbox: Sandbox, dice: random.Random) -> str:
         return f"{path.relative_to(folder)}: {_edit(path, dice)}"
     if path.suffix == ".safetensors" and dice.random() < 0.25:
         return f"{path.relative_to(folder)}: {_edit_header(path, dice)}"
-    if dice.random() < 0.2:
-        path = dice.choice(sorted({path.parent, path.parent, *(each for each in folder.glob("*") if each.is_dir())}))
-        changes = _OF_FOLDERS
-    else:
-        changes = _OF_FILES
+    # The run folder itself may be a link: the user has named it.
+    folders = sorted(each for each in folder.rglob("*") if each.is_dir() and not each.is_symlink())
+    changes = _OF_FILES
+    if folders and dice.random() < 0.2:
+        path, changes = dice.choice(folders), _OF_FOLDERS
     change = dice.choice(changes)
     done = change(path, sandbox, dice)
     return f"{path.relative_to(folder)}: {change.__name__.strip('_')}{f' {done}' if done else ''}"
