@@ -180,7 +180,8 @@ def _interpreted(attempt: Attempt, watch: Watch, tell: Callable[[bytes], object]
             if stream is not None:
                 stream.flush()
         except OSError as error:
-            os.write(2, f"Exception ignored while flushing: {error}\n".encode())
+            with contextlib.suppress(OSError):
+                os.write(2, f"Exception ignored while flushing: {error}\n".encode())
             code = 120
     return code
 

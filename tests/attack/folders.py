@@ -9,7 +9,7 @@ from pathlib import Path
 
 import materials
 import mutations
-from sandbox import NOVEL
+from sandbox import NOVEL, OF_TORCH
 from trials import Trial
 from verdicts import DIVERGED, OK, REFUSED
 
@@ -55,6 +55,8 @@ def attack(trial: Trial) -> None:
 
 def _may_change(path: str, reads: bool) -> bool:
     """In the run folder a resume may write, and `report` draw; the user's own files stay."""
+    if path.startswith(OF_TORCH):
+        return True
     if path.endswith((NOVEL, "notes.txt", "mine.txt")):
         return False
     return path.startswith("work/run/figures") if reads else path == "work/run" or path.startswith("work/run/")

@@ -14,7 +14,7 @@ import hostile
 import materials
 from attempts import Answer
 from moments import Moment
-from sandbox import NOVEL, Look
+from sandbox import NOVEL, OF_TORCH, Look
 from trials import SHORT, Trial
 from verdicts import INTERRUPTED, OK, PLAIN_CODES, REFUSED
 
@@ -178,7 +178,7 @@ def _may_change(words: list[str], before: Look, answer: Answer, work: Path) -> C
     named = [_below(work, word) for word in words[1:]] if words[:1] == ["report"] else []
     runs = [real for path in targets["--resume"] + named if (real := _real(path, work)) in ("work/run", "work/comparison")]
     made = [real for path in targets["--out"] + targets["--figure"] for real in (path, _real(path, work))]
-    made += [f"{path.removesuffix('.json')}.png" for path in made]
+    made += [f"{os.path.splitext(path)[0]}.png" for path in made]
 
     def may_change(path: str) -> bool:
         if path.endswith(NOVEL):
@@ -188,7 +188,7 @@ def _may_change(words: list[str], before: Look, answer: Answer, work: Path) -> C
         if path in before:
             # A file that is there may be replaced by a bench's; nothing else is.
             return words[:1] == ["bench"] and path in made and len(before[path]) == 6
-        if path.startswith("work/runs") or path == "work/runs":
+        if path.startswith(("work/runs", OF_TORCH)):
             return True
         is_made = any(path == each or path.startswith(f"{each}/") or each.startswith(f"{path}/") for each in made)
         return is_made and (answer.code != REFUSED or _is_begun(work.parent, made))

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from attempts import Answer
 from moments import KINDS, Moment
+from sandbox import OF_TORCH
 from trials import Place, Trial
 from verdicts import CODES_AFTER, OK
 
@@ -80,7 +81,9 @@ def attack(trial: Trial) -> None:
         answer = _go_on(trial, case, folder, moment, is_fresh)
         if trial.failures:
             return
-        if answer.code == OK:
+        if answer.code == OK:  # the signal came when all was done, or never
+            if _differences(expected.contents, contents(folder)):
+                trial.fail("exit code", f"{case.name}: 0, and it is not finished: {moment}")
             break
         for counted in (
             "kills",
@@ -97,7 +100,7 @@ def attack(trial: Trial) -> None:
             trial.fail("unequal resume", f"{case.name}: {', '.join(different)}")
     elif not trial.failures:
         trial.fail("unequal resume", f"{case.name}: can't be continued: {answer.err.strip()[:200]}")
-    trial.compare(before, lambda path: path == "work/run" or path.startswith("work/run/"))
+    trial.compare(before, lambda path: path == "work/run" or path.startswith(("work/run/", OF_TORCH)))
 
 
 def undisturbed(place: Place, case: Case) -> Undisturbed:

@@ -24,6 +24,8 @@ from pathlib import Path
 NOBODY = 65534
 # A file of the user's whose name looks like a temporary one of ours.
 NOVEL = "novel.writing"
+# A folder that PyTorch makes when it imports its compiler.
+OF_TORCH = "tmp/torchinductor_"
 # A digest: what each path is, relative to the sandbox.
 Look = dict[str, tuple[object, ...]]
 
