@@ -47,23 +47,21 @@ def attack(trial: Trial) -> None:
         materials.put(trial, name, sandbox.work / name)
     (sandbox.work / "link-to-run").symlink_to("run")
     materials.put_npz(sandbox.work)
-    words = _words(dice)
+    given = words(dice)
     is_fresh = dice.random() < 0.03
     environment = _environment(dice) if dice.random() < 0.15 else {}
     streams = dice.choice(_CONSOLES) if dice.random() < 0.12 and not is_fresh else {}
-    if is_fresh:  # what an argument can't be
-        words = [word.replace("\0", "") for word in words]
     before = sandbox.look()
     enough = Moment("write" if is_fresh else "step", ENOUGH, signal.SIGINT)
-    codes = PLAIN_CODES | {INTERRUPTED} | ({1} if words[:1] == ["check"] else set())
+    codes = PLAIN_CODES | {INTERRUPTED} | ({1} if given[:1] == ["check"] else set())
     is_mute = bool({"closed", "full"} & {streams.get("stderr"), streams.get("stdout")})
     answer = trial.run(
-        *words, codes=codes, environment=environment, streams=streams, moment=enough, is_fresh=is_fresh, is_judged=not is_mute
+        *given, codes=codes, environment=environment, streams=streams, moment=enough, is_fresh=is_fresh, is_judged=not is_mute
     )
     if is_mute:
         _judge_mute(trial, answer)
     trial.place.counts[f"exit code {answer.code}"] += 1
-    trial.compare(before, _may_change(words, before, answer, sandbox.work))
+    trial.compare(before, _may_change(given, before, answer, sandbox.work))
 
 
 def _judge_mute(trial: Trial, answer: Answer) -> None:
@@ -74,7 +72,8 @@ def _judge_mute(trial: Trial, answer: Answer) -> None:
         trial.fail("traceback", f"to a closed or full stream: {answer.err.strip().splitlines()[-1][:100]}")
 
 
-def _words(dice: random.Random) -> list[str]:
+def words(dice: random.Random) -> list[str]:
+    """A command line, without the program's name."""
     makers: list[Callable[[random.Random], list[str]]] = [_train, _compare, _bench, _check, _report, _list, _top]
     return dice.choices(makers, (40, 20, 12, 2, 10, 5, 5))[0](dice)
 

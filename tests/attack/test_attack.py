@@ -15,6 +15,7 @@ from sandbox import NOVEL, Sandbox, changes
 from verdicts import CODES_AFTER, PLAIN_CODES, judge
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, signals, devices and /proc are as Linux has them")
+PATHS = os.pathsep.join((str(Path(__file__).parents[2]), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")))
 TRACEBACK = 'Traceback (most recent call last):\n  File "/dualprop/a.py", line 3, in f'
 LINE = "dualprop: error: the file is no run. Give another.\n"
 
@@ -23,7 +24,7 @@ def attack(*counts: str) -> dict:
     """The summary of so many trials of each kind, "kill=20" say, made in a fresh process."""
     result = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("campaign.py")), "0", *counts],
-        capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": PATHS},
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout)
@@ -66,10 +67,20 @@ def test_commands_of_every_rule_end_by_any_signal_and_continue_bit_for_bit():
     assert {"dual_propagation", "equilibrium_propagation", "predictive_coding"} <= summary["rules_keeping_state"].keys()
 
 
-def test_a_trial_is_the_same_again():
-    """A failure that can't be repeated can't be mended."""
-    once, again = (attack("invocation=8", "folder=4", "kill=1") for _ in range(2))
-    assert once["counts"] == again["counts"]
+def test_a_seed_makes_the_same_trials_in_every_process():
+    """A failure that can't be repeated can't be mended; sets have another order in each process."""
+    program = (
+        "import random, hostile, invocations, kills\nprint(kills.cases())\n"
+        "for i in range(99): dice = random.Random(i); print(ascii([invocations.words(dice), hostile.plain(dice)]))"
+    )
+    first, second = (
+        subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=True,
+            env=os.environ | {"PYTHONPATH": PATHS, "PYTHONHASHSEED": seed},
+        ).stdout
+        for seed in ("1", "2")
+    )  # fmt: skip
+    assert first == second != ""
 
 
 @pytest.mark.parametrize(
