@@ -23,6 +23,8 @@ from verdicts import INTERRUPTED, OK, PLAIN_CODES, REFUSED
 ENOUGH = 300
 _BENCH = ("--models", "mlp", "--rules", "dp", "--rounds", "1", "--seconds", "0", "--batch-size", "2", "--no-memory",
           "--no-ceilings", "--threads", "1")  # fmt: skip
+# Each measures steps in fresh processes, for longer than a hang may be on a busy machine.
+_TOO_SLOW = ("--memory", "--ceilings", "--costs", "--twin")
 _PATHS = ("--out", "--resume", "--data", "--run", "--figure", "--reference", "--dataset")
 _CONSOLES = ({"encoding": "cp1252"}, {"encoding": "ascii"}, {"encoding": "latin-1"}, {"stdout": "closed"}, {"stdout": "full"},
              {"stderr": "closed"}, {"stderr": "full"}, {"stdout": "full", "stderr": "closed"})  # fmt: skip
@@ -146,7 +148,7 @@ def _with_options(dice: random.Random, words: list[str], default: Any) -> list[s
     """The words with one to three more options, of those that the dataclass has."""
     from dualprop.cli import arguments
 
-    known = [*arguments.options(default), "--help"]
+    known = [option for option in (*arguments.options(default), "--help") if option not in _TOO_SLOW]
     switches = {name for name in known if ".no-" in name or name.startswith("--no-")}
     for _ in range(dice.choice((0, 1, 1, 1, 2, 3))):
         option = dice.choice(_PATHS) if dice.random() < 0.3 else dice.choice(known)
