@@ -28,14 +28,25 @@ _TOO_SLOW = ("--memory", "--ceilings", "--costs", "--twin")
 _PATHS = ("--out", "--resume", "--data", "--run", "--figure", "--reference", "--dataset")
 _CONSOLES = ({"encoding": "cp1252"}, {"encoding": "ascii"}, {"encoding": "latin-1"}, {"stdout": "closed"}, {"stdout": "full"},
              {"stderr": "closed"}, {"stderr": "full"}, {"stdout": "full", "stderr": "closed"})  # fmt: skip
-_ENVIRONMENTS = ( ("COLUMNS", ("20", "1", "0", "-1", "x", "", "99999999999")), ("HOME", ("/proc/absent", "", "file")),
-                 ("XDG_CACHE_HOME", ("relative", "/proc/absent")), ("TMPDIR", ("/absent", "")), ("TERM", ("dumb", "xterm",
-                 "")), ("DUALPROP_DATA", ("file", "/absent", "fifo", "loop", "folder", "")), ("DUALPROP_REFERENCE", ("file",
-                 "fifo", "folder", "/absent")), ("DUALPROP_MIRROR", ("file:///etc", "x", "http://", "http://[::1",
-                 "ftp://127.0.0.1:1", "http://127.0.0.1:1/\n")), ("NO_COLOR", ("1",)),
-                 ("PYTHONWARNINGS", ("error",)), ("MPLBACKEND", ("nonsense",)), ("LANG", ("C", "POSIX", "xx_XX",
-                 "tr_TR.ISO-8859-9")), ("CC", ("/absent", "file", "")), ("PATH", ("", "/absent")), ("DUALPROP_NATIVE", ("0",
-                 "x", "")), ("PYTHONIOENCODING", ("cp1252", "ascii")), ("OMP_NUM_THREADS", ("2", "0", "x")), )  # fmt: skip
+_ENVIRONMENTS = (
+    ("COLUMNS", ("20", "1", "0", "-1", "x", "", "99999999999")),
+    ("HOME", ("/proc/absent", "", "file")),
+    ("XDG_CACHE_HOME", ("relative", "/proc/absent")),
+    ("TMPDIR", ("/absent", "")),
+    ("TERM", ("dumb", "xterm", "")),
+    ("DUALPROP_DATA", ("file", "/absent", "fifo", "loop", "folder", "")),
+    ("DUALPROP_REFERENCE", ("file", "fifo", "folder", "/absent")),
+    ("DUALPROP_MIRROR", ("file:///etc", "x", "http://", "http://[::1", "ftp://127.0.0.1:1", "http://127.0.0.1:1/\n")),
+    ("NO_COLOR", ("1",)),
+    ("PYTHONWARNINGS", ("error",)),
+    ("MPLBACKEND", ("nonsense",)),
+    ("LANG", ("C", "POSIX", "xx_XX", "tr_TR.ISO-8859-9")),
+    ("CC", ("/absent", "file", "")),
+    ("PATH", ("", "/absent")),
+    ("DUALPROP_NATIVE", ("0", "x", "")),
+    ("PYTHONIOENCODING", ("cp1252", "ascii")),
+    ("OMP_NUM_THREADS", ("2", "0", "x")),
+)
 
 
 def attack(trial: Trial) -> None:
