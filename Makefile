@@ -6,7 +6,7 @@ PIP_FLAGS ?=
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-slow test-frameworks check format bench mutation wheel clean
+.PHONY: help demo test test-slow test-memory test-frameworks attack check format bench mutation wheel clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,9 +25,15 @@ test: $(READY) ## run the tests
 test-slow: $(READY) ## run the slow, statistical tests
 	$(BIN)/python -m pytest -m slow
 
+test-memory: $(READY) ## 20,000 steps of every variant, in memory that stays flat
+	$(BIN)/python -m pytest -m slow tests/slow/test_flat_memory.py
+
 test-frameworks: $(READY) ## install Lightning, Accelerate, the Trainer and ONNX, and run the tests inside them
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e ".[frameworks]"
 	$(BIN)/python -m pytest -m frameworks
+
+attack: $(READY) ## an hour of hostile options, damaged run folders and kills; MINUTES=5 SEED=1 for others
+	$(BIN)/python scripts/attack.py --minutes $(or $(MINUTES),60) --seed $(or $(SEED),0) --out attack.json
 
 check: $(READY) ## lint, formatting, types; whether each planted defect still finds its line
 	$(BIN)/ruff check .

@@ -1,12 +1,13 @@
 """Train PyTorch networks without back-propagation: dual propagation (DP) and its relatives."""
 
 from importlib import import_module
-from typing import TYPE_CHECKING
 
+# As type checkers know it, without an import.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from dualprop import feedback, kernels, losses, neurons, objectives, schedules, softmax
     from dualprop.equilibrium import energies, estimators, relaxations
-    from dualprop.errors import DualpropError, SettingError, UnsupportedModuleError
+    from dualprop.errors import DualpropError, OutOfMemoryError, SettingError, UnsupportedModuleError
     from dualprop.fused.dualization import dualize, dyadic, undualize
     from dualprop.network import Layer, Layered, Network
     from dualprop.network.states import Dyads
@@ -25,7 +26,7 @@ _NAMES = [
     "activations", "energies", "estimators", "feedback", "kernels", "losses", "neurons", "objectives", "relaxations",
     "schedules", "softmax",
     # Errors
-    "DualpropError", "SettingError", "UnsupportedModuleError",
+    "DualpropError", "OutOfMemoryError", "SettingError", "UnsupportedModuleError",
 ]  # fmt: skip
 
 # Where each name lives. Names are fetched when first used: importing torch takes a second, which
@@ -33,11 +34,12 @@ _NAMES = [
 _MODULES = {
     "activations": "reading.activations", "energies": "equilibrium.energies",
     "estimators": "equilibrium.estimators", "relaxations": "equilibrium.relaxations",
-    **{name: name for name in ("feedback", "kernels", "losses", "neurons", "objectives", "rules", "schedules", "softmax")},
+    **{name: name for name in ("feedback", "kernels", "losses", "memory", "neurons", "objectives", "rules")},
+    **{name: name for name in ("schedules", "settings", "softmax")},
 }  # fmt: skip
 _HOMES = {
     **dict.fromkeys(("Network", "Layer", "Layered"), "network"),
-    **dict.fromkeys(("DualpropError", "SettingError", "UnsupportedModuleError"), "errors"),
+    **dict.fromkeys(("DualpropError", "OutOfMemoryError", "SettingError", "UnsupportedModuleError"), "errors"),
     **dict.fromkeys(("dualize", "dyadic", "undualize"), "fused.dualization"),
     "Dyads": "network.states", "describe": "reading",
 }  # fmt: skip

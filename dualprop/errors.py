@@ -18,6 +18,11 @@ class SettingError(DualpropError, ValueError):
     """A hyperparameter, option or argument outside what is possible."""
 
 
+class OutOfMemoryError(DualpropError, MemoryError, RuntimeError):
+    """Memory that can't be had. It is a RuntimeError too, as PyTorch's own is to tools that then
+    try a smaller batch."""
+
+
 class UnsupportedModuleError(DualpropError, TypeError):
     """A module that can't be split into synapses and neurons, or converted."""
 

@@ -11,15 +11,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import inf, prod
+from math import prod
+from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from dualprop import neurons
 from dualprop.errors import SettingError
 from dualprop.network.layered import Layered
-from dualprop.settings import conform
+from dualprop.settings import Positive, Units, conform
 from dualprop.softmax import SoftmaxPool2d
 
 # Kinds of 2×2 pools; the last two are differentiable everywhere.
@@ -43,14 +45,13 @@ class MLP:
         output: the output neuron: "identity" for logits, "softmax" for probabilities (log loss).
     """
 
-    widths: tuple[int, ...] = (1000, 1000, 1000)
+    widths: Units = (1000, 1000, 1000)
     activation: str = "relu"
     init: str = "uniform"
     output: str = "identity"
 
     def __post_init__(self) -> None:
         conform(self)
-        _check(self.widths, "widths")
         neurons.from_name(self.activation)
         neurons.from_name(self.output)
         if self.init not in ("uniform", "normal"):
@@ -89,14 +90,13 @@ class ConvNet:
         pooling: "max", "average" or "softmax", see `pooling`.
     """
 
-    channels: tuple[int, ...] = (32, 64, 128)
+    channels: Units = (32, 64, 128)
     activation: str = "relu"
     pool: str = "before"
     pooling: str = "max"
 
     def __post_init__(self) -> None:
         conform(self)
-        _check(self.channels, "channels")
         neurons.from_name(self.activation)
         if self.pool not in ("before", "after", "stride"):
             raise SettingError(f"pool must be 'before', 'after' or 'stride', got {self.pool!r}.")
@@ -130,6 +130,24 @@ class ConvNet:
         return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * height * width, num_classes))
 
 
+class Unmade(TorchFunctionMode):
+    """Inside of it modules are made without memory for their parameters, and nothing is drawn."""
+
+    def __enter__(self) -> Unmade:
+        self._meta = torch.device("meta")
+        self._meta.__enter__()
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._meta.__exit__(*error)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        changes = func.__name__.endswith("_") and not func.__name__.endswith("__")
+        return args[0] if changes and args else func(*args, **(kwargs or {}))
+
+
 Stages = list[tuple[list[nn.Module], nn.Module, list[nn.Module]]]
 
 
@@ -160,21 +178,19 @@ class VGG:
         pooling: "max", "average" or "softmax", see `pooling`.
     """
 
-    channels: tuple[int, ...] = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
-    pooled: tuple[int, ...] = (2, 4, 7, 10, 13)
-    dense: tuple[int, ...] = (4096, 4096)
+    channels: Units = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
+    pooled: Units = (2, 4, 7, 10, 13)
+    dense: Units = (4096, 4096)
     activation: str = "relu"
     pool: str = "after"
     init: str = "he"
-    gain: float = 1.0
-    output_gain: float = 1.0
+    gain: Positive = 1.0
+    output_gain: Positive = 1.0
     skips: tuple[tuple[int, int], ...] = ()
     pooling: str = "max"
 
     def __post_init__(self) -> None:
         conform(self)
-        _check(self.channels, "channels")
-        _check(self.dense, "dense")
         neurons.from_name(self.activation)
         if sorted(set(self.pooled)) != list(self.pooled) or not all(1 <= k <= len(self.channels) for k in self.pooled):
             raise SettingError(
@@ -186,9 +202,6 @@ class VGG:
         _check_pooling(self.pooling)
         if self.init not in ("he", "uniform", "uniform_fan_out"):
             raise SettingError(f"init must be 'he', 'uniform' or 'uniform_fan_out', got {self.init!r}.")
-        for name in ("gain", "output_gain"):
-            if not 0 < getattr(self, name) < inf:
-                raise SettingError(f"{name} must be positive and finite, got {getattr(self, name):g}.")
         if len(set(self.skips)) != len(self.skips) or not all(
             len(pair) == 2 and 1 <= pair[0] < pair[1] - 1 and pair[1] <= len(self.channels) for pair in self.skips
         ):
@@ -320,8 +333,3 @@ MODELS: dict[str, type[MLP] | type[ConvNet] | type[VGG]] = {"mlp": MLP, "conv_ne
 def _check_pooling(pooling: str) -> None:
     if pooling not in POOLS:
         raise SettingError(f"pooling must be 'max', 'average' or 'softmax', got {pooling!r}.")
-
-
-def _check(sizes: tuple[int, ...], name: str) -> None:
-    if not all(isinstance(size, int) and size > 0 for size in sizes):
-        raise SettingError(f"{name} must be positive whole numbers, got {sizes}.")

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from dualprop.errors import SettingError, closest
-from dualprop.settings import NamedPart
+from dualprop.settings import Count, Kind, NamedPart
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,9 @@ class AbstractSchedule(NamedPart):
         awaited = depth
         for step in self.steps(depth):
             awaited -= awaited in step.layers
-        return awaited == 0
+            if awaited == 0:
+                return True
+        return False
 
 
 @dataclass(frozen=True)
@@ -93,13 +95,12 @@ class Schedule(AbstractSchedule):
     """
 
     name: str
-    count: int
+    count: Count
 
     def __post_init__(self) -> None:
         if self.name not in _PLANS:
             raise SettingError(f"unknown schedule '{self.name}'.{closest(self.name, names())} Known: {', '.join(names())}.")
-        if isinstance(self.count, bool) or not isinstance(self.count, int) or self.count < 1:
-            raise SettingError(f"the count of schedule '{self.name}' must be a whole number of at least 1, got {self.count}.")
+        Kind.of(Count).conform(f"the count of schedule '{self.name}'", self.count)
 
     def passes(self, depth: int, generator: torch.Generator | None = None) -> Iterator[list[Step]]:
         """The passes for a network of `depth` layers, `count` of them.

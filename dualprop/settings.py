@@ -66,6 +66,21 @@ class Remedy:
 
 Positive = Annotated[float, Gt(0)]
 PerLayer = Annotated[float | tuple[float, ...], Gt(0)]
+# Counts have a most: what is above it is a slip of the keyboard, and would fill the memory or never
+# end. Passes, steps, epochs, or examples in a batch; units of a layer, or examples of a data set;
+# pixels; seeds of one run.
+Count = Annotated[int, Interval(ge=1, le=10**6)]
+CountOrNone = Annotated[int, Interval(ge=0, le=10**6)]
+CountPerLayer = Annotated[int | tuple[int, ...], Interval(ge=0, le=10**6)]
+Units = tuple[Annotated[int, Interval(ge=1, le=10**9)], ...]
+Examples = Annotated[int, Interval(ge=0, le=10**9)]
+Pixels = Annotated[int, Interval(ge=0, le=1024)]
+Threads = Annotated[int, Interval(ge=0, le=1024)]
+NumSeeds = Annotated[int, Interval(ge=1, le=10**4)]
+Seeds = tuple[Annotated[int, Interval(ge=0, lt=2**32)], ...]
+# What float32 holds in all its digits. A float in a setting is 0 or of such a size: others would
+# become 0, lose digits or become infinite on the way into a tensor.
+SMALLEST, LARGEST = 2.0**-126, (2 - 2.0**-23) * 2.0**127
 
 
 @dataclass(frozen=True)
@@ -73,7 +88,7 @@ class Kind:
     """What a field's annotation says: choices, number types, parts, and the range of numbers.
 
     A tuple's `items` are the kinds of what it holds: one for each, or where it `repeats` one for
-    all. `instances` are other dataclasses.
+    all. `instances` are other dataclasses. What else there is (`is_other`) is left as it is given.
     """
 
     choices: tuple[object, ...] = ()
@@ -84,6 +99,7 @@ class Kind:
     items: tuple[Kind, ...] = ()
     repeats: bool = False
     instances: tuple[type, ...] = ()
+    is_other: bool = False
     bounds: Interval = Interval()
     remedy: str = ""
 
@@ -108,6 +124,8 @@ class Kind:
                 fields["plain"] += (member,)
             elif dataclasses.is_dataclass(member):
                 fields["instances"] += (member,)
+            else:
+                fields["is_other"] = True
             fields |= {"bounds": _interval(metadata)} if _is_bounded(metadata) else {}
             for each in metadata:
                 fields["remedy"] = f" {each.text}" if isinstance(each, Remedy) else fields.get("remedy", "")
@@ -119,7 +137,7 @@ class Kind:
 
     @property
     def range(self) -> str:
-        """The range in words, "in [0, 1]" say; empty where there is none."""
+        """The range in words, "in [0, 1]" or "from 1 to 10" say; empty where there is none."""
         low = next((bound for bound in (self.bounds.ge, self.bounds.gt) if bound is not None), None)
         high = next((bound for bound in (self.bounds.le, self.bounds.lt) if bound is not None), None)
         if low is None and high is None:
@@ -127,6 +145,8 @@ class Kind:
         if high is None:
             least = "positive" if self.bounds.gt == 0 else f"at least {low:g}" if self.bounds.gt is None else f"above {low:g}"
             return least if self.number is int else f"{least} and finite"
+        if self.number is int:
+            return f"from {low} to {high if self.bounds.lt is None else high - 1}"  # type: ignore[operator]
         return f"in {'[' if self.bounds.gt is None else '('}{low:g}, {high:g}{']' if self.bounds.lt is None else ')'}"
 
     def conform(self, name: str, value: Any) -> Any:
@@ -138,6 +158,8 @@ class Kind:
             return value
         if self.part is not None:
             return self.part.of(value)
+        if self.is_other:
+            return value
         if self.items:
             return self._conform_items(name, value)
         if self.instances:
@@ -152,7 +174,7 @@ class Kind:
             number = _number(value, self.number)
             if number is None:
                 what = "one whole number" if self.number is int else "one number"
-                raise SettingError(f"{name} must be {what}, got {value!r}.{self.remedy}")
+                raise SettingError(f"{name} must be {what}, got {_shown(value)}.{self.remedy}")
             self._check_range(name, number)
             return number
         if self.choices and not self.plain:
@@ -170,10 +192,20 @@ class Kind:
 
     def _check_range(self, name: str, value: float | tuple[float, ...]) -> None:
         values = value if isinstance(value, tuple) else (value,)
-        if not self.range or (values and all(map(self._holds, values))):
-            return
-        shown = f"{value:g}" if isinstance(value, float) else value
-        raise SettingError(f"{name} must be {self.range}, got {shown}.{self.remedy}")
+        fails = next((each for each in values if not self._holds(each)), None)
+        if fails is not None or (not values and self.range):
+            raise SettingError(f"{name} must be {self._must_be(fails)}, got {_shown(value)}.{self.remedy}")
+        for each in values:
+            if isinstance(each, float) and each and not SMALLEST <= abs(each) <= LARGEST:
+                limits = f"{SMALLEST:.2g} to {LARGEST:.2g}"
+                raise SettingError(f"{name} is {each:g}, and float32 holds numbers of {limits} and 0. Choose among those.")
+
+    def _must_be(self, value: float | None) -> str:
+        """The range; of a count, the end of it that this value is beyond."""
+        if value is None or not self.range.startswith("from "):
+            return self.range or "finite"
+        low, high = self.range.removeprefix("from ").split(" to ")
+        return f"at least {low}" if value < int(low) else f"at most {high}"
 
     def _holds(self, value: float) -> bool:
         bounds = self.bounds
@@ -259,6 +291,15 @@ def beta_per_layer(beta: float | tuple[float, ...], depth: int) -> tuple[float, 
     return per_layer(beta, "beta", range(1, depth + 1))
 
 
+def _shown(value: object) -> str:
+    """A value in a message; Python itself refuses to write a number of thousands of digits."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, int) and value.bit_length() > 200:
+        return f"a number of {value.bit_length()} bits"
+    return repr(value)
+
+
 def _one_or_more(name: str, value: Any, kind: type | None, choices: list[object]) -> Any:
     try:
         is_one = isinstance(value, str | bytes | Set | Mapping)
@@ -271,7 +312,7 @@ def _one_or_more(name: str, value: Any, kind: type | None, choices: list[object]
         what = "a whole number" if kind is int else "a number"
         others = "".join(f"{choice!r}, " for choice in choices)
         remedy = " Give a tuple, in order of execution: print(network) counts." if isinstance(value, Mapping) else ""
-        raise SettingError(f"{name} must be {others}{what}, or one number per layer, got {value!r}.{remedy}")
+        raise SettingError(f"{name} must be {others}{what}, or one number per layer, got {_shown(value)}.{remedy}")
     return conformed[0] if several is None else conformed
 
 

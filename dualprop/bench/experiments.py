@@ -21,8 +21,9 @@ from dualprop.analysis import reports
 from dualprop.analysis.keywords import by_keyword
 from dualprop.analysis.reports import Report
 from dualprop.bench import rows
-from dualprop.errors import SettingError
+from dualprop.errors import DualpropError, SettingError
 from dualprop.recipes import variants
+from dualprop.settings import NumSeeds
 from dualprop.training import Reporter, comparisons, environment, files, folders, runs
 from dualprop.training.comparisons import Comparison
 from dualprop.training.recipe import Recipe
@@ -55,7 +56,7 @@ class TrainOptions:
     resume: Path | None = None
     allow_changed: bool = False
     data: Path | None = None
-    seeds: int | None = None
+    seeds: NumSeeds | None = None
     budget: bool = False
     twin: bool = False
 
@@ -77,8 +78,8 @@ class CompareOptions:
             compressed with them.
         seeds: how many seeds; by default all of the recipe's.
         out: the new folder; by default one in runs/ named after recipe and time.
-        resume: continue this comparison where it stopped; no other option but --data and
-            --allow-changed goes with it.
+        resume: continue this comparison where it stopped; no other option but --data, --no-costs
+            and --allow-changed goes with it.
         allow_changed: resume although data, code or machine changed, so that the end can't be the
             uninterrupted run's; results say so.
         data: folder of the data sets; by default $DUALPROP_DATA, then the download cache.
@@ -89,7 +90,7 @@ class CompareOptions:
     rules: str = ""
     variants: str = ""
     budget: bool = False
-    seeds: int | None = None
+    seeds: NumSeeds | None = None
     out: Path | None = None
     resume: Path | None = None
     allow_changed: bool = False
@@ -149,7 +150,8 @@ def run_training(options: TrainOptions, watch: Watch | None = None) -> Report:
 def run_comparison(options: CompareOptions, watch: Watch | None = None) -> Report:
     """What `compare` does by options that are there already, and told to `watch`."""
     if options.resume is not None:
-        return resume(_resumed(options, options.resume), options.data, watch, options.allow_changed)
+        how = {"measures_costs": options.costs, "allow_changed": options.allow_changed}
+        return resume(_resumed(options, options.resume, "costs"), options.data, watch, **how)
     recipe = _started(options)
     recipes = _by_variants(options, recipe) if options.variants else _by_rules(options, recipe)
     if options.budget:
@@ -186,22 +188,35 @@ def start(
         return _train_comparison(comparisons.create(folder, recipes, seeds, measures_costs), data, watch or Watch())
 
 
-def resume(folder: Path, data: Path | None = None, watch: Watch | None = None, allow_changed: bool = False) -> Report:
-    """Continue a run or a comparison where it stopped. Raises RunError where there is none, or
-    where it would not end as it was begun and that is not allowed, see `training.conditions`."""
+def resume(
+    folder: Path,
+    data: Path | None = None,
+    watch: Watch | None = None,
+    allow_changed: bool = False,
+    *,
+    measures_costs: bool = True,
+) -> Report:
+    """Continue a run or a comparison where it stopped.
+
+    Costs are measured where the comparison has them and they are not declined this time. Raises
+    RunError where there is none, or where it would not end as it was begun and that is not allowed,
+    see `training.conditions`.
+    """
     if comparisons.is_comparison(folder):
         comparison = comparisons.load(folder)
+        measures_costs = measures_costs and comparison.measures_costs
         with folders.held(folder):
+            comparison = dataclasses.replace(comparison, measures_costs=measures_costs)
             return _train_comparison(comparison, data, watch or Watch(), allow_changed)
     run = runs.load(folder)
     with folders.held(folder):
         return _train_run(run, data, watch or Watch(), allow_changed)
 
 
-def _resumed(options: TrainOptions | CompareOptions, folder: Path) -> Path:
+def _resumed(options: TrainOptions | CompareOptions, folder: Path, *beside: str) -> Path:
     """The folder to resume. Raises SettingError for an option that says otherwise."""
     for each in fields(options):
-        if each.name not in ("resume", "data", "allow_changed") and getattr(options, each.name) != each.default:
+        if each.name not in ("resume", "data", "allow_changed", *beside) and getattr(options, each.name) != each.default:
             raise SettingError(f"resume keeps the recipe and the options of its folder. Leave out {each.name}, or start anew.")
     return folder
 
@@ -264,8 +279,13 @@ def _train_comparison(comparison: Comparison, data: Path | None, watch: Watch, a
     if comparison.measures_costs and not files.exists(comparison.costs_path):
         watch.measuring_costs()
         splits = runs.load_data(first, comparison.seeds[0], data)
-        files.write_json(comparison.costs_path, rows.costs(comparison.recipes, splits.input_shape, splits.num_classes))
-    costs = comparison.costs() if comparison.measures_costs else None
+        try:
+            measured = rows.costs(comparison.recipes, splits.input_shape, splits.num_classes)
+        except DualpropError as error:
+            remedy = f"All are trained: finish without costs by `dualprop compare --resume {comparison.folder} --no-costs`."
+            raise DualpropError(f"{error} {remedy}") from error
+        files.write_json(comparison.costs_path, measured)
+    costs = comparison.costs()
     results = {"environment": environment.describe(first.device), **Report(by_label, costs, []).results}
     files.write_json(comparison.folder / "results.json", results)
     return reports.drawn(comparison.folder, by_label, costs)

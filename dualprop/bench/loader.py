@@ -23,7 +23,7 @@ from dualprop.bench import contenders, models
 from dualprop.bench.options import BenchOptions, Group, Keep, Measure
 from dualprop.bench.showing import new_table
 from dualprop.data import Augmentation, Examples, batches
-from dualprop.data.mapped import MappedFiles, MappedImages, open_map
+from dualprop.data.mapped import MappedFiles, MappedImages, PlacedFile
 from dualprop.errors import SettingError
 
 READS = {"models"}
@@ -131,7 +131,7 @@ def _examples(case: Case, num_images: int, device: str, folder: Path) -> Example
         path = folder / "images"
         assert isinstance(x, Tensor)
         path.write_bytes(x.numpy().tobytes())
-        x = MappedImages(MappedFiles([(open_map(path), 0, num_images)], math.prod(SHAPE)), SHAPE)
+        x = MappedImages(MappedFiles([(PlacedFile(path), 0, num_images)], math.prod(SHAPE)), SHAPE)
     else:
         x, y = x.to(device), y.to(device)
     return Examples(x, y, torch.full((3, 1, 1), 120.0, device=device), torch.full((3, 1, 1), 60.0, device=device))

@@ -17,8 +17,8 @@ from __future__ import annotations
 import dataclasses
 import gc
 import json
+import os
 import resource
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -26,8 +26,10 @@ from typing import Any
 
 import torch
 
+import dualprop.processes as processes
 from dualprop.bench.contenders import Contender
 from dualprop.errors import DualpropError
+from dualprop.processes import ProgramError
 from dualprop.training import documents, runs
 from dualprop.training.records import Memory
 
@@ -36,18 +38,20 @@ def measure(contender: Contender, input_shape: tuple[int, ...], num_classes: int
     """Peak memory of a few steps in a process of their own. Raises DualpropError."""
     task = {"contender": contender.to_plain(), "input_shape": input_shape, "num_classes": num_classes, "steps": steps,
             "threads": torch.get_num_threads()}  # fmt: skip
-    result = subprocess.run(
-        [sys.executable, "-m", "dualprop.bench.memory"], input=json.dumps(task), capture_output=True, text=True, check=False
-    )
-    if result.returncode != 0:
-        reason = (result.stderr.strip().splitlines() or ["no message"])[-1]
-        raise DualpropError(f"memory of '{contender.label}' could not be measured: {reason}. Leave it out with --no-memory.")
+    program = "from dualprop.bench import memory; memory.main()"
     try:
-        return Memory.from_plain(documents.parse((result.stdout.splitlines() or [""])[-1]))
-    except documents.Misfit as error:
-        raise DualpropError(
-            f"memory of '{contender.label}' was not measured: {error}. Leave it out with --no-memory."
-        ) from error
+        finished = processes.run(processes.python(program), seconds=None, folder=os.sep, text=json.dumps(task))
+        if finished.code == 0:
+            return Memory.from_plain(documents.parse((finished.out.splitlines() or [""])[-1]))
+        reason = (finished.err.strip().splitlines() or [f"exit code {finished.code}"])[-1]
+    except (ProgramError, documents.Misfit) as error:
+        reason = f"{sys.executable} {error}"
+    raise DualpropError(f"memory of '{contender.label}' could not be measured: {reason.rstrip('.')}.")
+
+
+def main() -> None:
+    """What the fresh process does: a task comes in as JSON, what was measured goes out as JSON."""
+    print(json.dumps(_in_this_process(json.load(sys.stdin)).to_plain()))
 
 
 def _in_this_process(task: dict[str, Any]) -> Memory:
@@ -130,7 +134,3 @@ def _resident_and_peak() -> tuple[float, float]:
         unit = 1 if sys.platform == "darwin" else 1024
         now = peak = float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
     return now, peak
-
-
-if __name__ == "__main__":
-    print(json.dumps(_in_this_process(json.load(sys.stdin)).to_plain()))

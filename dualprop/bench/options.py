@@ -6,9 +6,12 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Interval
 
 from dualprop.errors import SettingError, closest
+from dualprop.settings import Count, Threads
 
 # A part of a table as plain values; what is told of all groups so far, after each slow part; and
 # what measures a table and yields each group that is done.
@@ -81,10 +84,10 @@ class BenchOptions:
     engines: str = ""
     precisions: str = "float32"
     channels_last: str = "auto"
-    rounds: int = 100
-    seconds: float = 20
-    batch_size: int = 100
-    threads: int = 0
+    rounds: Count = 100
+    seconds: Annotated[float, Interval(ge=0, le=10**6)] = 20
+    batch_size: Count = 100
+    threads: Threads = 0
     device: str = "cpu"
     memory: bool = True
     ceilings: bool = True

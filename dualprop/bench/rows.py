@@ -96,7 +96,12 @@ def add_speeds(group: dict[str, Any], base: Recipe, shape: tuple[int, ...], num_
 
 
 def add_memory(
-    rows: list[dict[str, Any]], entries: Sequence[Contender], shape: tuple[int, ...], num_classes: int, num_steps: int = 5
+    rows: list[dict[str, Any]],
+    entries: Sequence[Contender],
+    shape: tuple[int, ...],
+    num_classes: int,
+    num_steps: int = 5,
+    remedy: str = "Leave it out with --no-memory.",
 ) -> None:
     """Peak memory into the rows of these contenders, and its ratios to the plain loop's, the first.
 
@@ -106,7 +111,10 @@ def add_memory(
     by_label = {row["label"]: row for row in rows}
     for entry in entries:
         row = by_label[entry.label]
-        row["memory"] = memory.measure(entry, shape, num_classes, num_steps).to_plain()
+        try:
+            row["memory"] = memory.measure(entry, shape, num_classes, num_steps).to_plain()
+        except DualpropError as error:
+            raise DualpropError(f"{error} {remedy}") from error
         for ratio, kind in (("memory_ratio", "tensors"), ("resident_ratio", "by_steps")):
             plain = rows[0]["memory"][kind]
             row[ratio] = row["memory"][kind] / plain if plain else None
@@ -117,16 +125,16 @@ def costs(
 ) -> dict[str, Any]:
     """Rows of these recipes' steps by label, with memory, beside those of a plain PyTorch loop.
 
-    Raises DualpropError where one of them can't run here.
+    Raises DualpropError where one of them can't be measured here.
     """
     entries = contenders.yardsticks(next(iter(recipes.values())))
     entries += [Contender(label, recipe) for label, recipe in recipes.items()]
     able, refused = ready(entries, shape, num_classes)
     for label, reason in refused.items():
-        raise DualpropError(f"a step of '{label}' can't be measured: {reason}")
+        raise DualpropError(f"a step of '{label}' can't be measured: {reason.rstrip('.')}.")
     rows = timed(able, rounds, seconds)
     del able  # weights and optimizer states of all
-    add_memory(rows, [entry for entry in entries if entry.label != timing.PLAIN_AGAIN], shape, num_classes)
+    add_memory(rows, [entry for entry in entries if entry.label != timing.PLAIN_AGAIN], shape, num_classes, remedy="")
     return {row["label"]: row for row in rows}
 
 

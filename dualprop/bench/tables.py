@@ -20,6 +20,7 @@ from typing import Any
 
 from rich.console import Console
 
+from dualprop import settings
 from dualprop.analysis.keywords import by_keyword
 from dualprop.bench import models
 from dualprop.bench.options import BenchOptions, Group
@@ -106,7 +107,7 @@ def _measured(options: BenchOptions, table: Any, figure: Path | None, watch: Wat
 
 def show(results: dict[str, Any], console: Console | None = None) -> None:
     """Print what `measure` returned, or what `out` holds."""
-    shown = Shown(console or Console())
+    shown = Shown(console or Console(markup=False, emoji=False))
     shown.started(results)
     for group in results["groups"]:
         shown.group_done(group, results)
@@ -119,9 +120,7 @@ def _module(name: str) -> Any:
 
 def _checked(options: BenchOptions) -> Any:
     """The table's module. Raises SettingError."""
-    for name, least in (("rounds", 1), ("batch_size", 1), ("threads", 0), ("seconds", 0)):
-        if not getattr(options, name) >= least:
-            raise SettingError(f"{name} must be at least {least}, got {getattr(options, name)}.")
+    settings.conform(options)
     if options.table not in TABLES:
         names = ", ".join(TABLES)
         raise SettingError(f"unknown table '{options.table}'.{closest(options.table, list(TABLES))} Known: {names}.")

@@ -7,6 +7,10 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from dualprop.cli.outlets import Outlet
+
 COMMANDS = {
     "train": ("dualprop.cli.train", "train a recipe; --twin trains its back-propagation twin beside it"),
     "compare": ("dualprop.cli.compare", "train several rules on one recipe and show them in one table"),
@@ -34,8 +38,29 @@ exit codes: 0 done; 2 an error, told in a line; 3 trained, but a run diverged or
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; exits with 0, with 2 and one line for a user's error, with 3 after
-    training of which a run diverged, or with 130 when interrupted."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    training of which a run diverged, or with 130 when interrupted.
+
+    Without arguments it is the program itself, and takes those of the process.
+    """
+    if arguments is not None:
+        _answer(list(arguments), None)
+        return
+    from dualprop.isolation import import_paths
+
+    sys.path[:] = import_paths()
+    from dualprop.cli.surroundings import settle
+
+    outlet, code = settle(), 0
+    try:
+        _answer(sys.argv[1:], outlet)
+        sys.stdout.flush()
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 0
+        sys.stdout.flush()
+    raise SystemExit(code or (2 if outlet.is_lost else 0))
+
+
+def _answer(arguments: list[str], outlet: Outlet | None) -> None:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         commands = "\n".join(f"  {name:9}{summary}" for name, (_, summary) in COMMANDS.items())
         print(USAGE.format(commands=commands), end="")
@@ -49,7 +74,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from dualprop.errors import closest
 
         _fail(f"unknown command '{arguments[0]}'.{closest(arguments[0], list(COMMANDS))} Known: {', '.join(COMMANDS)}.")
+    if outlet is not None:
+        outlet.stops = not _leaves_files(arguments)
     _run(COMMANDS[arguments[0]][0], arguments[1:])
+
+
+def _leaves_files(arguments: list[str]) -> bool:
+    """Whether the command is of use when nobody reads what it prints."""
+    leaving = ("--out", "--figure")
+    return arguments[0] in ("train", "compare") or any(word.split("=")[0] in leaving for word in arguments)
 
 
 def _run(module: str, arguments: list[str]) -> None:
@@ -62,13 +95,20 @@ def _run(module: str, arguments: list[str]) -> None:
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         _fail(f"{error.strerror or error}{where}. What was written before is whole; a training run continues with --resume.")
-    except MemoryError:
-        _fail("memory is full. Take fewer examples, a smaller batch or model; a training run continues with --resume.")
+    except (MemoryError, RuntimeError) as error:
+        from dualprop import memory
+
+        if not memory.is_lacking(error):
+            raise
+        remedy = "Take fewer examples, a smaller batch or model; a training run continues with --resume."
+        _fail(str(memory.told(error, "this command", remedy)))
     except KeyboardInterrupt:
         print("\ndualprop: stopped. Continue a training run with --resume and its folder.", file=sys.stderr)
         raise SystemExit(130) from None
 
 
 def _fail(message: str) -> None:
-    print(f"dualprop: error: {' '.join(message.split())}", file=sys.stderr)
+    from dualprop.cli.outlets import shown
+
+    print(f"dualprop: error: {shown(' '.join(message.split()))}", file=sys.stderr)
     raise SystemExit(2)

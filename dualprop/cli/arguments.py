@@ -97,6 +97,11 @@ def take_option(arguments: Sequence[str], name: str) -> tuple[str | None, list[s
     return value, arguments
 
 
+def take_switch(arguments: Sequence[str], name: str) -> tuple[bool, list[str]]:
+    """Whether the switch is given, and the other arguments."""
+    return name in arguments, [word for word in arguments if word != name]
+
+
 @dataclasses.dataclass(frozen=True)
 class Resume:
     """What --resume and the options that go with it say."""

@@ -13,6 +13,7 @@ from rich.table import Table
 from dualprop.alignment import LayerAlignment
 from dualprop.analysis import evidence
 from dualprop.analysis.evidence import CheckOptions
+from dualprop.bench.showing import say
 from dualprop.cli import arguments as args
 from dualprop.cli.console import OutputConsole
 from dualprop.training import environment
@@ -23,19 +24,17 @@ def main(arguments: Sequence[str]) -> None:
     options = args.parse(CheckOptions, CheckOptions(), arguments, "check")
     console = OutputConsole()
     about = environment.describe()
-    console.print(
-        f"dualprop {about['dualprop']}, torch {about['torch']}, {about['processor']}", highlight=False, soft_wrap=True
-    )
+    say(console, f"dualprop {about['dualprop']}, torch {about['torch']}, {about['processor']}")
     check = evidence.run_check(options)
     for item in check.evidence:
-        mark = "[green]✓[/green]" if item.holds else "[bold red]✗[/bold red]"
-        console.print(f"{mark} {item.claim}: {item.measured:.1e} (bound {item.bound:.0e})", highlight=False, soft_wrap=True)
+        told = f"{item.claim}: {item.measured:.1e} (bound {item.bound:.0e})"
+        say(console, f"✓ {told}" if item.holds else f"✗ {told}", style=None if item.holds else "bold red")
     if check.reference is None:
-        console.print("– authors' own cases: not given (--reference FOLDER, or $DUALPROP_REFERENCE)", highlight=False)
+        say(console, "– authors' own cases: not given (--reference FOLDER, or $DUALPROP_REFERENCE)")
     console.print()
     console.print(_alignment_table(check.alignments))
     num_failed = len(check.failed)
-    console.print(f"{len(check.evidence) - num_failed} passed, {num_failed} failed", highlight=False)
+    say(console, f"{len(check.evidence) - num_failed} passed, {num_failed} failed")
     if num_failed:
         raise SystemExit(1)
 

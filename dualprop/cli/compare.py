@@ -27,9 +27,10 @@ def main(arguments: Sequence[str]) -> None:
     """Parse, compare, show."""
     console = OutputConsole()
     watch = ConsoleWatch(console)
-    if (resumed := args.take_resume(arguments, "compare")) is not None:
-        report = experiments.resume(resumed.folder, resumed.data, watch, resumed.allow_changed)
-        tables.show_trained(report, console)
+    without_costs, others = args.take_switch(arguments, "--no-costs")
+    if (resumed := args.take_resume(others, "compare")) is not None:
+        how = {"allow_changed": resumed.allow_changed, "measures_costs": not without_costs}
+        tables.show_trained(experiments.resume(resumed.folder, resumed.data, watch, **how), console)
         return
     recipe, rest = args.take_recipe(arguments, experiments.DEFAULT_RECIPE)
     options = args.parse(CompareOptions, CompareOptions(recipe), rest, "compare")

@@ -13,6 +13,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from torch import Tensor
 
 from dualprop.bench.experiments import Watch
+from dualprop.bench.showing import say
+from dualprop.cli.outlets import shown
 from dualprop.training import Reporter, execution
 from dualprop.training.recipe import Recipe
 from dualprop.training.records import Result
@@ -39,7 +41,7 @@ class ConsoleWatch(Watch):
         return contextlib.closing(ConsoleReporter(self.console, label, recipe.batch_size))
 
     def _say(self, line: str) -> None:
-        self.console.print(line, highlight=False, soft_wrap=True)
+        say(self.console, line)
 
 
 class ConsoleReporter(Reporter):
@@ -58,25 +60,25 @@ class ConsoleReporter(Reporter):
         self.num_steps = self.first_step = self.done = 0
 
     def changed(self, what: str) -> None:
-        self.console.print(f"{self.label}: {what}", highlight=False, soft_wrap=True, markup=False, style="yellow")
+        say(self.console, f"{self.label}: {what}", style="yellow")
 
     def seed_started(self, seed: int, num_steps: int, done: int) -> None:
         self.seed, self.num_steps, self.first_step, self.done = seed, num_steps, done, done
         self.started = time.perf_counter()
         self.shown = 0.0
         self.unsettled = (0, "")
-        if self.console.is_terminal:
+        if self.console.is_interactive:
             columns = (
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=8),
-                TextColumn("{task.fields[numbers]}"),
+                TextColumn("{task.fields[numbers]}", markup=False),
                 TimeRemainingColumn(compact=True),
             )
             self.bar = Progress(*columns, console=self.console, transient=True)
             self.bar.start()
-            self.task = self.bar.add_task(f"{self.label}, seed {seed}", total=num_steps, completed=done, numbers="")
+            self.task = self.bar.add_task(shown(f"{self.label}, seed {seed}"), total=num_steps, completed=done, numbers="")
         elif done:
-            self.console.print(f"{self.label}, seed {seed}: continues at step {done} of {num_steps}", highlight=False)
+            say(self.console, f"{self.label}, seed {seed}: continues at step {done} of {num_steps}")
 
     def step_done(self, done: int, num_examples: int, loss: Tensor, num_correct: Tensor) -> None:
         self.done = done
@@ -96,12 +98,12 @@ class ConsoleReporter(Reporter):
             return
         self.shown = now
         left = (now - self.started) / max(1, self.done - self.first_step) * (self.num_steps - self.done)
-        self.console.print(
+        say(
+            self.console,
             f"{self.label}, seed {self.seed}, epoch {metrics['epoch']}: loss {metrics['train_loss']:.4f}, "
             f"accuracy {metrics['train_accuracy']:.4f}, validation {metrics['validation_accuracy']:.4f}, "
             f"{self._rate(now)}, {left:.0f} s left",
-            highlight=False, soft_wrap=True,
-        )  # fmt: skip
+        )
 
     def seed_finished(self, result: Result) -> None:
         self.close()
@@ -109,13 +111,12 @@ class ConsoleReporter(Reporter):
             f"{self.label}, seed {result.seed}: test accuracy {100 * result.test_accuracy:.2f} % "
             f"(best of {result.epochs} epochs: {result.best_epoch})"
         )
-        self.console.print(line, highlight=False, soft_wrap=True)
+        say(self.console, line)
         steps, reason = self.unsettled
         if steps and reason:
-            told = f"  in {steps} steps of the last epoch {reason}"
-            self.console.print(told, highlight=False, soft_wrap=True, style="yellow")
+            say(self.console, f"  in {steps} steps of the last epoch {reason}", style="yellow")
         if result.stopped:
-            self.console.print(f"  stopped early: {result.stopped}", highlight=False, soft_wrap=True, style="yellow")
+            say(self.console, f"  stopped early: {result.stopped}", style="yellow")
 
     def close(self) -> None:
         """Take the bar away; safe to call at any time."""

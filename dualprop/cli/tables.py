@@ -12,6 +12,7 @@ from rich.table import Table
 from dualprop import recipes
 from dualprop.analysis import differences
 from dualprop.analysis.reports import Report
+from dualprop.bench.showing import say
 from dualprop.bench.timing import PLAIN, PLAIN_AGAIN
 from dualprop.training.recipe import Recipe
 from dualprop.training.records import Cost, Result
@@ -25,7 +26,7 @@ def show_report(report: Report, console: Console) -> None:
     """The table of its runs, and where its pictures lie."""
     show_runs(list(report.runs.items()), console, report.costs)
     for path in report.figures:
-        console.print(f"picture: {path}", highlight=False, soft_wrap=True)
+        say(console, f"picture: {path}")
 
 
 def show_trained(report: Report, console: Console) -> None:
@@ -63,28 +64,23 @@ def show_runs(labelled: list[tuple[str, Run]], console: Console, costs: dict[str
             cells += [f"{cost.count_ratio:.2f}", f"{cost.ratio:.3f}", f"{cost.memory.peak:.0f}"]
         table.add_row(name, *cells, _worst_cosine(run))
     console.print(table)
-    for line in _explanations(labelled):
-        console.print(line, highlight=False, soft_wrap=True)
-    for line in _remarks(labelled):
-        console.print(line, highlight=False, soft_wrap=True, markup=False, style="yellow")
+    say(console, *_explanations(labelled))
+    say(console, *_remarks(labelled), style="yellow")
     updates = {name: run.recipe.updates_per_batch for name, run in labelled}
     for name, difference in differences.to_twin({name: run.results() for name, run in labelled}).items():
         times = f", by {updates[name]} updates a batch" if updates[name] != updates.get("bp", updates.get("backprop")) else ""
-        console.print(f"{name}: {difference}{times}.", highlight=False, soft_wrap=True)
+        say(console, f"{name}: {difference}{times}.")
     if is_published:
-        console.print(_say_published(labelled[0][1].recipe, results_of_all), highlight=False, soft_wrap=True)
+        say(console, _say_published(labelled[0][1].recipe, results_of_all))
     if costs is not None:
-        console.print(
-            "count/BP: drives, feedbacks and gradients of a step, by those of a BP step (L, L-1 and L).",
-            highlight=False, soft_wrap=True,
-        )  # fmt: skip
+        say(console, "count/BP: drives, feedbacks and gradients of a step, by those of a BP step (L, L-1 and L).")
         floor = costs[PLAIN_AGAIN]
-        console.print(
+        say(
+            console,
             f"time/BP: against a plain PyTorch loop, which takes {costs[PLAIN].milliseconds:.2f} ms a step; the same "
             f"loop again in the same rounds has {floor.ratio:.3f} (quartiles {floor.lower_quartile:.3f} to "
             f"{floor.upper_quartile:.3f}): the noise.",
-            highlight=False, soft_wrap=True,
-        )  # fmt: skip
+        )
 
 
 def _explanations(labelled: list[tuple[str, Run]]) -> Iterator[str]:

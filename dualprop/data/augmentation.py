@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dualprop.errors import SettingError
-from dualprop.settings import conform
+from dualprop.settings import Pixels, conform
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,11 @@ class Augmentation:
         flip: whether an image is mirrored, left to right, with probability 1/2.
     """
 
-    pad: int = 0
+    pad: Pixels = 0
     flip: bool = False
 
     def __post_init__(self) -> None:
         conform(self)
-        if self.pad < 0:
-            raise SettingError(f"pad must be at least 0, got {self.pad}.")
 
     @property
     def is_on(self) -> bool:

@@ -24,6 +24,8 @@ class Source:
             files are within it.
         mirror: the URL of the folder that has the `archive`, else each file as FILE.gz.
         sha256: of each file's uncompressed content, by its name.
+        sizes: in bytes, of each file that is downloaded: the archive's, else of the uncompressed
+            content.
         parse: reads the files' contents, by their names.
         mean: of the training pixels over 255, of each channel or of all, in the field's rounding.
         std: of the same.
@@ -34,11 +36,19 @@ class Source:
     folders: tuple[str, ...]
     mirror: str
     sha256: dict[str, str]
+    sizes: dict[str, int]
     parse: Callable[[str, dict[str, bytes]], Parts]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     archive: tuple[str, str] | None = None
 
+
+_MNIST_SIZES = {
+    "train-images-idx3-ubyte": 47_040_016,
+    "train-labels-idx1-ubyte": 60_008,
+    "t10k-images-idx3-ubyte": 7_840_016,
+    "t10k-labels-idx1-ubyte": 10_008,
+}
 
 SOURCES = {
     "mnist": Source(
@@ -51,6 +61,7 @@ SOURCES = {
             "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
             "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
         },
+        sizes=_MNIST_SIZES,
         parse=idx.parts,
         mean=(0.1307,),
         std=(0.3081,),
@@ -58,14 +69,15 @@ SOURCES = {
     "fashion-mnist": Source(
         description="Zalando's articles, 28×28 grey, 60 000 + 10 000, 10 classes",
         folders=("fashion-mnist", "FashionMNIST/raw", "."),
-        # Plain HTTP, as S3 website endpoints have no other; the checksum vouches for what comes.
-        mirror="http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",
+        # The authors' repository. Their S3 website, which is named everywhere, has no HTTPS.
+        mirror="https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion",
         sha256={
             "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
             "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
             "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
             "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
         },
+        sizes=_MNIST_SIZES,
         parse=idx.parts,
         mean=(0.2860,),
         std=(0.3530,),
@@ -82,6 +94,7 @@ SOURCES = {
             "data_batch_5": "d91802434d8376bbaeeadf58a737e3a1b12ac839077e931237e0dcd43adcb154",
             "test_batch": "f53d8d457504f7cff4ea9e021afcf0e0ad8e24a91f3fc42091b8adef61157831",
         },
+        sizes={"cifar-10-python.tar.gz": 170_498_071},
         parse=cifar.cifar10,
         mean=(0.4914, 0.4822, 0.4465),
         std=(0.2023, 0.1994, 0.2010),
@@ -97,6 +110,7 @@ SOURCES = {
             "train": "735e79b04f092ca3d2e6d07f368c0a7d70d48c48d28865950cc24454cf45129b",
             "test": "4b67687d9933c4db8f0831104447f15b93774f4f464bd0516f0f0f2ac83b7864",
         },
+        sizes={"cifar-100-python.tar.gz": 169_001_437},
         parse=cifar.cifar100,
         mean=(0.5074, 0.4867, 0.4411),
         std=(0.2011, 0.1987, 0.2025),

@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from dualprop import memory
 from dualprop.data import imagenet32, mapped, npz, sources
 from dualprop.data.splits import Arrays, Splits, divide, draw_stratified
 from dualprop.errors import DataError, SettingError, closest
@@ -70,10 +71,9 @@ def load(
         raise SettingError(f"validation_fraction must be in (0, 1), got {validation_fraction}.")
     if train_examples < 0:
         raise SettingError(f"train_examples must be at least 0, got {train_examples}. 0 keeps all.")
-    try:
+    unavailable = SettingError(f"device '{device}' is not available on this machine. Use 'cpu'.")
+    with memory.told_as(lambda _: unavailable, RuntimeError, AssertionError, NotImplementedError):
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise SettingError(f"device '{device}' is not available on this machine. Use 'cpu'.") from None
     if residency not in ("auto", "device", "mapped"):
         raise SettingError(f"residency must be auto, device or mapped, got '{residency}'.")
     root = None if root is None else Path(root).expanduser()

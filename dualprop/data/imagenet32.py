@@ -3,13 +3,12 @@ the validation set, which is the test set here; all as pickles, or all as .npz. 
 (N, 3072) uint8, a row an image as (3, 32, 32), and `labels` 1..1000, which become 0..999; the mean
 image that some hold is not read.
 
-The files have no published checksums, so that the reader itself is the guard: pixels are mapped,
-not read, and pickles are never run. A set that fits is brought onto the device; else each batch is
+The files have no published checksums, so that the reader itself is the guard: pixels stay in the
+files, and pickles are never run. A set that fits is brought onto the device; else each batch is
 read from the files."""
 
 from __future__ import annotations
 
-import mmap
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from dualprop.data import npz_members, pickles, sources
-from dualprop.data.mapped import MappedFiles, MappedImages, advise, open_map
+from dualprop.data.mapped import MappedFiles, MappedImages, PlacedFile
 from dualprop.data.splits import Arrays
 from dualprop.errors import DataError
 
@@ -35,16 +34,18 @@ GET_IT = "Get 'Train' and 'Val' of ImageNet 32×32, in python or npz form, at ht
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """One file: its map, where in it the images begin, and their labels (N,) int64, 0..999."""
+    """One file, where in it the images begin, and their labels (N,) int64, 0..999."""
 
     path: Path
-    mapping: mmap.mmap
+    file: PlacedFile
     offset: int
     labels: np.ndarray
 
     def image(self, index: int) -> bytes:
         begin = self.offset + ROW_BYTES * (index % len(self.labels))
-        return self.mapping[begin : begin + ROW_BYTES]
+        content = self.file[begin : begin + ROW_BYTES]
+        assert isinstance(content, bytes)
+        return content
 
 
 def read(root: Path | None) -> Arrays:
@@ -83,18 +84,17 @@ def find(root: Path | None) -> list[Path]:
 
 
 def _from_pickle(path: Path) -> Batch:
-    mapping = open_map(path)
-    advise(mapping, "MADV_RANDOM")  # or finding the labels reads the pixels too
-    entries = pickles.read(memoryview(mapping), str(path))
+    file = PlacedFile(path)
+    entries = pickles.read(file, str(path))
     x, labels = entries.get("data"), entries.get("labels")
     if not isinstance(x, pickles.Stored) or labels is None:
         raise DataError(f"{path} lacks 'data' or 'labels'; it holds {sorted(entries)[:6]}. Replace it.")
     _check_pixels(path, x)
     if isinstance(labels, pickles.Stored):
-        labels = labels.read(memoryview(mapping)).copy()
+        labels = labels.within(file)
     elif isinstance(labels, list) and all(type(label) is int and abs(label) < 2**63 for label in labels):
         labels = np.array(labels, np.int64)
-    return Batch(path, mapping, x.offset, _classes(path, labels, x.shape[0]))
+    return Batch(path, file, x.offset, _classes(path, labels, x.shape[0]))
 
 
 def _from_npz(paths: list[Path]) -> list[Batch]:
@@ -115,7 +115,8 @@ def _from_npz(paths: list[Path]) -> list[Batch]:
         x = npz_members.locate(path, info) if is_mappable else npz_members.locate_unpacked(path, info)
         _check_pixels(path, x)
         labels = _classes(path, npz_members.small(path, members["labels"], limit=8 * x.shape[0] + 10_000), x.shape[0])
-        batches.append(Batch(path, open_map(path if is_mappable else npz_members.unpack(path, info, folder)), x.offset, labels))
+        file = PlacedFile(path if is_mappable else npz_members.unpack(path, info, folder))
+        batches.append(Batch(path, file, x.offset, labels))
     return batches
 
 
@@ -147,4 +148,4 @@ def _check_against_each_other(train: list[Batch], test: Batch) -> None:
 
 
 def _images(batches: list[Batch]) -> MappedImages:
-    return MappedImages(MappedFiles([(batch.mapping, batch.offset, len(batch.labels)) for batch in batches], ROW_BYTES), SHAPE)
+    return MappedImages(MappedFiles([(batch.file, batch.offset, len(batch.labels)) for batch in batches], ROW_BYTES), SHAPE)

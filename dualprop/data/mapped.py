@@ -1,88 +1,128 @@
-"""Images that stay in their files: rows of bytes, mapped into the address space and read where a
-batch asks for them.
+"""Images that stay in their files: rows of bytes, read where a batch asks for them.
 
-The memory in use stays flat: pages that were read are let go again after a while. The system keeps
-what it can of them in its own cache, which is free memory to every other program.
+They are read by place and not mapped into the address space: of a mapped file that is cut short
+meanwhile the next access ends the process, where reading ends in a line. The memory in use stays
+flat; the system keeps what it can in its own cache, which is free memory to every other program.
 Shapes: N images, B batch, R bytes an image."""
 
 from __future__ import annotations
 
-import contextlib
-import mmap
-from collections.abc import Sequence
+import os
+import stat
+import threading
+import weakref
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dualprop import memory
 from dualprop.errors import DataError
 
-# A page fault maps up to 64 KiB around a row. Letting go costs about a millisecond, and those
-# pages' faults again.
-BYTES_PER_FAULT = 1 << 16
-KEEP_BYTES = 1 << 27
 # Images read at a time when the whole set is brought to the device.
 CHUNK = 8192
+# Bytes read at once where single ones are asked for.
+BLOCK = 1 << 16
 
 
-def open_map(path: Path) -> mmap.mmap:
-    """The file mapped privately: what would be written to it stays in memory. Raises DataError,
-    also where it is empty."""
-    try:
-        with path.open("rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-    except ValueError:
-        raise DataError(f"{path} is empty; replace it.") from None
-    except OSError as error:
-        raise DataError(f"{path} can't be read ({error.strerror or error}). Check its permissions.") from None
+class PlacedFile:
+    """A file whose bytes are read by their place, from any thread: `file[i]`, `file[i:j]`.
 
+    Raises DataError where it can't be opened or is empty; and, reading, where it has become shorter
+    or the disk fails.
+    """
 
-def advise(mapping: mmap.mmap, advice: str) -> None:
-    """madvise with the constant of this name, where the system has it."""
-    if hasattr(mmap, advice):
-        mapping.madvise(getattr(mmap, advice))
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self.descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+            weakref.finalize(self, os.close, self.descriptor)
+            status = os.fstat(self.descriptor)
+        except OSError as error:
+            raise DataError(f"{path} can't be read ({error.strerror or error}). Check its permissions.") from None
+        if not stat.S_ISREG(status.st_mode):
+            raise DataError(f"{path} can't be read: it is no file. Replace it.")
+        self.size = status.st_size
+        if self.size == 0:
+            raise DataError(f"{path} is empty; replace it.")
+        # Else each row would read 128 KiB around it, forty times what is asked for.
+        self._advise("POSIX_FADV_RANDOM", 0, 0)
+        self._begin, self._block = 0, b""
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, place: int | slice) -> int | bytes:
+        """A byte, or those of a slice of step 1."""
+        if isinstance(place, slice):
+            start, stop, _ = place.indices(self.size)
+            return self._bytes(start, max(start, stop))
+        return self._bytes(place, place + 1)[0]
+
+    def read_into(self, buffer: np.ndarray, place: int) -> None:
+        """Fill the buffer, contiguous uint8, with the bytes from `place` on."""
+        done = 0
+        while done < len(buffer):
+            try:
+                number = self._read_once(buffer.data[done:], place + done)
+            except OSError as error:
+                raise DataError(f"{self.path} can't be read any more ({error.strerror or error}).") from None
+            if number == 0:
+                raise DataError(f"{self.path} has become shorter since it was opened. Restore it, and continue.")
+            done += number
+
+    def expect(self, place: int, length: int) -> None:
+        """Have the system fetch these bytes ahead, beside others."""
+        self._advise("POSIX_FADV_WILLNEED", place, length)
+
+    def _bytes(self, start: int, stop: int) -> bytes:
+        if not self._begin <= start <= stop <= self._begin + len(self._block):
+            block = np.empty(max(stop - start, min(BLOCK, self.size - start)), np.uint8)
+            self.read_into(block, start)
+            if len(block) > BLOCK:
+                return block.tobytes()
+            self._begin, self._block = start, block.tobytes()
+        return self._block[start - self._begin : stop - self._begin]
+
+    def _read_once(self, buffer: memoryview, place: int) -> int:
+        if hasattr(os, "preadv"):
+            return os.preadv(self.descriptor, [buffer], place)
+        with self._lock:  # Windows has one place for all threads
+            os.lseek(self.descriptor, place, os.SEEK_SET)
+            content = os.read(self.descriptor, len(buffer))
+        buffer[: len(content)] = content
+        return len(content)
+
+    def _advise(self, advice: str, place: int, length: int) -> None:
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self.descriptor, place, length, getattr(os, advice))
 
 
 class MappedFiles:
     """Images in several files, numbered through: file i holds the rows from `starts`[i] to
     `starts`[i+1]."""
 
-    def __init__(self, files: Sequence[tuple[mmap.mmap, int, int]], row_bytes: int) -> None:
-        """files: of each its map, the offset of its first image, and their number."""
-        self.maps = [mapping for mapping, _, _ in files]
-        self.pixels = [
-            np.frombuffer(mapping, np.uint8, number * row_bytes, offset).reshape(number, row_bytes)
-            for mapping, offset, number in files
-        ]
+    def __init__(self, files: Sequence[tuple[PlacedFile, int, int]], row_bytes: int) -> None:
+        """files: of each the file, the offset of its first image, and their number."""
+        self.files = [file for file, _, _ in files]
         self.offsets = [offset for _, offset, _ in files]
         self.starts = np.cumsum([0, *(number for _, _, number in files)])
         self.row_bytes = row_bytes
-        self._num_read = 0
-        for mapping in self.maps:
-            # Else each row would read 128 KiB around it, forty times what is asked for.
-            advise(mapping, "MADV_RANDOM")
 
     def gather(self, rows: np.ndarray) -> np.ndarray:
         """(B, R) uint8: the images of these rows (B,) int64, in their order."""
-        order = np.argsort(rows, kind="stable")
-        ascending = rows[order]
-        bounds = np.searchsorted(ascending, self.starts)
-        # np.take leaves Python free while the disk is read; and a disk is quickest in ascending
-        # order.
-        gathered = np.empty((len(rows), self.row_bytes), np.uint8)
-        for i, (start, begin, end) in enumerate(zip(self.starts, bounds, bounds[1:], strict=False)):
-            if begin < end:
-                local = ascending[begin:end] - start
-                self._read_ahead(i, local)
-                np.take(self.pixels[i], local, axis=0, out=gathered[begin:end], mode="clip")
-        self._num_read += len(rows)
-        if self._num_read * BYTES_PER_FAULT > KEEP_BYTES:
-            self._num_read = 0
-            self.let_go()
-        images = np.empty_like(gathered)
-        images[order] = gathered
-        return images
+        # A disk is quickest in ascending order; each row is read once.
+        ascending, places = np.unique(rows, return_inverse=True)
+        images = np.empty((len(ascending), self.row_bytes), np.uint8)
+        runs = list(self._runs(ascending))
+        for file, place, begin, end in runs:
+            file.expect(place, (end - begin) * self.row_bytes)
+        for file, place, begin, end in runs:
+            file.read_into(images[begin:end].reshape(-1), place)
+        return images[places]
 
     def sample(self, number: int = 16) -> np.ndarray:
         """(≤ number × files, R) uint8: so many images of each file, evenly spaced, the first and
@@ -92,25 +132,16 @@ class MappedFiles:
         starts = [start for start, size in zip(self.starts, sizes, strict=False) if size]
         return self.gather(np.concatenate([start + rows for start, rows in zip(starts, local, strict=True)]))
 
-    def _read_ahead(self, i: int, rows: np.ndarray) -> None:
-        """Ask for the pages of these ascending rows of file i at once; else each page fault would
-        wait for its own."""
-        if not hasattr(mmap, "MADV_WILLNEED"):
-            return
-        is_dense = rows[-1] - rows[0] < 4 * len(rows)
-        firsts, lasts = (rows[:1], rows[-1:]) if is_dense else (rows, rows)
-        begins = self.offsets[i] + firsts * self.row_bytes
-        ends = self.offsets[i] + (lasts + 1) * self.row_bytes
-        begins -= begins % mmap.PAGESIZE
-        # A call for each row, a microsecond: asked for so, a batch of 100 comes from the disk in a
-        # tenth of the time.
-        for begin, length in zip(begins.tolist(), (ends - begins).tolist(), strict=True):
-            self.maps[i].madvise(mmap.MADV_WILLNEED, begin, length)
-
-    def let_go(self) -> None:
-        """Give the pages that were read back to the system, which may keep them in its cache."""
-        for mapping in self.maps:
-            advise(mapping, "MADV_DONTNEED")
+    def _runs(self, rows: np.ndarray) -> Iterator[tuple[PlacedFile, int, int, int]]:
+        """Runs of these ascending rows that lie side by side: their file, its place there, and
+        begin and end among the rows."""
+        breaks = (np.diff(rows) > 1) | (np.diff(np.searchsorted(self.starts, rows, side="right")) > 0)
+        begins = np.concatenate([[0], np.flatnonzero(breaks) + 1]) if len(rows) else np.empty(0, np.int64)
+        numbers = np.searchsorted(self.starts, rows[begins], side="right") - 1
+        places = rows[begins] - self.starts[numbers]
+        ends = np.append(begins[1:], len(rows))
+        for i, place, begin, end in zip(numbers.tolist(), places.tolist(), begins.tolist(), ends.tolist(), strict=True):
+            yield self.files[i], self.offsets[i] + place * self.row_bytes, begin, end
 
 
 class MappedImages:
@@ -153,39 +184,10 @@ class MappedImages:
         images = torch.empty(self.shape, dtype=torch.uint8, device=device)
         for begin in range(0, len(self), CHUNK):
             images[begin : begin + CHUNK] = self.index_select(0, torch.arange(begin, min(begin + CHUNK, len(self)))).to(device)
-        self.files.let_go()
         return images
 
 
 def fits(num_bytes: int, device: torch.device | str) -> bool:
     """Whether this many bytes are at most half of the device's free memory; the rest is the
     training's."""
-    device = torch.device(device)
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
-    return num_bytes <= free / 2
-
-
-def free_memory() -> int:
-    """Bytes of main memory that are free or can be freed at once, within the limit of the container
-    if there is one."""
-    limits = []
-    with contextlib.suppress(OSError):
-        limits.append(1024 * _entry(Path("/proc/meminfo"), "MemAvailable:"))
-    groups = (
-        ("", "memory.max", "memory.current", "file"),
-        ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "cache"),
-    )
-    for folder, limit, used, cached in groups:
-        group = Path("/sys/fs/cgroup") / folder
-        # There is no such group, or its limit is the word "max".
-        with contextlib.suppress(OSError, ValueError):
-            in_use = int((group / f"memory.{used}").read_text()) - _entry(group / "memory.stat", cached)
-            limits.append(int((group / f"memory.{limit}").read_text()) - in_use)
-    # Where nothing is known, what ImageNet32 fits into twice.
-    return min(limits) if limits else 8 * 10**9
-
-
-def _entry(path: Path, name: str) -> int:
-    """The number after `name` in a file of such lines, 0 without one."""
-    words = (line.split() for line in path.read_text().splitlines())
-    return next((int(number) for first, number, *_ in words if first == name), 0)
+    return num_bytes <= memory.free(device) / 2

@@ -16,7 +16,7 @@ from typing import IO
 
 import numpy as np
 
-from dualprop.data.mapped import free_memory
+from dualprop import memory
 from dualprop.data.splits import Arrays, draw
 from dualprop.errors import DataError
 
@@ -88,7 +88,7 @@ def _check_memory(path: Path, file: IO[bytes], wanted: tuple[str, ...]) -> None:
     with zipfile.ZipFile(file) as archive:
         sizes = [info.file_size for info in archive.infolist() if info.filename.removesuffix(".npy") in wanted]
     # Floats are copied once, and the split of what is tested too.
-    if 2 * sum(sizes) > free_memory():
+    if 2 * sum(sizes) > memory.free():
         raise DataError(f"{path} inflates to {sum(sizes) / 1e9:.1f} GB, too much for this machine's memory. Store less.")
 
 

@@ -6,6 +6,7 @@ into the cache. Nothing is unpickled: a header is a literal, and arrays of objec
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -134,12 +135,25 @@ def unpack(path: Path, info: zipfile.ZipInfo, folder: Path) -> Path:
                 shutil.copyfileobj(file, out, 1 << 20)
                 if out.tell() != info.file_size:
                     raise ValueError("the member inflates to another size than it declares")
+                out.flush()
+                os.fsync(out.fileno())  # its name and size will say that it is whole
             os.replace(temporary, target)
+            _sync_folder(folder)
         finally:
             Path(temporary).unlink(missing_ok=True)
         return target
 
     return _guarded(path, info.filename, write)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have the names in it reach the disk, where the system can open a folder."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def make_room(needed: int, folder: Path, why: str) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -24,6 +24,13 @@ MAX_STEPS = 1_000_000
 DTYPES = ("u1", "i1", "i2", "i4", "i8", "u2", "u4", "u8", "f4", "f8")
 RECONSTRUCT, NDARRAY, DTYPE = "numpy.core.multiarray _reconstruct", "numpy ndarray", "numpy dtype"
 KNOWN = {RECONSTRUCT: RECONSTRUCT, "numpy._core.multiarray _reconstruct": RECONSTRUCT, NDARRAY: NDARRAY, DTYPE: DTYPE}
+
+
+class Content(Protocol):
+    """A file's bytes, in memory or read where they are asked for."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, place: Any, /) -> Any: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +54,11 @@ class Stored:
         flat = np.frombuffer(content, self.dtype, math.prod(self.shape), self.offset)
         return flat.reshape(self.shape)
 
+    def within(self, file: Content) -> np.ndarray:
+        """The array, read from the file."""
+        content = file[self.offset : self.offset + math.prod(self.shape) * self.dtype.itemsize]
+        return np.frombuffer(content, self.dtype).reshape(self.shape)
+
 
 @dataclass(frozen=True, slots=True)
 class _Name:
@@ -68,19 +80,19 @@ class _Refusal(Exception):
     """Why the file is refused, without its name."""
 
 
-def read(content: bytes | memoryview, where: str) -> dict[str, Any]:
+def read(content: Content, where: str) -> dict[str, Any]:
     """The dictionary in a pickle: ints, lists, Spans of text, Stored arrays; its keys as str.
 
     Raises DataError, which calls the file `where`, for anything but such a dictionary.
     """
     try:
-        return _Machine(memoryview(content)).run()
+        return _Machine(content).run()
     except _Refusal as refusal:
         raise DataError(f"{where} {refusal}; replace it.") from None
 
 
 class _Machine:
-    def __init__(self, content: memoryview) -> None:
+    def __init__(self, content: Content) -> None:
         self.content, self.position = content, 0
         self.stack: list[Any] = []
         self.marks: list[int] = []

@@ -15,6 +15,7 @@ import tempfile
 import zlib
 from pathlib import Path
 
+from dualprop.data import fetching
 from dualprop.data.catalogue import SOURCES
 from dualprop.errors import DataError
 
@@ -25,10 +26,16 @@ LARGEST = 400 << 20
 
 
 def cache_folder() -> Path:
-    """The operating system's cache folder for this package; downloads go there."""
+    """The operating system's cache folder for this package; downloads go there.
+
+    Raises DataError where it is not absolute: it would be another one wherever one stands.
+    """
     import pooch
 
-    return Path(pooch.os_cache("dualprop"))
+    folder = Path(pooch.os_cache("dualprop"))
+    if not folder.is_absolute():
+        raise DataError(f"the cache folder {folder} is relative. Set $XDG_CACHE_HOME or $HOME to an absolute path.")
+    return folder
 
 
 def contents(name: str, *, root: Path | None, mirror: str | None) -> dict[str, bytes]:
@@ -160,6 +167,13 @@ def _is_archive(name: str, file: str) -> bool:
     return file not in SOURCES[name].sha256
 
 
+def _most(name: str, file: str) -> int:
+    """How many bytes a download of the file can have: its size, and what gzip adds to what it can't
+    compress."""
+    size = SOURCES[name].sizes[file]
+    return size + size // 1000 + 1024
+
+
 def download(name: str, file: str, folder: Path, root: Path | None, mirror: str | None) -> bytes:
     """The verified content of `file`, fetched into `folder` as FILE.gz, or as it is named where it
     is an archive.
@@ -182,7 +196,7 @@ def download(name: str, file: str, folder: Path, root: Path | None, mirror: str 
     try:
         for base in bases:
             url = f"{base}/{offered}"
-            reason = _fetch(url, part)
+            reason = fetching.fetch(url, part, _most(name, file))
             if reason is None:
                 content = verified(part, name, file, f"what {url} sent", f"It was deleted. {by_hand}")
                 part.replace(folder / offered)
@@ -192,17 +206,3 @@ def download(name: str, file: str, folder: Path, root: Path | None, mirror: str 
         raise DataError(f"can't download {url} ({reason}). {by_hand}")
     finally:
         part.unlink(missing_ok=True)
-
-
-def _fetch(url: str, path: Path) -> str | None:
-    """Download `url` to `path`. None where it worked, else the reason in a few words."""
-    import pooch
-
-    try:
-        pooch.HTTPDownloader(chunk_size=1 << 16)(url, str(path), None)
-    except (OSError, ValueError) as error:  # all of requests' errors are OSErrors
-        response = getattr(error, "response", None)
-        if response is not None:
-            return f"HTTP {response.status_code}"
-        return getattr(error, "strerror", None) or type(error).__name__
-    return None

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from dualprop import memory
 from dualprop.data.examples import Examples
 from dualprop.data.mapped import MappedImages
 from dualprop.errors import DataError, SettingError
+from dualprop.settings import Kind, Pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,10 +69,12 @@ def bordered(x: np.ndarray | MappedImages, border: int, name: str) -> np.ndarray
     no images in memory."""
     if border == 0:
         return x
-    if border < 0:
-        raise SettingError(f"border must be at least 0, got {border}.")
+    Kind.of(Pixels).conform("border", border)
     if not isinstance(x, np.ndarray) or x.ndim != 4:
         raise SettingError(f"border is put around images in memory, and those of {name} are none. Use border=0.")
+    number, channels, height, width = x.shape
+    num_bytes = number * channels * (height + 2 * border) * (width + 2 * border) * x.itemsize
+    memory.check(num_bytes, f"a border of {border} around the images of {name}", "Lower border.")
     return np.pad(x, ((0, 0), (0, 0), (border, border), (border, border)))
 
 

@@ -25,11 +25,14 @@ import re
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import Interval
 
+from dualprop import settings
 from dualprop.errors import SettingError, closest
-from dualprop.settings import NamedPart
+from dualprop.settings import NamedPart, Remedy
 
 
 @dataclass(frozen=True)
@@ -133,13 +136,12 @@ class Holomorphic(AbstractEstimator):
     m = 0…⌊N/2⌋ are run. `holomorphic(2)` is centered.
     """
 
-    points: int = 4
+    points: Annotated[int, Interval(ge=2, le=1000), Remedy("With one nudge use 'forward'.")] = 4
     name = "holomorphic"
     is_holomorphic = True
 
     def __post_init__(self) -> None:
-        if isinstance(self.points, bool) or not isinstance(self.points, int) or self.points < 2:
-            raise SettingError(f"holomorphic(N) needs N ≥ 2 points, got {self.points}. With one nudge use 'forward'.")
+        settings.conform(self)
 
     def terms(self, beta: float) -> tuple[Term, ...]:
         number = self.points

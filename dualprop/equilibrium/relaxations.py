@@ -20,14 +20,14 @@ from dataclasses import dataclass, fields
 from typing import Annotated, Any
 
 import torch
-from annotated_types import Ge, Interval
+from annotated_types import Interval
 
 from dualprop import schedules, settings
 from dualprop.equilibrium.energies import AbstractEnergy, Update
 from dualprop.equilibrium.phases import Phase, Stop
 from dualprop.errors import SettingError, closest
 from dualprop.schedules import AbstractSchedule, AnySchedule
-from dualprop.settings import NamedPart
+from dualprop.settings import Count, NamedPart
 from dualprop.settling import fixed_passes, update_together
 
 
@@ -113,7 +113,7 @@ class ErrorSweeps(AbstractRelaxation):
         update: as of `Blocks`.
     """
 
-    pairs: Annotated[int, Ge(1)] = 1
+    pairs: Count = 1
     update: Update = "auto"
     name = "error_sweeps"
 

@@ -2,9 +2,9 @@
 
 Written out in PyTorch a dyad is five passes over memory, a settled unit of predictive coding eight.
 This is one, and it subtracts in float32 or wider without cancelling. The machine's C compiler
-builds the library at the first use (seconds). It is kept in the user's cache folder under a name
-that holds everything it depends on. It shares PyTorch's OpenMP threads. Where there is no compiler,
-or PyTorch runs other threads, `is_available` says no and `reason` why; only speed is lost.
+builds the library at the first use (seconds) and keeps it, see `building`. It shares PyTorch's
+OpenMP threads. Where there is no compiler, or PyTorch runs other threads, `is_available` says no
+and `reason` why; only speed is lost.
 $DUALPROP_NATIVE=0 turns it off.
 """
 
@@ -12,22 +12,15 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
 import os
-import platform
-import shutil
-import subprocess
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dualprop.errors import DualpropError
+from dualprop.kernels import building
 
-SOURCE, GELU_SOURCE = (Path(__file__).with_name(name) for name in ("dyadic.c", "gelu.h"))
-FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fPIC", "-fopenmp")
 # The kind of activation that is `gelu.h`'s.
 GELU = 3
 DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
@@ -143,77 +136,7 @@ def _library() -> tuple[ctypes.CDLL | None, str]:
         return None, "$DUALPROP_NATIVE is 0"
     if "OpenMP" not in torch.__config__.parallel_info():
         return None, "this PyTorch runs no OpenMP threads"
-    compiler = shutil.which(os.environ.get("CC", "")) or shutil.which("gcc") or shutil.which("cc")
-    if compiler is None:
-        return None, "no C compiler was found; install gcc, or name one in $CC"
     try:
-        return _loaded(compiler), ""
-    except (OSError, subprocess.SubprocessError, UnicodeError) as error:
-        detail = getattr(error, "stderr", None) or str(error)
-        return None, f"{compiler} could not build it: {(detail.strip().splitlines() or ['no message'])[0]}"
-
-
-def _loaded(compiler: str) -> ctypes.CDLL:
-    """The library, from the first folder that holds it or where it can be built and loaded.
-
-    A damaged one is built again.
-    """
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True, timeout=60).stdout
-    described = "\0".join(
-        (SOURCE.read_text(), GELU_SOURCE.read_text(), version, *FLAGS, platform.machine(), _processor_flags())
-    )
-    name = f"dyadic-{hashlib.sha256(described.encode()).hexdigest()[:16]}.so"
-    failure = OSError("no folder of one's own to build in is writable")
-    for folder in _folders():
-        path = folder / name
-        for build_anew in (False, True):
-            try:
-                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-                if not _is_own(folder):
-                    break
-                if build_anew or not (path.is_file() and _is_own(path)):
-                    _build(compiler, path)
-                return ctypes.CDLL(str(path))
-            except OSError as error:
-                failure = error
-    raise failure
-
-
-def _build(compiler: str, path: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".build-") as temporary:
-        compiled, linked = Path(temporary, "dyadic.o"), Path(temporary, path.name)
-        # Linked without OpenMP's library. Its symbols then come from the one that PyTorch has
-        # loaded: threads of two libraries would fight over the cores.
-        for command in ([*FLAGS, "-c", str(SOURCE), "-o", str(compiled)], ["-shared", str(compiled), "-o", str(linked)]):
-            subprocess.run([compiler, *command], capture_output=True, text=True, check=True, timeout=120)
-        linked.chmod(0o700)
-        linked.replace(path)
-
-
-def _folders() -> list[Path]:
-    """Where libraries are kept: the user's cache, and, where that can't be written, the second.
-
-    That is a temporary folder which belongs to the user alone.
-    """
-    user = os.getuid() if hasattr(os, "getuid") else "user"
-    caches = (os.environ.get("XDG_CACHE_HOME", ""), os.path.join(os.path.expanduser("~"), ".cache"))
-    cache = next((Path(folder) for folder in caches if os.path.isabs(folder)), None)
-    temporary = Path(tempfile.gettempdir()) / f"dualprop-{user}"
-    return [temporary] if cache is None else [cache / "dualprop" / "native", temporary]
-
-
-def _is_own(path: Path) -> bool:
-    """Whether nobody else can write there: code in it will run."""
-    if not hasattr(os, "getuid"):
-        return True
-    status = path.lstat()
-    return status.st_uid == os.getuid() and not status.st_mode & 0o022
-
-
-def _processor_flags() -> str:
-    """The flags that -march=native stands for. They tell the machines that share a home apart."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return "".join(sorted({line for line in lines if line.startswith(("flags", "model name", "Features"))}))
+        return building.library(), ""
+    except building.BuildError as error:
+        return None, str(error)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from dualprop import memory
 from dualprop.errors import SettingError
 from dualprop.losses import probing, trees
 from dualprop.losses.base import AbstractLoss, describe
@@ -57,15 +58,14 @@ class OwnLoss(AbstractLoss):
         return value.sum() / self.terms(y, _num_examples(s)) if self.reduction == "none" else value
 
     def gradient(self, s: Any, y: Any) -> Any:
-        try:
-            return trees.gradient(lambda outputs: self.total(outputs, y), s, self.name)
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:
-            raise SettingError(
-                f"the loss '{self.name}' fails at outputs that inference leads to: {str(error).splitlines()[0]}. Lower beta, "
+        def tell(reason: str) -> SettingError:
+            return SettingError(
+                f"the loss '{self.name}' fails at outputs that inference leads to: {reason}. Lower beta, "
                 "or use a loss of any real outputs (of logits, not of probabilities)."
-            ) from error
+            )
+
+        with memory.told_as(tell, RuntimeError):
+            return trees.gradient(lambda outputs: self.total(outputs, y), s, self.name)
 
     def nudge(self, neuron: AbstractNeuron, a: Tensor, y: Any, c: float) -> Tensor:
         raise SettingError(next(self.exact_conflict()))

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dualprop import memory
 from dualprop.errors import SettingError
 from dualprop.losses import trees
 from dualprop.losses.base import AbstractLoss, check_count, check_indices, wide
@@ -147,13 +148,13 @@ class TorchLoss(AbstractLoss):
         if reduction != module.reduction:
             module = copy.copy(module)
             module.reduction = reduction  # type: ignore[assignment]
-        try:
+        shapes = f"outputs of {tuple(s.shape)} and {s.dtype}, targets of {tuple(y.shape)}"
+
+        def tell(reason: str) -> SettingError:
+            return SettingError(f"{self.name} can't read {shapes}: {reason}. Check the loss.")
+
+        with memory.told_as(tell, RuntimeError, ValueError, IndexError):
             value: Tensor = module(s, y)
-        except torch.OutOfMemoryError:
-            raise
-        except (RuntimeError, ValueError, IndexError) as error:
-            shapes = f"outputs of {tuple(s.shape)} and {s.dtype}, targets of {tuple(y.shape)}"
-            raise SettingError(f"{self.name} can't read {shapes}: {str(error).splitlines()[0]}. Check the loss.") from error
         return value
 
     def _count_classes(self, y: Tensor) -> float:

@@ -17,9 +17,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 
-import torch
 from torch import Tensor, nn
 
+from dualprop import memory
 from dualprop.errors import SettingError
 from dualprop.network.local_maps import (
     Modules,
@@ -195,12 +195,12 @@ def reading(reader: str, state: Tensor) -> Iterator[None]:
 
     It is a SettingError.
     """
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        raise
-    except (RuntimeError, IndexError) as error:
-        raise SettingError(
-            f"{reader} can't read a state of shape {tuple(state.shape)} and {state.dtype}: {str(error).splitlines()[0]}. "
+
+    def tell(reason: str) -> SettingError:
+        return SettingError(
+            f"{reader} can't read a state of shape {tuple(state.shape)} and {state.dtype}: {reason}. "
             "Check the shape and dtype of x against the model."
-        ) from error
+        )
+
+    with memory.told_as(tell, RuntimeError, IndexError):
+        yield

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Generic, TypeVar, final
@@ -26,11 +27,11 @@ from typing import Any, ClassVar, Generic, TypeVar, final
 import torch
 from torch import Tensor
 
-from dualprop import settings
+from dualprop import memory, settings
 from dualprop.compilation import run_as_written
 from dualprop.errors import SettingError
 from dualprop.losses import AbstractLoss, CrossEntropy
-from dualprop.network import Network
+from dualprop.network import Network, inputs
 from dualprop.rules import capturing, delivery, exact, packing
 from dualprop.rules.checks import Precision
 from dualprop.rules.outcome import Outcome
@@ -185,12 +186,22 @@ class AbstractRule(ABC, Generic[Settled]):
 
         Raises:
             SettingError: x, y or state of the wrong shape, or settings that don't fit the network.
+            OutOfMemoryError: where memory is lacking; a RuntimeError too, as PyTorch's.
         """
-        return self._outcome(self.problem(network, x, y, state, generator))
+        with self._asking(x):
+            return self._outcome(self.problem(network, x, y, state, generator))
 
     def _inferred(self, network: Network, state: Any, generator: torch.Generator | None, x: Any, y: Any) -> delivery.Inferred:
-        problem = self.problem(network, x, y, state, generator)
-        return self._outcome(problem), problem.learning
+        with self._asking(x):
+            problem = self.problem(network, x, y, state, generator)
+            return self._outcome(problem), problem.learning
+
+    def _asking(self, x: Any) -> AbstractContextManager[None]:
+        """Where memory is lacking, this rule on this batch is what asked for it."""
+        return memory.asking(
+            lambda: f"{type(self).__name__} on a batch of {len(inputs.first(x))}",
+            "Lower the batch size, or take a smaller model.",
+        )
 
     def _outcome(self, problem: Problem) -> Outcome:
         with torch.no_grad():
@@ -211,7 +222,7 @@ class AbstractRule(ABC, Generic[Settled]):
         """The states where inference ended, as for `gradients`. SettingError if there are none."""
         if type(self).states_at is AbstractRule.states_at:
             raise SettingError(f"{type(self).__name__} infers no states. Use rule.gradients.")
-        with torch.no_grad():
+        with torch.no_grad(), self._asking(x):
             problem = self.problem(network, x, y, state, generator, for_states=True)
             return self.states_at(problem, self.inference(problem))
 
@@ -225,7 +236,7 @@ class AbstractRule(ABC, Generic[Settled]):
         moved them (see `settling`). "kink_crossing": per layer, the share of units whose nudges
         cross a kink of the activation. There the states' difference is not the derivative.
         """
-        with torch.no_grad():
+        with torch.no_grad(), self._asking(x):
             problem = self.problem(network, x, y, state, generator, for_states=True)
             return self.statistics_at(problem, self.inference(problem))
 

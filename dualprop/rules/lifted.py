@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import torch
-from annotated_types import Ge, Interval
+from annotated_types import Interval
 from torch import Tensor
 
 from dualprop import schedules
@@ -42,7 +42,7 @@ from dualprop.network.spectra import gap_curvature
 from dualprop.network.states import Dyads, States
 from dualprop.rules.base import AbstractRule
 from dualprop.rules.problem import Problem
-from dualprop.settings import PerLayer, Remedy, beta_per_layer
+from dualprop.settings import Count, PerLayer, Remedy, beta_per_layer
 from dualprop.settling import kink_crossing, motion, residual, settle, update_together
 
 
@@ -64,7 +64,7 @@ class Lifted(AbstractRule["LiftedStates"]):
 
     beta: PerLayer = 0.05
     update: Literal["majorized", "fixed_point"] = "majorized"
-    max_sweeps: Annotated[int, Ge(1)] = 20
+    max_sweeps: Count = 20
     tolerance: Annotated[float, Interval(ge=0, lt=1), Remedy("0 makes all sweeps, unchecked.")] = 1e-3
     output_nudge: Literal["exact", "linearized"] = "exact"
     loss: AbstractLoss = CrossEntropy()

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import torch
-from annotated_types import Ge, Interval
+from annotated_types import Interval
 from torch import Tensor
 
 from dualprop.errors import SettingError
@@ -37,7 +37,7 @@ from dualprop.neurons import Identity
 from dualprop.rules.base import AbstractRule
 from dualprop.rules.problem import Problem
 from dualprop.schedules import Step
-from dualprop.settings import Positive
+from dualprop.settings import Count, Positive
 from dualprop.settling import MOST_MOVED, residual, settle, update_together
 
 
@@ -71,7 +71,7 @@ class PredictiveCoding(AbstractRule["PredictedStates"]):
     """
 
     beta: Positive = 0.05
-    steps: Annotated[int, Ge(1)] = 20
+    steps: Count = 20
     step_size: Positive = 0.1
     momentum: Annotated[float, Interval(ge=0, lt=1)] = 0.5
     predictions: Literal["current", "fixed"] = "current"

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from dualprop import memory
 from dualprop.errors import SettingError
 from dualprop.rules import Outcome
 from dualprop.training.recipe import Recipe
@@ -100,7 +101,9 @@ class CapturedStep:
         try:
             self._capture(x, y, state)
         except RuntimeError as error:
-            self.inputs, self.obstacle = None, (str(error).splitlines() or ["unknown"])[0]
+            if memory.is_lacking(error):
+                raise
+            self.inputs, self.obstacle = None, memory.first_line(error)
             if self.must:
                 raise SettingError(f"the step can't be captured: {self.obstacle}. Use capture='off'.") from error
 

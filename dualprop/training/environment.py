@@ -7,7 +7,6 @@ import hashlib
 import os
 import platform
 import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,8 @@ import numpy
 import torch
 
 import dualprop
+import dualprop.processes as processes
+from dualprop.processes import ProgramError
 
 # What no run's numbers are computed by: these rooms stand above training, as a test of imports
 # holds.
@@ -54,14 +55,18 @@ def commit() -> str | None:
     """The commit of the checkout that the package lies in, "-dirty" appended where it differs; None
     outside one."""
     folder = Path(dualprop.__file__).resolve().parent
-    try:
-        tracked = _git(folder, "ls-files", "--error-unmatch", "__init__.py")
-        if not tracked:
-            return None
-        head = _git(folder, "rev-parse", "HEAD")
-        return f"{head}-dirty" if _git(folder, "status", "--porcelain", "--", ".") else head
-    except (OSError, subprocess.SubprocessError):
+    # Another project's checkout further above is not looked into: its settings may name programs.
+    git = processes.find("git") if (folder.parent / ".git").exists() else None
+    if git is None:
         return None
+    try:
+        if not _git(git, folder, "ls-files", "--error-unmatch", "__init__.py"):
+            return None
+        head = _git(git, folder, "rev-parse", "HEAD")
+        is_dirty = _git(git, folder, "status", "--porcelain", "--ignore-submodules=all", "--", ".")
+    except ProgramError:
+        return None
+    return f"{head}-dirty" if is_dirty else head
 
 
 @functools.cache
@@ -70,7 +75,7 @@ def code() -> str:
     training."""
     folder = Path(dualprop.__file__).resolve().parent
     digest = hashlib.blake2b(digest_size=16)
-    for path in sorted(path for suffix in ("py", "c") for path in folder.rglob(f"*.{suffix}")):
+    for path in sorted(path for suffix in ("py", "c", "h") for path in folder.rglob(f"*.{suffix}")):
         name = path.relative_to(folder)
         if name.parts[0] not in _ABOVE_TRAINING:
             content = path.read_text(encoding="utf-8").encode()
@@ -78,9 +83,15 @@ def code() -> str:
     return digest.hexdigest()
 
 
-def _git(folder: Path, *arguments: str) -> str:
-    result = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=True)
-    return result.stdout.strip()
+def _git(git: str, folder: Path, *arguments: str) -> str:
+    """What git says of this folder: it runs no other program, and changes nothing."""
+    env = {name: value for name, value in processes.environment().items() if not name.startswith("GIT_")}
+    env["GIT_CEILING_DIRECTORIES"] = str(folder.parents[1])
+    options = ("--no-optional-locks", "-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}")
+    finished = processes.run([git, *options, *arguments], seconds=10, folder=folder, env=env)
+    if finished.code != 0:
+        raise ProgramError(finished.reason)
+    return finished.out.strip()
 
 
 def _processor() -> str:
@@ -107,7 +118,7 @@ def _mkldnn() -> str | None:
 
 def _cpuinfo(key: str) -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.split(":")[0].strip() == key)
     except (OSError, StopIteration):
         return ""

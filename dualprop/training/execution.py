@@ -79,6 +79,8 @@ def resolve(recipe: Recipe) -> Execution:
     engine = recipe.rule.chosen_engine(recipe.model.depth)
     captured, why = _captured(recipe, device)
     remarks += [why] if why else []
+    if recipe.kernel == "auto" and recipe.rule.uses_kernels and device.type == "cpu" and (why := kernels.native.reason()):
+        remarks.append(f"no native kernel: {why}")
     return Execution(
         device=recipe.device,
         precision=recipe.dtype,

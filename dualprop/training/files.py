@@ -60,7 +60,7 @@ def write(path: Path, content: bytes | memoryview) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -108,6 +108,15 @@ def truncate(path: Path, length: int) -> None:
         file.truncate(length)
         file.flush()
         os.fsync(file.fileno())
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder, and those above it, where they are not there; each reaches the disk, or a
+    power cut could take it with all that was synced in it. Raises OSError."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
 
 
 def is_temporary(path: Path) -> bool:
@@ -164,9 +173,9 @@ def _naming(path: Path) -> Iterator[None]:
         raise type(error)(error.errno, error.strerror, str(path)) from error
 
 
-def _sync_folder(folder: Path) -> None:
-    # The rename itself must reach the disk. Some systems can't open a folder; there is nothing to
-    # sync there.
+def sync_folder(folder: Path) -> None:
+    """Have the names in it, renamed ones too, reach the disk. Some systems can't open a folder;
+    there is nothing to sync there."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -60,17 +60,18 @@ def inside(folder: Path, name: str) -> Path:
 def make_inside(folder: Path, name: str) -> Path:
     """The same, made if it is not there."""
     path = inside(folder, name)
-    path.mkdir(exist_ok=True)
+    files.make_folder(path)
     return path
 
 
 def make_new(folder: Path, stem: str) -> Path:
     """Make a folder in `folder` that was not there: `stem`, else `stem`-2, and so on."""
-    folder.mkdir(parents=True, exist_ok=True)
+    files.make_folder(folder)
     for number in itertools.count(1):
         path = folder / (stem if number == 1 else f"{stem}-{number}")
         with contextlib.suppress(FileExistsError):
             path.mkdir()
+            files.sync_folder(folder)
             break
     return path
 
@@ -88,7 +89,7 @@ def claimed(folder: Path) -> Iterator[None]:
     """Make a new folder, or take one that is empty or holds nothing but what a start that was
     killed leaves, and hold it. Raises RunError; then nothing in it was touched."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        files.make_folder(folder)
     except FileExistsError:
         raise RunError(f"{folder} is a file. Choose another folder with --out.") from None
     _refuse_others(folder)

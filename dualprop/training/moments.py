@@ -40,7 +40,8 @@ class Progress:
     metrics_bytes: int = 0
     metrics_digest: str = ""
     loss_scale: float = 0.0
-    best: dict[str, float] = field(default_factory=dict)
+    # A whole number stays one when it is read: a resumed run writes the same header.
+    best: dict[str, int | float] = field(default_factory=dict)
     stopped: str = ""
     remarks: tuple[str, ...] = ()
     doubt: str = ""

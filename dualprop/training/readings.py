@@ -44,7 +44,7 @@ def metrics(folder: Path, result: Result | None) -> list[Epoch]:
     return epochs
 
 
-def check_begun(folder: Path, length: int, epoch: int, best: dict[str, float]) -> None:
+def check_begun(folder: Path, length: int, epoch: int, best: dict[str, int | float]) -> None:
     """Raise RunError where the first `length` bytes of the metrics are not those of a training that
     came to this epoch with this best one."""
     path = folder / "metrics.jsonl"

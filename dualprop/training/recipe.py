@@ -6,27 +6,29 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Ge, Interval
 from torch import nn
 
-from dualprop import feedback, losses, rules
+from dualprop import feedback, losses, memory, models, rules
 from dualprop.data import Augmentation
 from dualprop.errors import RunError, SettingError
 from dualprop.kernels import Kernel
 from dualprop.models import Architecture
 from dualprop.rules import AbstractRule
-from dualprop.settings import conform
+from dualprop.settings import Count, CountOrNone, Examples, Kind, NumSeeds, Pixels, Positive, Seeds, Threads, conform
 from dualprop.training import documents, plain
 from dualprop.training.documents import Misfit
 from dualprop.training.older_recipes import renewed
 
 # What says how a run is computed and not what: no part of what a checkpoint belongs to.
 _HOW = ("residency", "capture", "kernel")
+_NotNegative = Annotated[float, Ge(0)]
+_SMALLER = "Lower the widths or channels of the model."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,28 +53,19 @@ class Optimizer:
     """
 
     name: Literal["adam", "adamw", "sgd"] = "adam"
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.0
-    momentum: float = 0.9
+    learning_rate: Positive = 1e-3
+    weight_decay: _NotNegative = 0.0
+    momentum: Annotated[float, Interval(ge=0, lt=1)] = 0.9
     nesterov: bool = False
-    warmup_epochs: float = 0.0
-    warmup_from: float = 0.0
+    warmup_epochs: _NotNegative = 0.0
+    warmup_from: _NotNegative = 0.0
     cosine: bool = False
-    cosine_epochs: float = 0.0
-    final_learning_rate: float = 0.0
-    layer_factors: tuple[float, ...] = ()
+    cosine_epochs: _NotNegative = 0.0
+    final_learning_rate: _NotNegative = 0.0
+    layer_factors: tuple[_NotNegative, ...] = ()
 
     def __post_init__(self) -> None:
         conform(self)
-        if not 0 < self.learning_rate < math.inf:
-            raise SettingError(f"learning_rate must be positive and finite, got {self.learning_rate:g}.")
-        if not 0 <= self.momentum < 1:
-            raise SettingError(f"momentum must be in [0, 1), got {self.momentum:g}.")
-        if not all(0 <= factor < math.inf for factor in self.layer_factors):
-            raise SettingError(f"layer_factors must be at least 0 and finite, got {self.layer_factors}.")
-        for name in ("weight_decay", "momentum", "warmup_epochs", "warmup_from", "cosine_epochs", "final_learning_rate"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise SettingError(f"{name} must be at least 0 and finite, got {getattr(self, name):g}.")
         if self.nesterov and (self.name != "sgd" or self.momentum == 0):
             raise SettingError("nesterov needs name='sgd' with a momentum above 0.")
         if self.warmup_from and not self.warmup_epochs:
@@ -81,6 +74,11 @@ class Optimizer:
             raise SettingError("final_learning_rate and cosine_epochs have no meaning without cosine.")
         if self.cosine_epochs and self.cosine_epochs <= self.warmup_epochs:
             raise SettingError(f"cosine_epochs must be more than warmup_epochs, got {self.cosine_epochs:g}.")
+
+    @property
+    def num_states(self) -> int:
+        """How many numbers it keeps for each parameter."""
+        return int(self.momentum > 0) if self.name == "sgd" else 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,41 +133,34 @@ class Recipe:
     cites: str = ""
     published: tuple[tuple[str, str], ...] = ()
     dataset: str
-    border: int = 0
-    train_examples: int = 0
+    border: Pixels = 0
+    train_examples: Examples = 0
     residency: Literal["auto", "device", "mapped"] = "auto"
     augmentation: Augmentation = Augmentation()
     model: Architecture
     feedback: Literal["exact", "kolen_pollack", "random", "sign_symmetric"] = "exact"
     rule: AbstractRule
     optimizer: Optimizer = Optimizer()
-    batch_size: int = 100
-    updates_per_batch: int = 1
+    batch_size: Count = 100
+    updates_per_batch: Count = 1
     reset_states: bool = False
-    epochs: int = 100
-    budget_epochs: int = 0
+    epochs: Count = 100
+    budget_epochs: CountOrNone = 0
     grid: tuple[tuple[float, float], ...] = ()
-    validation_fraction: float = 0.1
-    seed_list: tuple[int, ...] = (0,)
+    validation_fraction: Annotated[float, Interval(gt=0, lt=1)] = 0.1
+    seed_list: Seeds = (0,)
     align: bool = True
-    checkpoint_every: int = 0
+    checkpoint_every: Examples = 0
     device: str = "cpu"
     dtype: Literal["float32", "float64", "bfloat16", "tf32"] = "float32"
     channels_last: Literal["auto", "on", "off"] = "auto"
     capture: Literal["auto", "on", "off"] = "auto"
     kernel: Kernel = "auto"
-    num_threads: int = 0
+    num_threads: Threads = 0
     flush_subnormals: bool = True
 
     def __post_init__(self) -> None:
         conform(self)
-        numbers = (("batch_size", 1), ("updates_per_batch", 1), ("epochs", 1), ("budget_epochs", 0), ("checkpoint_every", 0),
-                   ("num_threads", 0), ("border", 0), ("train_examples", 0))  # fmt: skip
-        for name, least in numbers:
-            if getattr(self, name) < least:
-                raise SettingError(f"{name} must be at least {least}, got {getattr(self, name)}.")
-        if not 0 < self.validation_fraction < 1:
-            raise SettingError(f"validation_fraction must be between 0 and 1, got {self.validation_fraction:g}.")
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
             raise SettingError(
                 f"name must be letters, digits, '.', '_' and '-', as a folder is named after it, got '{self.name}'."
@@ -179,10 +170,8 @@ class Recipe:
                 f"a recipe is written down and holds its loss by name, {', '.join(losses.LOSSES)}, got {self.rule.loss}. Train "
                 "with your own loss in a loop of your own: rule.backward(network, x, y)."
             )
-        if self.num_threads > 1024:
-            raise SettingError(f"num_threads must be at most 1024, got {self.num_threads}.")
         seeds = self.seed_list
-        if not seeds or len(set(seeds)) != len(seeds) or not all(0 <= seed < 2**32 for seed in seeds):
+        if not seeds or len(set(seeds)) != len(seeds):
             raise SettingError(f"seed_list must hold different seeds from 0 to 2³²-1, got {seeds}.")
         try:
             torch.device(self.device)
@@ -210,8 +199,20 @@ class Recipe:
     def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
         """The model for inputs (N, *input_shape), drawn from the global generator; its feedback
         weights after the others, so that those are the same whatever the feedback."""
-        model = self.model.build(input_shape, num_classes)
-        return model if self.feedback == "exact" else feedback.convert(model, self.feedback)
+        self._check_memory(input_shape, num_classes)
+        with memory.asking(f"the model of {self.name}", _SMALLER):
+            model = self.model.build(input_shape, num_classes)
+            return model if self.feedback == "exact" else feedback.convert(model, self.feedback)
+
+    def _check_memory(self, input_shape: tuple[int, ...], num_classes: int) -> None:
+        """Raise OutOfMemoryError where parameters, gradients and the optimizer's state alone, which
+        are all there at each step, take more memory than there is."""
+        with memory.asking(f"the model of {self.name}", _SMALLER), models.Unmade():
+            parameters = self.model.build(input_shape, num_classes).parameters()
+            number = sum(parameter.numel() for parameter in parameters)
+        each = (2 + self.optimizer.num_states) * (8 if self.dtype == "float64" else 4)
+        what = f"training the model of {self.name}, {number:,} parameters by {self.optimizer.name},"
+        memory.check(each * number, what, _SMALLER, self.device)
 
     def with_rule(self, name: str) -> Recipe:
         """The same recipe by another rule at that rule's defaults and this recipe's loss; its own
@@ -240,9 +241,10 @@ class Recipe:
         None is all of it."""
         if number is None:
             return self.seed_list
-        if number < 1:
-            raise SettingError(f"seeds must be at least 1, got {number}.")
+        Kind.of(NumSeeds).conform("seeds", number)
         more = number - len(self.seed_list)
+        if max(self.seed_list) + more >= 2**32:
+            raise SettingError(f"seeds counts on from {max(self.seed_list)}, beyond 2³²-1. Lower seeds, or those of seed_list.")
         return self.seed_list[:number] + tuple(max(self.seed_list) + i for i in range(1, more + 1))
 
     def to_plain(self) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from dualprop import data
+from dualprop import data, memory
 from dualprop.errors import DataError, RunError, SettingError
 from dualprop.network import Network
 from dualprop.training import documents, execution, files, folders, optimization, readings
@@ -123,7 +123,9 @@ def train(
     """
     reporter = reporter or Reporter()
     prepare(run.recipe)
-    with folders.held(run.folder):
+    then = f"What was written before is whole: with more memory, continue with --resume {run.folder}."
+    what = f"training {run.recipe.name} in batches of {run.recipe.batch_size}"
+    with folders.held(run.folder), memory.asking(what, "Take a smaller batch or model.", then):
         folders.remove_leftovers(run.folder)
         starts = Starts(
             run.folder, run.recipe, is_begun=run.is_begun, allow_changed=allow_changed,
@@ -159,16 +161,17 @@ def finished(folder: Path, recipe: Recipe, seeds: tuple[int, ...], data_root: Pa
 def load_data(recipe: Recipe, seed: int, data_root: Path | None = None) -> data.Splits:
     """The recipe's data on its device, divided by the seed. Raises DataError where a batch does not
     fit into it."""
-    splits = data.load(
-        recipe.dataset,
-        root=data_root,
-        validation_fraction=recipe.validation_fraction,
-        seed=seed,
-        device=recipe.device,
-        residency=recipe.residency,
-        border=recipe.border,
-        train_examples=recipe.train_examples,
-    )
+    with memory.asking(f"the data set {recipe.dataset}", "Store fewer examples or smaller ones, or take another device."):
+        splits = data.load(
+            recipe.dataset,
+            root=data_root,
+            validation_fraction=recipe.validation_fraction,
+            seed=seed,
+            device=recipe.device,
+            residency=recipe.residency,
+            border=recipe.border,
+            train_examples=recipe.train_examples,
+        )
     if len(splits.train) < recipe.batch_size:
         raise DataError(
             f"{recipe.dataset} leaves {len(splits.train)} training examples, fewer than a batch of {recipe.batch_size}. "
@@ -202,11 +205,12 @@ def prepare(recipe: Recipe) -> None:
         torch.set_num_threads(recipe.num_threads)
     torch.set_flush_denormal(recipe.flush_subnormals)
     execution.set_products(recipe)
-    try:
+
+    def tell(reason: str) -> SettingError:
+        return SettingError(f"device '{recipe.device}' can't be used: {reason}. Try --device cpu.")
+
+    with memory.told_as(tell, RuntimeError, AssertionError, NotImplementedError):
         torch.zeros(1, device=recipe.device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = (str(error).splitlines() or ["unknown"])[0]
-        raise SettingError(f"device '{recipe.device}' can't be used: {reason}. Try --device cpu.") from error
 
 
 def _keep_freed_memory() -> None:

@@ -78,7 +78,7 @@ def train_seed(
     if result is not None:
         reporter.seed_finished(result)
         return result
-    folder.mkdir(exist_ok=True)
+    files.make_folder(folder)
     folders.remove_leftovers(folder)
     result = _SeedRun(recipe, seed, load(), folder, reporter).run(starts)
     files.write_json(folder / "result.json", result.to_plain())

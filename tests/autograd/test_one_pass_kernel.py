@@ -18,8 +18,8 @@ from torch.nn import functional as F
 import dualprop as dp
 from dualprop import neurons
 from dualprop.fused import dualization, dyadic, recompute
+from dualprop.kernels import building, formulas, native, predicted
 from dualprop.kernels import dyadic as kernels
-from dualprop.kernels import formulas, native, predicted
 
 NEURONS = [neurons.ReLU(), neurons.LeakyReLU(0.2), neurons.HardSigmoid(-0.5, 1.0), neurons.GELU()]
 LAYOUTS = {
@@ -125,7 +125,7 @@ def test_a_settled_unit_is_that_of_the_definition(neuron, dtype, layout, size):
 
 def test_a_pragmas_if_is_the_threads_alone():
     """One that does not say so is the vectorisation's too, and one thread walks scalars."""
-    lines = native.SOURCE.read_text() + native.GELU_SOURCE.read_text()
+    lines = building.SOURCE.read_text() + building.GELU_SOURCE.read_text()
     pragmas = [line for line in lines.splitlines() if "omp parallel" in line]
     assert pragmas
     assert all("if (parallel :" in line for line in pragmas)
@@ -225,13 +225,6 @@ def test_what_it_does_not_know_is_left_to_pytorch():
         torch.testing.assert_close(found, written_out(neuron, a, delta, 0.5, 0.5, 0.5)[1])
 
 
-BUILT = """
-from dualprop.kernels import native, predicted
-assert native.is_available(), native.reason()
-print(native._library()[0]._name)
-"""
-
-
 def run(code, **environment):
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment})
     assert result.returncode == 0, result.stderr
@@ -277,19 +270,6 @@ def test_a_compiler_that_fails_is_told_and_leaves_nothing_behind(tmp_path):
     code = "from dualprop.kernels import native; print(native.is_available(), native.reason())"
     assert "could not build it: no such flag" in run(code, CC=str(broken), XDG_CACHE_HOME=str(cache))
     assert not [path for path in cache.rglob("*") if path.is_file()]
-
-
-def test_it_is_built_once_and_not_from_a_folder_that_others_can_write(tmp_path):
-    code = (
-        "from dualprop.kernels import native; assert native.is_available(), native.reason(); print(native._library()[0]._name)"
-    )
-    first = run(code, XDG_CACHE_HOME=str(tmp_path))
-    before = native.Path(first).stat().st_mtime_ns
-    assert run(code, XDG_CACHE_HOME=str(tmp_path)) == first
-    assert native.Path(first).stat().st_mtime_ns == before
-    native.Path(first).chmod(0o666)
-    assert run(code, XDG_CACHE_HOME=str(tmp_path)) == first
-    assert native.Path(first).stat().st_mtime_ns != before, "a library that anyone could have replaced was loaded"
 
 
 def gradients(model, x, y):
@@ -443,28 +423,6 @@ def test_the_backward_pass_can_itself_be_differentiated(size):
     assert float(found[0][1].abs().sum()) > 0
     for own, other in zip(*found, strict=True):
         torch.testing.assert_close(own, other)
-
-
-def test_a_damaged_library_is_built_again(tmp_path):
-    code = (
-        "from dualprop.kernels import native; assert native.is_available(), native.reason(); print(native._library()[0]._name)"
-    )
-    path = native.Path(run(code, XDG_CACHE_HOME=str(tmp_path)))
-    path.write_bytes(b"not a library")
-    path.chmod(0o700)
-    assert run(code, XDG_CACHE_HOME=str(tmp_path)) == str(path)
-    assert path.stat().st_size > 1000
-
-
-def test_a_folder_that_others_can_write_is_never_built_in(tmp_path):
-    """Whoever owns it could put another library there between the building and the loading."""
-    folder = tmp_path / "dualprop" / "native"
-    folder.mkdir(parents=True)
-    folder.chmod(0o777)
-    code = "from dualprop.kernels import native; print(native.is_available(), native._library()[0]._name)"
-    printed = run(code, XDG_CACHE_HOME=str(tmp_path), TMPDIR=str(tmp_path))
-    assert not any(folder.iterdir())
-    assert printed.startswith(f"True {tmp_path}/dualprop-")
 
 
 @pytest.mark.parametrize(

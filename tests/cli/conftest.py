@@ -29,7 +29,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The present folder, empty, with none of the user's settings and no way into the network."""
     for variable in ("DUALPROP_DATA", "DUALPROP_MIRROR"):
         monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setenv("DUALPROP_MIRROR", "http://127.0.0.1:1")
+    monkeypatch.setenv("DUALPROP_MIRROR", "https://127.0.0.1:1")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path.parent / f"{tmp_path.name}-cache"))
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.chdir(tmp_path)

@@ -26,7 +26,7 @@ def test_the_fields_of_the_model_are_shown_in_the_help(dualprop):
 @pytest.mark.parametrize(
     ("arguments", "remedy"),
     [
-        (("train", "--model.widths", "8", "0"), "widths must be positive"),
+        (("train", "--model.widths", "8", "0"), "widths[1] must be at least 1"),
         (("train", "--model.activation", "rellu"), "Did you mean 'relu'?"),
         (("train", "--model.init", "xavier"), "init must be 'uniform' or 'normal'"),
     ],

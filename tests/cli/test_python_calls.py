@@ -77,7 +77,7 @@ def test_each_command_of_the_page_is_the_call_beside_it(command, call, monkeypat
     for module, name in ((tables, "run"), (evidence, "run_check"), (analysis, "report"), (reports, "report")):
         monkeypatch.setattr(module, name, recorder(name))
     resume = recorder("resume")
-    monkeypatch.setattr(experiments, "resume", lambda folder, *_: resume(folder))
+    monkeypatch.setattr(experiments, "resume", lambda folder, *_, **__: resume(folder))
     start = recorder("start")
     monkeypatch.setattr(
         experiments,

@@ -109,7 +109,7 @@ def test_the_output_gain_scales_the_last_weights_alone():
 @pytest.mark.parametrize(
     ("settings", "remedy"),
     [
-        ({"channels": (4, 0)}, "channels must be positive whole numbers"),
+        ({"channels": (4, 0)}, "channels[1] must be at least 1"),
         ({"pooled": (2, 1)}, "pooled must be rising numbers from 1 to 13"),
         ({"pooled": (14,)}, "pooled must be rising numbers from 1 to 13"),
         ({"pool": "stride"}, "pool must be 'before' or 'after'"),

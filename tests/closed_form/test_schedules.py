@@ -92,7 +92,7 @@ def test_random_order_draws_single_layers_from_the_passed_generator_alone():
 
 REFUSED = [
     (lambda: schedules.parse("bottom_upp(3)"), r"unknown schedule 'bottom_upp'.*Did you mean 'bottom_up'"),
-    (lambda: schedules.parse("bottom_up(0)"), "count of schedule 'bottom_up' must be a whole number of at least 1"),
+    (lambda: schedules.parse("bottom_up(0)"), "count of schedule 'bottom_up' must be at least 1"),
     (lambda: schedules.bottom_up(-2), "at least 1, got -2"),
     (lambda: schedules.bottom_up(2.5), "whole number"),
     (lambda: schedules.bottom_up(True), "whole number"),
@@ -124,5 +124,5 @@ def test_what_sweeps_down_brings_an_error_through_any_depth_in_one_pass():
         schedule = schedules.Schedule(name, 1)
         expected = not schedule.is_random and all(schedule.brings_down(depth) for depth in (2, 3, 40, 41))
         assert schedule.brings_down(None) == expected, name
-    assert not schedules.Schedule("bottom_up", 10**9).brings_down(None)
-    assert schedules.Schedule("alternating_sweeps", 10**9).brings_down(None)
+    assert not schedules.Schedule("bottom_up", 10**6).brings_down(None)
+    assert schedules.Schedule("alternating_sweeps", 10**6).brings_down(None)

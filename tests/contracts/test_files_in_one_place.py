@@ -15,13 +15,15 @@ HOMES = ("training/files.py", "training/folders.py")
 DOING = {"open", "read_text", "read_bytes", "write_text", "write_bytes", "mkdir", "makedirs", "touch", "unlink", "rmdir",
          "rename", "renames", "symlink_to", "hardlink_to", "link", "symlink", "rmtree", "copyfile", "copy2", "copytree", "move",
          "save_file", "load_file", "safe_open"}  # fmt: skip
-# What is no user's: the system's own files, and those of a folder that is made for the moment. A
-# checkpoint is looked at by `files` before the library maps it, and a seed's folder by `folders`.
+# What is no user's: the system's own files, those of this package, and those of a folder that is
+# made for the moment. A checkpoint is looked at by `files` before the library maps it, and a seed's
+# folder by `folders`.
 ALLOWED = {
-    "training/environment.py": {"read_text"},
+    "training/environment.py": {"read_text", "read_bytes"},
     "bench/memory.py": {"read_text"},
     "bench/loader.py": {"write_bytes"},
-    "cli/console.py": {"open"},
+    "cli/outlets.py": {"open"},
+    "cli/surroundings.py": {"open"},
     "training/checkpoint.py": {"safe_open"},
     "training/trainer.py": {"mkdir"},
 }

@@ -46,7 +46,7 @@ def vouch_for(name: str, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatc
     whatever they hold."""
     source = sources.SOURCES[name]
     digests = {file: hashlib.sha256(files[file]).hexdigest() for file in source.sha256}
-    changes: dict[str, object] = {"sha256": digests, "mirror": "http://127.0.0.1:1/none"}
+    changes: dict[str, object] = {"sha256": digests, "mirror": "https://127.0.0.1:1/none"}
     if source.archive and archive is not None:
         changes["archive"] = (source.archive[0], hashlib.sha256(archive).hexdigest())
     monkeypatch.setitem(sources.SOURCES, name, dataclasses.replace(source, **changes))

@@ -7,15 +7,17 @@ import importlib.util
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import requests
 import torch
 from canonical import FILES, idx, vouch_for
+from requests.adapters import HTTPAdapter
 
-from dualprop.data import sources
+from dualprop.data import fetching, sources
 
 # pytest starts in the package's repository; the shared benchmark data lies beside it, where it lies
 # at all.
@@ -98,11 +100,20 @@ def lay_out():
     return write
 
 
+class Unencrypted(HTTPAdapter):
+    """Sends what is meant for https:// in the clear: the tests' server has no certificate."""
+
+    def send(self, request, *given, **options):
+        request.url = request.url.replace("https://", "http://", 1)
+        return super().send(request, *given, **options)
+
+
 class Mirror:
     """A web server on the loopback interface. `pages` maps paths to bodies; `requests` lists what
-    was asked for."""
+    was asked for. `replies` maps paths to functions that answer by themselves."""
 
     def __init__(self) -> None:
+        self.replies: dict[str, Callable[[http.server.BaseHTTPRequestHandler], None]] = {}
         self.pages: dict[str, bytes] = {}
         self.requests: list[str] = []
         self.cut_short = False
@@ -112,6 +123,9 @@ class Mirror:
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 mirror.requests.append(self.path)
+                if self.path in mirror.replies:
+                    mirror.replies[self.path](self)
+                    return
                 body = mirror.pages.get(self.path)
                 self.send_response(mirror.status if body is None else 200)
                 body = body or b""
@@ -122,8 +136,8 @@ class Mirror:
             def log_message(self, *args: object) -> None:
                 pass
 
-        self.server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"https://127.0.0.1:{self.server.server_port}"
 
     def serve(self, files: dict[str, bytes], folder: str = "") -> None:
         """Put the gzipped files at /folder/NAME.gz."""
@@ -133,8 +147,17 @@ class Mirror:
 
 @pytest.fixture
 def mirror(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
-    # A busy machine may let the server's thread wait for longer than a download's half minute.
-    monkeypatch.setattr("pooch.downloaders.DEFAULT_TIMEOUT", None)
+    # A busy machine may let the server's thread wait for longer than a download may.
+    monkeypatch.setattr(fetching, "SECONDS_OF_SILENCE", None)
+    monkeypatch.setattr(fetching, "SECONDS_TO_BEGIN", 1e6)
+
+    def session() -> requests.Session:
+        speaking = https_alone()
+        speaking.mount("https://127.0.0.1", Unencrypted())
+        return speaking
+
+    https_alone = fetching.session
+    monkeypatch.setattr(fetching, "session", session)
     mirror = Mirror()
     thread = threading.Thread(target=mirror.server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()

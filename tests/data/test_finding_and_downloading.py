@@ -78,8 +78,8 @@ def test_only_the_files_that_the_root_lacks_are_downloaded(tiny, lay_out, mirror
 def test_the_environment_names_the_mirror_and_the_argument_outranks_it(tiny, mirror, cache, monkeypatch):
     """Behind a firewall the variable is all that the user can set for a whole machine."""
     mirror.serve(tiny)
-    monkeypatch.setenv("DUALPROP_MIRROR", "http://127.0.0.1:1")
-    assert "http://127.0.0.1:1/" in failure()
+    monkeypatch.setenv("DUALPROP_MIRROR", "https://127.0.0.1:1")
+    assert "https://127.0.0.1:1/" in failure()
     load("mnist", mirror=mirror.url)
     monkeypatch.setenv("DUALPROP_MIRROR", mirror.url)
     for path in cache.rglob("*.gz"):
@@ -107,7 +107,9 @@ def test_a_failed_download_says_why_and_where_to_put_the_files_by_hand(tiny, mir
     assert files_below(cache) == set()
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "gopher://127.0.0.1", "http://[bad", "nonsense"])
+@pytest.mark.parametrize(
+    "url", ["https://127.0.0.1:1", "http://127.0.0.1:1", "gopher://127.0.0.1", "https://[bad", "nonsense", "https://"]
+)
 def test_an_unreachable_or_malformed_mirror_is_one_line(tiny, cache, url):
     """requests raises many kinds of error; each that escapes would be a page of traceback."""
     assert "can't download" in failure(mirror=url)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from dualprop import memory
 from dualprop.data import load
 from dualprop.errors import DataError
 
@@ -265,10 +266,8 @@ def test_a_forged_header_is_one_line(tmp_path):
 
 def test_a_file_that_inflates_to_more_than_memory_is_one_line(tmp_path, monkeypatch):
     """Zeros compress a thousandfold: what a file declares is told before it is read."""
-    from dualprop.data import npz
-
     path = tmp_path / "large.npz"
     np.savez_compressed(path, x_train=np.zeros((500, 3000), np.uint8), y_train=np.arange(500) % 2)
-    monkeypatch.setattr(npz, "free_memory", lambda: 2_000_000)
+    monkeypatch.setattr(memory, "free", lambda: 2_000_000)
     with pytest.raises(DataError, match=r"inflates to 0\.0 GB, too much for this machine's memory\. Store less"):
         load(path)

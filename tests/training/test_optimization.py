@@ -182,5 +182,5 @@ def test_layer_factors_that_are_not_one_for_each_layer_are_refused():
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     with pytest.raises(SettingError, match=r"lists 3 factors, but the model has 2 modules with parameters\. Give one each"):
         optimization.build(Optimizer(layer_factors=(1.0, 1.0, 1.0)), model)
-    with pytest.raises(SettingError, match="layer_factors must be at least 0 and finite"):
+    with pytest.raises(SettingError, match=r"layer_factors\[\d\] must be at least 0 and finite"):
         Optimizer(layer_factors=(1.0, -1.0))
