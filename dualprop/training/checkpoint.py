@@ -84,8 +84,10 @@ def read(path: Path, belongs_to: str, kind: str = "") -> Checkpoint:
         raise CheckpointError(f"checkpoint {path} is corrupt: its checksum differs. {advice}")
     if header.belongs_to != belongs_to:
         raise CheckpointError(f"checkpoint {path} belongs to another recipe or seed. {advice}")
-    if kind and (its_kind := _kind(header.about)) != kind:
-        raise CheckpointError(f"checkpoint {path} is a {its_kind} one, copied over the {kind} one. {advice}")
+    if kind and (its_kind := _kind(header.about)) not in ("", kind):
+        raise CheckpointError(
+            f"checkpoint {path} is a {documents.quoted(its_kind)[1:-1]} one, copied over the {kind} one. {advice}"
+        )
     return Checkpoint(tensors, header.about)
 
 
@@ -146,7 +148,9 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, checkpoint: Checkpoint) 
 def _kind(about: dict[str, Any]) -> str:
     """Whether it is the "best" or the "last" of a run, or "foreign"; format 1 tells by what it
     holds."""
-    return str(about.get("kind", "last" if "step" in about else "best" if "epoch" in about else "foreign"))
+    its_kind = about.get("kind", "last" if "step" in about else "best" if "epoch" in about else "foreign")
+    # What is no word is told as what does not fit.
+    return its_kind if isinstance(its_kind, str) else ""
 
 
 def _digest(tensors: dict[str, Tensor], belongs_to: Any, about: Any) -> str:

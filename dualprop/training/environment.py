@@ -78,7 +78,7 @@ def code() -> str:
     for path in sorted(path for suffix in ("py", "c", "h") for path in folder.rglob(f"*.{suffix}")):
         name = path.relative_to(folder)
         if name.parts[0] not in _ABOVE_TRAINING:
-            content = path.read_bytes()
+            content = path.read_text(encoding="utf-8").encode()
             digest.update(f"{name.as_posix()} {len(content)} ".encode() + content)
     return digest.hexdigest()
 

@@ -21,6 +21,8 @@ class Progress:
     """Where a run stands: the plain part of its last checkpoint.
 
     Attributes:
+        kind: of the checkpoint, not the "best" one.
+        conditions: that it was computed under, see `conditions`; none in older ones.
         unsettled: how many steps of this epoch did not settle in their inference.
         metrics_bytes, metrics_digest: of the metrics that go with it; no digest in older ones.
         loss_scale: see `divergence`; 0 in older ones.
@@ -30,6 +32,8 @@ class Progress:
         doubt: what is wrong with the losses of the last epoch, at which the network learns.
     """
 
+    kind: str = "last"
+    conditions: dict[str, Any] = field(default_factory=dict)
     epoch: int = 0
     step: int = 0
     unsettled: int = 0
@@ -41,11 +45,6 @@ class Progress:
     stopped: str = ""
     remarks: tuple[str, ...] = ()
     doubt: str = ""
-
-    @staticmethod
-    def among(about: dict[str, Any]) -> dict[str, Any]:
-        """Its part of what a checkpoint says."""
-        return {name: value for name, value in about.items() if name not in ("kind", "conditions")}
 
 
 def chained(digest: str, line: str) -> str:

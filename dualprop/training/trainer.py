@@ -80,7 +80,7 @@ def train_seed(
         return result
     files.make_folder(folder)
     folders.remove_leftovers(folder)
-    result = _SeedRun(recipe, seed, load(), folder, reporter, starts).run()
+    result = _SeedRun(recipe, seed, load(), folder, reporter).run(starts)
     files.write_json(folder / "result.json", result.to_plain())
     reporter.seed_finished(result)
     return result
@@ -106,9 +106,8 @@ def restore_best(model: nn.Module, recipe: Recipe, seed: int, folder: Path) -> N
 
 
 class _SeedRun:
-    def __init__(self, recipe: Recipe, seed: int, splits: Splits, folder: Path, reporter: Reporter, starts: Starts) -> None:
+    def __init__(self, recipe: Recipe, seed: int, splits: Splits, folder: Path, reporter: Reporter) -> None:
         self.recipe, self.seed, self.splits, self.folder, self.reporter = recipe, seed, splits, folder, reporter
-        self.starts = starts
         self.execution = execution.resolve(recipe)
         self.belongs_to = belongs_to(recipe, seed)
         self.last, self.best = folder / "last.safetensors", folder / "best.safetensors"
@@ -134,24 +133,19 @@ class _SeedRun:
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.recipe.device)
         self.num_correct = torch.zeros((), dtype=torch.int64, device=self.recipe.device)
 
-    def run(self) -> Result:
+    def run(self, starts: Starts) -> Result:
         is_new = not files.exists(self.last)
-        saved = None if is_new else checkpoint.read(self.last, self.belongs_to, "last")
-        before = None
-        if saved is not None and "conditions" in saved.about:
-            with checkpoint.fitting(self.last):
-                before = documents.convert(saved.about["conditions"], dict[str, Any], "conditions")
-        described, changed = self.starts.compare(self.splits, before)
-        self.conditions = conditions.of(described)
-        if saved is not None:
-            with checkpoint.fitting(self.last):
-                self._take(saved)
-            self._agree(bool(changed))
+        if not is_new:
+            self._restore()
+        described, changed = starts.compare(self.splits, self.progress.conditions or None)
+        self.progress.conditions = conditions.of(described)
+        if not is_new:
+            self._agree(starts.allow_changed, bool(changed))
         at = f"from epoch {self.progress.epoch + 1}, step {self.progress.step + 1} on"
         self.progress.remarks += tuple(f"{at}: {what}" for what in changed)
         files.truncate(self.metrics, self.progress.metrics_bytes)
         files.drop_partial_line(self.folder / "timing.jsonl")
-        self.starts.note(described, self.seed, self.progress.epoch, self.progress.step, changed)
+        starts.note(described, self.seed, self.progress.epoch, self.progress.step, changed)
         done = self.progress.epoch * self.steps_per_epoch + self.progress.step
         self.reporter.seed_started(self.seed, self.recipe.epochs * self.steps_per_epoch, done)
         if is_new:
@@ -306,10 +300,9 @@ class _SeedRun:
             "loss_sum": self.loss_sum,
             "num_correct": self.num_correct,
         }
-        about = {"kind": "last", **asdict(self.progress), "conditions": self.conditions}
-        checkpoint.write(self.last, Checkpoint(tensors, about), self.belongs_to)
+        checkpoint.write(self.last, Checkpoint(tensors, asdict(self.progress)), self.belongs_to)
 
-    def _agree(self, is_changed: bool) -> None:
+    def _agree(self, allow_changed: bool, is_changed: bool) -> None:
         """Have metrics and best weights agree with the last checkpoint, or refuse them by name."""
         progress = self.progress
         readings.check_begun(self.folder, progress.metrics_bytes, progress.epoch, progress.best)
@@ -319,11 +312,16 @@ class _SeedRun:
             self._set_loss_scale(first.validation_loss)
         saved = checkpoint.read(self.best, self.belongs_to, "best")
         with checkpoint.fitting(self.best):
-            if told := agree(progress, saved.about, self.folder, self.starts.allow_changed, is_changed):
+            if told := agree(progress, saved.about, self.folder, allow_changed, is_changed):
                 self.reporter.changed(told)
 
+    def _restore(self) -> None:
+        saved = checkpoint.read(self.last, self.belongs_to, "last")
+        with checkpoint.fitting(self.last):
+            self._take(saved)
+
     def _take(self, saved: Checkpoint) -> None:
-        self.progress = plain.from_plain(Progress, Progress.among(saved.about), "about")
+        self.progress = plain.from_plain(Progress, saved.about, "about")
         checkpoint.restore_model(self.model, saved, self.last)
         checkpoint.restore_optimizer(self.optimizer, saved)
         # Copied: products round by where their operands lie in memory, and those of a file lie

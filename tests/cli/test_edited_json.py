@@ -56,7 +56,7 @@ def test_the_best_checkpoint_in_the_place_of_the_last_is_refused(run, refused):
     """It holds no optimizer: a resume from it would be another training."""
     (run / "seed-0/result.json").unlink()
     (run / "seed-0/last.safetensors").write_bytes((run / "seed-0/best.safetensors").read_bytes())
-    assert "run/seed-0/last.safetensors does not fit the run" in refused("train", "--resume", "run")
+    assert "run/seed-0/last.safetensors is a best one, copied over the last one" in refused("train", "--resume", "run")
 
 
 @pytest.mark.parametrize("words", [("--batch-size", "2.5"), ("--device", ""), ("--device", "gpu"), ("--dataset", "")])
