@@ -126,7 +126,7 @@ def test_of_two_that_begin_in_one_folder_one_trains_and_the_other_writes_nothing
     with other.at(*begin, "0.01", moments=("recipe.json",)):
         assert f"{out} is being trained by another process" in refused(*begin, "0.02")
     assert rate(json.loads((out / "recipe.json").read_text())["recipe"]) == 0.01
-    assert training.load(out).results()[0]["epochs"] == 1
+    assert training.load(out).results()[0].epochs == 1
     assert not list(out.rglob("*.lock"))
     assert "exists already. Continue it with --resume" in refused(*begin, "0.02")
 
@@ -154,7 +154,7 @@ def test_of_two_comparisons_in_one_folder_each_result_is_of_the_recipe_of_one(ot
     comparison = comparisons.load(out)
     assert {rate(recipe.to_plain()) for recipe in comparison.recipes.values()} == {0.01}
     for label, run in comparison.runs.items():
-        assert run.results()[0]["belongs_to"] == f"{comparison.recipes[label].digest()} seed 0"
+        assert run.results()[0].belongs_to == f"{comparison.recipes[label].digest()} seed 0"
 
 
 def test_of_two_benches_that_write_one_file_or_one_picture_one_does(other, refused, tmp_path):
