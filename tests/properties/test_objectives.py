@@ -73,7 +73,7 @@ problems = st.builds(
     st.sampled_from(LOSSES),
     st.integers(0, 30),
 )
-shares = st.floats(0, 1)
+shares = st.floats(0, 1, width=32, allow_subnormal=False)  # settings are what float32 holds
 strengths = st.floats(0.02, 0.95)  # of m, so that even the whole of β leaves the uphill problem concave
 
 
