@@ -6,7 +6,6 @@ into the cache. Nothing is unpickled: a header is a literal, and arrays of objec
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import shutil
@@ -22,6 +21,7 @@ import numpy as np
 
 from dualprop.data.pickles import Stored
 from dualprop.errors import DataError
+from dualprop.syncing import sync_folder
 
 LOCAL_HEADER = 30
 # What is left over from an unpacking that was killed is removed once it has not grown for an hour.
@@ -138,22 +138,12 @@ def unpack(path: Path, info: zipfile.ZipInfo, folder: Path) -> Path:
                 out.flush()
                 os.fsync(out.fileno())  # its name and size will say that it is whole
             os.replace(temporary, target)
-            _sync_folder(folder)
+            sync_folder(folder)
         finally:
             Path(temporary).unlink(missing_ok=True)
         return target
 
     return _guarded(path, info.filename, write)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Have the names in it reach the disk, where the system can open a folder."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def make_room(needed: int, folder: Path, why: str) -> None:

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Generic, TypeVar, final
@@ -27,15 +26,15 @@ from typing import Any, ClassVar, Generic, TypeVar, final
 import torch
 from torch import Tensor
 
-from dualprop import memory, settings
+from dualprop import settings
 from dualprop.compilation import run_as_written
 from dualprop.errors import SettingError
 from dualprop.losses import AbstractLoss, CrossEntropy
-from dualprop.network import Network, inputs
+from dualprop.network import Network
 from dualprop.rules import capturing, delivery, exact, packing
 from dualprop.rules.checks import Precision
 from dualprop.rules.outcome import Outcome
-from dualprop.rules.posing import posed
+from dualprop.rules.posing import asking, posed
 from dualprop.rules.problem import Problem
 from dualprop.schedules import AbstractSchedule
 
@@ -63,8 +62,7 @@ class AbstractRule(ABC, Generic[Settled]):
     # The numbers its inference is safe in, and what a rule of full precision would lose in half.
     precision: ClassVar[Precision] = "full"
     loses: ClassVar[str] = "inference loses its small differences"
-    # Whether its gradients tend to the true ones in some limit of its settings. In feedback
-    # alignment they don't: they only turn towards them while the network learns.
+    # Whether its gradients tend to the true ones in some limit; in feedback alignment they don't.
     approaches_gradient: ClassVar[bool] = True
     # Whether its elementwise work is given to `kernels`, and not left to PyTorch.
     uses_kernels: ClassVar[bool] = False
@@ -156,10 +154,8 @@ class AbstractRule(ABC, Generic[Settled]):
         return network.forward(x)
 
     def exact_gradients(self, network: Network, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """The true gradient of the mean loss of `predict`, by trainable parameter.
-
-        For most rules it is BP's, through the forward weights even where there are feedback ones.
-        """
+        """The true gradient of the mean loss of `predict`, by trainable parameter. For most rules
+        it is BP's, through the forward weights even where there are feedback ones."""
         return exact.gradients(network, x, y, self.loss)
 
     @final
@@ -188,20 +184,13 @@ class AbstractRule(ABC, Generic[Settled]):
             SettingError: x, y or state of the wrong shape, or settings that don't fit the network.
             OutOfMemoryError: where memory is lacking; a RuntimeError too, as PyTorch's.
         """
-        with self._asking(x):
+        with asking(self, x):
             return self._outcome(self.problem(network, x, y, state, generator))
 
     def _inferred(self, network: Network, state: Any, generator: torch.Generator | None, x: Any, y: Any) -> delivery.Inferred:
-        with self._asking(x):
+        with asking(self, x):
             problem = self.problem(network, x, y, state, generator)
             return self._outcome(problem), problem.learning
-
-    def _asking(self, x: Any) -> AbstractContextManager[None]:
-        """Where memory is lacking, this rule on this batch is what asked for it."""
-        return memory.asking(
-            lambda: f"{type(self).__name__} on a batch of {len(inputs.first(x))}",
-            "Lower the batch size, or take a smaller model.",
-        )
 
     def _outcome(self, problem: Problem) -> Outcome:
         with torch.no_grad():
@@ -222,7 +211,7 @@ class AbstractRule(ABC, Generic[Settled]):
         """The states where inference ended, as for `gradients`. SettingError if there are none."""
         if type(self).states_at is AbstractRule.states_at:
             raise SettingError(f"{type(self).__name__} infers no states. Use rule.gradients.")
-        with torch.no_grad(), self._asking(x):
+        with torch.no_grad(), asking(self, x):
             problem = self.problem(network, x, y, state, generator, for_states=True)
             return self.states_at(problem, self.inference(problem))
 
@@ -236,7 +225,7 @@ class AbstractRule(ABC, Generic[Settled]):
         moved them (see `settling`). "kink_crossing": per layer, the share of units whose nudges
         cross a kink of the activation. There the states' difference is not the derivative.
         """
-        with torch.no_grad(), self._asking(x):
+        with torch.no_grad(), asking(self, x):
             problem = self.problem(network, x, y, state, generator, for_states=True)
             return self.statistics_at(problem, self.inference(problem))
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from dualprop import memory
 from dualprop.errors import SettingError
 from dualprop.losses import AbstractLoss
-from dualprop.network import Network
+from dualprop.network import Network, inputs
 from dualprop.network.running import check_leaves
 from dualprop.rules.checks import Precision, check_output, check_precision, check_surroundings, check_synapses, checked_state
 from dualprop.rules.problem import Problem
@@ -50,3 +52,11 @@ def posed(
     check_leaves(problem.parameters)
     check_precision(problem.parameters, x, rule.needed_precision(problem), rule.loses)
     return problem
+
+
+def asking(rule: object, x: Any) -> AbstractContextManager[None]:
+    """Where memory is lacking, this rule on this batch is what asked for it."""
+    return memory.asking(
+        lambda: f"{type(rule).__name__} on a batch of {len(inputs.first(x))}",
+        "Lower the batch size, or take a smaller model.",
+    )

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from dualprop.errors import RunError
+from dualprop.syncing import sync_folder
 
 # Not there on every system. A pipe is opened without waiting for its other end, then refused.
 _GUARDS = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_NOCTTY"))
@@ -171,14 +172,3 @@ def _naming(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise type(error)(error.errno, error.strerror, str(path)) from error
-
-
-def sync_folder(folder: Path) -> None:
-    """Have the names in it, renamed ones too, reach the disk. Some systems can't open a folder;
-    there is nothing to sync there."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -15,7 +15,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # The floors of the house, from the ground up. A module imports from its own floor or from below.
 FLOORS = [
-    {"compilation", "errors", "isolation", "lazy", "memory", "processes"},
+    {"compilation", "errors", "isolation", "lazy", "memory", "processes", "syncing"},
     {"settings"},
     {"kernels", "neurons", "losses", "schedules", "softmax"},
     {"feedback", "reading"},
@@ -32,7 +32,7 @@ FLOORS = [
 RANK = {name: rank for rank, floor in enumerate(FLOORS) for name in floor}
 # Beside the house: only training and above may use them, and they use what a model is made of.
 BESIDE = {"data", "models"}
-FOR_BESIDE = BESIDE | {"errors", "memory", "settings", "neurons", "softmax", "dualprop.network.layered"}
+FOR_BESIDE = BESIDE | {"errors", "memory", "settings", "neurons", "softmax", "syncing", "dualprop.network.layered"}
 
 
 def module_name(path):

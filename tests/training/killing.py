@@ -27,14 +27,19 @@ def kill(task: dict[str, Any]) -> list[dict[str, Any]]:
     """Run the task in a fresh process. Returns its trials: "folder", and "kills", the events at
     which a child died; the first trial is the uninterrupted one, with all its events under
     "events"."""
+    found: list[dict[str, Any]] = answer(__file__, task)
+    return found
+
+
+def answer(program: str, task: dict[str, Any]) -> Any:
+    """What the program says of the task, on its last line, in a process of its own."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     result = subprocess.run(
-        [sys.executable, __file__],
+        [sys.executable, program],
         input=json.dumps(task), capture_output=True, text=True, env=environment, check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    found: list[dict[str, Any]] = json.loads(result.stdout.splitlines()[-1])
-    return found
+    return json.loads(result.stdout.splitlines()[-1])
 
 
 class Watch:

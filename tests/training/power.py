@@ -36,14 +36,8 @@ def cut(task: dict[str, Any]) -> dict[str, Any]:
     """Run the task in a fresh process. Returns "whole", the uninterrupted run's folder; "states",
     of each the events that it is of, what the run had told by then, how many epochs its checkpoint
     holds, and the folder in which it was resumed; and "renamed_unsynced"."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    result = subprocess.run(
-        [sys.executable, __file__],
-        input=json.dumps(task), capture_output=True, text=True, env=environment, check=False,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
-    answer: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
-    return answer
+    states: dict[str, Any] = killing.answer(__file__, task)
+    return states
 
 
 class ModelDisk:

@@ -215,7 +215,7 @@ def test_a_run_without_its_environment_is_given_one(recipe, tmp_path):
     assert {"torch", "processor", "execution"} <= start.keys()
 
 
-NAMES = ["", ".", "..", "../escaped", "a/b", "/tmp/x", "a\\b", ".lock", "-\x1b[2J", "a\nb", "c:d", " dp", "dp.", "x" * 300,
+NAMES = ["", ".", "..", "../escaped", "a/b", "/absolute/x", "a\\b", ".lock", "-\x1b[2J", "a\nb", "c:d", " dp", "dp.", "x" * 300,
          "\udcff", "a\u202eb"]  # fmt: skip
 
 
