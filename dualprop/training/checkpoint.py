@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from dualprop import memory
 from dualprop.errors import CheckpointError, RunError
 from dualprop.training import documents, files
 from dualprop.training.records import Record
@@ -73,7 +74,9 @@ def read(path: Path, belongs_to: str, kind: str = "") -> Checkpoint:
             plain = documents.parse((file.metadata() or {}).get("dualprop", "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 — not a dictionary
     except (SafetensorError, ValueError, OSError, RuntimeError, RunError) as error:
-        raise CheckpointError(f"checkpoint {path} can't be read ({_first_line(error)}). {advice}") from error
+        if memory.is_lacking(error):
+            raise
+        raise CheckpointError(f"checkpoint {path} can't be read ({memory.first_line(error)}). {advice}") from error
     if not isinstance(plain, dict) or plain.get("format") not in READABLE:
         raise CheckpointError(f"checkpoint {path} was not written by this version of dualprop. {advice}")
     try:
@@ -98,7 +101,9 @@ def fitting(path: Path) -> Iterator[None]:
     try:
         yield
     except (LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
-        lack = f"it holds no {error}" if isinstance(error, KeyError) else _first_line(error)
+        if memory.is_lacking(error):
+            raise
+        lack = f"it holds no {error}" if isinstance(error, KeyError) else memory.first_line(error)
         raise CheckpointError(f"checkpoint {path} does not fit the run: {lack}. {_advice(path)}") from error
 
 
@@ -120,10 +125,8 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 def restore_model(model: nn.Module, checkpoint: Checkpoint, path: Path) -> None:
     """Load the model's state in place. Raises CheckpointError where it does not fit."""
-    try:
+    with memory.told_as(lambda said: CheckpointError(f"checkpoint {path} does not fit the model: {said}"), RuntimeError):
         model.load_state_dict(checkpoint.under("model"))
-    except RuntimeError as error:
-        raise CheckpointError(f"checkpoint {path} does not fit the model: {_first_line(error)}") from error
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, checkpoint: Checkpoint) -> None:
@@ -164,7 +167,3 @@ def _digest(tensors: dict[str, Tensor], belongs_to: Any, about: Any) -> str:
 
 def _advice(path: Path) -> str:
     return f"Restore it from a copy, or remove {path.parent} to train this seed anew."
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".:")

@@ -227,3 +227,19 @@ def test_every_single_changed_byte_is_found(path):
             with contextlib.suppress(CheckpointError):
                 unharmed.append((position, checkpoint.read(path, "this run").about))
     assert all(about == ABOUT for _, about in unharmed), unharmed
+
+
+def test_memory_that_is_lacking_is_not_told_as_a_damaged_checkpoint(tmp_path, monkeypatch):
+    """Its advice is to remove the folder, and two weeks of training with it."""
+    path = tmp_path / "last.safetensors"
+    checkpoint.write(path, checkpoint.Checkpoint({"a": torch.ones(3)}, {}), "r")
+    words = "[enforce fail at alloc_cpu.cpp:1] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."
+
+    def full(*args, **kwargs):
+        raise RuntimeError(words)
+
+    with pytest.raises(RuntimeError, match="can't allocate memory"), checkpoint.fitting(path):
+        full()
+    monkeypatch.setattr(checkpoint, "safe_open", full)
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        checkpoint.read(path, "r")
