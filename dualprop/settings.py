@@ -181,6 +181,9 @@ class Kind:
             raise SettingError(f"{name} must be one of {', '.join(map(repr, self.choices))}, got {value!r}.")
         if self.plain and not isinstance(value, self.plain):
             raise SettingError(f"{name} must be {' or '.join(t.__name__ for t in self.plain)}, got {value!r}.")
+        if isinstance(value, str) and value != value.encode(errors="replace").decode():
+            # As the name of a file may be: no file of a run could hold it.
+            raise SettingError(f"{name} must be UTF-8, got {value!r}. Rename what it names.")
         return value
 
     def _conform_items(self, name: str, value: Any) -> tuple[Any, ...]:

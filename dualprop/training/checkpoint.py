@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from dualprop import memory
@@ -69,11 +69,11 @@ def read(path: Path, belongs_to: str, kind: str = "") -> Checkpoint:
     of another `kind`, "best" or "last", where one is asked for."""
     advice = _advice(path)
     try:
-        files.exists(path)
-        with safe_open(path, framework="pt") as file:
-            plain = documents.parse((file.metadata() or {}).get("dualprop", "null"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 — not a dictionary
-    except (SafetensorError, ValueError, OSError, RuntimeError, RunError) as error:
+        # Read, not mapped: a file that is cut short under a map ends the process.
+        content = files.read(path)
+        tensors = load(content)
+        plain = _metadata(content)
+    except (SafetensorError, ValueError, LookupError, TypeError, OSError, RuntimeError, RunError) as error:
         if memory.is_lacking(error):
             raise
         raise CheckpointError(f"checkpoint {path} can't be read ({memory.first_line(error)}). {advice}") from error
@@ -146,6 +146,13 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, checkpoint: Checkpoint) 
         for lacked in sorted(names - values.keys()):
             raise ValueError(f"it holds no optimizer.{number}.{lacked}")
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _metadata(content: bytes) -> Any:
+    """What `write` put into the header of a safetensors file that can be read."""
+    length = int.from_bytes(content[:8], "little")
+    words = documents.parse(content[8 : 8 + length]).get("__metadata__") or {}
+    return documents.parse(words.get("dualprop", "null"))
 
 
 def _kind(about: dict[str, Any]) -> str:

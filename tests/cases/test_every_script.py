@@ -44,11 +44,47 @@ TESTED_BY = {
     ],
     "31_spectral_norm_in_training": ["models/test_every_architecture.py::test_buffers_change_once_a_step"],
     "32_inplace_check_lost": ["cases/test_in_place_check.py::test_what_was_saved_and_then_changed_in_place_raises_or_is_right"],
+    "reliability/f01_cwd_modules": [
+        "cli/test_from_where_one_stands.py::test_a_comparison_runs_no_file_of_the_current_folder",
+        "cli/test_from_where_one_stands.py::test_a_comparison_whose_costs_can_not_be_measured_is_finished_as_its_message_says",
+    ],
+    "reliability/f02_changed_data": [
+        "cli/test_resuming_what_changed.py::test_data_that_were_replaced_are_refused_in_a_line_unless_allowed"
+    ],
+    "reliability/f04_device_replaced": [
+        "cli/test_others_files.py::test_the_bench_neither_replaces_nor_follows_what_is_no_file"
+    ],
+    "reliability/f05_writing_deleted": [
+        "training/test_nobody_elses_files.py::test_a_folder_of_other_things_is_refused_before_anything_in_it_is_touched",
+        "training/test_nobody_elses_files.py::test_temporary_files_of_killed_writers_are_removed_and_nothing_else",
+    ],
+    "reliability/f08_out_of_memory": [
+        "cli/test_limits.py::test_memory_that_ends_in_the_middle_of_a_run_leaves_its_checkpoint_whole",
+        "cli/test_limits.py::test_a_rule_does_not_take_lacking_memory_for_a_wrong_shape",
+    ],
+    "reliability/f10_comparison_label": [
+        "cli/test_others_files.py::test_a_strangers_comparison_is_continued_and_shown_in_its_own_folder_only"
+    ],
+    "reliability/f11_links": ["cli/test_others_files.py::test_a_strangers_run_is_continued_in_its_own_folder_only"],
+    "reliability/f12_edited_json": [
+        "cli/test_edited_json.py::test_an_edited_setting_is_refused_by_its_name_before_anything_is_trained",
+        "cli/test_edited_json.py::test_the_best_checkpoint_in_the_place_of_the_last_is_refused",
+        "training/test_damaged_files.py::test_every_field_of_a_wrong_type_is_refused_by_its_name",
+    ],
+    "reliability/f14_truncated_library": [
+        "autograd/test_native_library.py::test_a_library_that_is_not_whole_and_ours_is_built_anew"
+    ],
+    "reliability/f15_head": ["cli/test_consoles.py::test_a_reader_that_goes_away_does_not_stop_the_training"],
+    "reliability/f16_encoding": ["cli/test_consoles.py::test_a_console_that_lacks_a_character_gets_its_name"],
+    "reliability/f17_markup": ["cli/test_consoles.py::test_brackets_and_escapes_in_a_folders_name_are_text"],
+    "reliability/f18_huge_counts": ["cli/test_limits.py::test_what_would_fill_the_memory_or_never_end_is_refused_before"],
 }
 
 
 def test_each_script_has_tests_of_its_kind(shared_folder):
-    assert {path.stem for path in (shared_folder / "cases").glob("*.py")} == set(TESTED_BY)
+    cases = shared_folder / "cases"
+    scripts = {path for path in cases.rglob("*") if path.suffix in (".py", ".sh") and path.name != "env.sh"}
+    assert {str(path.relative_to(cases).with_suffix("")) for path in scripts} == set(TESTED_BY)
 
 
 @pytest.mark.parametrize("case", TESTED_BY)

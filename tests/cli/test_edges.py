@@ -1,9 +1,11 @@
 """What goes wrong at the edges of the command line: broken pipes, interrupts, half-made folders."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -116,3 +118,16 @@ def test_a_folder_whose_recipe_was_never_written_can_be_used(dualprop, folder, s
     told = dualprop("train", *short, "--seeds", "1", "--out", "again")
     resumed = dualprop("train", "--resume", "again")
     assert told.code == 0 or resumed.code == 0 or "--resume" not in told.err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_name_that_is_not_utf_8_is_a_folder_as_any_other_and_no_data_set(dualprop, folder, short, refused):
+    """A checkpoint could not be read again, by its path alone, after the training; and a recipe
+    can't hold such a name."""
+    name = os.fsdecode(b"run \xff")
+    assert dualprop("train", *short, "--seeds", "1", "--out", name).code == 0
+    assert (folder / name / "results.json").is_file()
+    assert dualprop("report", name).code == 0
+    line = refused("train", *short, "--seeds", "1", "--dataset", os.fsdecode(b"d\xfe.npz"), "--out", "another")
+    assert "dataset must be UTF-8, got 'd\\udcfe.npz'" in line
+    assert not (folder / "another").exists()

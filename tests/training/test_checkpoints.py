@@ -240,6 +240,6 @@ def test_memory_that_is_lacking_is_not_told_as_a_damaged_checkpoint(tmp_path, mo
 
     with pytest.raises(RuntimeError, match="can't allocate memory"), checkpoint.fitting(path):
         full()
-    monkeypatch.setattr(checkpoint, "safe_open", full)
+    monkeypatch.setattr(checkpoint, "load", full)
     with pytest.raises(RuntimeError, match="can't allocate memory"):
         checkpoint.read(path, "r")
