@@ -109,7 +109,7 @@ class ConsoleReporter(Reporter):
         self.close()
         line = (
             f"{self.label}, seed {result.seed}: test accuracy {100 * result.test_accuracy:.2f} % "
-            f"(best of {result.epochs} epochs: {result.best_epoch})"
+            f"(after epoch {result.best_epoch} of {result.epochs})"
         )
         say(self.console, line)
         steps, reason = self.unsettled

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from statistics import mean, stdev
 
 from rich.box import SIMPLE_HEAVY
@@ -44,8 +44,10 @@ def show_runs(labelled: list[tuple[str, Run]], console: Console, costs: dict[str
     table.add_column("rule", no_wrap=True)
     published = dict(labelled[0][1].recipe.published)
     is_published = any(name in published for name, _ in labelled)
+    has_views = any(result.test_accuracy_over_views is not None for result in results_of_all)
     headings = [
         "test (%)",
+        *(["over views"] if has_views else []),
         *(["published"] if is_published else []),
         *(["count/BP", "time/BP", "MB"] if costs is not None else []),
         "cosine",
@@ -54,9 +56,8 @@ def show_runs(labelled: list[tuple[str, Run]], console: Console, costs: dict[str
         table.add_column(heading, justify="right", no_wrap=True)
     for name, run in labelled:
         results = run.results()
-        accuracies = [100 * result.test_accuracy for result in results]
-        spread = f" ± {stdev(accuracies):.2f}" if len(accuracies) > 1 else ""
-        cells = [f"{mean(accuracies):.2f}{spread}" if accuracies else "–"]
+        cells = [_over_seeds([result.test_accuracy for result in results])]
+        cells += [_over_seeds([result.test_accuracy_over_views for result in results])] if has_views else []
         cells += [published.get(name, "–")] if is_published else []
         if costs is not None:
             cost = costs[name]
@@ -88,6 +89,9 @@ def _explanations(labelled: list[tuple[str, Run]]) -> Iterator[str]:
     yield "cosine: to back-propagation, of the gradients after the last epoch, in the layer where it is least."
     if settling := [name for name, run in labelled if run.recipe.rule.predicts_by_equilibrium]:
         yield f"{', '.join(settling)}: predictions are an equilibrium's, and the cosine is to the implicit gradient there."
+    if any(result.test_accuracy_over_views is not None for _, run in labelled for result in run.results()):
+        shown = sorted({run.recipe.views.replace("_", " ") for _, run in labelled if run.recipe.views != "none"})
+        yield f"over views: logits averaged over {', '.join(shown)} of each test image; test (%) is of the image itself."
     words = {name: run.recipe.rule.loss.name.replace("_", " ") for name, run in labelled}
     first = labelled[0][0]
     for name in (name for name in words if words[name] != words[first]):
@@ -113,6 +117,13 @@ def _say_published(recipe: Recipe, results: list[Result]) -> str:
     longest = max((result.epochs for result in results), default=0)
     whole = recipes.from_name(recipe.name).epochs if recipe.name in recipes.RECIPES else recipe.epochs
     return f"{source}." if longest == whole else f"{source}; these runs are {longest} of {whole} epochs long: no comparison."
+
+
+def _over_seeds(accuracies: Sequence[float | None]) -> str:
+    """Mean and sample standard deviation of shares, in percent."""
+    percent = [100 * accuracy for accuracy in accuracies if accuracy is not None]
+    spread = f" ± {stdev(percent):.2f}" if len(percent) > 1 else ""
+    return f"{mean(percent):.2f}{spread}" if percent else "–"
 
 
 def _seeds(run: Run) -> str:

@@ -109,6 +109,7 @@ def batches(
     start: int = 0,
     drop_last: bool = False,
     augmentation: Augmentation | None = None,
+    epoch: int = 0,
     channels_last: bool = False,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """One epoch of normalised batches (x: (B, *shape) of `dtype`, y: (B,) int64), from batch number
@@ -117,6 +118,7 @@ def batches(
     With a `generator` (on the CPU) the order is one permutation, drawn when this function is
     called, and after it every crop and flip of `augmentation`, which needs one; so a run resumes in
     mid-epoch from the generator's state at the epoch's start and the number of batches done.
+    `epoch` counts from 0, for flips that alternate.
     Without one the order is that of the examples. The last batch is smaller where `batch_size` does
     not divide N, or left out with `drop_last`. channels_last: the memory format of images. Raises
     SettingError.
@@ -141,7 +143,7 @@ def batches(
     # The order is drawn on the CPU and moved once: the same seed gives the same batches on every
     # device.
     order = torch.arange(len(examples)) if generator is None else torch.randperm(len(examples), generator=generator)
-    draws = None if generator is None else augmentation.draw(len(examples), generator)
+    draws = None if generator is None else augmentation.draw(order, generator, epoch)
     parts = order.to(examples.x.device).split(batch_size)[start:num_batches]
     drawn = [None] * len(parts) if draws is None else draws.to(examples.device).split(batch_size)[start:num_batches]
     kept = (examples.rows(indices) for indices in parts)

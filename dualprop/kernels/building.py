@@ -49,6 +49,13 @@ def library() -> ctypes.CDLL:
         raise BuildError(f"{shlex.join(compiler)} could not build it: {reason}") from error
 
 
+def described() -> str:
+    """What builds the library, in words and by its key. Raises OSError or ProgramError."""
+    compiler = _compiler() or []
+    version = _run([*compiler, "--version"], VERSION_SECONDS, os.sep, processes.environment())
+    return " ".join([version.splitlines()[0], *compiler[1:], f"({_key(compiler)[:12]})"])
+
+
 def _compiler() -> list[str] | None:
     """The command of $CC, which may have arguments, else of gcc or cc. A relative path is none."""
     try:

@@ -47,6 +47,12 @@ def reason() -> str:
     return _library()[1]
 
 
+@functools.cache
+def build() -> str:
+    """What built it; empty where it does not run."""
+    return building.described() if is_available() else ""
+
+
 def takes(in_c: InC | None, *tensors: Tensor) -> bool:
     """Whether the kernel can be applied.
 

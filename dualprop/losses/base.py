@@ -9,7 +9,9 @@ are taken in float32.
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import re
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -140,12 +142,15 @@ READERS: list[Callable[[Any], AbstractLoss | None]] = []
 def from_name(name: Any) -> AbstractLoss:
     """The loss of that name, or the loss itself, or that of PyTorch's function or module.
 
-    Raises SettingError for an unknown one.
+    A loss with a setting is named with it, "cross_entropy(0.2)" say. Raises SettingError for an
+    unknown one.
     """
     if isinstance(name, AbstractLoss):
         return name
     if isinstance(name, str) and name in LOSSES:
         return LOSSES[name]()
+    if isinstance(name, str) and (named := re.fullmatch(r"(\w+)\(([-+.\de]+)\)", name)) and named[1] in LOSSES:
+        return _with_setting(LOSSES[named[1]], named[2])
     for read in READERS:
         loss = read(name)
         if loss is not None:
@@ -156,6 +161,16 @@ def from_name(name: Any) -> AbstractLoss:
             "dp.losses.from_function(f, reduction='mean'), 'sum' or 'none'."
         )
     raise SettingError(f"unknown loss '{name}'.{closest(name, list(LOSSES))} Known: {', '.join(LOSSES)}.")
+
+
+def _with_setting(kind: type[AbstractLoss], text: str) -> AbstractLoss:
+    if not dataclasses.fields(kind):  # type: ignore[arg-type]
+        raise SettingError(f"the loss '{kind.name}' has no setting. Leave out ({text}).")
+    try:
+        value = float(text)
+    except ValueError:
+        raise SettingError(f"the setting of the loss '{kind.name}' must be a number, got '{text}'.") from None
+    return kind(value)  # type: ignore[call-arg]
 
 
 def describe(function: Any) -> str:

@@ -13,14 +13,18 @@ c = 0 it is f(a).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import Interval
 from torch import Tensor
+from torch.nn import functional as F
 
 from dualprop import softmax
 from dualprop.errors import SettingError
 from dualprop.losses.base import AbstractLoss, targets, wide
 from dualprop.neurons import AbstractNeuron, Identity, Softmax
+from dualprop.settings import conform
 
 
 @dataclass(frozen=True)
@@ -54,22 +58,34 @@ class SquaredError(AbstractLoss):
 
 @dataclass(frozen=True)
 class CrossEntropy(AbstractLoss):
-    """ℓ = -Σ y log softmax(s) on logits.
+    """ℓ = -Σ t log softmax(s) on logits, t = (1 - ε) y + ε/K.
 
     Its Hessian is at most ½, so the uphill nudge needs |c| < 2.
+
+    Attributes:
+        label_smoothing: ε, what is taken from the targets and spread over all K classes.
     """
+
+    label_smoothing: Annotated[float, Interval(ge=0, lt=1)] = 0.0
 
     name = "cross_entropy"
     concave_limit = 2.0
     is_holomorphic = True
 
+    def __post_init__(self) -> None:
+        conform(self)
+
+    def __str__(self) -> str:
+        return f"{self.name}({self.label_smoothing!r})" if self.label_smoothing else self.name
+
     def value(self, s: Tensor, y: Tensor) -> Tensor:
         s = wide(s)
-        return torch.nn.functional.cross_entropy(s, y.to(s.dtype) if y.dtype.is_floating_point else y, reduction="none")
+        target = y.to(s.dtype) if y.dtype.is_floating_point else y
+        return F.cross_entropy(s, target, reduction="none", label_smoothing=self.label_smoothing)
 
     def gradient(self, s: Tensor, y: Tensor) -> Tensor:
         s = wide(s)
-        target = targets(y, s)
+        target = self._targets(y, s)
         p = softmax.softmax(s, 1)
         return p * target.sum(1, keepdim=True) - target if y.dtype.is_floating_point else p - target
 
@@ -88,7 +104,15 @@ class CrossEntropy(AbstractLoss):
                 "Remove the model's last activation, or use output_nudge='linearized'."
             )
         a = wide(a)
-        return _nudge_logits(a, targets(y, a), c)
+        return _nudge_logits(a, self._targets(y, a), c)
+
+    def _targets(self, y: Tensor, like: Tensor) -> Tensor:
+        target = targets(y, like)
+        return (
+            target
+            if not self.label_smoothing
+            else torch.lerp(target, target.new_tensor(1 / target.shape[1]), self.label_smoothing)
+        )
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from dualprop.errors import SettingError, closest
-from dualprop.recipes import cifar, contrastive_hebbian, equilibrium, predictive_coding, target_propagation
+from dualprop.recipes import cifar, contrastive_hebbian, equilibrium, fast, predictive_coding, target_propagation
 from dualprop.recipes.digits import digits_mlp
 from dualprop.recipes.mnist import mnist_feedback, mnist_mlp, mnist_nudging, mnist_rules
 from dualprop.training.recipe import Recipe
@@ -21,6 +21,9 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "cifar100-vgg16": cifar.cifar100_vgg16,
     "cifar100-vgg16-kp": cifar.cifar100_vgg16_kp,
     "cifar100-vgg16-transposed": cifar.cifar100_vgg16_transposed,
+    "cifar10-fast": fast.cifar10_fast,
+    "cifar10-fast-95": fast.cifar10_fast_95,
+    "cifar100-fast": fast.cifar100_fast,
     "imagenet32-vgg16": cifar.imagenet32_vgg16,
     "imagenet32-vgg16-kp": cifar.imagenet32_vgg16_kp,
     "imagenet32-vgg16-transposed": cifar.imagenet32_vgg16_transposed,

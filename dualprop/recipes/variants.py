@@ -19,7 +19,7 @@ from dualprop.equilibrium.estimators import Holomorphic
 from dualprop.equilibrium.relaxations import Blocks
 from dualprop.errors import SettingError, closest
 from dualprop.losses import SquaredError
-from dualprop.models import MLP
+from dualprop.models import MLP, FastConvNet
 from dualprop.rules import (
     AbstractRule,
     Backprop,
@@ -213,10 +213,12 @@ def _hep(recipe: Recipe) -> Recipe:
     """Holomorphic EP. Rectifiers and max-pools have no complex states: sigmoids and softmax pools
     take their places."""
     model = recipe.model
-    if not neurons.from_name(model.activation).is_holomorphic:
-        model = dataclasses.replace(model, activation="sigmoid")
-    if not isinstance(model, MLP) and model.pooling == "max":
-        model = dataclasses.replace(model, pooling="softmax")
+    # A fast_conv_net has maxima elsewhere too. The rule refuses it by name.
+    if not isinstance(model, FastConvNet):
+        if not neurons.from_name(model.activation).is_holomorphic:
+            model = dataclasses.replace(model, activation="sigmoid")
+        if not isinstance(model, MLP) and model.pooling == "max":
+            model = dataclasses.replace(model, pooling="softmax")
     # What may be of other networks and estimators goes back to its default.
     made = _ep(energy="hopfield", estimator=Holomorphic(_points(recipe.rule) or 4), relaxation=_blocks(recipe),
                jacobians="current", output_nudge="linearized")(recipe)  # fmt: skip

@@ -107,9 +107,9 @@ def fitting(path: Path) -> Iterator[None]:
         raise CheckpointError(f"checkpoint {path} does not fit the run: {lack}. {_advice(path)}") from error
 
 
-def model_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The model's state under "model."."""
-    return {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+def model_tensors(model: nn.Module, prefix: str = "model") -> dict[str, Tensor]:
+    """The model's state under "model.", or another prefix."""
+    return {f"{prefix}.{name}": tensor for name, tensor in model.state_dict().items()}
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -123,10 +123,10 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     }
 
 
-def restore_model(model: nn.Module, checkpoint: Checkpoint, path: Path) -> None:
+def restore_model(model: nn.Module, checkpoint: Checkpoint, path: Path, prefix: str = "model") -> None:
     """Load the model's state in place. Raises CheckpointError where it does not fit."""
     with memory.told_as(lambda said: CheckpointError(f"checkpoint {path} does not fit the model: {said}"), RuntimeError):
-        model.load_state_dict(checkpoint.under("model"))
+        model.load_state_dict(checkpoint.under(prefix))
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, checkpoint: Checkpoint) -> None:

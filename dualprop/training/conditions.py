@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from dualprop.kernels import native
 from dualprop.training import documents, environment, execution
 from dualprop.training.recipe import Recipe
 
@@ -30,6 +31,7 @@ TABLE = {
     "code": Condition("dualprop's code", "what computes a run was edited (cli, bench, analysis and recipes don't count)"),
     "torch": Condition("PyTorch's version", "its kernels round differently from release to release"),
     "execution": Condition("the execution", "engines, kernels, memory formats and captured steps round differently"),
+    "kernel": Condition("the build of the native kernel", "compilers and their flags order its sums"),
     "threads": Condition("the number of threads", "sums over a batch are split by it"),
     "instructions": Condition("the instruction set in use", "sums are taken in vectors of its width"),
     "instruction_sets": Condition("the processor's instruction sets", "MKL and oneDNN choose their kernels by them"),
@@ -71,7 +73,9 @@ class Change:
 
 def now(recipe: Recipe) -> dict[str, Any]:
     """The environment of this start, with all conditions but the data among it. Plain values."""
-    return environment.describe(recipe.device) | {"execution": str(execution.resolve(recipe))}
+    how = execution.resolve(recipe)
+    built = {"kernel": native.build()} if how.uses_kernels and how.kernel == "native" else {}
+    return environment.describe(recipe.device) | {"execution": str(how)} | built
 
 
 def of(described: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -10,6 +11,8 @@ from torch import nn
 
 from dualprop.errors import SettingError
 from dualprop.training.recipe import Optimizer
+
+_NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 
 def build(settings: Optimizer, model: nn.Module, capturable: bool = False) -> torch.optim.Optimizer:
@@ -28,17 +31,15 @@ def build(settings: Optimizer, model: nn.Module, capturable: bool = False) -> to
 
     rate = rate_of(1.0)
     parameters: list[Any] = list(model.parameters())
-    if settings.layer_factors:
-        per_module = (list(module.parameters(recurse=False)) for module in model.modules())
-        layers = [layer for layer in per_module if layer]
-        if len(layers) != len(settings.layer_factors):
-            raise SettingError(
-                f"layer_factors lists {len(settings.layer_factors)} factors, but the model has {len(layers)} modules with "
-                "parameters. Give one each."
-            )
+    if settings.layer_factors or settings.norm_factor != 1:
         parameters = [
-            {"params": layer, "lr": rate_of(factor), "factor": factor}
-            for layer, factor in zip(layers, settings.layer_factors, strict=True)
+            {
+                "params": list(module.parameters(recurse=False)),
+                "lr": rate_of(factor * norm_factor),
+                "factor": factor * norm_factor,
+                "weight_decay": settings.weight_decay / norm_factor,
+            }
+            for module, factor, norm_factor in _factors(settings, model)
         ]
     if settings.name == "sgd":
         return torch.optim.SGD(
@@ -47,6 +48,19 @@ def build(settings: Optimizer, model: nn.Module, capturable: bool = False) -> to
         )  # fmt: skip
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.name]
     return kind(parameters, lr=rate, weight_decay=settings.weight_decay, fused=True, capturable=capturable)
+
+
+def _factors(settings: Optimizer, model: nn.Module) -> Iterator[tuple[nn.Module, float, float]]:
+    """Each module with parameters of its own, its layer's factor, and that of normalisations."""
+    layers = [module for module in model.modules() if list(module.parameters(recurse=False))]
+    factors = settings.layer_factors or (1.0,) * len(layers)
+    if len(layers) != len(factors):
+        raise SettingError(
+            f"layer_factors lists {len(factors)} factors, but the model has {len(layers)} modules with "
+            "parameters. Give one each."
+        )
+    for layer, factor in zip(layers, factors, strict=True):
+        yield layer, factor, settings.norm_factor if isinstance(layer, _NORMS) else 1.0
 
 
 def learning_rate(settings: Optimizer, step: int, steps_per_epoch: int, epochs: int) -> float:

@@ -50,6 +50,8 @@ class Optimizer:
         final_learning_rate: see cosine.
         layer_factors: what multiplies the rate of each module with parameters, from the first to
             the last; empty for 1 each.
+        norm_factor: what multiplies the rate of normalisations' parameters. What their weights
+            decay by a step stays as it is.
     """
 
     name: Literal["adam", "adamw", "sgd"] = "adam"
@@ -63,6 +65,7 @@ class Optimizer:
     cosine_epochs: _NotNegative = 0.0
     final_learning_rate: _NotNegative = 0.0
     layer_factors: tuple[_NotNegative, ...] = ()
+    norm_factor: Positive = 1.0
 
     def __post_init__(self) -> None:
         conform(self)
@@ -103,6 +106,13 @@ class Recipe:
         rule: the learning rule and its hyperparameters.
         optimizer: the optimizer and its learning rate over time.
         batch_size: examples per step; the last, smaller batch of an epoch is left out.
+        averaging: of the weights, over about so many steps: what is validated and tested is their
+            running mean, a ← a + (w - a) / averaging; 0 for the weights themselves. Of buffers
+            (BatchNorm's statistics) too.
+        select: the epoch that is tested: the "best" on the validation part, or the "last".
+        views: of an image, whose logits are averaged when it is tested, beside the plain
+            prediction: "none", "flips" (it and its mirror image), or "flips_and_shifts" (and the
+            same shifted by a pixel, down right and up left, at half the weight).
         updates_per_batch: inferences, each followed by an update of the weights, on every batch
             (MS-DP).
         reset_states: whether a rule that starts from previous states starts anew at each batch; if
@@ -110,7 +120,7 @@ class Recipe:
         epochs: passes over the training part.
         budget_epochs: those of the `--budget` form; 0 takes a sixteenth of `epochs`, at least one.
         grid: pairs of α and β that a table compares, `--variants grid`.
-        validation_fraction: of the training set; the epoch that is best on it is tested.
+        validation_fraction: of the training set; see `select`.
         seed_list: seeds of the published runs; a run of n seeds takes the first n, then counts on.
         align: whether to compare the gradients with back-propagation's after each epoch, on one
             batch, and to record the rule's statistics on it (residual, crossed kinks).
@@ -141,6 +151,9 @@ class Recipe:
     feedback: Literal["exact", "kolen_pollack", "random", "sign_symmetric"] = "exact"
     rule: AbstractRule
     optimizer: Optimizer = Optimizer()
+    averaging: Annotated[float, Ge(0)] = 0.0
+    select: Literal["best", "last"] = "best"
+    views: Literal["none", "flips", "flips_and_shifts"] = "none"
     batch_size: Count = 100
     updates_per_batch: Count = 1
     reset_states: bool = False
@@ -165,7 +178,7 @@ class Recipe:
             raise SettingError(
                 f"name must be letters, digits, '.', '_' and '-', as a folder is named after it, got '{self.name}'."
             )
-        if str(self.rule.loss) not in losses.LOSSES:
+        if type(self.rule.loss) not in losses.LOSSES.values():
             raise SettingError(
                 f"a recipe is written down and holds its loss by name, {', '.join(losses.LOSSES)}, got {self.rule.loss}. Train "
                 "with your own loss in a loop of your own: rule.backward(network, x, y)."
@@ -181,6 +194,8 @@ class Recipe:
             ) from None
         if not self.dataset.strip():
             raise SettingError("dataset must be a data set's name or the path of an .npz file, got an empty one.")
+        if 0 < self.averaging < 1:
+            raise SettingError(f"averaging must be 0 or at least 1 step, got {self.averaging:g}.")
         if not 0 <= self.optimizer.cosine_epochs <= self.epochs:
             raise SettingError(
                 f"cosine_epochs must be at most the {self.epochs} epochs, got {self.optimizer.cosine_epochs:g}. "

@@ -50,8 +50,10 @@ class ComparisonFile(Record, frozen=True, kw_only=True):
 
 
 class Result(Record, frozen=True, kw_only=True, omit_defaults=True):
-    """result.json: what a seed came to, tested with the weights that were best on validation.
+    """result.json: what a seed came to, tested with the weights of the epoch that was selected.
 
+    `test_accuracy` is of the plain prediction, `test_accuracy_over_views` of the mean over an
+    image's views (`Recipe.views`), None where there are none.
     `belongs_to` is the recipe's digest and the seed. `stopped` is empty where training went to its
     end. `remarks` say what else is to be known: conditions that changed under way, a loss off its
     scale.
@@ -59,6 +61,7 @@ class Result(Record, frozen=True, kw_only=True, omit_defaults=True):
 
     seed: Count
     test_accuracy: Share
+    test_accuracy_over_views: Share | None = None
     test_loss: float | None
     test_top5_accuracy: Share | None = None
     num_test: Annotated[int, Meta(ge=1)] | None = None

@@ -187,6 +187,8 @@ def check_fit(recipe: Recipe, splits: data.Splits) -> None:
     Raises SettingError or UnsupportedModuleError.
     """
     recipe.augmentation.check(splits.input_shape)
+    if recipe.views != "none" and len(splits.input_shape) != 3:
+        raise SettingError(f"only images have views, not vectors {splits.input_shape}; leave out views.")
     how = execution.resolve(recipe)
     model = how.place(recipe.build(splits.input_shape, splits.num_classes))
     optimization.build(recipe.optimizer, model)
@@ -230,12 +232,17 @@ def _keep_freed_memory() -> None:
 
 
 def summary(results: list[Result]) -> dict[str, Any]:
-    """Mean and sample standard deviation (None for one seed) of the test accuracy, beside each
-    seed's result."""
-    accuracies = [result.test_accuracy for result in results]
+    """Mean and sample standard deviation (None for one seed) of the test accuracy, that over views
+    too where there are some, beside each seed's result."""
+    plain = _over_seeds("test_accuracy", [result.test_accuracy for result in results])
+    of_views = [result.test_accuracy_over_views for result in results if result.test_accuracy_over_views is not None]
     return {
-        "test_accuracy_mean": mean(accuracies),
-        "test_accuracy_std": stdev(accuracies) if len(accuracies) > 1 else None,
-        "num_seeds": len(accuracies),
+        **plain,
+        **(_over_seeds("test_accuracy_over_views", of_views) if of_views else {}),
+        "num_seeds": len(results),
         "seeds": [result.to_plain() for result in results],
     }
+
+
+def _over_seeds(name: str, values: list[float]) -> dict[str, float | None]:
+    return {f"{name}_mean": mean(values), f"{name}_std": stdev(values) if len(values) > 1 else None}

@@ -17,8 +17,8 @@ from dualprop.training import conditions, documents, files
 from dualprop.training.recipe import Recipe
 
 FILE = "environment.json"
-# Runs that are compared may be computed by different engines.
-MAY_DIFFER_BESIDE = ("execution",)
+# Runs that are compared may be computed by different engines and kernels.
+MAY_DIFFER_BESIDE = ("execution", "kernel")
 
 
 def read(folder: Path) -> list[dict[str, Any]]:

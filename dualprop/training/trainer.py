@@ -22,9 +22,11 @@ from torch import Tensor, nn
 
 from dualprop.data import Examples, Splits, batches
 from dualprop.errors import CheckpointError
+from dualprop.models import Whitening
 from dualprop.network import Network
 from dualprop.rules import Outcome
 from dualprop.training import (
+    averaging,
     checkpoint,
     conditions,
     divergence,
@@ -48,6 +50,8 @@ from dualprop.training.starts import Starts
 
 # How often, in steps, the running loss is checked for divergence: the check waits for the device.
 CHECK_EVERY = 50
+# Images that a whitening is fitted to.
+WHITENED = 5000
 
 
 class Reporter:
@@ -87,11 +91,18 @@ def train_seed(
 
 
 def initial_model(recipe: Recipe, seed: int, splits: Splits) -> nn.Module:
-    """The recipe's model with weights drawn by the seed, in its place."""
+    """The recipe's model with weights drawn by the seed, in its place; what whitens is fitted to
+    the first training images."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = recipe.build(splits.input_shape, splits.num_classes)
-    return execution.resolve(recipe).place(model)
+    how = execution.resolve(recipe)
+    model = how.place(model)
+    for module in model.modules():
+        if isinstance(module, Whitening):
+            first = torch.arange(min(WHITENED, len(splits.train)))
+            module.fit(splits.train.batch(first, how.parameters)[0])
+    return model
 
 
 def restore_best(model: nn.Module, recipe: Recipe, seed: int, folder: Path) -> None:
@@ -114,6 +125,8 @@ class _SeedRun:
         self.metrics = folder / "metrics.jsonl"
         self.model = initial_model(recipe, seed, splits)
         self.network = Network.from_module(self.model)
+        self.average = averaging.running_mean(self.model, recipe.averaging)
+        self.tested = self.network if self.average is None else Network.from_module(self.average.module)
         captured = self.execution.captured
         self.optimizer = optimization.build(recipe.optimizer, self.model, capturable=captured)
         self.training_step: TrainingStep = self._uncaptured_step
@@ -161,7 +174,8 @@ class _SeedRun:
         outcome: Outcome | None = None
         epoch_batches = batches(
             self.splits.train, recipe.batch_size, dtype=self.execution.inputs, generator=self.order, start=progress.step,
-            drop_last=True, augmentation=recipe.augmentation, channels_last=self.execution.channels_last,
+            drop_last=True, augmentation=recipe.augmentation, epoch=progress.epoch,
+            channels_last=self.execution.channels_last,
         )  # fmt: skip
         for x, y in epoch_batches:
             outcome = self._step(x, y)
@@ -196,6 +210,8 @@ class _SeedRun:
         optimization.set_learning_rate(self.optimizer, rate)
         self.rate = rate
         outcomes, self.rule_state = self.training_step(x, y, self.rule_state)
+        if self.average is not None:
+            self.average.update_parameters(self.model)
         # What the network said before it learned from this batch.
         outcome = outcomes[0]
         self.loss_sum += outcome.loss * len(y)
@@ -260,24 +276,32 @@ class _SeedRun:
         # Near chance, half of the best is luck.
         has_learned = best_accuracy > 2 / self.splits.num_classes
         if not progress.stopped and has_learned and score.accuracy < best_accuracy / 2:
+            before = "its best" if recipe.select == "best" else "what it was"
             progress.stopped = (
-                f"validation accuracy fell to {score.accuracy:.4f}, less than half of its best, after epoch "
+                f"validation accuracy fell to {score.accuracy:.4f}, less than half of {before}, after epoch "
                 f"{progress.epoch}. Lower the learning rate or beta, or use coupling='transposed'."
             )
         line = files.to_json(metrics)
         progress.metrics_bytes = files.append(self.metrics, line)
         progress.metrics_digest = chained(progress.metrics_digest, line)
-        if not progress.best or (score.accuracy > best_accuracy and not progress.stopped):
+        is_better = recipe.select == "last" or score.accuracy > best_accuracy
+        if not progress.best or (is_better and not progress.stopped):
             progress.best = {"epoch": progress.epoch, "validation_accuracy": score.accuracy}
-            best = Checkpoint(checkpoint.model_tensors(self.model), {"kind": "best", **progress.best})
+            best = Checkpoint(checkpoint.model_tensors(self._tested_model), {"kind": "best", **progress.best})
             checkpoint.write(self.best, best, self.belongs_to)
         self._reset_sums()
         self._write_checkpoint()
         self.reporter.epoch_done(metrics)
 
-    def _evaluate(self, examples: Examples) -> Score:
+    @property
+    def _tested_model(self) -> nn.Module:
+        return self.model if self.average is None else self.average.module
+
+    def _evaluate(self, examples: Examples, views: str = "none") -> Score:
         rule = self.recipe.rule
-        return evaluate(self.model, examples, rule.loss, self.execution, predict=lambda x: rule.predict(self.network, x))
+        return evaluate(
+            self._tested_model, examples, rule.loss, self.execution, predict=lambda x: rule.predict(self.tested, x), views=views
+        )
 
     def _statistics(self) -> dict[str, Any]:
         # A full batch, which the states of another fit.
@@ -293,6 +317,7 @@ class _SeedRun:
         rule_state = self.recipe.rule.pack_state(self.rule_state)
         tensors = {
             **checkpoint.model_tensors(self.model),
+            **({} if self.average is None else checkpoint.model_tensors(self.average, "average")),
             **checkpoint.optimizer_tensors(self.optimizer),
             **{f"rule.{name}": tensor for name, tensor in rule_state.items()},
             "order": self.order_at_epoch,
@@ -323,6 +348,8 @@ class _SeedRun:
     def _take(self, saved: Checkpoint) -> None:
         self.progress = plain.from_plain(Progress, saved.about, "about")
         checkpoint.restore_model(self.model, saved, self.last)
+        if self.average is not None:
+            checkpoint.restore_model(self.average, saved, self.last, "average")
         checkpoint.restore_optimizer(self.optimizer, saved)
         # Copied: products round by where their operands lie in memory, and those of a file lie
         # anywhere.
@@ -335,15 +362,18 @@ class _SeedRun:
         self.num_correct.copy_(saved.tensors["num_correct"])
 
     def _result(self) -> Result:
-        """Test the model that was best on the validation part."""
+        """Test the model of the epoch that the recipe selects."""
         saved = checkpoint.read(self.best, self.belongs_to, "best")
-        checkpoint.restore_model(self.model, saved, self.best)
+        checkpoint.restore_model(self._tested_model, saved, self.best)
         score = self._evaluate(self.splits.test)
+        views = self.recipe.views
+        over_views = None if views == "none" else self._evaluate(self.splits.test, views).accuracy
         progress = self.progress
         doubts = (progress.doubt,) if progress.doubt and not progress.stopped else ()
         return Result(
             seed=self.seed,
             test_accuracy=score.accuracy,
+            test_accuracy_over_views=over_views,
             test_loss=score.loss,
             test_top5_accuracy=score.top5_accuracy,
             num_test=len(self.splits.test),

@@ -12,7 +12,7 @@ from dualprop.losses import CrossEntropy, SquaredError
 from dualprop.neurons import HardSigmoid, Identity, ReLU, Sigmoid, Tanh
 
 EPS = torch.finfo(torch.float64).eps
-LOSSES = [CrossEntropy(), SquaredError()]
+LOSSES = [CrossEntropy(), SquaredError(), CrossEntropy(label_smoothing=0.2)]
 
 
 def outputs(n=5, k=4, seed=0):
@@ -202,3 +202,31 @@ def test_half_precision_outputs_are_taken_in_float32(loss, soft):
     for found, expected in ((loss.value(s, y), loss.value(s.float(), y)), (loss.gradient(s, y), loss.gradient(s.float(), y))):
         assert found.dtype == torch.float32
         assert torch.equal(found, expected)
+
+
+def test_smoothed_labels_are_those_of_pytorch():
+    s = outputs()
+    for y in (torch.tensor([0, 3, 1, 1, 2]), torch.rand(5, 4, dtype=s.dtype, generator=torch.Generator().manual_seed(2))):
+        expected = F.cross_entropy(s, y, label_smoothing=0.3, reduction="none")
+        torch.testing.assert_close(CrossEntropy(label_smoothing=0.3).value(s, y), expected)
+
+
+@pytest.mark.parametrize("smoothing", [0.2, 1 / 3, 1e-3])
+def test_a_smoothing_is_part_of_the_losss_name(smoothing):
+    """A recipe holds its loss by name: rounded there, a resumed run would descend another loss."""
+    loss = CrossEntropy(label_smoothing=smoothing)
+    assert losses.from_name(str(loss)) == loss
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("cross_entropy(1)", "label_smoothing must be in [0, 1), got 1"),
+        ("squared_error(0.1)", "the loss 'squared_error' has no setting"),
+        ("cross_entropy(1-1)", "must be a number, got '1-1'"),
+    ],
+)
+def test_a_setting_that_a_loss_has_not_is_refused(name, told):
+    with pytest.raises(SettingError) as caught:
+        losses.from_name(name)
+    assert told in str(caught.value)

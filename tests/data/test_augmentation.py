@@ -9,6 +9,7 @@ from dualprop.data import Augmentation, Examples, batches
 from dualprop.errors import SettingError
 
 BOTH = Augmentation(pad=4, flip=True)
+REFLECTED = Augmentation(pad=5, padding="reflect", flip=True, flips="alternating")
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -24,7 +25,12 @@ def images(num_examples: int = 40, height: int = 9, width: int = 7, channels: in
     return Examples(x, torch.arange(num_examples), mean, std)
 
 
-def slowly(image: Tensor, pad: int, top: int, left: int, flipped: bool) -> Tensor:
+def mirrored(position: int, side: int) -> int:
+    """A position outside of 0 … side - 1, mirrored at the pixel of that edge."""
+    return -position if position < 0 else 2 * (side - 1) - position if position >= side else position
+
+
+def slowly(image: Tensor, reflects: bool, pad: int, top: int, left: int, flipped: bool) -> Tensor:
     """One image's window, pixel by pixel, from the definition."""
     channels, height, width = image.shape
     window = torch.zeros_like(image)
@@ -32,12 +38,14 @@ def slowly(image: Tensor, pad: int, top: int, left: int, flipped: bool) -> Tenso
         for h in range(height):
             for w in range(width):
                 row, column = h + top - pad, (width - 1 - w if flipped else w) + left - pad
+                if reflects:
+                    row, column = mirrored(row, height), mirrored(column, width)
                 if 0 <= row < height and 0 <= column < width:
                     window[c, h, w] = image[c, row, column]
     return window
 
 
-@pytest.mark.parametrize("augmentation", [BOTH, Augmentation(pad=2), Augmentation(flip=True)])
+@pytest.mark.parametrize("augmentation", [BOTH, Augmentation(pad=2), Augmentation(flip=True), REFLECTED])
 @pytest.mark.parametrize(("channels", "dtype"), [(3, torch.uint8), (1, torch.uint8), (3, torch.float32)])
 def test_a_batch_is_what_a_loop_over_its_examples_and_pixels_gives(augmentation, channels, dtype):
     """A window of the wrong image, of another's crop, or with rows for columns, still trains; only
@@ -45,10 +53,13 @@ def test_a_batch_is_what_a_loop_over_its_examples_and_pixels_gives(augmentation,
     examples = images(channels=channels, dtype=dtype)
     generator = seeded(3)
     order = torch.randperm(40, generator=generator)
-    draws = augmentation.draw(40, generator)
+    draws = augmentation.draw(order, generator)
     assert draws is not None
     raw = torch.stack(
-        [slowly(examples.x[i], augmentation.pad, *move) for i, move in zip(order, draws.moves.tolist(), strict=True)]
+        [
+            slowly(examples.x[i], augmentation.padding == "reflect", augmentation.pad, *move)
+            for i, move in zip(order, draws.moves.tolist(), strict=True)
+        ]
     )
     expected = (raw.double() - examples.mean.double()) / examples.std.double()
     x, y = zip(*batches(examples, 16, generator=seeded(3), augmentation=augmentation, dtype=torch.float64), strict=True)
@@ -61,7 +72,7 @@ def test_padding_is_black_and_not_the_mean():
     """torchvision pads before it normalises; the mean's colour at the edges is another, easier
     task."""
     examples = images()
-    top_left = BOTH.draw(1, seeded())
+    top_left = BOTH.draw(torch.tensor([5]), seeded())
     assert top_left is not None
     top_left.moves[:] = torch.tensor([0, 0, 0])
     x, _ = examples.batch(torch.tensor([5]), torch.float64, draws=top_left)
@@ -72,7 +83,7 @@ def test_padding_is_black_and_not_the_mean():
 def test_offsets_are_uniform_and_half_of_the_images_are_flipped_independently():
     """An offset that never reaches its end, or a flip tied to it, would vary the images less than
     is claimed."""
-    draws = BOTH.draw(81_000, seeded(1))
+    draws = BOTH.draw(torch.arange(81_000), seeded(1))
     assert draws is not None
     top, left, flipped = draws.moves.T
     counts = (top * 9 + left).bincount(minlength=81)
@@ -89,7 +100,7 @@ def test_offsets_are_uniform_and_half_of_the_images_are_flipped_independently():
 def test_each_epoch_draws_anew_and_every_example_for_itself():
     """The same crop in each epoch, or for a whole batch, would be a fixed data set."""
     generator = seeded()
-    first, second = (BOTH.draw(1000, generator) for _ in range(2))
+    first, second = (BOTH.draw(torch.arange(1000), generator) for _ in range(2))
     assert first is not None
     assert second is not None
     assert not first.moves.equal(second.moves)
@@ -168,3 +179,26 @@ def test_impossible_settings_are_errors_at_the_call():
         batches(images(), 6, augmentation=BOTH)
     with pytest.raises(SettingError, match="channels_last is a memory format of images"):
         batches(vectors, 2, channels_last=True)
+
+
+def test_flips_that_alternate_show_every_image_in_both_forms_in_two_epochs():
+    """Drawn anew, a quarter of the images is never seen mirrored in two epochs. Drawn by place and
+    not by example, they would not alternate."""
+    examples = images(num_examples=200)
+    augmentation, generator, shown = Augmentation(flip=True, flips="alternating"), seeded(1), []
+    for epoch in range(3):
+        x, y = zip(*batches(examples, 50, generator=generator, augmentation=augmentation, epoch=epoch), strict=True)
+        plain = examples.batch(torch.cat(y))[0]
+        is_flipped = (torch.cat(x) == plain.flip(-1)).flatten(1).all(1)
+        assert ((torch.cat(x) == plain).flatten(1).all(1) | is_flipped).all()
+        shown.append(torch.zeros(200, dtype=torch.bool).scatter_(0, torch.cat(y), is_flipped))
+    assert (shown[0] ^ shown[1]).all()
+    assert shown[0].equal(shown[2])
+    assert 70 < int(shown[0].sum()) < 130
+
+
+@pytest.mark.parametrize("settings", [{"padding": "reflect"}, {"flips": "alternating"}])
+def test_a_way_of_what_is_not_done_is_refused(settings):
+    """It would seem to have been used."""
+    with pytest.raises(SettingError, match="has no meaning without"):
+        Augmentation(**settings)

@@ -14,6 +14,7 @@ import safetensors.torch
 import dualprop
 from dualprop import training
 from dualprop.errors import CheckpointError, RunError
+from dualprop.kernels import native
 from dualprop.rules import Backprop, DualPropagation
 from dualprop.training import Reporter, checkpoint, conditions, environment, runs
 from dualprop.training.checkpoint import Checkpoint
@@ -137,7 +138,7 @@ def test_a_condition_that_changed_is_refused_or_told(name, stopped, monkeypatch)
     describe, other = environment.describe, OTHER.get(name, "other")
     monkeypatch.setattr(environment, "describe", lambda device="cpu": describe(device) | {name: other})
     words = conditions.TABLE[name].words
-    is_recorded = name not in ("accelerator", "cuda")
+    is_recorded = name not in ("accelerator", "cuda", "kernel")
     if conditions.TABLE[name].is_binding:
         told = refused(run)
         assert (f"{words} changed from" if is_recorded else f"not recorded when it was begun: {words}") in told
@@ -154,6 +155,14 @@ def test_a_resume_by_another_kernel_is_refused(stopped):
     path = run.folder / "recipe.json"
     path.write_text(path.read_text().replace('"kernel": "eager"', '"kernel": "native"'))
     assert re.search("the execution changed from .*eager kernel.* to .*native kernel", refused(run))
+
+
+def test_a_resume_by_another_build_of_the_native_kernel_is_refused(stopped, monkeypatch):
+    """gcc -ffast-math orders its sums anew."""
+    run = stopped(rule=DualPropagation(), kernel="native")
+    now = native.build()
+    monkeypatch.setattr(native, "build", lambda: f"{now} -ffast-math")
+    assert "the build of the native kernel changed from" in refused(run)
 
 
 def test_the_page_lists_every_condition_and_what_becomes_of_it():

@@ -184,3 +184,19 @@ def test_layer_factors_that_are_not_one_for_each_layer_are_refused():
         optimization.build(Optimizer(layer_factors=(1.0, 1.0, 1.0)), model)
     with pytest.raises(SettingError, match=r"layer_factors\[\d\] must be at least 0 and finite"):
         Optimizer(layer_factors=(1.0, -1.0))
+
+
+def test_normalisations_learn_faster_by_their_factor_and_decay_as_the_others():
+    """Their biases are few and their gradients small (Jordan 2024, §3.4). A decay that grew with
+    the rate would hold them at zero."""
+    rate, factor, decay = 0.1, 8.0, 0.25
+    settings = Optimizer(name="sgd", learning_rate=rate, momentum=0.0, weight_decay=decay, norm_factor=factor)
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2)).double()
+    before = {name: torch.ones_like(p) for name, p in model.named_parameters()}
+    for p in model.parameters():
+        p.data.fill_(1.0)
+        p.grad = torch.full_like(p, 3.0)
+    optimization.build(settings, model).step()
+    for name, p in model.named_parameters():
+        step = rate * 3.0 * (factor if name.startswith("1.") else 1.0)
+        assert (p - (before[name] - step - rate * decay)).abs().max() < 1e-12, name

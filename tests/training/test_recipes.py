@@ -84,6 +84,9 @@ CHANGES = {
     "feedback": "random",
     "rule": DualPropagation(),
     "optimizer": Optimizer(learning_rate=0.5),
+    "averaging": 20.0,
+    "select": "last",
+    "views": "flips",
     "batch_size": 63,
     "updates_per_batch": 2,
     "reset_states": True,
@@ -125,6 +128,7 @@ OPTIMIZER_CHANGES = {
     "cosine_epochs": 1.5,
     "final_learning_rate": 0.25,
     "layer_factors": (1.0, 0.5),
+    "norm_factor": 64.0,
 }
 
 

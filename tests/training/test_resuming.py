@@ -7,7 +7,8 @@ import pytest
 from killing import kill
 
 from dualprop.data import Augmentation
-from dualprop.models import MLP, VGG
+from dualprop.losses import CrossEntropy
+from dualprop.models import MLP, VGG, FastConvNet
 from dualprop.rules import (
     Backprop,
     ContrastiveHebbian,
@@ -33,6 +34,15 @@ CASES = {
         "rule": DualPropagation(),
         "augmentation": Augmentation(pad=2, flip=True),
         "optimizer": {"name": "sgd", "learning_rate": 0.05},
+    },
+    "dual propagation of a network with statistics, its weights averaged": {
+        "rule": DualPropagation(engine="fused", loss=CrossEntropy(label_smoothing=0.1)),
+        "model": FastConvNet(channels=(3, 4), convolutions=1),
+        "augmentation": Augmentation(pad=2, padding="reflect", flip=True, flips="alternating"),
+        "optimizer": {"name": "sgd", "learning_rate": 0.05, "nesterov": True, "norm_factor": 8.0},
+        "averaging": 5.0,
+        "select": "last",
+        "views": "flips",
     },
     "dual propagation on convolutions with channels last": {
         "rule": DualPropagation(),

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from dualprop import recipes, training
-from dualprop.data import load
+from dualprop.data import batches, load
 from dualprop.losses import SquaredError
 from dualprop.models import MLP
 from dualprop.rules import AbstractRule, Backprop, DualPropagation
@@ -270,3 +270,61 @@ def test_a_diverged_model_is_never_the_best_one(recipe, train):
     (result,) = run.results()
     assert (result.best_epoch, result.validation_accuracy) == (0, accuracies[0])
     assert all(tensor.isfinite().all() for tensor in weights(run, "best").values())
+
+
+def test_the_running_mean_of_the_weights_is_validated_and_tested(recipe, train):
+    """a ← a + (w - a) / steps after each step, and a is what the numbers are of."""
+    made = recipe(optimizer={"name": "sgd", "learning_rate": 0.05, "momentum": 0.0}, averaging=7.0, select="last")
+    run = train(made)
+    plain = train(recipe(optimizer={"name": "sgd", "learning_rate": 0.05, "momentum": 0.0}), name="plain")
+    splits = load("digits", validation_fraction=0.1, seed=0)
+    for name, weight in weights(run, "last").items():
+        assert weight.equal(weights(plain, "last")[name]), "the mean is not what is trained"
+
+    model, mean = (trainer.initial_model(made, 0, splits) for _ in range(2))
+    optimizer, order, steps = torch.optim.SGD(model.parameters(), lr=0.05), torch.Generator().manual_seed(0), 0
+    for _ in range(made.epochs):
+        for x, y in batches(splits.train, made.batch_size, generator=order, drop_last=True):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(x), y).backward()
+            optimizer.step()
+            share = 1 / 7 if steps else 1.0
+            for a, w in zip(mean.parameters(), model.parameters(), strict=True):
+                a.data += share * (w.data - a.data)
+            steps += 1
+    for name, weight in weights(run, "best").items():
+        torch.testing.assert_close(weight, mean.state_dict()[name], rtol=1e-4, atol=1e-6)
+    result = run.results()[0]
+    assert result.test_accuracy == pytest.approx(accuracy(mean, splits.test), abs=1e-9)
+    assert result.validation_accuracy == pytest.approx(accuracy(mean, splits.validation), abs=1e-9)
+
+
+def test_the_last_epoch_is_tested_where_the_recipe_selects_it(recipe, train):
+    """A thousand examples are too few to choose by."""
+    made = recipe(
+        optimizer={"name": "sgd", "learning_rate": 0.7, "momentum": 0.0}, epochs=7, validation_fraction=0.05, select="last"
+    )
+    run = train(made)
+    told = [m.validation_accuracy for m in run.metrics(0)]
+    assert told[-1] < max(told), "the case can't tell the two apart"
+    assert (run.results()[0].best_epoch, run.results()[0].validation_accuracy) == (7, told[-1])
+    assert all(weights(run, "best")[name].equal(weight) for name, weight in weights(run, "last").items())
+
+
+def test_accuracy_over_views_is_of_the_mean_of_their_logits_and_stands_beside_the_plain_one(recipe, train):
+    """An average over six looks is another task than one look: a number of one can't stand for the
+    other."""
+    run = train(recipe(views="flips_and_shifts"))
+    splits, model = load("digits", validation_fraction=0.1, seed=0), MLP(widths=(8,)).build((1, 8, 8), 10)
+    model.load_state_dict(weights(run, "best"))
+    x, y = splits.test.batch(torch.arange(len(splits.test)))
+    total = torch.zeros(len(x), 10)
+    around = nn.functional.pad(x, (1, 1, 1, 1), mode="reflect")
+    for share, view in ((2, x), (1, around[:, :, :8, :8]), (1, around[:, :, 2:, 2:])):
+        total += share / 8 * (model(view) + model(view.flip(3)))
+    result = run.results()[0]
+    assert result.test_accuracy_over_views == pytest.approx(float((total.argmax(1) == y).double().mean()), abs=1e-9)
+    assert result.test_accuracy == pytest.approx(accuracy(model, splits.test), abs=1e-9)
+    assert result.test_accuracy_over_views != result.test_accuracy, "the case can't tell the two apart"
+    assert train(recipe(), name="plain").results()[0].test_accuracy_over_views is None
+    assert "test_accuracy_over_views_mean" in (run.folder / "results.json").read_text()

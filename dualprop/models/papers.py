@@ -1,9 +1,6 @@
-"""The architectures of the papers and benchmarks, as plain `nn.Sequential`.
+"""The architectures of the papers, as plain `nn.Sequential`; where paths merge it is a `Layered`.
 
-Where paths merge it is a `Layered`. A frozen description builds a model for a data set.
-
-C channels, H×W space, K classes. PyTorch's initialisers draw the weights from the global generator,
-which the trainer seeds.
+C channels, H×W space, K classes.
 """
 
 from __future__ import annotations
@@ -12,11 +9,9 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from dualprop import neurons
 from dualprop.errors import SettingError
@@ -128,24 +123,6 @@ class ConvNet:
         if height * width == 0:
             raise SettingError(f"{len(self.channels)} halvings leave nothing of {input_shape[1:]} pixels. Use fewer channels.")
         return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * height * width, num_classes))
-
-
-class Unmade(TorchFunctionMode):
-    """Inside of it modules are made without memory for their parameters, and nothing is drawn."""
-
-    def __enter__(self) -> Unmade:
-        self._meta = torch.device("meta")
-        self._meta.__enter__()
-        super().__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
-        self._meta.__exit__(*error)
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        changes = func.__name__.endswith("_") and not func.__name__.endswith("__")
-        return args[0] if changes and args else func(*args, **(kwargs or {}))
 
 
 Stages = list[tuple[list[nn.Module], nn.Module, list[nn.Module]]]
@@ -323,11 +300,6 @@ def vgg10(pool: str = "before") -> VGG:
     """
     channels = (64, 128, 256, 256, 512, 512, 512, 512)
     return VGG(channels, (1, 2, 4, 6, 8), (2048,), pool=pool, init="uniform_fan_out")
-
-
-Architecture = MLP | ConvNet | VGG
-
-MODELS: dict[str, type[MLP] | type[ConvNet] | type[VGG]] = {"mlp": MLP, "conv_net": ConvNet, "vgg": VGG}
 
 
 def _check_pooling(pooling: str) -> None:
