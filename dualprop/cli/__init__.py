@@ -76,7 +76,7 @@ def _answer(arguments: list[str], outlet: Outlet | None) -> None:
         _fail(f"unknown command '{arguments[0]}'.{closest(arguments[0], list(COMMANDS))} Known: {', '.join(COMMANDS)}.")
     if outlet is not None:
         outlet.stops = not _leaves_files(arguments)
-    _run(COMMANDS[arguments[0]][0], arguments[1:])
+    _run(COMMANDS[arguments[0]][0], arguments[1:], is_program=outlet is not None)
 
 
 def _leaves_files(arguments: list[str]) -> bool:
@@ -85,7 +85,7 @@ def _leaves_files(arguments: list[str]) -> bool:
     return arguments[0] in ("train", "compare") or any(word.split("=")[0] in leaving for word in arguments)
 
 
-def _run(module: str, arguments: list[str]) -> None:
+def _run(module: str, arguments: list[str], is_program: bool) -> None:
     from dualprop.errors import DualpropError
 
     try:
@@ -103,6 +103,11 @@ def _run(module: str, arguments: list[str]) -> None:
         remedy = "Take fewer examples, a smaller batch or model; a training run continues with --resume."
         _fail(str(memory.told(error, "this command", remedy)))
     except KeyboardInterrupt:
+        if is_program:
+            import signal
+
+            # A second one ends it at once, and not in a traceback from somewhere in Python's end.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
         print("\ndualprop: stopped. Continue a training run with --resume and its folder.", file=sys.stderr)
         raise SystemExit(130) from None
 

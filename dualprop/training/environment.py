@@ -21,9 +21,9 @@ from dualprop.processes import ProgramError
 # holds.
 _ABOVE_TRAINING = ("analysis", "bench", "cli", "recipes")
 # Environment variables that choose how libraries compute.
-_STEERING = ("ATEN_CPU_CAPABILITY", "CUBLAS_WORKSPACE_CONFIG", "DNNL_MAX_CPU_ISA", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS",
-             "NVIDIA_TF32_OVERRIDE", "ONEDNN_DEFAULT_FPMATH_MODE", "ONEDNN_MAX_CPU_ISA",
-             "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE")  # fmt: skip
+_STEERING = ("ATEN_CPU_CAPABILITY", "CUBLAS_WORKSPACE_CONFIG", "DNNL_CPU_ISA_HINTS", "DNNL_DEFAULT_FPMATH_MODE",
+             "DNNL_MAX_CPU_ISA", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "NVIDIA_TF32_OVERRIDE", "ONEDNN_CPU_ISA_HINTS",
+             "ONEDNN_DEFAULT_FPMATH_MODE", "ONEDNN_MAX_CPU_ISA", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE")  # fmt: skip
 
 
 def describe(device: str = "cpu") -> dict[str, Any]:

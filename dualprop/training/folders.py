@@ -28,7 +28,8 @@ except ImportError:  # pragma: no cover — not a POSIX system
     flock = None  # type: ignore[assignment]
 
 _LOCK = ".lock"
-_FORBIDDEN = re.compile(r'[/\\:*?"<>|]')
+# Not only of paths: between two dollars matplotlib reads mathematics, where a figure has the name.
+_FORBIDDEN = re.compile(r'[/\\:*?"<>|$]')
 _LONGEST_NAME = 200
 # The locks of this process, with the thread that holds each: it may ask for its own again.
 _holders: dict[Path, int] = {}

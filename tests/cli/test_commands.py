@@ -238,6 +238,15 @@ def test_an_interrupt_exits_with_130_and_names_the_remedy(dualprop, short, monke
     monkeypatch.undo()
 
 
+def test_a_second_interrupt_while_python_ends_leaves_no_traceback(folder):
+    """Ctrl-C is held down: it reaches what libraries do at the end of a process."""
+    again = "import atexit, os, signal\natexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))\n"
+    with held(again + IN_THE_THIRD_EPOCH, "train", "--batch-size", "64", "--seeds", "1", "--out", "run") as process:
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.read().strip() == "dualprop: stopped. Continue a training run with --resume and its folder."
+        assert process.wait() == -signal.SIGINT  # which shells call 130
+
+
 @pytest.mark.slow
 def test_the_command_killed_twenty_times_ends_as_if_left_alone(dualprop, folder):
     """The whole of it, in processes that start from nothing."""

@@ -149,6 +149,16 @@ def test_a_condition_that_changed_is_refused_or_told(name, stopped, monkeypatch)
     assert len(run.results()[0].remarks) == conditions.TABLE[name].is_binding
 
 
+@pytest.mark.parametrize("name", ["ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE"])
+def test_a_variable_that_steers_arithmetic_is_recorded_by_either_of_its_names(name, monkeypatch):
+    """oneDNN reads its older names too: BF16 would round all products of the rest of a run."""
+    before = environment.describe()
+    monkeypatch.setenv(name, "BF16")
+    (change,) = conditions.changes(before, environment.describe())
+    assert change.is_binding
+    assert f"{name}=BF16" in str(change)
+
+
 def test_a_resume_by_another_kernel_is_refused(stopped):
     """It is no part of the recipe's digest, and computes other bits."""
     run = stopped(rule=DualPropagation(), kernel="eager")

@@ -216,12 +216,13 @@ def test_a_run_without_its_environment_is_given_one(recipe, tmp_path):
 
 
 NAMES = ["", ".", "..", "../escaped", "a/b", "/absolute/x", "a\\b", ".lock", "-\x1b[2J", "a\nb", "c:d", " dp", "dp.", "x" * 300,
-         "\udcff", "a\u202eb"]  # fmt: skip
+         "\udcff", "a\u202eb", "$_$"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NAMES, ids=ascii)
 def test_a_label_that_is_a_path_is_refused(name, recipe, tmp_path):
-    """The folder of that label would lie outside of the comparison's, and be trained into."""
+    """The folder of that label would lie outside of the comparison's, and be trained into; between
+    dollars, `report` would end in a traceback of matplotlib's mathematics."""
     with pytest.raises(SettingError, match="is no plain name") as caught:
         comparisons.create(tmp_path / "c", {"bp": recipe(), name: recipe()}, (0,))
     assert str(caught.value).isprintable()
