@@ -72,11 +72,24 @@ def run(options: BenchOptions, watch: Watch | None = None) -> dict[str, Any]:
     What is measured when it is interrupted is in the files already.
     """
     table = _checked(options)
-    figure = options.figure or (options.out.with_suffix(".png") if options.out and hasattr(table, "draw") else None)
+    figure = options.figure or _figure_beside(options.out, table)
     with contextlib.ExitStack() as stack:
         for path in filter(None, (options.out, figure)):
             stack.enter_context(folders.held_file(path))
         return _measured(options, table, figure, watch or Watch())
+
+
+def _figure_beside(out: Path | None, table: Any) -> Path | None:
+    """The figure that goes beside the file of the numbers, where there is one. Raises SettingError
+    where a picture is there without numbers: it is not one of ours, and nobody has named it."""
+    if out is None or not hasattr(table, "draw"):
+        return None
+    figure = out.with_suffix(".png")
+    if files.exists(figure) and not files.exists(out):
+        raise SettingError(
+            f"{figure} is there already, and --out {out} would draw over it. Choose another --out, or give --figure."
+        )
+    return figure
 
 
 def _measured(options: BenchOptions, table: Any, figure: Path | None, watch: Watch) -> dict[str, Any]:

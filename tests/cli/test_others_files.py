@@ -57,6 +57,15 @@ def test_the_bench_does_not_write_in_the_place_of_a_folder(out, refused, folder)
     assert "is a folder, and no file of its own" in refused(*BENCH, "--out", out)
 
 
+def test_the_bench_draws_over_no_picture_that_nobody_named(dualprop, refused, folder):
+    """`--out holiday.json` would replace holiday.png; of its own pair it draws both again."""
+    (folder / "holiday.png").write_text("mine")
+    assert "holiday.png is there already" in refused(*BENCH, "--out", "holiday.json")
+    assert (folder / "holiday.png").read_text() == "mine"
+    for _ in range(2):
+        assert dualprop(*BENCH, "--out", "again.json").code == 0
+
+
 @pytest.fixture
 def comparison(dualprop, short, folder) -> Path:
     arguments = ("digits-mlp", *short, "--seeds", "1", "--no-align", "--no-costs", "--variants", "bp,dp", "--model.widths", "4")
