@@ -6,6 +6,7 @@ from importlib import import_module
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from dualprop import feedback, kernels, losses, neurons, objectives, schedules, softmax
+    from dualprop.allocation import keep_freed_memory
     from dualprop.equilibrium import energies, estimators, relaxations
     from dualprop.errors import DualpropError, OutOfMemoryError, SettingError, UnsupportedModuleError
     from dualprop.fused.dualization import dualize, dyadic, undualize
@@ -21,7 +22,7 @@ _NAMES = [
     # The user's model, read as layers, and the states that rules infer on it
     "Network", "Layer", "Layered", "Dyads",
     # Any module, any training loop
-    "dualize", "undualize", "dyadic", "describe",
+    "dualize", "undualize", "dyadic", "describe", "keep_freed_memory",
     # Parts
     "activations", "energies", "estimators", "feedback", "kernels", "losses", "neurons", "objectives", "relaxations",
     "schedules", "softmax",
@@ -41,7 +42,7 @@ _HOMES = {
     **dict.fromkeys(("Network", "Layer", "Layered"), "network"),
     **dict.fromkeys(("DualpropError", "OutOfMemoryError", "SettingError", "UnsupportedModuleError"), "errors"),
     **dict.fromkeys(("dualize", "dyadic", "undualize"), "fused.dualization"),
-    "Dyads": "network.states", "describe": "reading",
+    "Dyads": "network.states", "describe": "reading", "keep_freed_memory": "allocation",
 }  # fmt: skip
 
 

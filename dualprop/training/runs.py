@@ -9,9 +9,6 @@ RUN/figures/           training curves, angles to back-propagation
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +19,7 @@ from typing import Any
 import torch
 
 from dualprop import data, memory
+from dualprop.allocation import keep_freed_memory
 from dualprop.errors import DataError, RunError, SettingError
 from dualprop.network import Network
 from dualprop.training import documents, execution, files, folders, optimization, readings
@@ -202,7 +200,7 @@ def prepare(recipe: Recipe) -> None:
 
     Raises SettingError where the device can't be used.
     """
-    _keep_freed_memory()
+    keep_freed_memory()
     if recipe.num_threads:
         torch.set_num_threads(recipe.num_threads)
     torch.set_flush_denormal(recipe.flush_subnormals)
@@ -213,22 +211,6 @@ def prepare(recipe: Recipe) -> None:
 
     with memory.told_as(tell, RuntimeError, AssertionError, NotImplementedError):
         torch.zeros(1, device=recipe.device).item()
-
-
-def _keep_freed_memory() -> None:
-    """Have glibc keep the memory of freed tensors for the next step, where it would return it and
-    fault it in page by page.
-
-    A step of the benchmark's conv nets is a fifth faster for it, by every rule. Other C libraries
-    are left as they are.
-    """
-    if sys.platform != "linux":
-        return
-    with contextlib.suppress(OSError, AttributeError):
-        libc = ctypes.CDLL("libc.so.6")
-        m_trim_threshold, m_mmap_threshold = -1, -3  # malloc.h
-        libc.mallopt(m_mmap_threshold, 32 << 20)  # the most that glibc takes
-        libc.mallopt(m_trim_threshold, 2**31 - 1)
 
 
 def summary(results: list[Result]) -> dict[str, Any]:
