@@ -22,6 +22,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "cifar100-vgg16-kp": cifar.cifar100_vgg16_kp,
     "cifar100-vgg16-transposed": cifar.cifar100_vgg16_transposed,
     "cifar10-fast": fast.cifar10_fast,
+    "cifar10-fast-group": fast.cifar10_fast_group,
     "cifar10-fast-95": fast.cifar10_fast_95,
     "cifar100-fast": fast.cifar100_fast,
     "imagenet32-vgg16": cifar.imagenet32_vgg16,

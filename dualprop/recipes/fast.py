@@ -41,6 +41,14 @@ def cifar10_fast() -> Recipe:
     )
 
 
+def cifar10_fast_group() -> Recipe:
+    """The same with GroupNorm, whose statistics are each example's own."""
+    recipe = cifar10_fast()
+    model = dataclasses.replace(recipe.model, norm="group")
+    optimizer = dataclasses.replace(recipe.optimizer, norm_factor=1.0)
+    return dataclasses.replace(recipe, name="cifar10-fast-group", model=model, optimizer=optimizer)
+
+
 def cifar10_fast_95() -> Recipe:
     """The same by a wider network in fifteen epochs."""
     return dataclasses.replace(

@@ -217,7 +217,9 @@ class Recipe:
         self._check_memory(input_shape, num_classes)
         with memory.asking(f"the model of {self.name}", _SMALLER):
             model = self.model.build(input_shape, num_classes)
-            return model if self.feedback == "exact" else feedback.convert(model, self.feedback)
+            # Nothing below a whitening learns, so that no error comes back through it.
+            fixed = [name for name, module in model.named_modules() if isinstance(module, models.Whitening)]
+            return model if self.feedback == "exact" else feedback.convert(model, self.feedback, leave=fixed)
 
     def _check_memory(self, input_shape: tuple[int, ...], num_classes: int) -> None:
         """Raise OutOfMemoryError where parameters, gradients and the optimizer's state alone, which

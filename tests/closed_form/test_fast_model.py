@@ -1,12 +1,16 @@
 """The network that learns CIFAR in minutes: what its whitening makes of patches, and its layers."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
 
 import dualprop as dp
+from dualprop import recipes
 from dualprop.errors import SettingError
 from dualprop.models import FastConvNet, Whitening
+from dualprop.recipes.variants import named
 
 
 def images(number=200, channels=3, side=9):
@@ -90,3 +94,23 @@ def test_rules_have_the_gradient_of_back_propagation(name, norm):
     for parameter, gradient in exact.items():
         error = float((found[parameter] - gradient).norm() / gradient.norm())
         assert error < 1e-2, f"{parameter}: off by {error:.2e}"
+
+
+@pytest.mark.parametrize("variant", ["bp", "dp", "dp-transposed", "kp-dp", "ep", "pc-fixed"])
+@pytest.mark.parametrize("name", ["cifar10-fast", "cifar10-fast-group", "cifar10-fast-95", "cifar100-fast"])
+def test_the_recipe_trains_by_the_rules_that_it_is_for(name, variant):
+    """Kolen-Pollack feedback starts elsewhere; all others have back-propagation's gradient."""
+    made = named(variant).apply(recipes.from_name(name))
+    made = dataclasses.replace(made, model=dataclasses.replace(made.model, channels=(16, 16)))
+    torch.manual_seed(0)
+    model = made.build((3, 12, 12), 10)
+    x, y = images(10, side=12), torch.arange(10)
+    network = dp.Network.from_module(model)
+    outcome = made.rule.gradients(network, x, y, generator=torch.Generator().manual_seed(0))
+    assert outcome.status.ok, outcome.status.message
+    learned = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert outcome.gradients.keys() == learned
+    twin = dp.Backprop(loss=made.rule.loss).gradients(network, x, y).gradients
+    for name in () if variant == "kp-dp" else learned:
+        cosine = nn.functional.cosine_similarity(outcome.gradients[name].flatten(), twin[name].flatten(), dim=0)
+        assert cosine > 0.999, f"{name}: {float(cosine):.5f}"
