@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
-from annotated_types import Ge
+from annotated_types import Interval
 from torch import Tensor, nn
 
 from dualprop import neurons
@@ -80,10 +80,10 @@ class FastConvNet:
     """
 
     channels: Units = (64, 256, 256)
-    convolutions: Annotated[int, Ge(1)] = 2
+    convolutions: Annotated[int, Interval(ge=1, le=100)] = 2
     activation: str = "gelu"
     norm: Literal["batch", "group", "none"] = "batch"
-    whitening: Annotated[int, Ge(0)] = 2
+    whitening: Annotated[int, Interval(ge=0, le=16)] = 2
     output_scale: Positive = 1 / 9
 
     def __post_init__(self) -> None:

@@ -32,7 +32,8 @@ def unpack(kind: type, tensors: dict[str, Tensor]) -> Any:
         if origin is tuple:
             values[field.name] = tuple(by_key[k] for k in sorted(by_key))
         elif origin is not None and issubclass(origin, Mapping):
-            values[field.name] = by_key
+            # From the first layer up, as rules hold them, and not as a file lists its tensors.
+            values[field.name] = {k: by_key[k] for k in sorted(by_key)}
         elif hints[field.name] is float:
             values[field.name] = float(tensors[field.name])
         else:

@@ -71,7 +71,8 @@ def read(path: Path, belongs_to: str, kind: str = "") -> Checkpoint:
     try:
         # Read, not mapped: a file that is cut short under a map ends the process.
         content = files.read(path)
-        tensors = load(content)
+        # The library's order is another each time.
+        tensors = dict(sorted(load(content).items()))
         plain = _metadata(content)
     except (SafetensorError, ValueError, LookupError, TypeError, OSError, RuntimeError, RunError) as error:
         if memory.is_lacking(error):

@@ -12,7 +12,7 @@ def test_crops_and_flips_are_options_and_change_the_run(dualprop, folder, short)
         answer = dualprop("train", *short, *options, "--seeds", "1", "--no-align", "--out", name)
         assert (answer.code, answer.err) == (0, "")
     recipe = json.loads((folder / "varied/recipe.json").read_text())["recipe"]
-    assert recipe["augmentation"] == {"pad": 1, "flip": True}
+    assert recipe["augmentation"] == {"pad": 1, "padding": "zeros", "flip": True, "flips": "random"}
     plain, varied = (
         json.loads((folder / name / "seed-0/metrics.jsonl").read_text().splitlines()[-1]) for name in ("plain", "varied")
     )

@@ -14,6 +14,8 @@ from torch import nn
 
 from dualprop import training
 from dualprop.errors import CheckpointError
+from dualprop.rules import packing
+from dualprop.rules.target_propagation import FeedbackWeights
 from dualprop.training import checkpoint, files
 from dualprop.training.checkpoint import Checkpoint
 
@@ -243,3 +245,17 @@ def test_memory_that_is_lacking_is_not_told_as_a_damaged_checkpoint(tmp_path, mo
     monkeypatch.setattr(checkpoint, "load", full)
     with pytest.raises(RuntimeError, match="can't allocate memory"):
         checkpoint.read(path, "r")
+
+
+def test_a_rules_state_is_in_the_order_of_its_layers_however_a_file_lists_it(tmp_path):
+    """Target propagation draws noise layer by layer: in another order it draws other noise. A file
+    lists "weights.10" before "weights.2", and the library that reads it in any order."""
+    weights = {k: torch.full((2,), float(k)) for k in range(2, 13)}
+    state = FeedbackWeights(weights, {k: -weight for k, weight in weights.items()})
+    path = tmp_path / "last.safetensors"
+    checkpoint.write(path, Checkpoint({f"rule.{name}": t for name, t in packing.pack(state).items()}, {}), "a run")
+    orders = {tuple(checkpoint.read(path, "a run").tensors) for _ in range(20)}
+    assert len(orders) == 1
+    shuffled = dict(reversed(checkpoint.read(path, "a run").under("rule").items()))
+    for held in (packing.unpack(FeedbackWeights, shuffled).weights, packing.unpack(FeedbackWeights, shuffled).momenta):
+        assert list(held) == list(range(2, 13))
