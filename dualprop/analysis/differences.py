@@ -1,22 +1,27 @@
-"""Whether a rule's test accuracy differs from its back-propagation twin's by more than chance.
+"""Whether a rule's test accuracy differs from another's by more than chance: from its
+back-propagation twin's, or from a published figure.
 
-With several seeds the differences are paired, as both runs of a seed share weights, order and
-augmentation; their mean is held against Student's 95 % interval. With one seed nothing is known of
-the spread over seeds, and the difference is held against twice the sampling error of the test set
-alone, √(p(1-p)/n + q(1-q)/n), which is the least that it can be.
+To a twin: with several seeds the differences are paired, as both runs of a seed share weights,
+order and augmentation; their mean is held against Student's 95 % interval. To a published mean and
+standard deviation over n seeds: Welch's 95 % interval, to which half of the last printed digit is
+added, for the mean and for the deviation. With one seed nothing is known of our spread, and the
+difference is held against twice the sampling error of the test set alone, √(p(1-p)/n) for each run,
+which is the least that it can be.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import sqrt
-from statistics import mean, stdev
+from math import inf, sqrt
+from statistics import mean, stdev, variance
 
+from dualprop.errors import SettingError
 from dualprop.training.records import Result
 
-# The 97.5 % points of Student's distribution with 1, 2, … degrees of freedom.
-_STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
+# The point of a distribution that 95 % of it is within, on both sides.
+LEVEL = 0.975
 
 
 @dataclass(frozen=True)
@@ -52,13 +57,10 @@ def difference(results: Sequence[Result], twin: Sequence[Result]) -> Difference 
         return None
     points = [100 * (a.test_accuracy - b.test_accuracy) for a, b in pairs]
     if len(pairs) > 1:
-        student = _STUDENT[min(len(pairs) - 1, len(_STUDENT)) - 1]
-        return Difference(mean(points), student * stdev(points) / sqrt(len(points)), len(points))
-    size = pairs[0][0].num_test
-    if not size:
+        return Difference(mean(points), student(len(pairs) - 1) * stdev(points) / sqrt(len(points)), len(points))
+    if not pairs[0][0].num_test:
         return None
-    variance = sum(result.test_accuracy * (1 - result.test_accuracy) for result in pairs[0]) / size
-    return Difference(points[0], 200 * sqrt(variance), 1)
+    return Difference(points[0], 2 * sqrt(sum(_sampling(result) for result in pairs[0])), 1)
 
 
 def to_twin(results: dict[str, list[Result]]) -> dict[str, Difference]:
@@ -68,3 +70,86 @@ def to_twin(results: dict[str, list[Result]]) -> dict[str, Difference]:
         return {}
     by_name = {name: difference(each, results[twin]) for name, each in results.items() if name != twin}
     return {name: each for name, each in by_name.items() if each is not None}
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published accuracy in per cent: mean ± standard deviation over seeds, and the last digit
+    printed, 0.01 say."""
+
+    mean: float
+    std: float
+    num_seeds: int
+    digit: float
+
+    @classmethod
+    def parse(cls, text: str, num_seeds: int) -> Published:
+        """From "98.45 ± 0.04". Raises SettingError for anything else."""
+        found = re.fullmatch(r"(\d+(?:\.(\d+))?) ± (\d+(?:\.(\d+))?)", text)
+        if found is None or num_seeds < 2:
+            raise SettingError(f"a published figure is a mean ± a deviation over seeds, '98.45 ± 0.04', got '{text}'.")
+        return cls(float(found[1]), float(found[3]), num_seeds, 10.0 ** -min(len(found[2] or ""), len(found[4] or "")))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Ours against a published figure.
+
+    Attributes:
+        points: by which we are above it; None without a seed.
+        chance: what chance explains.
+        num_seeds: of ours.
+        wanted: how many there have to be for "no difference seen".
+    """
+
+    points: float | None
+    chance: float
+    num_seeds: int
+    wanted: int
+
+    @property
+    def words(self) -> str:
+        """ "below", "above", "no difference seen" or "too few to tell".
+
+        What chance can't explain is told from any number of seeds. That no difference is seen is
+        told of as many as are wanted, since few seeds would hide almost any.
+        """
+        if self.points is not None and abs(self.points) > self.chance:
+            return "above" if self.points > 0 else "below"
+        return "no difference seen" if self.num_seeds >= self.wanted else "too few to tell"
+
+    def __str__(self) -> str:
+        if self.points is None:
+            return self.words
+        basis = "the test set's sampling error alone" if self.num_seeds == 1 else "Welch's 95 % interval"
+        return f"{self.points:+.2f} points, chance ± {self.chance:.2f} ({basis}): {self.words}"
+
+
+def to_published(results: Sequence[Result], published: Published, wanted: int) -> Verdict:
+    """Of a rule's results, however many there are, to what is published of it."""
+    accuracies = [100 * result.test_accuracy for result in results]
+    if not accuracies:
+        return Verdict(None, 0.0, 0, wanted)
+    points = mean(accuracies) - published.mean
+    # What is printed is rounded.
+    theirs, rounding = (published.std + published.digit / 2) ** 2 / published.num_seeds, published.digit / 2
+    if len(accuracies) == 1:
+        sampling = _sampling(results[0]) if results[0].num_test else inf
+        return Verdict(points, 2 * sqrt(sampling + theirs) + rounding, 1, wanted)
+    ours = variance(accuracies) / len(accuracies)
+    degrees = (ours + theirs) ** 2 / (ours**2 / (len(accuracies) - 1) + theirs**2 / (published.num_seeds - 1))
+    return Verdict(points, student(degrees) * sqrt(ours + theirs) + rounding, len(accuracies), wanted)
+
+
+def student(degrees: float) -> float:
+    """The 97.5 % point of Student's distribution."""
+    # Takes a while to import.
+    from scipy.special import stdtrit
+
+    return float(stdtrit(degrees, LEVEL))
+
+
+def _sampling(result: Result) -> float:
+    """The variance of an accuracy, in points squared, by the test set's size."""
+    assert result.num_test
+    return 1e4 * result.test_accuracy * (1 - result.test_accuracy) / result.num_test

@@ -160,7 +160,13 @@ def plain_step(model: nn.Module, recipe: Recipe, x: Tensor, y: Tensor) -> Callab
 
 
 def rule_step(model: nn.Module, recipe: Recipe, x: Tensor, y: Tensor) -> Callable[[], list[Outcome]]:
-    """One step of the trainer by the recipe's rule, whose state is carried along.
+    """One step of the trainer by the recipe's rule, on this batch each time."""
+    next_step = trainer_step(model, recipe)
+    return lambda: next_step(x, y)
+
+
+def trainer_step(model: nn.Module, recipe: Recipe) -> Callable[[Tensor, Tensor], list[Outcome]]:
+    """One step of the trainer by the recipe's rule, whose state is carried along, on a batch.
 
     It is captured where the trainer would, from the fourth on.
     """
@@ -177,7 +183,7 @@ def rule_step(model: nn.Module, recipe: Recipe, x: Tensor, y: Tensor) -> Callabl
     if how.captured:
         run = CapturedStep(one_step, recipe, CudaGraph(torch.device(recipe.device)))
 
-    def next_step() -> list[Outcome]:
+    def next_step(x: Tensor, y: Tensor) -> list[Outcome]:
         nonlocal state
         outcomes, state = run(x, y, state)
         return outcomes

@@ -17,7 +17,8 @@ COMMANDS = {
     "check": ("dualprop.cli.check", "print the evidence on this machine that the rules are right"),
     "bench": ("dualprop.cli.bench", "measure time and memory of a step against a plain PyTorch loop"),
     "report": ("dualprop.cli.report", "show finished runs again, and redraw their figures"),
-    "list": ("dualprop.cli.listing", "list rules, recipes, datasets, models or neurons"),
+    "reproduce": ("dualprop.cli.reproduce", "run the papers' tables and figures, as many as --minutes allow"),
+    "list": ("dualprop.cli.listing", "list rules, recipes, items, datasets, models or neurons"),
 }
 
 USAGE = """usage: dualprop COMMAND [options]      `dualprop COMMAND --help` shows a command's options
@@ -30,15 +31,17 @@ examples:
   dualprop compare                              handwritten digits by two rules, in a minute
   dualprop train mnist-mlp --rule.beta 0.1      any field of a recipe is an option
   dualprop train mnist-mlp --rule backprop      the back-propagation twin
+  dualprop reproduce --minutes 8                the papers' tables: what is worth most, whole
   dualprop list recipes
 
-exit codes: 0 done; 2 an error, told in a line; 3 trained, but a run diverged or collapsed; 130 interrupted
+exit codes: 0 done; 2 an error, told in a line; 3 trained, but a run diverged or collapsed, or an item failed;
+130 interrupted
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; exits with 0, with 2 and one line for a user's error, with 3 after
-    training of which a run diverged, or with 130 when interrupted.
+    training of which a run diverged or an item failed, or with 130 when interrupted.
 
     Without arguments it is the program itself, and takes those of the process.
     """
@@ -62,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _answer(arguments: list[str], outlet: Outlet | None) -> None:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        commands = "\n".join(f"  {name:9}{summary}" for name, (_, summary) in COMMANDS.items())
+        commands = "\n".join(f"  {name:11}{summary}" for name, (_, summary) in COMMANDS.items())
         print(USAGE.format(commands=commands), end="")
         return
     if arguments[0] == "--version":
@@ -82,7 +85,7 @@ def _answer(arguments: list[str], outlet: Outlet | None) -> None:
 def _leaves_files(arguments: list[str]) -> bool:
     """Whether the command is of use when nobody reads what it prints."""
     leaving = ("--out", "--figure")
-    return arguments[0] in ("train", "compare") or any(word.split("=")[0] in leaving for word in arguments)
+    return arguments[0] in ("train", "compare", "reproduce") or any(word.split("=")[0] in leaving for word in arguments)
 
 
 def _run(module: str, arguments: list[str], is_program: bool) -> None:

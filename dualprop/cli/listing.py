@@ -44,6 +44,12 @@ def _variants() -> dict[str, str]:
     return {name: variant.summary for name, variant in VARIANTS.items()}
 
 
+def _items() -> dict[str, str]:
+    from dualprop.reproduction import listing
+
+    return listing.summaries()
+
+
 def _datasets() -> dict[str, str]:
     from dualprop import data
 
@@ -70,6 +76,7 @@ KINDS: dict[str, Callable[[], dict[str, str]]] = {
     "rules": _rules,
     "variants": _variants,
     "recipes": _recipes,
+    "items": _items,
     "datasets": _datasets,
     "models": _models,
     "neurons": _neurons,

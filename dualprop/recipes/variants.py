@@ -273,24 +273,34 @@ VARIANTS: dict[str, Variant] = {
 
 
 def named(name: str) -> Variant:
-    """The variant of that name, or DP⊤ at an α and β of its own, "dp-transposed-a0.5-b0.01". Raises
-    SettingError."""
+    """The variant of that name, DP⊤ at an α and β of its own, "dp-transposed-a0.5-b0.01", or EP by
+    K even/odd iterations at a β, "ep-k5-b0.02". Raises SettingError."""
     if name in VARIANTS:
         return VARIANTS[name]
     number = r"(\d+(?:\.\d+)?(?:e-?\d+)?)"
     pair = re.fullmatch(f"dp-transposed-a{number}-b{number}", name)
-    if pair and name == _at(float(pair[1]), float(pair[2])):
+    if pair and name == transposed_at(float(pair[1]), float(pair[2])):
         alpha, beta = float(pair[1]), float(pair[2])
         return Variant(f"DP⊤ at α = {alpha:g}, β = {beta:g}", lambda recipe: _transposed_at(recipe, alpha, beta))
+    pair = re.fullmatch(f"ep-k([1-9]\\d{{0,3}})-b{number}", name)
+    if pair and name == ep_at(int(pair[1]), float(pair[2])):
+        iterations, beta = int(pair[1]), float(pair[2])
+        relaxation = Blocks(schedules.even_odd(iterations))
+        return Variant(f"EP by {iterations} even/odd iterations, β = {beta:g}", _ep(relaxation=relaxation, beta=beta))
     raise SettingError(
         f"unknown variant '{name}'.{closest(name, list(VARIANTS))} `dualprop list variants` shows them all: "
         f"{', '.join(VARIANTS)}."
     )
 
 
-def _at(alpha: float, beta: float) -> str:
+def transposed_at(alpha: float, beta: float) -> str:
     """The one name of DP⊤ at these."""
     return f"dp-transposed-a{alpha:g}-b{beta:g}"
+
+
+def ep_at(iterations: int, beta: float) -> str:
+    """The one name of EP by these."""
+    return f"ep-k{iterations}-b{beta:g}"
 
 
 def _transposed_at(recipe: Recipe, alpha: float, beta: float) -> Recipe:
@@ -314,7 +324,7 @@ def parse(text: str, recipe: Recipe | None = None) -> list[str]:
     if text == "grid" and recipe is not None:
         if not recipe.grid:
             raise SettingError(f"recipe {recipe.name} holds no grid of α and β. Name variants: {', '.join(VARIANTS)}.")
-        return ["bp", *(_at(alpha, beta) for alpha, beta in recipe.grid)]
+        return ["bp", *(transposed_at(alpha, beta) for alpha, beta in recipe.grid)]
     names = text.split(",")
     for name in names:
         named(name)

@@ -84,6 +84,12 @@ def read(path: Path, largest: int | None = None) -> bytes:
         return file.read() if largest is None else file.read(size)
 
 
+def remove(path: Path) -> None:
+    """Remove the file, where there is one. Raises RunError where something else is."""
+    if exists(path):
+        path.unlink()
+
+
 def drop_partial_line(path: Path) -> None:
     """Cut off a last line that a killed writer left without its end."""
     if exists(path):

@@ -28,6 +28,8 @@ except ImportError:  # pragma: no cover — not a POSIX system
     flock = None  # type: ignore[assignment]
 
 _LOCK = ".lock"
+# Of a run, a comparison, a reproduction: what their folder holds first, and is resumed by.
+_DESCRIPTIONS = ("recipe.json", "comparison.json", "reproduction.json")
 # Not only of paths: between two dollars matplotlib reads mathematics, where a figure has the name.
 _FORBIDDEN = re.compile(r'[/\\:*?"<>|$]')
 _LONGEST_NAME = 200
@@ -121,7 +123,7 @@ def held_file(path: Path) -> Iterator[None]:
 
 def _refuse_others(folder: Path) -> None:
     others = sorted(path.name for path in folder.iterdir() if not _is_of_a_start(path))
-    if {"recipe.json", "comparison.json"} & set(others):
+    if set(_DESCRIPTIONS) & set(others):
         raise RunError(f"{folder} exists already. Continue it with --resume {folder}, or choose another folder with --out.")
     if others:
         raise RunError(f"{folder} exists already and is no run: it holds {others[0]!r}. Choose another folder with --out.")

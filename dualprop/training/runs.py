@@ -105,11 +105,12 @@ def train(
     data_root: Path | None = None,
     reporter: Reporter | None = None,
     *,
+    seeds: Sequence[int] | None = None,
     allow_changed: bool = False,
     beside: Sequence[Run] = (),
 ) -> dict[str, Any]:
     """Train every seed that is not finished, each from its last checkpoint; write results.json and
-    return it.
+    return it. `seeds` are those of the run to train now, by default all.
 
     A run that can't end as the uninterrupted one does, since its data, code or machine changed (see
     `conditions`), is refused unless `allow_changed`; its results then say so. `beside` are runs
@@ -129,7 +130,7 @@ def train(
             run.folder, run.recipe, is_begun=run.is_begun, allow_changed=allow_changed,
             beside=[each.folder for each in beside], tell=reporter.changed,
         )  # fmt: skip
-        for seed in run.seeds:
+        for seed in run.seeds if seeds is None else seeds:
             load = partial(load_data, run.recipe, seed, data_root)
             train_seed(run.recipe, seed, load, run.seed_folder(seed), reporter, starts)
         results = summary(run.results())

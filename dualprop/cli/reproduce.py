@@ -1,0 +1,121 @@
+"""`dualprop reproduce`: the papers' tables and figures, as many as a time allows."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+
+from dualprop.bench.showing import new_table, say
+from dualprop.cli import arguments as args
+from dualprop.cli import listing
+from dualprop.cli.console import OutputConsole
+from dualprop.cli.progress import ConsoleReporter
+from dualprop.cli.tables import DIVERGED
+from dualprop.reproduction import options, running, writing
+from dualprop.reproduction.costs import Cost
+from dualprop.reproduction.plan import Job, Plan
+from dualprop.reproduction.running import Reproduction
+from dualprop.reproduction.watching import Failure, Watch
+from dualprop.training import Reporter
+from dualprop.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class ReproduceOptions(options.ReproduceOptions):
+    __doc__ = options.ReproduceOptions.__doc__
+
+    items: tyro.conf.Positional[tuple[str, ...]] = ()
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Parse, run, show. Exits with 3 where an item failed or a run diverged."""
+    lists, rest = args.take_switch(arguments, "--list")
+    if lists:
+        listing.main(["items", *rest])
+        return
+    chosen = args.parse(ReproduceOptions, ReproduceOptions(), rest, "reproduce")
+    console = OutputConsole()
+    reproduced = running.run(chosen, ConsoleWatch(console))
+    _show(reproduced, console)
+    if not reproduced.is_well:
+        raise SystemExit(DIVERGED)
+
+
+class ConsoleWatch(Watch):
+    """Says what is measured, the plan, and each run as it goes."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    def started(self, folder: Path) -> None:
+        say(self.console, f"reproducing → {folder}")
+
+    def said(self, line: str) -> None:
+        say(self.console, line)
+
+    def measured(self, label: str, cost: Cost, epochs: int) -> None:
+        least = "at least " if cost.of == "one step" else ""
+        say(self.console, f"measured: {label} takes {least}{_duration(cost.seconds(epochs))} a seed")
+
+    def planned(self, plan: Plan) -> None:
+        show_plan(plan, self.console)
+
+    def failed(self, failure: Failure) -> None:
+        say(self.console, f"failed: {failure.label}: {failure.error}", style="yellow")
+
+    def training(self, job: Job, recipe: Recipe) -> AbstractContextManager[Reporter]:
+        return contextlib.closing(ConsoleReporter(self.console, job.label, recipe.batch_size))
+
+
+def show_plan(plan: Plan, console: Console) -> None:
+    """What is run in which order, by figure; and what is left and why."""
+    table = new_table("the plan", "run", ["item", "seeds", "time"])
+    for label, item, seeds, seconds in _grouped([(each.job, each.table, each.seconds) for each in plan.steps]):
+        table.add_row(label, item, seeds, _duration(seconds))
+    if plan.steps:
+        console.print(table)
+    within = "" if plan.budget == float("inf") else f" of {_duration(plan.budget)}"
+    say(console, f"planned: {len(plan.steps)} runs in {_duration(plan.seconds)}{within}; left: {len(plan.left)}")
+    by_reason: dict[str, list[tuple[Job, str, float]]] = {}
+    for each in plan.left:
+        by_reason.setdefault(each.reason, []).append((each.job, each.table, each.seconds or 0.0))
+    for reason, left in by_reason.items():
+        told = [f"{label}{f' ({_duration(seconds)})' if seconds else ''}" for label, _, _, seconds in _grouped(left)]
+        say(console, f"– {reason}: {', '.join(told)}")
+
+
+def _grouped(jobs: list[tuple[Job, str, float]]) -> list[tuple[str, str, str, float]]:
+    """By label, in the order of the first job of each: its item, seeds and seconds."""
+    by_label: dict[str, tuple[str, list[int], float]] = {}
+    for job, item, seconds in jobs:
+        first, seeds, sum_so_far = by_label.get(job.label, (item, [], 0.0))
+        by_label[job.label] = first, [*seeds, job.seed], sum_so_far + seconds
+    return [(label, item, str(len(seeds)), seconds) for label, (item, seeds, seconds) in by_label.items()]
+
+
+def _show(reproduced: Reproduction, console: Console) -> None:
+    """The tables of what was trained, and where all of it lies."""
+    for name, item in reproduced.results["items"].items():
+        rows = [row for row in item.get("rows", ()) if row["num_seeds"]]
+        if not rows:
+            continue
+        table = new_table(f"{name}: {item['done']} of {item['wanted']} runs", "figure", writing.HEADINGS)
+        for row in rows:
+            table.add_row(*writing.cells(row))
+        console.print(table)
+    if reproduced.plan.left:
+        say(console, f"{len(reproduced.plan.left)} runs are left: go on with --resume {reproduced.folder}")
+    say(console, f"tables: {reproduced.folder / 'results.md'}")
+
+
+def _duration(seconds: float) -> str:
+    """ "12 s", "3.4 min", "5.1 h"."""
+    if seconds < 100:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.3g} min" if seconds < 6000 else f"{seconds / 3600:,.3g} h"
