@@ -26,6 +26,10 @@ from dualprop.training import Reporter
 from dualprop.training.recipe import Recipe
 
 
+# On narrower consoles some columns are left to the file.
+WIDE, LEFT_OUT = 140, ("setting", "beside BP", "angle (°)")
+
+
 @dataclass(frozen=True)
 class ReproduceOptions(options.ReproduceOptions):
     __doc__ = options.ReproduceOptions.__doc__
@@ -105,10 +109,15 @@ def _show(reproduced: Reproduction, console: Console) -> None:
         rows = [row for row in item.get("rows", ()) if row["num_seeds"]]
         if not rows:
             continue
-        table = new_table(f"{name}: {item['done']} of {item['wanted']} runs", "figure", writing.HEADINGS)
+        shown = [name for name in writing.HEADINGS if console.width >= WIDE or name not in LEFT_OUT]
+        table = new_table(f"{name}: {item['done']} of {item['wanted']} runs", "figure", shown)
         for row in rows:
-            table.add_row(*writing.cells(row))
+            figure, *others = writing.cells(row)
+            table.add_row(figure, *(cell for heading, cell in zip(writing.HEADINGS, others, strict=True) if heading in shown))
         console.print(table)
+        deviations = dict.fromkeys(deviation for row in rows for deviation in row["deviations"])
+        if deviations:
+            say(console, f"not the published setting: {', '.join(deviations)}", style="yellow")
     if reproduced.plan.left:
         say(console, f"{len(reproduced.plan.left)} runs are left: go on with --resume {reproduced.folder}")
     say(console, f"tables: {reproduced.folder / 'results.md'}")

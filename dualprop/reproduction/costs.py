@@ -21,6 +21,7 @@ from torch import Tensor
 
 from dualprop.bench import contenders
 from dualprop.data import Examples, Splits, batches
+from dualprop.errors import DataError
 from dualprop.network import Network
 from dualprop.training import capture, checkpoint, documents, environment, execution, files, monitoring, runs, trainer
 from dualprop.training.checkpoint import Checkpoint
@@ -78,16 +79,48 @@ class Costs:
         files.write_json(self.path, {"machine": self.machine, "costs": plain})
 
 
-def measure(recipe: Recipe, seed: int, data_root: Path | None, folder: Path, longest: float = math.inf) -> Cost:
+class Loaded:
+    """The data that were loaded last, as recipes of one data set are measured in turn; and which
+    can't be had, so that nobody waits for a download twice."""
+
+    def __init__(self, root: Path | None) -> None:
+        self.root = root
+        self.last: tuple[object, Splits, float] | None = None
+        self.refused: dict[str, DataError] = {}
+
+    def __call__(self, recipe: Recipe, seed: int) -> tuple[Splits, float]:
+        """The recipe's data, divided by some seed, and the seconds that loading takes. Raises
+        DataError."""
+        if recipe.dataset in self.refused:
+            raise self.refused[recipe.dataset]
+        key = (
+            recipe.dataset,
+            recipe.border,
+            recipe.validation_fraction,
+            recipe.train_examples,
+            recipe.residency,
+            recipe.device,
+        )
+        if self.last is None or self.last[0] != key:
+            began = time.perf_counter()
+            try:
+                splits = runs.load_data(recipe, seed, self.root)
+            except DataError as error:
+                self.refused[recipe.dataset] = error
+                raise
+            self.last = key, splits, time.perf_counter() - began
+        return self.last[1:]
+
+
+def measure(recipe: Recipe, loaded: Loaded, folder: Path, longest: float = math.inf) -> Cost:
     """What a run of the recipe takes. One that takes more than `longest` seconds is not measured to
     its end. `folder` is on the disk that runs are written to.
 
     Raises what training raises.
     """
     runs.prepare(recipe)
-    began = time.perf_counter()
-    splits = runs.load_data(recipe, seed, data_root)
-    loading = time.perf_counter() - began
+    seed = recipe.seed_list[0]
+    splits, loading = loaded(recipe, seed)
     stepping = _Stepping(recipe, seed, splits)
     if stepping.warm_up > COMPILING:
         stepping = _Stepping(recipe, seed, splits)

@@ -38,6 +38,8 @@ from dualprop.training.runs import Run
 
 # Of the time: what measuring may take at most, and the self-test; and what is kept for writing.
 MEASURING, TESTING, WRITING = 0.15, 0.25, 0.04
+# Of the time that is left, what a plan leaves for runs that take longer than expected.
+MARGIN = 0.05
 LONGEST_SELF_TEST, LONGEST_WRITING = 120.0, 10.0
 
 Measure = Callable[..., Cost]
@@ -142,7 +144,7 @@ class _Running:
 
     def _measure(self) -> None:
         """What the runs take that are not known yet, those of most worth first."""
-        until = self.clock() + MEASURING * self.budget
+        until, loaded = self.clock() + MEASURING * self.budget, costs.Loaded(self.chosen.data)
         worth = {figure.label: item.worth for item in reversed(self.setting.table.values()) for figure in item.figures}
         for label in sorted(self.figures, key=lambda label: -worth.get(label, 0.0)):
             if self.clock() >= until:
@@ -151,8 +153,11 @@ class _Running:
             is_rough = cost is not None and cost.of == "one step" and cost.seconds(recipe.epochs) <= self.left
             if (cost is not None and not is_rough) or all(self._is_done(job) for job in self._jobs(label)):
                 continue
+            if recipe.dataset in loaded.refused:
+                self.refused |= dict.fromkeys(self._jobs(label), f"the data of {recipe.dataset} can't be had")
+                continue
             with _Noting(self, label):
-                found = self.measure(recipe, self.seeds[label][0], self.chosen.data, self.folder, self.left)
+                found = self.measure(recipe, loaded, self.folder, self.left)
                 self.costs[label] = found
                 self.watch.measured(label, found, recipe.epochs)
 
@@ -167,7 +172,7 @@ class _Running:
         done = {job for job in jobs if self._is_done(job)}
         begun = [job for job in jobs if job not in done and self._epochs_done(job)]
         seconds = {job: self._seconds(job) for job in jobs if job not in done}
-        plan = planning.plan(tables, seconds, max(0.0, self.left), begun=begun, done=done, refused=self.refused)
+        plan = planning.plan(tables, seconds, max(0.0, (1 - MARGIN) * self.left), begun=begun, done=done, refused=self.refused)
         files.write_json(self.folder / "plan.json", plan.to_plain())
         return plan
 
@@ -244,9 +249,11 @@ class _Running:
         for job in sorted(left, key=lambda job: -self._epochs_done(job)):
             cost = self.costs[job.label]
             failed = job.label in self.failures and job in self.refused
-            if math.isinf(self.left) or failed or cost is None or cost.of == "one step":
+            if math.isinf(self.left) or failed or cost is None:
                 continue
-            if (0 if self._epochs_done(job) else cost.setup) + cost.epoch <= self.left:
+            # One step tells the least that an epoch takes.
+            epoch = cost.epoch * (1.5 if cost.of == "one step" else 1)
+            if cost.setup + epoch <= self.left:
                 self.watch.said(f"the time that is left goes into {job.label}, seed {job.seed}, which --resume goes on with")
                 self._do(job, whole=False)
                 return

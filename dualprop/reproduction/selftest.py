@@ -56,7 +56,7 @@ class Check(Record, frozen=True, kw_only=True, omit_defaults=True):
 
     result: Literal["holds", "fails", "measured"]
     difference: float | None = None
-    ratios: dict[str, Ratio] = {}
+    ratios: dict[str, Ratio] | None = None
     error: str = ""
     traceback: str = ""
 
@@ -169,6 +169,6 @@ def _ratios(model: str, precision: str, setting: Setting, kind: dict[str, Any]) 
     ratios = {row["label"]: row["ratio"] for row in group.get("rows", ()) if row["label"] != PLAIN}
     return Check(
         result="measured" if ratios and not group["refused"] else "fails",
-        ratios=ratios,
+        ratios=ratios or None,
         error="; ".join(f"{label}: {reason}" for label, reason in group["refused"].items()),
     )

@@ -113,7 +113,7 @@ def _of(run: Run | None, seeds: tuple[int, ...]) -> list[Result]:
 
 
 def _largest_angle(run: Run | None, seeds: tuple[int, ...]) -> float | None:
-    """Degrees to back-propagation after the last epoch: the largest over layers, mean over seeds."""
+    """Degrees to back-propagation after the last epoch: the largest of a layer, mean over seeds."""
     largest = []
     for seed in seeds if run is not None else ():
         assert run is not None
@@ -173,7 +173,7 @@ def cells(row: dict[str, Any]) -> list[str]:
         return [name, "–", "0", row["missing"], "–", "–", "–", "–"]
     spread = f" ± {row['std']:.2f}" if row["std"] is not None else ""
     accuracy = f"{row['mean']:.2f}{spread}" if row["mean"] is not None else "–"
-    setting = f"{row['epochs']} epochs, {row['dtype']}"
+    setting = f"{row['epochs']} epoch{'s' if row['epochs'] > 1 else ''}, {row['dtype']}"
     other = f" (not the published setting: {', '.join(row['deviations'])})" if row["deviations"] else ""
     twin = row.get("to_twin")
     beside = (
