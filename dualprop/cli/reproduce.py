@@ -19,12 +19,12 @@ from dualprop.cli.progress import ConsoleReporter
 from dualprop.cli.tables import DIVERGED
 from dualprop.reproduction import options, running, writing
 from dualprop.reproduction.costs import Cost
+from dualprop.reproduction.failing import Failure
 from dualprop.reproduction.plan import Job, Plan
 from dualprop.reproduction.running import Reproduction
-from dualprop.reproduction.watching import Failure, Watch
+from dualprop.reproduction.watching import Watch
 from dualprop.training import Reporter
 from dualprop.training.recipe import Recipe
-
 
 # On narrower consoles some columns are left to the file.
 WIDE, LEFT_OUT = 140, ("setting", "beside BP", "angle (°)")

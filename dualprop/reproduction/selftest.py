@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -23,11 +22,11 @@ from torch import Tensor
 from dualprop.bench import contenders, tables
 from dualprop.bench.options import BenchOptions
 from dualprop.bench.timing import PLAIN
-from dualprop.memory import first_line
 from dualprop.models import MLP, Architecture, ConvNet
 from dualprop.recipes import variants
+from dualprop.reproduction.failing import Failure, Failures
 from dualprop.reproduction.options import Setting
-from dualprop.reproduction.watching import Clock, Failure, Watch
+from dualprop.reproduction.watching import Clock, Watch
 from dualprop.rules import DualPropagation
 from dualprop.training import documents, execution, files, runs
 from dualprop.training.recipe import Optimizer, Recipe
@@ -58,36 +57,35 @@ class Check(Record, frozen=True, kw_only=True, omit_defaults=True):
     difference: float | None = None
     ratios: dict[str, Ratio] | None = None
     error: str = ""
-    traceback: str = ""
 
 
-def run(path: Path, setting: Setting, watch: Watch, clock: Clock, until: float) -> list[Failure]:
-    """Make the checks that were not made or failed, as long as there is time; the failed ones."""
-    done = documents.read(path, lambda plain: by_name(plain, Check, ""), f"Remove {path}.") if files.exists(path) else {}
+def run(path: Path, setting: Setting, failures: Failures, watch: Watch, clock: Clock, until: float) -> None:
+    """Make the checks that were not made or failed, as long as there is time, and write each down
+    as it is made."""
+    done = read(path)
     checks = dict(_checks(setting))
-    open_checks = [name for name in checks if name not in done or done[name].result == "fails"]
-    for number, name in enumerate(open_checks):
+    missing = [name for name in checks if name not in done or done[name].result == "fails"]
+    for number, name in enumerate(missing):
         if clock() > until:
-            watch.said(f"self-test: no time for {len(open_checks) - number} of {len(checks)} checks")
+            watch.said(f"self-test: no time for {len(missing) - number} of {len(checks)} checks")
             break
-        done[name] = _made(checks[name])
+        label = f"self-test: {name}"
+        with failures.noting(label):
+            # Until it has come to its end, it is one that fails.
+            done[name] = Check(result="fails", error="it ended in an exception or was cut off")
+            done[name] = checks[name]()
+            if done[name].result == "fails":
+                failures.add(Failure(label=label, error=done[name].error, traceback=""))
+            else:
+                failures.remove(label)
         files.write_json(path, {each: check.to_plain() for each, check in done.items()})
-    failed = [name for name, check in done.items() if check.result == "fails"]
-    watch.said(f"self-test: {len(done) - len(failed)} of {len(checks)} checks hold")
-    return [
-        Failure(item="self-test", label=f"self-test: {name}", error=done[name].error, traceback=done[name].traceback)
-        for name in failed
-    ]
+    num_failed = sum(check.result == "fails" for check in done.values())
+    watch.said(f"self-test: {len(done) - num_failed} of {len(checks)} checks hold, {num_failed} fail")
 
 
-def _made(check: Callable[[], Check]) -> Check:
-    try:
-        return check()
-    # Devices and compilers fail in many ways: which one is told, and the next check is made.
-    except Exception as error:
-        told = " ".join(first_line(error).split())
-        trace = "".join(traceback.format_exception(error))
-        return Check(result="fails", error=f"{type(error).__name__}: {told}", traceback=trace)
+def read(path: Path) -> dict[str, Check]:
+    """The checks made so far, by name."""
+    return documents.read(path, lambda plain: by_name(plain, Check, ""), f"Remove {path}.") if files.exists(path) else {}
 
 
 def _checks(setting: Setting) -> Iterator[tuple[str, Callable[[], Check]]]:

@@ -12,21 +12,13 @@ from typing import Any
 from torch import Tensor
 
 from dualprop.reproduction.costs import Cost
+from dualprop.reproduction.failing import Failure
 from dualprop.reproduction.plan import Job, Plan
 from dualprop.training import Reporter
 from dualprop.training.recipe import Recipe
-from dualprop.training.records import Record, Result
+from dualprop.training.records import Result
 
 Clock = Callable[[], float]
-
-
-class Failure(Record, frozen=True, kw_only=True):
-    """What stopped a job or a check: one line, and the traceback."""
-
-    item: str
-    label: str
-    error: str
-    traceback: str
 
 
 class Watch:

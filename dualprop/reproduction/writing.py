@@ -15,37 +15,28 @@ from typing import Any
 
 from dualprop.analysis import differences, plots
 from dualprop.analysis.differences import Published
-from dualprop.reproduction import selftest
+from dualprop.reproduction import failing, selftest
+from dualprop.reproduction.failing import Failure
 from dualprop.reproduction.items import Figure, Item
-from dualprop.reproduction.options import Setting
-from dualprop.reproduction.tasks import RuntimeTable
-from dualprop.reproduction.watching import Failure
-from dualprop.training import documents, environment, files, folders, runs
-from dualprop.training.records import Result, by_name
+from dualprop.reproduction.jobs import Jobs
+from dualprop.training import files
+from dualprop.training.records import Result
 from dualprop.training.runs import Run
 
-RUNS, FAILURES, PICTURES = "runs", "failures.json", "figures"
+PICTURES = "figures"
 HEADINGS = ("test (%)", "seeds", "setting", "published", "verdict", "beside BP", "angle (°)")
 
 
-def run_of(folder: Path, setting: Setting, figure: Figure) -> Run | None:
-    """The figure's run in the folder, None where it was not begun."""
-    if not figure.is_there:
-        return None
-    path = folders.inside(folder / RUNS, figure.label)
-    return runs.existing(path, setting.recipe(figure), setting.seeds_by_label()[figure.label])
-
-
-def write(folder: Path, setting: Setting, failures: list[Failure]) -> dict[str, Any]:
+def write(jobs: Jobs, failures: list[Failure]) -> dict[str, Any]:
     """Write results.json and results.md as they stand; returns the former."""
     results = {
-        "environment": environment.describe(setting.device),
-        "setting": setting.to_plain(),
-        "items": {name: _item(folder, setting, name, item) for name, item in setting.table.items()},
-        "failures": [{"item": each.item, "label": each.label, "error": each.error} for each in failures],
+        "environment": jobs.environment,
+        "setting": jobs.setting.to_plain(),
+        "items": {name: _item(jobs, item) for name, item in jobs.setting.table.items()},
+        "failures": [{"label": each.label, "error": each.error} for each in failures],
     }
-    files.write_json(folder / "results.json", results)
-    files.write(folder / "results.md", ("\n".join(_markdown(results)) + "\n").encode())
+    files.write_json(jobs.folder / "results.json", results)
+    files.write(jobs.folder / "results.md", ("\n".join(_markdown(results)) + "\n").encode())
     return results
 
 
@@ -54,15 +45,14 @@ def diverged(results: dict[str, Any]) -> bool:
     return any(row["stopped"] for item in results["items"].values() for row in item.get("rows", ()))
 
 
-def _item(folder: Path, setting: Setting, name: str, item: Item) -> dict[str, Any]:
+def _item(jobs: Jobs, item: Item) -> dict[str, Any]:
     about: dict[str, Any] = {"summary": item.summary}
     if item.task == "self-test":
-        path = folder / selftest.FILE
-        checks = documents.read(path, lambda plain: by_name(plain, selftest.Check, ""), "") if files.exists(path) else {}
+        checks = selftest.read(jobs.folder / selftest.FILE)
         return about | {"checks": {each: check.to_plain() for each, check in checks.items()}}
     if item.task:
-        return about | {"groups": RuntimeTable(folder / "runtime.json", setting.device).groups()}
-    rows = [row_of(folder, setting, item, figure) for figure in item.figures]
+        return about | {"groups": jobs.runtime.groups()}
+    rows = [row_of(jobs, item, figure) for figure in item.figures]
     done, wanted = sum(row["num_seeds"] for row in rows), sum(row["wanted"] for row in rows if row["wanted"])
     return about | {
         "sources": item.sources,
@@ -73,20 +63,20 @@ def _item(folder: Path, setting: Setting, name: str, item: Item) -> dict[str, An
     }
 
 
-def row_of(folder: Path, setting: Setting, item: Item, figure: Figure) -> dict[str, Any]:
+def row_of(jobs: Jobs, item: Item, figure: Figure) -> dict[str, Any]:
     """What came out for a figure, as plain values."""
     row: dict[str, Any] = {"recipe": figure.recipe, "variant": figure.variant}
     if not figure.is_there:
         nothing = {"num_seeds": 0, "wanted": 0, "is_whole": False, "stopped": [], "remarks": []}
         return row | nothing | {"missing": f"there is no recipe '{figure.recipe}' yet"}
-    recipe, seeds, run = setting.recipe(figure), setting.seeds_of(item, figure), run_of(folder, setting, figure)
+    recipe, seeds, run = jobs.recipes[figure.label], jobs.setting.seeds_of(item, figure), jobs.begun(figure.label)
     results = _of(run, seeds)
     accuracies = [100 * result.test_accuracy for result in results]
     wanted = len(item.seeds(figure))
     row |= {
         "epochs": recipe.epochs,
         "dtype": recipe.dtype,
-        "deviations": setting.deviations(figure),
+        "deviations": jobs.setting.deviations(figure),
         "seeds": [result.seed for result in results],
         "num_seeds": len(results),
         "wanted": wanted,
@@ -103,7 +93,7 @@ def row_of(folder: Path, setting: Setting, item: Item, figure: Figure) -> dict[s
         verdict = differences.to_published(results, Published.parse(figure.published, len(figure.made().seed_list)), wanted)
         row |= {"verdict": verdict.words, "points": verdict.points, "chance": verdict.chance, "told": str(verdict)}
     if figure.twin is not None:
-        found = differences.difference(results, _of(run_of(folder, setting, figure.twin), seeds))
+        found = differences.difference(results, _of(jobs.begun(figure.twin.label), seeds))
         row["to_twin"] = None if found is None else {**asdict(found), "verdict": found.verdict}
     return row
 
@@ -123,15 +113,15 @@ def _largest_angle(run: Run | None, seeds: tuple[int, ...]) -> float | None:
     return mean(largest) if largest else None
 
 
-def draw(folder: Path, setting: Setting, recipe: str) -> list[Path]:
+def draw(jobs: Jobs, recipe: str) -> list[Path]:
     """The pictures of all runs of a recipe that have begun; returns their paths."""
     begun = []
-    for figure in setting.figures().values():
-        run = run_of(folder, setting, figure) if figure.recipe == recipe else None
+    for label, figure in jobs.figures.items():
+        run = jobs.begun(label) if figure.recipe == recipe else None
         if run is not None and any(run.metrics(seed) for seed in run.seeds):
             begun.append((figure.variant, run))
-    files.make_folder(folder / PICTURES)
-    return plots.draw(begun, folder / PICTURES / recipe) if begun else []
+    files.make_folder(jobs.folder / PICTURES)
+    return plots.draw(begun, jobs.folder / PICTURES / recipe) if begun else []
 
 
 def _markdown(results: dict[str, Any]) -> Iterator[str]:
@@ -147,7 +137,7 @@ def _markdown(results: dict[str, Any]) -> Iterator[str]:
         else:
             yield from _of_rows(item)
     if results["failures"]:
-        yield from ("", f"## Failed (tracebacks: {FAILURES})", "")
+        yield from ("", f"## Failed (tracebacks: {failing.FILE})", "")
         yield from (f"- {each['label']}: {each['error']}" for each in results["failures"])
 
 

@@ -27,6 +27,7 @@ FLOORS = [
     {"training"},
     {"recipes", "analysis"},
     {"bench"},
+    {"reproduction"},
     {"cli", "__main__"},
 ]
 RANK = {name: rank for rank, floor in enumerate(FLOORS) for name in floor}
