@@ -4,9 +4,9 @@ back-propagation twin's, or from a published figure.
 To a twin: with several seeds the differences are paired, as both runs of a seed share weights,
 order and augmentation; their mean is held against Student's 95 % interval. To a published mean and
 standard deviation over n seeds: Welch's 95 % interval, to which half of the last printed digit is
-added, for the mean and for the deviation. With one seed nothing is known of our spread, and the
-difference is held against twice the sampling error of the test set alone, √(p(1-p)/n) for each run,
-which is the least that it can be.
+added, for the mean and for the deviation; where no deviation is published, ours alone. With one
+seed nothing is known of our spread, and the difference is held against twice the sampling error of
+the test set alone, √(p(1-p)/n) for each run, which is the least that it can be.
 """
 
 from __future__ import annotations
@@ -74,21 +74,24 @@ def to_twin(results: dict[str, list[Result]]) -> dict[str, Difference]:
 
 @dataclass(frozen=True)
 class Published:
-    """A published accuracy in per cent: mean ± standard deviation over seeds, and the last digit
-    printed, 0.01 say."""
+    """A published accuracy in per cent: mean ± standard deviation over seeds, None where there is
+    none, and the last digit printed, 0.01 say."""
 
     mean: float
-    std: float
+    std: float | None
     num_seeds: int
     digit: float
 
     @classmethod
     def parse(cls, text: str, num_seeds: int) -> Published:
-        """From "98.45 ± 0.04". Raises SettingError for anything else."""
-        found = re.fullmatch(r"(\d+(?:\.(\d+))?) ± (\d+(?:\.(\d+))?)", text)
-        if found is None or num_seeds < 2:
+        """From "98.45 ± 0.04", or "98.45" of which no spread is known. Raises SettingError for
+        anything else."""
+        found = re.fullmatch(r"(\d+(?:\.(\d+))?)(?: ± (\d+(?:\.(\d+))?))?", text)
+        if found is None:
             raise SettingError(f"a published figure is a mean ± a deviation over seeds, '98.45 ± 0.04', got '{text}'.")
-        return cls(float(found[1]), float(found[3]), num_seeds, 10.0 ** -min(len(found[2] or ""), len(found[4] or "")))
+        digits = [len(each or "") for each in (found[2], found[4])][: 2 if found[3] else 1]
+        std = float(found[3]) if found[3] and num_seeds > 1 else None
+        return cls(float(found[1]), std, num_seeds, 10.0 ** -min(digits))
 
 
 @dataclass(frozen=True)
@@ -132,12 +135,15 @@ def to_published(results: Sequence[Result], published: Published, wanted: int) -
         return Verdict(None, 0.0, 0, wanted)
     points = mean(accuracies) - published.mean
     # What is printed is rounded.
-    theirs, rounding = (published.std + published.digit / 2) ** 2 / published.num_seeds, published.digit / 2
+    rounding = published.digit / 2
+    theirs = 0.0 if published.std is None else (published.std + rounding) ** 2 / published.num_seeds
     if len(accuracies) == 1:
         sampling = _sampling(results[0]) if results[0].num_test else inf
         return Verdict(points, 2 * sqrt(sampling + theirs) + rounding, 1, wanted)
     ours = variance(accuracies) / len(accuracies)
-    degrees = (ours + theirs) ** 2 / (ours**2 / (len(accuracies) - 1) + theirs**2 / (published.num_seeds - 1))
+    degrees = float(len(accuracies) - 1)
+    if theirs:
+        degrees = (ours + theirs) ** 2 / (ours**2 / degrees + theirs**2 / (published.num_seeds - 1))
     return Verdict(points, student(degrees) * sqrt(ours + theirs) + rounding, len(accuracies), wanted)
 
 

@@ -2,8 +2,8 @@
 
 Whole tables come first, the one of most worth for its time before the others; then whole figures
 with their twins; then single seeds, a twin's and its rule's together, since a figure without its
-twin says little. Nothing is chosen that is not expected to end in time. A run in progress is
-finished before anything is begun.
+twin says little; at last twins alone, and rules whose twin can't be run. Nothing is chosen that is
+not expected to end in time. A run in progress is finished before anything is begun.
 """
 
 from __future__ import annotations
@@ -36,6 +36,10 @@ class Wish:
             yield [job for job in pair if job is not None]
 
 
+# A table's name, what the jobs are worth, and the jobs.
+Candidate = tuple[str, float, list[Job]]
+
+
 @dataclass(frozen=True)
 class Table:
     """An item: its worth, and the figures that are whole together."""
@@ -43,6 +47,10 @@ class Table:
     name: str
     worth: float
     wishes: tuple[Wish, ...]
+
+    def rules(self) -> list[Wish]:
+        """The figures that have a twin; all where none has."""
+        return [wish for wish in self.wishes if wish.twin] or list(self.wishes)
 
     def jobs(self) -> list[Job]:
         """All of them, the first seeds of all figures before the second: a plan that is cut off
@@ -132,24 +140,34 @@ class _Planning:
         for job in begun:
             if job in self.open and self._fits([job]):
                 self._choose([job], self.open[job])
-        whole = [(table.name, table.worth, table.jobs()) for table in self.tables]
-        figures = [
-            (table.name, table.worth / len(table.wishes), [job for pair in wish.pairs() for job in pair])
-            for table in self.tables
-            for wish in table.wishes
-        ]
-        seeds = [
-            (table.name, table.worth / len(table.wishes) / len(wish.jobs), pair)
-            for table in self.tables
-            for wish in table.wishes
-            for pair in wish.pairs()
-        ]
-        for candidates in (whole, figures, seeds):
-            self._choose_best_of(candidates)
+        for stage in (self._tables, self._figures, self._seeds, self._singles):
+            self._choose_best_of(list(stage()))
         left = tuple(Left(job, name, self.seconds.get(job), self._reason(job)) for job, name in self._in_order())
         return Plan(tuple(self.steps), left, self.budget)
 
-    def _choose_best_of(self, candidates: list[tuple[str, float, list[Job]]]) -> None:
+    def _tables(self) -> Iterator[Candidate]:
+        for table in self.tables:
+            yield table.name, table.worth, table.jobs()
+
+    def _figures(self) -> Iterator[Candidate]:
+        for table in self.tables:
+            for wish in table.rules():
+                yield table.name, table.worth / len(table.wishes), [job for pair in wish.pairs() for job in pair]
+
+    def _seeds(self) -> Iterator[Candidate]:
+        for table in self.tables:
+            for wish in table.rules():
+                for pair in wish.pairs():
+                    yield table.name, table.worth / len(table.wishes) / len(wish.jobs), pair
+
+    def _singles(self) -> Iterator[Candidate]:
+        for table in self.tables:
+            for wish in table.wishes:
+                for job, twin in zip_longest(wish.jobs, wish.twin[: len(wish.jobs)]):
+                    if twin is None or (twin in self.open and not math.isfinite(self._cost([twin]))):
+                        yield table.name, table.worth / len(table.wishes) / len(wish.jobs), [job]
+
+    def _choose_best_of(self, candidates: list[Candidate]) -> None:
         """Of the candidates that fit, again and again the one of most worth for its time."""
         while True:
             able = [each for each in candidates if self._missing(each[2]) and self._fits(each[2])]

@@ -76,8 +76,8 @@ def run(
     deadline = math.inf if chosen.minutes is None else clock() + 60 * chosen.minutes
     watch = watch or Watch()
     if chosen.resume is not None:
+        setting = options.resumed(chosen, chosen.resume)
         with folders.held(chosen.resume, "used"):
-            setting = options.resumed(chosen, chosen.resume)
             return _Running(chosen.resume, setting, chosen, watch, clock, measure, deadline).run()
     setting = options.begun(chosen)
     folder = chosen.out or folders.make_new(Path("runs"), f"reproduce-{time.strftime('%Y%m%d-%H%M%S')}")

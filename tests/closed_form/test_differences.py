@@ -52,7 +52,8 @@ def test_a_published_figure_is_read_with_its_rounding():
     assert Published.parse("98.45 ± 0.04", 5) == Published(98.45, 0.04, 5, pytest.approx(0.01))
     assert Published.parse("92.0 ± 0.1", 3).digit == pytest.approx(0.1)
     assert Published.parse("88.6 ± 0.25", 3).digit == pytest.approx(0.1)
-    for text in ("98.45", "98.45 +- 0.04", "98.45 ± 0.04 %", ""):
+    assert Published.parse("93.92", 5) == Published(93.92, None, 5, pytest.approx(0.01))
+    for text in ("98.45 +- 0.04", "98.45 ± 0.04 %", ""):
         with pytest.raises(SettingError, match="mean ± a deviation"):
             Published.parse(text, 5)
 
@@ -89,6 +90,12 @@ def test_the_verdict_on_a_published_figure(accuracies, words):
     found = to_published(results(*accuracies), Published.parse("92.30 ± 0.11", 5), wanted=5)
     assert found.words == words
     assert words in str(found)
+
+
+def test_a_published_figure_without_a_spread_is_held_against_ours():
+    found = to_published(results(0.92, 0.922, 0.924), Published.parse("93.92", 5), wanted=3)
+    assert found.chance == pytest.approx(4.302653 * 0.2 / 3**0.5 + 0.005, rel=1e-6)
+    assert found.words == "below"
 
 
 def test_a_single_seed_whose_test_set_is_not_known_tells_nothing():
