@@ -124,7 +124,8 @@ def _told(said: str, plain: Any, kind: type, where: str) -> str:
     """msgspec's message in the words of this house."""
     said, _, path = said.partition(" - at ")
     keys = list(_keys(path))
-    shown = where + "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).removeprefix(".")
+    below = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys)
+    shown = where + (below if where and where[-1] not in ". " else below.removeprefix("."))
     subject, holder = shown or "it", shown or where.rstrip(".: ") or "it"
     if missing := re.fullmatch(r"Object missing required field `(.*)`", said):
         return f"{holder} lacks '{missing[1]}'"

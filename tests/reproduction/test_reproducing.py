@@ -9,7 +9,7 @@ import threading
 
 import numpy as np
 import pytest
-from conftest import STEPS, TINY
+from tiny_items import STEPS, TINY
 
 from dualprop import recipes, reproduction
 from dualprop.errors import RunError, SettingError
