@@ -103,6 +103,7 @@ class _Running:
 
     def run(self) -> Reproduction:
         self.watch.started(self.folder)
+        self._mend()
         try:
             self._self_test()
             self._measure()
@@ -121,6 +122,14 @@ class _Running:
     def left(self) -> float:
         """Seconds until all must be written."""
         return self.deadline - self.reserve - self.clock()
+
+    def _mend(self) -> None:
+        """Have finished runs hold their summary, which a kill may have left unwritten."""
+        for label in self.jobs.figures:
+            with self._noting(label):
+                run = self.jobs.begun(label)
+                if run is not None and run.results():
+                    runs.train(run, self.chosen.data, seeds=())
 
     def _self_test(self) -> None:
         if any(item.task == "self-test" for item in self.setting.table.values()):

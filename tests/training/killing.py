@@ -22,6 +22,9 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+# What a folder is resumed by.
+DESCRIPTIONS = ("recipe.json", "comparison.json", "reproduction.json")
+
 
 def kill(task: dict[str, Any]) -> list[dict[str, Any]]:
     """Run the task in a fresh process. Returns its trials: "folder", and "kills", the events at
@@ -157,6 +160,9 @@ class Trials:
         from dualprop.bench import experiments
         from dualprop.training import files
 
+        if self.task["kind"] == "reproduction":
+            self.reproduce(folder, watch)
+            return
         seeds = tuple(self.task["seeds"])
         if self.task["kind"] == "comparison":
             if folder.is_dir():
@@ -181,6 +187,21 @@ class Trials:
         training.train(run)
         if self.task.get("figures", False):
             plots.draw([(run.recipe.rule_name, run)], folder / "figures")
+
+    def reproduce(self, folder: Path, watch: Watch) -> None:
+        """An item of the recipe by two variants; every event counts from the first file on."""
+        from dualprop import recipes
+        from dualprop.reproduction import items, running
+        from dualprop.reproduction.items import Figure, Item
+        from dualprop.reproduction.options import ReproduceOptions
+
+        name = self.recipe.name
+        recipes.RECIPES[name] = lambda: self.recipe
+        items.ITEMS.clear()
+        items.ITEMS["killed"] = Item("a table", (Figure(name, "bp"), Figure(name, "dp")))
+        begun = (folder / "reproduction.json").exists()
+        watch_everything(watch)
+        running.run(ReproduceOptions(resume=folder) if begun else ReproduceOptions(out=folder, device="cpu"))
 
     def run(self) -> list[dict[str, Any]]:
         root, dice = Path(self.task["folder"]), random.Random(self.task.get("dice", 0))
@@ -210,7 +231,7 @@ class Trials:
                 else:
                     limits = {} if enough else {"seconds": dice.uniform(0.1, 0.9) * duration}
                 finished, told, _ = self.attempt(folder, **limits)
-                if not finished and not (folder / "recipe.json").exists() and not (folder / "comparison.json").exists():
+                if not finished and not any((folder / name).exists() for name in DESCRIPTIONS):
                     shutil.rmtree(folder, ignore_errors=True)  # killed before there was anything to resume
                     continue
                 if finished:
@@ -232,6 +253,7 @@ def main() -> None:
     from matplotlib.figure import Figure
 
     from dualprop.bench import experiments  # noqa: F401
+    from dualprop.reproduction import running  # noqa: F401
     from dualprop.training import environment
 
     torch.set_num_threads(1)

@@ -1,6 +1,7 @@
 """A run that was killed at any moment and resumed ends in the same bytes as one that was left
 alone."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -218,3 +219,28 @@ def test_a_comparison_killed_while_making_a_run_folder_is_resumed(recipe, tmp_pa
     )  # fmt: skip
     assert len(trials) == 1 + 2 * 3 + 1
     assert_all_equal(trials)
+
+
+def test_a_reproduction_killed_at_random_events_ends_as_if_left_alone(recipe, tmp_path):
+    """It is killed while it measures, plans, trains, draws and writes tables; what it has measured
+    and trained must be found again, and the tables be those of all runs."""
+    made = recipe(rule=DualPropagation(), model=MLP(widths=(4,)), batch_size=210, checkpoint_every=2, seed_list=(0, 1))
+    trials = kill(
+        {
+            "kind": "reproduction", "recipe": made.to_plain(), "seeds": [], "folder": str(tmp_path),
+            "moments": "random events", "kills": 12, "dice": 5, "within": 150,
+        }
+    )  # fmt: skip
+    assert sum(len(trial["kills"]) for trial in trials) >= 12
+    results = [json.loads((Path(trial["folder"]) / "results.json").read_text()) for trial in trials]
+    for trial, told in zip(trials, results, strict=True):
+        assert told["items"] == results[0]["items"], trial["kills"]
+        assert told["items"]["killed"]["is_whole"]
+        assert runs_in(trial["folder"]) == runs_in(trials[0]["folder"]), trial["kills"]
+        left = [path.name for path in Path(trial["folder"]).rglob("*") if path.name.startswith(".dualprop")]
+        assert left == [], trial["kills"]
+
+
+def runs_in(folder):
+    """All files of the run folders, byte for byte."""
+    return {name: content for name, content in contents(folder).items() if name.startswith("runs/")}
