@@ -23,7 +23,19 @@ from dualprop.bench import contenders
 from dualprop.data import Examples, Splits, batches
 from dualprop.errors import DataError
 from dualprop.network import Network
-from dualprop.training import capture, checkpoint, documents, environment, execution, files, monitoring, runs, trainer
+from dualprop.training import (
+    averaging,
+    capture,
+    checkpoint,
+    documents,
+    environment,
+    evaluation,
+    execution,
+    files,
+    monitoring,
+    runs,
+    trainer,
+)
 from dualprop.training.checkpoint import Checkpoint
 from dualprop.training.recipe import Recipe
 from dualprop.training.records import Record, by_name
@@ -132,7 +144,7 @@ def measure(recipe: Recipe, loaded: Loaded, folder: Path, longest: float = math.
     number = min(MOST_STEPS, max(LEAST_STEPS, math.ceil(LEAST_SECONDS / max(first, 1e-6))))
     step = stepping.seconds(number) / number
     end = stepping.evaluation(splits.validation) + stepping.alignment() + 2 * stepping.writing(folder / SCRATCH)
-    test = stepping.evaluation(splits.test)
+    test = stepping.evaluation(splits.test) + stepping.evaluation(splits.test, recipe.views)
     return Cost(setup=setup + end, epoch=num_steps * step + end, finish=test, of="a few steps")
 
 
@@ -144,6 +156,7 @@ class _Stepping:
         began = time.perf_counter()
         self.model = trainer.initial_model(recipe, seed, splits)
         self.step = contenders.trainer_step(self.model, recipe)
+        self.average = averaging.running_mean(self.model, recipe.averaging)
         self.batches = self._endless(torch.Generator().manual_seed(seed))
         self._take(1 + (capture.WARMUP if self.execution.captured else 0))
         self.warm_up = time.perf_counter() - began
@@ -157,21 +170,25 @@ class _Stepping:
 
     def _take(self, number: int) -> None:
         for x, y in islice(self.batches, number):
-            self.outcomes = self.step(x, y)
+            self.step(x, y)
+            if self.average is not None:
+                self.average.update_parameters(self.model)
         _synchronize(self.recipe.device)
 
     def seconds(self, number: int) -> float:
         """Of so many further steps."""
         return _timed(lambda: self._take(number), self.recipe.device)
 
-    def evaluation(self, examples: Examples) -> float:
-        """Of evaluating all of these."""
+    def evaluation(self, examples: Examples, views: str | None = None) -> float:
+        """Of evaluating all of these, or what their views take beside the plain prediction."""
+        if views == "none":
+            return 0.0
         rule, network, number = self.recipe.rule, Network.from_module(self.model), min(EVALUATED, len(examples))
         x, _ = examples.batch(torch.arange(number), self.execution.inputs, channels_last=self.execution.channels_last)
 
         def predict() -> None:
             with torch.no_grad(), self.execution.computing():
-                rule.predict(network, x)
+                evaluation.over_views(lambda each: rule.predict(network, each), x, views or "none")
 
         predict()
         return _timed(predict, self.recipe.device) * len(examples) / number
@@ -195,7 +212,7 @@ class _Stepping:
         written = Checkpoint(checkpoint.model_tensors(self.model), {"kind": "best"})
         seconds = _timed(lambda: checkpoint.write(path, written, ""), self.recipe.device)
         files.remove(path)
-        return seconds * (1 + self.recipe.optimizer.num_states / 2)
+        return seconds * (1 + (self.recipe.optimizer.num_states + (self.average is not None)) / 2)
 
 
 def shortened(recipe: Recipe, epochs: int | None) -> Recipe:

@@ -72,6 +72,7 @@ def row_of(jobs: Jobs, item: Item, figure: Figure) -> dict[str, Any]:
     recipe, seeds, run = jobs.recipes[figure.label], jobs.setting.seeds_of(item, figure), jobs.begun(figure.label)
     results = _of(run, seeds)
     accuracies = [100 * result.test_accuracy for result in results]
+    of_views = [100 * each.test_accuracy_over_views for each in results if each.test_accuracy_over_views is not None]
     wanted = len(item.seeds(figure))
     row |= {
         "epochs": recipe.epochs,
@@ -84,6 +85,7 @@ def row_of(jobs: Jobs, item: Item, figure: Figure) -> dict[str, Any]:
         "accuracies": accuracies,
         "mean": mean(accuracies) if accuracies else None,
         "std": stdev(accuracies) if len(accuracies) > 1 else None,
+        "mean_over_views": mean(of_views) if of_views else None,
         "published": figure.published or None,
         "largest_angle": _largest_angle(run, seeds),
         "stopped": [f"seed {result.seed}: {result.stopped}" for result in results if result.stopped],
@@ -162,7 +164,8 @@ def cells(row: dict[str, Any]) -> list[str]:
     if "missing" in row:
         return [name, "–", "0", row["missing"], "–", "–", "–", "–"]
     spread = f" ± {row['std']:.2f}" if row["std"] is not None else ""
-    accuracy = f"{row['mean']:.2f}{spread}" if row["mean"] is not None else "–"
+    views = f" ({row['mean_over_views']:.2f} over views)" if row["mean_over_views"] is not None else ""
+    accuracy = f"{row['mean']:.2f}{spread}{views}" if row["mean"] is not None else "–"
     setting = f"{row['epochs']} epoch{'s' if row['epochs'] > 1 else ''}, {row['dtype']}"
     other = f" (not the published setting: {', '.join(row['deviations'])})" if row["deviations"] else ""
     twin = row.get("to_twin")

@@ -13,7 +13,7 @@ from tiny_items import STEPS, TINY
 
 from dualprop import recipes, reproduction
 from dualprop.errors import RunError, SettingError
-from dualprop.reproduction import items
+from dualprop.reproduction import items, writing
 from dualprop.reproduction.costs import Cost
 from dualprop.reproduction.items import Figure, Item
 from dualprop.reproduction.plan import Job
@@ -230,3 +230,12 @@ def test_it_is_called_as_the_command_is(tmp_path):
     costs = json.loads((came.folder / "costs.json").read_text())["costs"]
     assert {cost["of"] for cost in costs.values()} == {"a few steps"}
     assert not (came.folder / "measuring.safetensors").exists()
+
+
+def test_a_mean_over_views_is_told_beside_the_plain_accuracy():
+    row = {
+        "recipe": "r", "variant": "dp", "mean": 94.0, "std": None, "mean_over_views": 94.5, "epochs": 1, "dtype": "bfloat16",
+        "deviations": [], "num_seeds": 1, "wanted": 3, "published": None, "largest_angle": None,
+    }  # fmt: skip
+    assert writing.cells(row)[1] == "94.00 (94.50 over views)"
+    assert writing.cells(row)[2:4] == ["1 of 3", "1 epoch, bfloat16"]
