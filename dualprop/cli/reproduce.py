@@ -38,17 +38,14 @@ class ReproduceOptions(options.ReproduceOptions):
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Parse, run, show. Exits with 3 where an item failed or a run diverged."""
+    """Parse, run, show."""
     lists, rest = args.take_switch(arguments, "--list")
     if lists:
         listing.main(["items", *rest])
         return
     chosen = args.parse(ReproduceOptions, ReproduceOptions(), rest, "reproduce")
     console = OutputConsole()
-    reproduced = running.run(chosen, ConsoleWatch(console))
-    _show(reproduced, console)
-    if not reproduced.is_well:
-        raise SystemExit(DIVERGED)
+    show(running.run(chosen, ConsoleWatch(console)), console)
 
 
 class ConsoleWatch(Watch):
@@ -103,8 +100,9 @@ def _grouped(jobs: list[tuple[Job, str, float]]) -> list[tuple[str, str, str, fl
     return [(label, item, str(len(seeds)), seconds) for label, (item, seeds, seconds) in by_label.items()]
 
 
-def _show(reproduced: Reproduction, console: Console) -> None:
-    """The tables of what was trained, and where all of it lies."""
+def show(reproduced: Reproduction, console: Console) -> None:
+    """The tables of what was trained, and where all of it lies. Exits with `DIVERGED` where an item
+    failed or a run diverged."""
     for name, item in reproduced.results["items"].items():
         rows = [row for row in item.get("rows", ()) if row["num_seeds"]]
         if not rows:
@@ -121,6 +119,8 @@ def _show(reproduced: Reproduction, console: Console) -> None:
     if reproduced.plan.left:
         say(console, f"{len(reproduced.plan.left)} runs are left: go on with --resume {reproduced.folder}")
     say(console, f"tables: {reproduced.folder / 'results.md'}")
+    if not reproduced.is_well:
+        raise SystemExit(DIVERGED)
 
 
 def _duration(seconds: float) -> str:

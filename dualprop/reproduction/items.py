@@ -107,6 +107,9 @@ ITEMS: dict[str, Item] = {
         "every rule by every engine, in float64 and beside the CPU; ratios to back-propagation", task="self-test"
     ),
     "cifar10-fast": Item("CIFAR-10 by a modern recipe: BP, DP, DP⊤, KP-DP, EP, PC", _figures("cifar10-fast", *_FAST), 10, 3),
+    "cifar10-fast-group": Item(
+        "the same network with GroupNorm: BP, DP, DP⊤, KP-DP, EP, PC", _figures("cifar10-fast-group", *_FAST), 4, 3
+    ),
     "cifar10-vgg16": Item("CIFAR-10 by VGG16: BP, DP, DP⊤, KP-DP", _vgg16("cifar10"), 10),
     "vgg5": Item(
         "EP of a predictive coding network, VGG5: MNIST, CIFAR-10, CIFAR-100, by two losses, beside BP",

@@ -21,4 +21,5 @@ def needs(item: Item) -> str:
     number = sum(len(item.seeds(figure)) for figure in there)
     made = [figure.made() for figure in there]
     epochs = " or ".join(str(each) for each in sorted({recipe.epochs for recipe in made}))
-    return f"{number} runs of {epochs} epoch{'' if epochs == '1' else 's'}, data: {', '.join(dict.fromkeys(recipe.dataset for recipe in made))}"
+    datasets = ", ".join(dict.fromkeys(recipe.dataset for recipe in made))
+    return f"{number} runs of {epochs} epoch{'' if epochs == '1' else 's'}, data: {datasets}"

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from dualprop import analysis, bench, recipes
+from dualprop import analysis, bench, recipes, reproduction
 from dualprop.analysis import evidence, reports
 from dualprop.bench import ceilings, experiments, loader, models, runtime, tables
-from dualprop.cli import compare, main, train
+from dualprop.cli import compare, main, reproduce, train
 from dualprop.cli import tables as shown_tables
 from dualprop.errors import SettingError
 from dualprop.models import MLP, VGG, ConvNet
+from dualprop.reproduction import running
 
 PAGE = (Path(__file__).parents[2] / "docs/python.md").read_text()
 PAIRS = re.findall(r"^\| `(dualprop .*?)` \| `(.*?)` \|$", PAGE, re.MULTILINE)
@@ -25,6 +26,7 @@ OPTIONS = {
     "train": (bench.train, bench.TrainOptions, train.TrainOptions),
     "compare": (bench.compare, bench.CompareOptions, compare.CompareOptions),
     "bench": (bench.measure, bench.BenchOptions, bench.BenchOptions),
+    "reproduce": (reproduction.reproduce, reproduction.ReproduceOptions, reproduce.ReproduceOptions),
     "check": (analysis.check, analysis.CheckOptions, analysis.CheckOptions),
 }
 
@@ -74,7 +76,9 @@ def test_each_command_of_the_page_is_the_call_beside_it(command, call, monkeypat
 
     for name in ("show_report", "show_trained"):
         monkeypatch.setattr(shown_tables, name, lambda *_: None)
-    for module, name in ((tables, "run"), (evidence, "run_check"), (analysis, "report"), (reports, "report")):
+    monkeypatch.setattr(reproduce, "show", lambda *_: None)
+    asking = ((tables, "run"), (running, "run"), (evidence, "run_check"), (analysis, "report"), (reports, "report"))
+    for module, name in asking:
         monkeypatch.setattr(module, name, recorder(name))
     resume = recorder("resume")
     monkeypatch.setattr(experiments, "resume", lambda folder, *_, **__: resume(folder))
@@ -88,7 +92,7 @@ def test_each_command_of_the_page_is_the_call_beside_it(command, call, monkeypat
     )
     _, *words = shlex.split(command)
     main(words)
-    eval(call, {"analysis": analysis, "bench": bench, "Path": Path})
+    eval(call, {"analysis": analysis, "bench": bench, "reproduction": reproduction, "Path": Path})
     by_command, by_call = asked
     assert by_command == by_call
 
@@ -96,7 +100,7 @@ def test_each_command_of_the_page_is_the_call_beside_it(command, call, monkeypat
 def test_every_command_and_table_stands_on_the_page():
     """What is not shown does not exist for a user."""
     commands = {command.split()[1] for command, _ in PAIRS}
-    assert commands == {"train", "compare", "bench", "report", "check"}
+    assert commands == {"train", "compare", "bench", "reproduce", "report", "check"}
     assert all(f"table={name}" in PAGE.replace('"', "") for name in tables.TABLES if name != "steps")
 
 
