@@ -24,7 +24,7 @@ ENOUGH = 300
 _BENCH = ("--models", "mlp", "--rules", "dp", "--rounds", "1", "--seconds", "0", "--batch-size", "2", "--no-memory",
           "--no-ceilings", "--threads", "1")  # fmt: skip
 # Each measures steps in fresh processes, for longer than a hang may be on a busy machine.
-_TOO_SLOW = ("--memory", "--ceilings", "--costs", "--twin")
+_TOO_SLOW = ("--memory", "--ceilings", "--costs", "--twin", "--minutes")
 _PATHS = ("--out", "--resume", "--data", "--run", "--figure", "--reference", "--dataset")
 _CONSOLES = ({"encoding": "cp1252"}, {"encoding": "ascii"}, {"encoding": "latin-1"}, {"stdout": "closed"}, {"stdout": "full"},
              {"stderr": "closed"}, {"stderr": "full"}, {"stdout": "full", "stderr": "closed"})  # fmt: skip
@@ -87,8 +87,8 @@ def _judge_mute(trial: Trial, answer: Answer) -> None:
 
 def words(dice: random.Random) -> list[str]:
     """A command line, without the program's name."""
-    makers: list[Callable[[random.Random], list[str]]] = [_train, _compare, _bench, _check, _report, _list, _top]
-    return dice.choices(makers, (40, 20, 12, 2, 10, 5, 5))[0](dice)
+    makers: list[Callable[[random.Random], list[str]]] = [_train, _compare, _bench, _check, _report, _list, _top, _reproduce]
+    return dice.choices(makers, (40, 20, 12, 2, 10, 5, 5, 6))[0](dice)
 
 
 def _train(dice: random.Random) -> list[str]:
@@ -125,6 +125,15 @@ def _bench(dice: random.Random) -> list[str]:
     return _with_options(dice, words, BenchOptions())
 
 
+def _reproduce(dice: random.Random) -> list[str]:
+    from dualprop.cli.reproduce import ReproduceOptions
+    from dualprop.reproduction.items import ITEMS
+
+    # So little time that neither is a device tested nor a step taken.
+    words = ["reproduce", *dice.sample([*ITEMS, hostile.value(dice)], dice.choice((0, 1, 1, 2))), "--minutes", "1e-6"]
+    return _with_options(dice, words, ReproduceOptions())
+
+
 def _check(dice: random.Random) -> list[str]:
     from dualprop.analysis.evidence import CheckOptions
 
@@ -136,7 +145,7 @@ def _report(dice: random.Random) -> list[str]:
 
 
 def _list(dice: random.Random) -> list[str]:
-    known = ("rules", "recipes", "variants", "datasets", "models", "neurons")
+    known = ("rules", "recipes", "variants", "items", "datasets", "models", "neurons")
     return ["list", *(dice.choice((*known, hostile.value(dice))) for _ in range(dice.choice((0, 1, 1, 2))))]
 
 
@@ -210,7 +219,7 @@ def _may_change(words: list[str], before: Look, answer: Answer, work: Path) -> C
 
 def _is_begun(root: Path, made: list[str]) -> bool:
     """Whether a run was under way when it was refused: what was written then is kept."""
-    return any((root / path / name).exists() for path in made for name in ("recipe.json", "comparison.json"))
+    return any((root / path / name).exists() for path in made for name in ("recipe.json", "comparison.json", "reproduction.json"))
 
 
 def _values(words: list[str], option: str) -> list[str]:
