@@ -44,6 +44,7 @@ FILE, SCRATCH = "costs.json", "measuring.safetensors"
 # Steps that are timed: at least so many and for so many seconds, but no more than the most.
 LEAST_STEPS, LEAST_SECONDS, MOST_STEPS = 5, 0.5, 100
 EVALUATED = 1000  # examples of which evaluating is timed, as the trainer takes them
+SHARE = 0.05  # of the longest time, after which a measurement is content with one step
 COMPILING = 5.0  # a warm-up of more seconds has compiled what is compiled once
 
 
@@ -125,22 +126,29 @@ class Loaded:
 
 
 def measure(recipe: Recipe, loaded: Loaded, folder: Path, longest: float = math.inf) -> Cost:
-    """What a run of the recipe takes. One that takes more than `longest` seconds is not measured to
-    its end. `folder` is on the disk that runs are written to.
+    """What a run of the recipe takes. Of one that takes more than `longest` seconds, and where a
+    step alone is a good part of them, one step is enough. `folder` is on the disk that runs are
+    written to.
 
     Raises what training raises.
     """
     runs.prepare(recipe)
-    seed = recipe.seed_list[0]
+    seed, began = recipe.seed_list[0], time.perf_counter()
     splits, loading = loaded(recipe, seed)
     stepping = _Stepping(recipe, seed, splits)
-    if stepping.warm_up > COMPILING:
+    compiles = torch.device(recipe.device).type != "cpu"
+    if compiles and stepping.warm_up > COMPILING:
         stepping = _Stepping(recipe, seed, splits)
     num_steps = len(splits.train) // recipe.batch_size
-    first = stepping.seconds(1)
+    # On CPUs nothing is compiled, and the first step is like all others.
+    first = stepping.seconds(1) if compiles else stepping.last
     setup = loading + stepping.warm_up
-    if first * num_steps * recipe.epochs > longest:
-        return Cost(setup=setup, epoch=first * num_steps, finish=0.0, of="one step")
+    is_slow = time.perf_counter() - began > SHARE * longest
+    if is_slow or first * num_steps * recipe.epochs > longest:
+        # A prediction is a third of a step: its drives, without feedbacks and gradients.
+        example = first / 3 / recipe.batch_size
+        epoch = num_steps * first + len(splits.validation) * example
+        return Cost(setup=setup, epoch=epoch, finish=len(splits.test) * example, of="one step")
     number = min(MOST_STEPS, max(LEAST_STEPS, math.ceil(LEAST_SECONDS / max(first, 1e-6))))
     step = stepping.seconds(number) / number
     end = stepping.evaluation(splits.validation) + stepping.alignment() + 2 * stepping.writing(folder / SCRATCH)
@@ -149,7 +157,8 @@ def measure(recipe: Recipe, loaded: Loaded, folder: Path, longest: float = math.
 
 
 class _Stepping:
-    """A model of the recipe under way; `warm_up` is what its building and first steps took."""
+    """A model of the recipe under way; `warm_up` is what its building and first steps took, and
+    `last` the last of them alone."""
 
     def __init__(self, recipe: Recipe, seed: int, splits: Splits) -> None:
         self.recipe, self.splits, self.execution = recipe, splits, execution.resolve(recipe)
@@ -158,7 +167,8 @@ class _Stepping:
         self.step = contenders.trainer_step(self.model, recipe)
         self.average = averaging.running_mean(self.model, recipe.averaging)
         self.batches = self._endless(torch.Generator().manual_seed(seed))
-        self._take(1 + (capture.WARMUP if self.execution.captured else 0))
+        self._take(capture.WARMUP if self.execution.captured else 0)
+        self.last = self.seconds(1)
         self.warm_up = time.perf_counter() - began
 
     def _endless(self, order: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:

@@ -219,7 +219,9 @@ def _may_change(words: list[str], before: Look, answer: Answer, work: Path) -> C
 
 def _is_begun(root: Path, made: list[str]) -> bool:
     """Whether a run was under way when it was refused: what was written then is kept."""
-    return any((root / path / name).exists() for path in made for name in ("recipe.json", "comparison.json", "reproduction.json"))
+    return any(
+        (root / path / name).exists() for path in made for name in ("recipe.json", "comparison.json", "reproduction.json")
+    )
 
 
 def _values(words: list[str], option: str) -> list[str]:

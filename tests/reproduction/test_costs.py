@@ -44,6 +44,13 @@ def test_what_is_far_too_long_is_known_after_one_step(tmp_path, monkeypatch):
     assert cost.epoch > 0
 
 
+def test_a_slow_machine_is_content_with_one_step(tmp_path, monkeypatch):
+    """Measuring must not take the time that it measures for."""
+    monkeypatch.setattr(costs, "SHARE", 0.0)
+    cost = costs.measure(dataclasses.replace(TINY, device="cpu"), costs.Loaded(None), tmp_path, longest=1e9)
+    assert cost.of == "one step"
+
+
 def test_costs_are_kept_for_this_machine(tmp_path, monkeypatch):
     kept, cost = Costs(tmp_path, "cpu"), Cost(setup=1.0, epoch=2.0, finish=3.0, of="a few steps")
     kept["tiny.bp"] = cost
