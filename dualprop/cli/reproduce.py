@@ -61,8 +61,8 @@ class ConsoleWatch(Watch):
         say(self.console, line)
 
     def measured(self, label: str, cost: Cost, epochs: int) -> None:
-        least = "at least " if cost.of == "one step" else ""
-        say(self.console, f"measured: {label} takes {least}{_duration(cost.seconds(epochs))} a seed")
+        about = "about " if cost.of == "one step" else ""
+        say(self.console, f"measured: {label} takes {about}{_duration(cost.seconds(epochs))} a seed")
 
     def planned(self, plan: Plan) -> None:
         show_plan(plan, self.console)

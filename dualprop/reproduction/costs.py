@@ -55,7 +55,7 @@ class Cost(Record, frozen=True, kw_only=True):
         setup: data, model, capture and what precedes the first epoch.
         epoch: with all that ends it.
         finish: the test.
-        of: what it is known from; of "one step" it is the least that it can be.
+        of: what it is known from; of "one step" it is a rough guess.
     """
 
     setup: float
@@ -140,10 +140,10 @@ def measure(recipe: Recipe, loaded: Loaded, folder: Path, longest: float = math.
     if compiles and stepping.warm_up > COMPILING:
         stepping = _Stepping(recipe, seed, splits)
     num_steps = len(splits.train) // recipe.batch_size
-    # On CPUs nothing is compiled, and the first step is like all others.
-    first = stepping.seconds(1) if compiles else stepping.last
-    setup = loading + stepping.warm_up
     is_slow = time.perf_counter() - began > SHARE * longest
+    # The first step of a process takes longer than all others; on a slow machine it has to do.
+    first = stepping.last if is_slow and not compiles else stepping.seconds(1)
+    setup = loading + stepping.warm_up
     if is_slow or first * num_steps * recipe.epochs > longest:
         # A prediction is a third of a step: its drives, without feedbacks and gradients.
         example = first / 3 / recipe.batch_size

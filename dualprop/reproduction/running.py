@@ -204,7 +204,7 @@ class _Running:
             cost = self.jobs.costs[job.label]
             if cost is None or job.label in self.failures.by_label:
                 continue
-            # One step tells the least that an epoch takes.
+            # One step is a rough guess.
             epoch = cost.epoch * (1.5 if cost.of == "one step" else 1)
             if cost.setup + epoch <= self.left:
                 self.watch.said(f"the time that is left goes into {job.label}, seed {job.seed}, which --resume goes on with")
