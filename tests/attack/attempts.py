@@ -66,6 +66,7 @@ class Answer:
 
 def load() -> None:
     """Import everything that a command may need, so that children have it."""
+    import pooch
     import sklearn.datasets
     import torch
     import torch._dynamo
@@ -74,6 +75,8 @@ def load() -> None:
 
     import dualprop
 
+    # Another user may not be able to read Python's own modules, below a home folder say.
+    pooch.os_cache("dualprop")
     torch.set_num_threads(1)
     for module in pkgutil.walk_packages(dualprop.__path__, "dualprop."):
         if not module.name.endswith("__main__"):

@@ -80,7 +80,7 @@ def _without_conditions(content: bytes) -> object:
         header = json.loads(content[8 : 8 + length])
         about = json.loads(header["__metadata__"]["dualprop"])
         del about["sha256"], about["about"]["conditions"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return content
     header["__metadata__"]["dualprop"] = about
     return header, content[8 + length :]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from attempts import Answer
 from moments import KINDS, Moment
-from sandbox import OF_TORCH
+from sandbox import OF_TEMPFILE, OF_TORCH
 from trials import Place, Trial
 from verdicts import CODES_AFTER, OK
 
@@ -102,7 +102,11 @@ def attack(trial: Trial) -> None:
             trial.fail("unequal resume", f"{case.name}: {', '.join(different)}")
     elif not trial.failures:
         trial.fail("unequal resume", f"{case.name}: can't be continued: {answer.err.strip()[:200]}")
-    trial.compare(before, lambda path: path == "work/run" or path.startswith(("work/run/", OF_TORCH)))
+    trial.compare(before, _may_change)
+
+
+def _may_change(path: str) -> bool:
+    return path == "work/run" or path.startswith(("work/run/", OF_TORCH)) or OF_TEMPFILE.fullmatch(path) is not None
 
 
 def undisturbed(place: Place, case: Case) -> Undisturbed:

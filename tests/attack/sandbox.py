@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import socket
 import stat
@@ -26,6 +27,8 @@ NOBODY = 65534
 NOVEL = "novel.writing"
 # A folder that PyTorch makes when it imports its compiler.
 OF_TORCH = "tmp/torchinductor_"
+# The empty file by which Python's tempfile tries a folder. A kill may leave it.
+OF_TEMPFILE = re.compile(r"tmp/[a-z0-9_]{8}")
 # A digest: what each path is, relative to the sandbox.
 Look = dict[str, tuple[object, ...]]
 
