@@ -6,7 +6,6 @@ from importlib import import_module
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from dualprop import feedback, kernels, losses, neurons, objectives, schedules, softmax
-    from dualprop.allocation import keep_freed_memory
     from dualprop.equilibrium import energies, estimators, relaxations
     from dualprop.errors import DualpropError, OutOfMemoryError, SettingError, UnsupportedModuleError
     from dualprop.fused.dualization import dualize, dyadic, undualize
@@ -14,6 +13,7 @@ if TYPE_CHECKING:
     from dualprop.network.states import Dyads
     from dualprop.reading import activations, describe
     from dualprop.rules import *
+    from dualprop.system.allocation import keep_freed_memory
 
 __version__ = "0.1.0"
 
@@ -42,7 +42,7 @@ _HOMES = {
     **dict.fromkeys(("Network", "Layer", "Layered"), "network"),
     **dict.fromkeys(("DualpropError", "OutOfMemoryError", "SettingError", "UnsupportedModuleError"), "errors"),
     **dict.fromkeys(("dualize", "dyadic", "undualize"), "fused.dualization"),
-    "Dyads": "network.states", "describe": "reading", "keep_freed_memory": "allocation",
+    "Dyads": "network.states", "describe": "reading", "keep_freed_memory": "system.allocation",
 }  # fmt: skip
 
 

@@ -26,10 +26,10 @@ from typing import Any
 
 import torch
 
-import dualprop.processes as processes
 from dualprop.bench.contenders import Contender
 from dualprop.errors import DualpropError
-from dualprop.processes import ProgramError
+from dualprop.system import processes
+from dualprop.system.processes import ProgramError
 from dualprop.training import documents, runs
 from dualprop.training.records import Memory
 

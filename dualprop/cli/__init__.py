@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if arguments is not None:
         _answer(list(arguments), None)
         return
-    from dualprop.isolation import import_paths
+    from dualprop.system.isolation import import_paths
 
     sys.path[:] = import_paths()
     from dualprop.cli.surroundings import settle

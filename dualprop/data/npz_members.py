@@ -21,7 +21,7 @@ import numpy as np
 
 from dualprop.data.pickles import Stored
 from dualprop.errors import DataError
-from dualprop.syncing import sync_folder
+from dualprop.system.syncing import sync_folder
 
 LOCAL_HEADER = 30
 # What is left over from an unpacking that was killed is removed once it has not grown for an hour.

@@ -20,8 +20,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import dualprop.processes as processes
-from dualprop.processes import ProgramError
+from dualprop.system import processes
+from dualprop.system.processes import ProgramError
 
 SOURCE, GELU_SOURCE = (Path(__file__).with_name(name) for name in ("dyadic.c", "gelu.h"))
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fPIC", "-fopenmp")

@@ -14,8 +14,8 @@ import numpy
 import torch
 
 import dualprop
-import dualprop.processes as processes
-from dualprop.processes import ProgramError
+from dualprop.system import processes
+from dualprop.system.processes import ProgramError
 
 # What no run's numbers are computed by: these rooms stand above training, as a test of imports
 # holds.

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from dualprop.errors import RunError
-from dualprop.syncing import sync_folder
+from dualprop.system.syncing import sync_folder
 
 # Not there on every system. A pipe is opened without waiting for its other end, then refused.
 _GUARDS = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_NOCTTY"))

@@ -19,9 +19,9 @@ from typing import Any
 import torch
 
 from dualprop import data, memory
-from dualprop.allocation import keep_freed_memory
 from dualprop.errors import DataError, RunError, SettingError
 from dualprop.network import Network
+from dualprop.system.allocation import keep_freed_memory
 from dualprop.training import documents, execution, files, folders, optimization, readings
 from dualprop.training import recipe as recipes
 from dualprop.training.documents import Misfit

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-import dualprop.processes as processes
 from dualprop.kernels import building
+from dualprop.system import processes
 
 REAL = processes.find("gcc") or processes.find("cc")
 pytestmark = pytest.mark.skipif(REAL is None, reason="there is no C compiler here")

@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 import dualprop
-import dualprop.processes as processes
 from dualprop.bench import memory
 from dualprop.cli import main as answer
+from dualprop.system import processes
 from dualprop.training import environment
 
 COMMAND = Path(sys.executable).with_name("dualprop")

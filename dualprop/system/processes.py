@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dualprop.isolation import import_paths, is_current_folder
+from dualprop.system.isolation import import_paths, is_current_folder
 
 # Folders of the system: who stands in one still finds its programs.
 SYSTEM = ("/usr/local/bin", "/usr/bin", "/bin", "/usr/local/sbin", "/usr/sbin", "/sbin")
@@ -72,7 +72,7 @@ def python(program: str) -> list[str]:
     itself lies there, it is found after all others.
     """
     paths = import_paths()
-    home = str(Path(__file__).resolve().parents[1])
+    home = str(Path(__file__).resolve().parents[2])
     paths += [] if home in paths else [home]
     # Isolated: no variable of Python's, no usercustomize, no current folder.
     return [sys.executable, "-I", "-c", f"import sys; sys.path[:] = sys.argv[1:]; {program}", *paths]
