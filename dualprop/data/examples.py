@@ -118,10 +118,9 @@ def batches(
     With a `generator` (on the CPU) the order is one permutation, drawn when this function is
     called, and after it every crop and flip of `augmentation`, which needs one; so a run resumes in
     mid-epoch from the generator's state at the epoch's start and the number of batches done.
-    `epoch` counts from 0, for flips that alternate.
-    Without one the order is that of the examples. The last batch is smaller where `batch_size` does
-    not divide N, or left out with `drop_last`. channels_last: the memory format of images. Raises
-    SettingError.
+    Without one the order is that of the examples. `epoch` counts from 0, for flips that alternate.
+    The last batch is smaller where `batch_size` does not divide N, or left out with `drop_last`.
+    channels_last: the memory format of images. Raises SettingError.
     """
     if batch_size < 1:
         raise SettingError(f"batch_size must be at least 1, got {batch_size}.")
