@@ -9,6 +9,8 @@ from importlib import import_module
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import NoReturn
+
     from dualprop.cli.outlets import Outlet
 
 COMMANDS = {
@@ -51,16 +53,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from dualprop.system.isolation import import_paths
 
     sys.path[:] = import_paths()
+    from dualprop.cli import interrupts
+
+    interrupts.listen()
+    try:
+        code = _program(sys.argv[1:])
+    except KeyboardInterrupt:
+        _stop(is_program=True)
+    interrupts.end_at_the_next()
+    raise SystemExit(code)
+
+
+def _program(arguments: list[str]) -> int:
+    """The exit code of the program with these arguments."""
     from dualprop.cli.surroundings import settle
 
     outlet, code = settle(), 0
     try:
-        _answer(sys.argv[1:], outlet)
+        _answer(arguments, outlet)
         sys.stdout.flush()
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 0
         sys.stdout.flush()
-    raise SystemExit(code or (2 if outlet.is_lost else 0))
+    return code or (2 if outlet.is_lost else 0)
 
 
 def _answer(arguments: list[str], outlet: Outlet | None) -> None:
@@ -89,33 +104,49 @@ def _leaves_files(arguments: list[str]) -> bool:
 
 
 def _run(module: str, arguments: list[str], is_program: bool) -> None:
-    from dualprop.errors import DualpropError
+    from dualprop.cli import interrupts
 
     try:
         import_module(module).main(arguments)
-    except DualpropError as error:
-        _fail(str(error))
-    except OSError as error:
+    except KeyboardInterrupt:
+        _stop(is_program)
+    except Exception as error:
+        if is_program and interrupts.were_asked():
+            _stop(is_program)
+        if (told := _told(error)) is None:
+            raise
+        _fail(told)
+
+
+def _told(error: Exception) -> str | None:
+    """What a user is told of an error; None of one that must not happen."""
+    from dualprop.errors import DualpropError
+
+    if isinstance(error, DualpropError):
+        return str(error)
+    if isinstance(error, OSError):
         where = f" ({error.filename})" if error.filename else ""
-        _fail(f"{error.strerror or error}{where}. What was written before is whole; a training run continues with --resume.")
-    except (MemoryError, RuntimeError) as error:
+        return f"{error.strerror or error}{where}. What was written before is whole; a training run continues with --resume."
+    if isinstance(error, MemoryError | RuntimeError):
         from dualprop import memory
 
-        if not memory.is_lacking(error):
-            raise
-        remedy = "Take fewer examples, a smaller batch or model; a training run continues with --resume."
-        _fail(str(memory.told(error, "this command", remedy)))
-    except KeyboardInterrupt:
-        if is_program:
-            import signal
-
-            # A second one ends it at once, and not in a traceback from somewhere in Python's end.
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-        print("\ndualprop: stopped. Continue a training run with --resume and its folder.", file=sys.stderr)
-        raise SystemExit(130) from None
+        if memory.is_lacking(error):
+            remedy = "Take fewer examples, a smaller batch or model; a training run continues with --resume."
+            return str(memory.told(error, "this command", remedy))
+    return None
 
 
-def _fail(message: str) -> None:
+def _stop(is_program: bool) -> NoReturn:
+    """End as interrupted."""
+    if is_program:
+        from dualprop.cli.interrupts import end_at_the_next
+
+        end_at_the_next()
+    print("\ndualprop: stopped. Continue a training run with --resume and its folder.", file=sys.stderr)
+    raise SystemExit(130) from None
+
+
+def _fail(message: str) -> NoReturn:
     from dualprop.cli.outlets import shown
 
     print(f"dualprop: error: {shown(' '.join(message.split()))}", file=sys.stderr)

@@ -10,11 +10,11 @@ from attempts import Answer
 
 OK, REFUSED, DIVERGED, INTERRUPTED = 0, 2, 3, 130
 PLAIN_CODES = frozenset({OK, REFUSED, DIVERGED})
-# What may follow a signal. One that comes after the work is done changes nothing.
+# What may follow a signal. One that comes after the work changes nothing, or ends Python's own end.
 CODES_AFTER = {
     signal.SIGKILL: frozenset({-signal.SIGKILL}),
     signal.SIGTERM: frozenset({-signal.SIGTERM, 128 + signal.SIGTERM}),
-    signal.SIGINT: frozenset({INTERRUPTED}),
+    signal.SIGINT: frozenset({INTERRUPTED, -signal.SIGINT}),
 }
 _UNSEEMLY = re.compile(
     r"Traceback \(most recent call last\)|Traceback of the harness|Exception ignored|Fatal Python error|Segmentation fault"

@@ -4,13 +4,14 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.torch
-from holding import COMMAND, held
+from holding import COMMAND, PROGRAM, held
 
 
 def recipe_of(folder: Path) -> dict:
@@ -245,6 +246,36 @@ def test_a_second_interrupt_while_python_ends_leaves_no_traceback(folder):
         process.send_signal(signal.SIGINT)
         assert process.stderr.read().strip() == "dualprop: stopped. Continue a training run with --resume and its folder."
         assert process.wait() == -signal.SIGINT  # which shells call 130
+
+
+# In the 52nd step, Ctrl-C falls into what must not lose it.
+IN_A_FINALIZER = """
+class Closing:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+
+def fall():
+    Closing()
+"""
+IN_A_FAILING_IMPORT = """
+def fall():
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    except KeyboardInterrupt:
+        raise RecursionError("a library of which half is imported") from None
+"""
+
+
+@pytest.mark.parametrize("fall", [IN_A_FINALIZER, IN_A_FAILING_IMPORT])
+def test_an_interrupt_that_a_library_loses_stops_the_command(fall, folder):
+    """Python prints "Exception ignored in" and goes on; a library ends in an error of its own."""
+    program = "import os, signal" + fall + IN_THE_THIRD_EPOCH.replace("hold()", "fall()")
+    words = ("train", "--batch-size", "64", "--seeds", "1", "--epochs", "200", "--num-threads", "1", "--out", "run")
+    lines = PROGRAM.format(before=program)
+    ended = subprocess.run([sys.executable, "-c", lines, str(COMMAND), *words], capture_output=True, text=True)
+    assert ended.stderr.strip() == "dualprop: stopped. Continue a training run with --resume and its folder."
+    assert ended.returncode == 130
+    assert (folder / "run/seed-0/metrics.jsonl").read_bytes().count(b"\n") < 200
 
 
 @pytest.mark.slow
