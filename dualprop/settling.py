@@ -5,7 +5,8 @@ from the states before the step. Motion is measured against how far inference ha
 
     residual = ‖moves‖ / ‖displacements‖        over all layers, examples and units
 
-after every pass where there is a tolerance, else once after the last.
+after every pass where there is a tolerance, else once after the last. Where several models are
+stacked in a network, each has a residual of its own.
 """
 
 from __future__ import annotations
@@ -38,12 +39,27 @@ class Settling:
         moved: the measured residuals: of every pass with a tolerance, else of the last.
         limit: the residual that is small enough.
         trouble: why the states can't be trusted, without the remedy; empty where they can.
+        models: how it went in each of several stacked models; `moved` are then the largest.
     """
 
     passes: int = 0
     moved: list[float] = field(default_factory=list)
     limit: float = MOST_MOVED
     trouble: str = ""
+    models: tuple[Settling, ...] = ()
+
+    def note(self, residuals: Sequence[float]) -> None:
+        """Keep the residuals of a pass, one for each model."""
+        self.moved.append(largest(residuals))
+        if len(residuals) > 1:
+            self.models = self.models or tuple(Settling(limit=self.limit) for _ in residuals)
+            for own, each in zip(self.models, residuals, strict=True):
+                own.passes = self.passes
+                own.note([each])
+
+    def of_model(self, model: int | None) -> Settling:
+        """How it went in that model, or in all where it was not measured apart, or for None."""
+        return self if model is None or not self.models else self.models[model]
 
     @property
     def residual(self) -> float | None:
@@ -52,6 +68,8 @@ class Settling:
 
     def judge(self, kind: str) -> None:
         """Say in `trouble` that the states, "nudged" say, did not settle, if so."""
+        for model in self.models:
+            model.judge(kind)
         last = self.residual
         if last is None or last <= self.limit:
             return
@@ -76,7 +94,8 @@ class Settling:
         unreached = [k for k in below - {0} if not _is_signal(states, k)]
         if unreached:
             told = f"the {what} has not reached layer {max(unreached)} in {self.passes} passes"
-            self.trouble = f"inference did not settle: {told}"
+            for settling in (self, *self.models):
+                settling.trouble = f"inference did not settle: {told}"
 
 
 def _is_signal(states: States, k: int) -> bool:
@@ -118,7 +137,7 @@ def settle(
     states: Settles,
     passes: Iterable[Sequence[Step]],
     update: Callable[[Any, int], tuple[Any, ...]],
-    measure: Callable[[Sequence[Any]], float] | None = None,
+    measure: Callable[[Sequence[Any]], Sequence[float]] | None = None,
     tolerance: float | None = None,
     *,
     limit: float = MOST_MOVED,
@@ -131,7 +150,8 @@ def settle(
 
     Args:
         passes: of a schedule.
-        measure: the residual, given `states.positions()` before the last pass. None: no measuring.
+        measure: the residual of each model, given `states.positions()` before the last pass. None:
+            no measuring.
         tolerance: stop after the first pass whose residual is no more than this.
         limit: without a tolerance, the residual after the last pass that is small enough.
         most: the most passes, however many `passes` has.
@@ -155,13 +175,13 @@ def settle(
         if after_pass is not None:
             after_pass(settling.passes)
         if tolerance is not None and measure is not None:
-            settling.moved.append(measure(before))
+            settling.note(measure(before))
             # Also where it is not a number: no further pass would mend that.
             if not settling.moved[-1] > tolerance and settling.passes >= least:
                 break
     # What the first pass moves is the displacement itself.
     if tolerance is None and measure is not None and settling.passes > 1:
-        settling.moved.append(measure(before))
+        settling.note(measure(before))
     settling.judge(states.kind)
     return settling
 
@@ -215,17 +235,23 @@ def update_together(states: Settles, step: Step, update: Callable[[Any, int], tu
         states.set(k, *parts)
 
 
-def motion(now: Sequence[Tensor], before: Sequence[Tensor], start: Sequence[Tensor]) -> float:
-    """The residual of states that a pass has moved from `before`, and inference from `start`."""
+def motion(now: Sequence[Tensor], before: Sequence[Tensor], start: Sequence[Tensor], num_models: int = 1) -> list[float]:
+    """The residual of states that a pass has moved from `before`, and inference from `start`; of each
+    of several models that are stacked."""
     moves = [new - old for new, old in zip(now, before, strict=True) if new is not old]
     displacements = [new - old for new, old in zip(now, start, strict=True) if new is not old]
-    return residual(moves, displacements)
+    return residual(moves, displacements, num_models)
 
 
-def residual(moves: Sequence[Tensor], displacements: Sequence[Tensor]) -> float:
-    """‖moves‖ / ‖displacements‖; 0 where nothing moves. Waits for the device."""
-    moved, displaced = (math.sqrt(sum(_squared_norm(t) for t in tensors)) for tensors in (moves, displacements))
-    return 0.0 if moved == 0 else moved / displaced if displaced else math.inf
+def residual(moves: Sequence[Tensor], displacements: Sequence[Tensor], num_models: int = 1) -> list[float]:
+    """‖moves‖ / ‖displacements‖ of each model; 0 where nothing moves. Waits for the device."""
+
+    def norms(tensors: Sequence[Tensor]) -> list[float]:
+        squares = [_squared_norms(t, num_models) for t in tensors] or [[0.0] * num_models]
+        return [math.sqrt(sum(each)) for each in zip(*squares, strict=True)]
+
+    pairs = zip(norms(moves), norms(displacements), strict=True)
+    return [0.0 if moved == 0 else moved / displaced if displaced else math.inf for moved, displaced in pairs]
 
 
 def kink_crossing(neuron: AbstractNeuron, a: Tensor, b: Tensor) -> float:
@@ -239,15 +265,24 @@ def fixed_passes(schedule: AbstractSchedule, remedy: str) -> Iterator[str]:
         yield f"tolerance needs a schedule of passes over all layers, got {schedule}. Use {remedy}, say."
 
 
-def lost_in_rounding(first: Sequence[Tensor], second: Sequence[Tensor], what: str) -> str:
-    """Why `what` tells two phases' states 0…L apart by mere rounding in a layer; else empty."""
+def lost_in_rounding(first: Sequence[Tensor], second: Sequence[Tensor], what: str, num_models: int = 1) -> list[str]:
+    """Why `what` tells two phases' states 0…L apart by mere rounding in a layer; else empty. One for
+    each model."""
+    told = [""] * num_models
     if not can_sync(first[-1]):
-        return ""
+        return told
     for k, (before, after) in enumerate(zip(first[1:], second[1:], strict=True), start=1):
-        least = LEAST_DIGITS * torch.finfo(before.dtype).eps * float(before.norm())
-        if not float((after - before).norm()) >= least:
-            return f"of the {what}'s effect on layer {k} only rounding is left in {before.dtype}"
-    return ""
+        least = LEAST_DIGITS * torch.finfo(before.dtype).eps
+        sizes, changes = (_norms(t, num_models) for t in (before, after - before))
+        for model, (size, change) in enumerate(zip(sizes, changes, strict=True)):
+            if not told[model] and not change >= least * size:
+                told[model] = f"of the {what}'s effect on layer {k} only rounding is left in {before.dtype}"
+    return told
+
+
+def apart(t: Tensor, num_models: int) -> Tensor:
+    """A tensor (N, …) of models' examples, one model's after another's, as (num_models, …)."""
+    return t.reshape(num_models, -1)
 
 
 def can_sync(x: Tensor) -> bool:
@@ -263,5 +298,12 @@ def largest(residuals: Sequence[float]) -> float:
     return max(residuals, key=lambda each: math.inf if math.isnan(each) else each)
 
 
-def _squared_norm(t: Tensor) -> float:
-    return float((torch.view_as_real(t) if t.is_complex() else t).double().square().sum())
+def _norms(t: Tensor, num_models: int) -> list[float]:
+    norms: list[float] = [float(t.norm())] if num_models == 1 else apart(t, num_models).norm(dim=1).tolist()
+    return norms
+
+
+def _squared_norms(t: Tensor, num_models: int) -> list[float]:
+    squares = (torch.view_as_real(t) if t.is_complex() else t).double().square()
+    norms: list[float] = [float(squares.sum())] if num_models == 1 else apart(squares, num_models).sum(1).tolist()
+    return norms

@@ -172,9 +172,10 @@ class Phase:
             self._refresh(j)
         self.states.prepare(layers)
 
-    def moved_since(self, before: Sequence[Tensor]) -> float:
-        """How far the states are from `before`, relative to their displacement from the start."""
-        return motion(self.states.means, before, self.start)
+    def moved_since(self, before: Sequence[Tensor]) -> list[float]:
+        """How far the states are from `before`, relative to their displacement from the start; of
+        each model."""
+        return motion(self.states.means, before, self.start, self.network.num_models)
 
     def settle(self, passes: Iterable[Sequence[Step]], stop: Stop, after_pass: Callable[[int], None] | None = None) -> None:
         """Update blocks through the passes, see `settling.settle`, and keep how it went."""

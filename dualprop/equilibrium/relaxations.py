@@ -42,8 +42,9 @@ class AbstractRelaxation(NamedPart):
         """Settle the phase; it then says how that went."""
 
     @abstractmethod
-    def one_more(self, phase: Phase, generator: torch.Generator | None) -> float:
-        """How far one more pass moves the states, relative to their displacement from the start."""
+    def one_more(self, phase: Phase, generator: torch.Generator | None) -> list[float]:
+        """How far one more pass moves the states, relative to their displacement from the start; of
+        each model."""
 
     @abstractmethod
     def conflicts(self, energy: AbstractEnergy, is_clamped: bool, is_frozen: bool, tolerance: float | None) -> Iterator[str]:
@@ -124,7 +125,7 @@ class ErrorSweeps(AbstractRelaxation):
         sweeps: list[tuple[()]] = [()] * self.pairs
         phase.settle(sweeps, stop, after_pass=lambda _: phase.sweep())
 
-    def one_more(self, phase: Phase, generator: torch.Generator | None) -> float:
+    def one_more(self, phase: Phase, generator: torch.Generator | None) -> list[float]:
         before = phase.positions()
         phase.sweep()
         return phase.moved_since(before)
@@ -167,7 +168,7 @@ class Blocks(AbstractRelaxation):
     def settle(self, phase: Phase, generator: torch.Generator | None, stop: Stop) -> None:
         phase.settle(self.order.passes(phase.network.depth, generator), stop)
 
-    def one_more(self, phase: Phase, generator: torch.Generator | None) -> float:
+    def one_more(self, phase: Phase, generator: torch.Generator | None) -> list[float]:
         before = phase.positions()
         for step in next(iter(self.order.passes(phase.network.depth, generator))):
             update_together(phase, step, Phase.block)

@@ -14,6 +14,7 @@ from dualprop.feedback.modules import (
     alignment,
     backward_weight,
     exact,
+    in_autocast,
 )
 
 __all__ = [
@@ -30,4 +31,5 @@ __all__ = [
     "backward_weight",
     "convert",
     "exact",
+    "in_autocast",
 ]

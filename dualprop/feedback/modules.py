@@ -64,7 +64,7 @@ class FeedbackLinear(AbstractFeedback, nn.Linear):
     """`nn.Linear`, (N, T…, D) or (D,) to (N, T…, D′) or (D′,). Back comes dx = da B."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return LinearWithFeedback.apply(*_autocast(input, self.weight, _stored(self), self.bias))
+        return LinearWithFeedback.apply(*in_autocast(input, self.weight, _stored(self), self.bias))
 
 
 class FeedbackConv1d(AbstractFeedback, nn.Conv1d):
@@ -158,7 +158,7 @@ def _stored(module: AbstractFeedback) -> Tensor | None:
     return None if module.kind == "sign_symmetric" else module.feedback_weight
 
 
-def _autocast(*tensors: Tensor | None) -> list[Tensor | None]:
+def in_autocast(*tensors: Tensor | None) -> list[Tensor | None]:
     """The tensors in autocast's dtype where it is on, as it converts them for PyTorch's maps."""
     first = tensors[0]
     assert first is not None
@@ -189,7 +189,7 @@ def _convolve(conv: FeedbackConv1d | FeedbackConv2d | FeedbackConv3d, x: Tensor)
         # An odd span has its last zero on the right, as in PyTorch.
         if any(span % 2 for span in spans):
             x = F.pad(x, [zeros for span in reversed(spans) for zeros in (0, span % 2)])
-    tensors = _autocast(x, conv.weight, _stored(conv), conv.bias)
+    tensors = in_autocast(x, conv.weight, _stored(conv), conv.bias)
     a = ConvolutionWithFeedback.apply(*tensors, list(conv.stride), padding, list(conv.dilation), conv.groups)
     return a if is_batched else a.squeeze(0)
 

@@ -99,7 +99,7 @@ class TapedMap(AbstractLocalMap):
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
-        return _trainable(self.modules)
+        return trainable(self.modules)
 
     def run(self, s: Tensor) -> Record:
         with torch.enable_grad():
@@ -162,7 +162,7 @@ class LinearMap(AbstractLocalMap):
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
-        return _trainable({self.name: self.module})
+        return trainable({self.name: self.module})
 
     def run(self, s: Tensor) -> Record:
         return Record(s, self.module(s))
@@ -183,17 +183,17 @@ class LinearMap(AbstractLocalMap):
 
     def gradient(self, record: Record, signal: Tensor, scale: float, is_biased: bool = True) -> dict[str, Tensor]:
         parameters = self.parameters
-        weight, bias = _learning(parameters)
+        weight, bias = learning(parameters)
         of_weight = self.weight_gradient(record, signal, scale) if weight else None
         signal = signal.flatten(0, -2)
         of_bias = signal.sum(0, dtype=self.module.weight.dtype).mul_(scale) if bias and is_biased else None
         # Under autocast the product is of half precision, as in BP; what an optimizer reads is not.
-        return _by_name(parameters, None if of_weight is None else of_weight.to(self.module.weight.dtype), of_bias)
+        return by_name(parameters, None if of_weight is None else of_weight.to(self.module.weight.dtype), of_bias)
 
     def contrast(
         self, record: Record, signal: Tensor, other: Record, other_signal: Tensor, scale: complex
     ) -> dict[str, Tensor]:
-        return _contrast(self, record, signal, other, other_signal, scale)
+        return contrasted(self, record, signal, other, other_signal, scale)
 
 
 class ConvolutionMap(AbstractLocalMap):
@@ -209,7 +209,7 @@ class ConvolutionMap(AbstractLocalMap):
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
-        return _trainable({self.name: self.module})
+        return trainable({self.name: self.module})
 
     def run(self, s: Tensor) -> Record:
         return Record(s, self.module(s))
@@ -230,16 +230,16 @@ class ConvolutionMap(AbstractLocalMap):
 
     def gradient(self, record: Record, signal: Tensor, scale: float, is_biased: bool = True) -> dict[str, Tensor]:
         parameters = self.parameters
-        weight, bias = _learning(parameters)
+        weight, bias = learning(parameters)
         mask = [False, weight, bias and is_biased]
         dtype = self.module.weight.dtype
         gradients = self._backward(record, signal, self.module.weight, mask)[1:]
-        return _by_name(parameters, *(None if g is None else g.to(dtype).mul_(scale) for g in gradients))
+        return by_name(parameters, *(None if g is None else g.to(dtype).mul_(scale) for g in gradients))
 
     def contrast(
         self, record: Record, signal: Tensor, other: Record, other_signal: Tensor, scale: complex
     ) -> dict[str, Tensor]:
-        return _contrast(self, record, signal, other, other_signal, scale)
+        return contrasted(self, record, signal, other, other_signal, scale)
 
     def _backward(self, record: Record, signal: Tensor, weight: Tensor, mask: list[bool]) -> list[Tensor | None]:
         conv = self.module
@@ -280,7 +280,7 @@ def output_of(record: Record) -> Tensor:
     return record.output
 
 
-def _trainable(modules: Modules) -> dict[str, nn.Parameter]:
+def trainable(modules: Modules) -> dict[str, nn.Parameter]:
     return {
         _dotted(name, leaf): parameter
         for name, module in modules.items()
@@ -290,13 +290,13 @@ def _trainable(modules: Modules) -> dict[str, nn.Parameter]:
     }
 
 
-def _learning(parameters: Iterable[str]) -> tuple[bool, bool]:
+def learning(parameters: Iterable[str]) -> tuple[bool, bool]:
     """Whether the weight's gradient is needed, for it or its feedback weight, and the bias's."""
     is_bias = [name.rpartition(".")[2] == "bias" for name in parameters]
     return not all(is_bias), any(is_bias)
 
 
-def _by_name(parameters: Iterable[str], of_weight: Tensor | None, of_bias: Tensor | None) -> dict[str, Tensor]:
+def by_name(parameters: Iterable[str], of_weight: Tensor | None, of_bias: Tensor | None) -> dict[str, Tensor]:
     """The gradients that there are, by parameter.
 
     A feedback weight learns as the weight does, but from another tensor.
@@ -310,7 +310,7 @@ def _by_name(parameters: Iterable[str], of_weight: Tensor | None, of_bias: Tenso
     return gradients
 
 
-def _contrast(
+def contrasted(
     core: LinearMap | ConvolutionMap, one: Record, u: Tensor, other: Record, v: Tensor, scale: complex
 ) -> dict[str, Tensor]:
     s, t, scale = one.input.detach(), other.input.detach(), _real(scale)

@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from dualprop.feedback import FEEDBACK_MODULES
+from dualprop.network.stacked import StackedLinear
 from dualprop.softmax import SoftmaxPool2d
 
 RESHAPES = (nn.Flatten, nn.Unflatten)
@@ -16,6 +17,7 @@ AFFINE: tuple[type[nn.Module], ...] = (
     *RESHAPES,
     *FEEDBACK_MODULES.values(),
     nn.Linear,
+    StackedLinear,
     nn.Conv1d,
     nn.Conv2d,
     nn.Conv3d,

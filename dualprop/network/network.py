@@ -21,6 +21,7 @@ from dualprop.network.layered import Layered
 from dualprop.network.layers import Layer
 from dualprop.network.modules import EMBEDDINGS, MAPS, kind, without_feedback
 from dualprop.network.reader import Reader
+from dualprop.network.stacked import num_models
 from dualprop.network.synapses import reading
 from dualprop.network.wrappers import unwrapped
 
@@ -45,6 +46,8 @@ class Network:
     leave: tuple[str, ...] = ()
     # Names of trainable parameters that its output does not depend on.
     unread: frozenset[str] = frozenset()
+    # That are stacked in it, see `stacked`.
+    num_models: int = 1
     # The kind of network that reads any model by running it. It builds on this one: `recorded`.
     _by_running: ClassVar[type[Network] | None] = None
 
@@ -63,6 +66,7 @@ class Network:
                 raise SettingError(f"layer {k} has {len(layer.synapses)} synapses but reads {len(sources)} layers: {sources}.")
         self.layers = tuple(layers)
         self.module = module
+        self.num_models = num_models(module)
         self._view = [] if module is None else [(name, part, _nature(part)) for name, part in module.named_modules()]
         self._readers = tuple(
             tuple(j for j, layer in enumerate(self.layers, start=1) if k in layer.sources) for k in range(len(self.layers) + 1)

@@ -26,12 +26,12 @@ from dualprop.network.local_maps import (
     Record,
     ReshapeMap,
     TapedMap,
-    core_map,
     local_map,
     output_of,
     through,
 )
 from dualprop.network.modules import AFFINE, kind
+from dualprop.network.stacked_maps import core_map
 
 
 class Tape:

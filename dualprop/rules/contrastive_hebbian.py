@@ -39,7 +39,7 @@ from dualprop.rules.checks import check_batch
 from dualprop.rules.problem import Problem
 from dualprop.schedules import AbstractSchedule, AnySchedule
 from dualprop.settings import Remedy
-from dualprop.settling import can_sync, fixed_passes, lost_in_rounding, update_together
+from dualprop.settling import can_sync, fixed_passes, largest, lost_in_rounding, update_together
 
 # States that the last pass moves by more than this share of their displacement aren't settled.
 MOST_MOVED = 0.01
@@ -117,8 +117,8 @@ class ContrastiveHebbian(AbstractRule[Phase]):
         """-γ^{k-L} (ŝ_kᵀ ∂a_k/∂θ at ŝ - š_kᵀ ∂a_k/∂θ at š) for every layer k, the batch's mean."""
         depth, clamped = problem.depth, self.clamped_phase(problem, settled)
         problem.report(clamped.states.counts, clamped.settling, REMEDY)
-        lost = lost_in_rounding(settled.states.means, clamped.states.means, "clamp")
-        problem.doubt(f"{lost}. Raise gamma, or use float64." if lost else "")
+        lost = lost_in_rounding(settled.states.means, clamped.states.means, "clamp", problem.num_models)
+        problem.doubt(lost, "Raise gamma, or use float64.")
         scales = tuple(self.gamma ** (k - depth) / problem.terms for k in range(1, depth + 1))
         return clamped.contrast(settled, scales)
 
@@ -147,7 +147,7 @@ class ContrastiveHebbian(AbstractRule[Phase]):
         before = phase.positions()
         for step in next(iter(self._order.passes(problem.depth))):
             update_together(phase, step, Phase.block)
-        return {"residual": phase.moved_since(before)}
+        return {"residual": largest(phase.moved_since(before))}
 
     def check(self, network: Network) -> None:
         output = network.into(network.depth).neuron

@@ -70,7 +70,7 @@ def _accumulate(gradients: dict[nn.Parameter, Tensor]) -> None:
     with torch.no_grad():
         for p in gradients.keys() - watched.keys():
             if p.grad is None:
-                p.grad = _own(gradients[p])
+                p.grad = _laid_out_as(p, gradients[p])
             else:
                 p.grad.add_(gradients[p])
     if watched:
@@ -182,6 +182,11 @@ class _Delivery(torch.autograd.Function):
         # On a GPU the question would wait for the device.
         is_one = ctx.is_whole or (scale.device.type == "cpu" and float(scale) == 1)
         return None, None, None, *(_own(g) if is_one else g * scale.to(g.device) for g in ctx.saved_tensors)
+
+
+def _laid_out_as(p: nn.Parameter, gradient: Tensor) -> Tensor:
+    """The gradient as autograd accumulates it: a fused optimizer walks both as memory lies."""
+    return _own(gradient) if gradient.stride() == p.stride() else torch.empty_like(p).copy_(gradient)
 
 
 def _own(gradient: Tensor) -> Tensor:

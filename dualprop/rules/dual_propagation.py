@@ -28,7 +28,7 @@ from dualprop.rules.checks import Precision
 from dualprop.rules.dyad_states import DyadStates
 from dualprop.rules.problem import Problem
 from dualprop.settings import PerLayer, Remedy, as_tuple, beta_per_layer
-from dualprop.settling import fixed_passes, kink_crossing, settle
+from dualprop.settling import fixed_passes, kink_crossing, largest, settle
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +79,7 @@ class DualPropagation(AbstractRule[DyadStates | Tensor]):
         if not progress.trouble:
             # With states of before the error is on its way.
             progress.expect_signals(states, "error", is_expected=self.start != "previous")
-            problem.doubt(f"{progress.trouble}. Use more, or a schedule that sweeps down." if progress.trouble else "")
+            problem.doubt([progress.trouble] * problem.num_models, "Use more, or a schedule that sweeps down.")
         return states
 
     def update(self, states: DyadStates, k: int) -> tuple[Tensor, Tensor | None]:
@@ -164,7 +164,7 @@ class DualPropagation(AbstractRule[DyadStates | Tensor]):
             strength = -settled.betas[-1] if is_output else settled.betas[k - 1] / settled.betas[k]
             nudges = None if pull is None else (a + strength * up * pull, a - strength * down * pull)
             crossing.append(0.0 if nudges is None else kink_crossing(settled.neuron(k), *nudges))
-        return {"residual": settled.one_more(self.update), "kink_crossing": crossing}
+        return {"residual": largest(settled.one_more(self.update)), "kink_crossing": crossing}
 
     def conflicts(self) -> Iterator[str]:
         if self.tolerance is not None:

@@ -99,8 +99,9 @@ class DyadStates(States):
             self._is_trying, self.final = False, final
             self.damping, self._read[k] = damping, read
 
-    def one_more(self, update: Callable[[Any, int], tuple[Tensor, Tensor | None]]) -> float:
-        """The move by one more undamped update of every layer, each from the present states.
+    def one_more(self, update: Callable[[Any, int], tuple[Tensor, Tensor | None]]) -> list[float]:
+        """The move by one more undamped update of every layer, each from the present states; of each
+        model.
 
         It is relative to the states' displacement from the forward pass. A damped move is a
         fraction of it, and small where damping is strong.
@@ -116,7 +117,7 @@ class DyadStates(States):
                 zero = torch.zeros_like(mean)
                 moves.append((zero if new_delta is None else new_delta) - (zero if delta is None else delta))
             displacements += [] if delta is None else [delta]
-        return residual(moves, displacements)
+        return residual(moves, displacements, self.network.num_models)
 
     def _resume(self, state: Dyads, alpha: float) -> None:
         if state.alpha != alpha:

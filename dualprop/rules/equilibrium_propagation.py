@@ -128,8 +128,8 @@ class EquilibriumPropagation(AbstractRule[Phase]):
             phase.each,
         )
         if first is not None and first is not phase and problem.is_measured:
-            lost = lost_in_rounding(first.states.means, phase.states.means, "nudge")
-            problem.doubt(f"{lost}. Raise beta, or use float64." if lost else "")
+            lost = lost_in_rounding(first.states.means, phase.states.means, "nudge", problem.num_models)
+            problem.doubt(lost, "Raise beta, or use float64.")
 
     def _signs(self, problem: Problem) -> Tensor | None:
         if problem.logits is None or not self._estimator.is_random:
@@ -171,7 +171,7 @@ class EquilibriumPropagation(AbstractRule[Phase]):
                 continue
             phase = self.nudged_phase(problem, settled, term, None, first)
             crossing = crossing or phase.kink_crossing(settled)
-            residuals.append(self._relaxation.one_more(phase, problem.generator))
+            residuals += self._relaxation.one_more(phase, problem.generator)
             first = first or phase
         return {"residual": largest(residuals), "kink_crossing": crossing}
 

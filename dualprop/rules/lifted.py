@@ -43,7 +43,7 @@ from dualprop.network.states import Dyads, States
 from dualprop.rules.base import AbstractRule
 from dualprop.rules.problem import Problem
 from dualprop.settings import Count, PerLayer, Remedy, beta_per_layer
-from dualprop.settling import kink_crossing, motion, residual, settle, update_together
+from dualprop.settling import kink_crossing, largest, motion, residual, settle, update_together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +136,7 @@ class Lifted(AbstractRule["LiftedStates"]):
         for step in next(schedules.top_down(1).passes(problem.depth)):
             update_together(settled, step, self.block)
         moves = [now - then for now, then in zip(settled.means[1:], before[1:], strict=True)]
-        return {"residual": residual(moves, displacements), "kink_crossing": crossing}
+        return {"residual": largest(residual(moves, displacements)), "kink_crossing": crossing}
 
     def betas(self, depth: int) -> tuple[float, ...]:
         """β_1…β_L. Raises SettingError where a list has another length."""
@@ -165,6 +165,7 @@ class LiftedStates(States):
         assert feedback is not None  # the output is nudged before any other block is updated
         return torch.add(self.drive(k), feedback, alpha=self.betas[k - 1] / self.betas[k])
 
-    def moved_since(self, before: Sequence[Tensor]) -> float:
-        """The last sweep's move of the states, by their displacement from the forward pass."""
-        return motion(self.means, before, self.forward_means)
+    def moved_since(self, before: Sequence[Tensor]) -> list[float]:
+        """The last sweep's move of the states, by their displacement from the forward pass; of each
+        model."""
+        return motion(self.means, before, self.forward_means, self.network.num_models)

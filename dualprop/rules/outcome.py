@@ -26,6 +26,15 @@ class Status:
 
 
 @dataclass(frozen=True)
+class Own:
+    """What of an outcome is one stacked model's own: see the fields of `Outcome`."""
+
+    loss: Tensor
+    diagnostics: dict[str, float]
+    unsettled: str
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What a rule makes of one batch.
 
@@ -41,6 +50,9 @@ class Outcome:
         unsettled: why inference did not settle and what to do; empty where it settled or did not
             iterate.
         remedy: what to do where the loss or a gradient is not finite.
+        models: what is each model's own, where several are stacked (`network.stacked`). Gradients
+            are then (num_models, …), the loss is the sum, and logits are one model's after
+            another's; see `of_model`.
     """
 
     gradients: dict[str, Tensor]
@@ -50,6 +62,21 @@ class Outcome:
     diagnostics: dict[str, float] = field(default_factory=dict)
     unsettled: str = ""
     remedy: str = "Lower the learning rate or beta, or check the inputs for extreme values."
+    models: tuple[Own, ...] = ()
+
+    def of_model(self, model: int) -> Outcome:
+        """The outcome of one of the stacked models, without a state; itself where there is one."""
+        if not self.models:
+            return self
+        own = self.models[model]
+        return Outcome(
+            gradients={name: gradient[model] for name, gradient in self.gradients.items()},
+            loss=own.loss,
+            logits=self.logits.chunk(len(self.models))[model],
+            diagnostics=own.diagnostics,
+            unsettled=own.unsettled,
+            remedy=self.remedy,
+        )
 
     @cached_property
     def status(self) -> Status:

@@ -38,7 +38,7 @@ from dualprop.rules.base import AbstractRule
 from dualprop.rules.problem import Problem
 from dualprop.schedules import Step
 from dualprop.settings import Count, Positive
-from dualprop.settling import MOST_MOVED, residual, settle, update_together
+from dualprop.settling import MOST_MOVED, largest, residual, settle, update_together
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class PredictiveCoding(AbstractRule["PredictedStates"]):
         """The numbers of one more step."""
         before = settled.positions()
         update_together(settled, Step(tuple(settled.hidden)), self.update)
-        return {"residual": settled.moved_since(before)}
+        return {"residual": largest(settled.moved_since(before))}
 
     def conflicts(self) -> Iterator[str]:
         if self.learn == "arrival" and (self.step_size != 1 or self.momentum != 0 or self.start != "forward"):
@@ -229,11 +229,13 @@ class PredictedStates(States):
     def positions(self) -> tuple[Tensor | None, ...]:
         return tuple(self.moves)
 
-    def moved_since(self, before: Sequence[Tensor | None]) -> float:
-        """The move of the states since `before`, by their displacement from the forward pass."""
+    def moved_since(self, before: Sequence[Tensor | None]) -> list[float]:
+        """The move of the states since `before`, by their displacement from the forward pass; of each
+        model."""
         displacements = [now for now in self.moves if now is not None]
         pairs = [(now, then) for now, then in zip(self.moves, before, strict=True) if now is not None and now is not then]
-        return residual([now if then is None else now - then for now, then in pairs], displacements)
+        moves = [now if then is None else now - then for now, then in pairs]
+        return residual(moves, displacements, self.network.num_models)
 
     def values(self) -> Values:
         states = tuple(self.states[k] for k in self.hidden)

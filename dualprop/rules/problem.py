@@ -6,7 +6,7 @@ the loss reads.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,8 +19,8 @@ from dualprop.network import Network, inputs
 from dualprop.network.hooks import gradients_by
 from dualprop.network.states import States
 from dualprop.rules.checks import check_batch
-from dualprop.rules.outcome import Outcome
-from dualprop.settling import Settling, can_sync, largest
+from dualprop.rules.outcome import Outcome, Own
+from dualprop.settling import Settling, apart, can_sync, largest
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class Problem:
             may then not be written over.
         logits: of the prediction, (N, K), once there is one.
         reports: of the phases, in their order.
+        num_models: that are stacked in the network; the batch holds as many examples for each.
     """
 
     def __init__(
@@ -56,9 +57,10 @@ class Problem:
         self.criterion = criterion
         self.state, self.generator, self.for_states = state, generator, for_states
         self.logits: Tensor | None = None
-        self.loss: Tensor | None = None
+        self.losses: Tensor | None = None
         self.reports: list[Report] = []
-        self._doubt = ""
+        self.num_models = network.num_models
+        self._doubts = [""] * self.num_models
         self._unread: frozenset[str] = frozenset()
 
     @cached_property
@@ -70,9 +72,10 @@ class Problem:
     def terms(self) -> float:
         """What the loss's mean divides by: examples, valid tokens, sums of class weights …
 
-        Inference descends the sum, and what it learns is divided by this and by β.
+        Inference descends the sum, and what it learns is divided by this and by β. Of stacked
+        models each descends its own mean, of its share of the batch.
         """
-        return self.criterion.terms(self.y, len(inputs.first(self.x)))
+        return self.criterion.terms(self.y, len(inputs.first(self.x))) / self.num_models
 
     @property
     def depth(self) -> int:
@@ -109,22 +112,31 @@ class Problem:
             self.reports.append(Report(self.network.counts_of_backprop(self.x)))
             logits = predict(self.x)
             self.predicted(logits.detach())
-            mean = self.criterion.mean(logits, self.y)
-            self.loss = mean.detach()
-            return mean
+            means = self._means(logits)
+            self.losses = means.detach()
+            return means if means.dim() == 0 else means.sum()
 
     def outcome(self, gradients: dict[str, Tensor], state: Any, remedy: str) -> Outcome:
         """What a rule gives back. `remedy` is for numbers that are not finite."""
         assert self.logits is not None
+        losses = self._means(self.logits) if self.losses is None else self.losses
+        models = range(self.num_models) if self.num_models > 1 else ()
         return Outcome(
             gradients={name: gradients[name] for name in self.parameters},
-            loss=self.criterion.mean(self.logits, self.y) if self.loss is None else self.loss,
+            loss=losses if losses.dim() == 0 else losses.sum(),
             logits=self.logits,
             state=state,
-            diagnostics=self.diagnostics,
-            unsettled=self.trouble,
+            diagnostics=self.diagnostics(),
+            unsettled=self.trouble(),
             remedy=remedy,
+            models=tuple(Own(losses[model], self.diagnostics(model), self.trouble(model)) for model in models),
         )
+
+    def _means(self, logits: Tensor) -> Tensor:
+        """The mean loss, shape (); of each of several models, (num_models,)."""
+        if self.num_models == 1:
+            return self.criterion.mean(logits, self.y)
+        return apart(self.criterion.value(logits, self.y), self.num_models).sum(1) / self.terms
 
     def gradients_of(self, loss: Tensor) -> dict[str, Tensor]:
         """Autograd's gradients of every trainable parameter; zero where it has no effect."""
@@ -147,26 +159,30 @@ class Problem:
         """
         self.reports.append(Report(counts, settling, remedy, each))
 
-    def doubt(self, trouble: str) -> None:
-        """Keep why the numbers can't be trusted though all phases have settled, if so."""
-        self._doubt = self._doubt or trouble
+    def doubt(self, troubles: Sequence[str], remedy: str) -> None:
+        """Keep why the numbers can't be trusted though all phases have settled, if so; one for each
+        model."""
+        self._doubts = [
+            before or (f"{trouble}. {remedy}" if trouble else "")
+            for before, trouble in zip(self._doubts, troubles, strict=True)
+        ]
 
-    @property
-    def trouble(self) -> str:
-        """The trouble and remedy of the first unsettled phase, else the first doubt, else ''."""
+    def trouble(self, model: int | None = None) -> str:
+        """The trouble and remedy of the first unsettled phase, else the first doubt, else ''; of all
+        models, or of one."""
         for report in self.reports:
-            if report.settling is not None and report.settling.trouble:
-                return f"{report.settling.trouble}. {report.remedy}"
-        return self._doubt
+            if report.settling is not None and (trouble := report.settling.of_model(model).trouble):
+                return f"{trouble}. {report.remedy}"
+        return next(filter(None, self._doubts), "") if model is None else self._doubts[model]
 
-    @property
-    def diagnostics(self) -> dict[str, float]:
-        """Counts over all phases, passes of those that iterate, the largest measured residual."""
+    def diagnostics(self, model: int | None = None) -> dict[str, float]:
+        """Counts over all phases, passes of those that iterate, the largest measured residual; of all
+        models, or of one."""
         numbers: dict[str, float] = {
             kind: sum(report.each * report.counts[kind] for report in self.reports)
             for kind in ("drives", "feedbacks", "gradients")
         }
-        settlings = [report.settling for report in self.reports if report.settling is not None]
+        settlings = [report.settling.of_model(model) for report in self.reports if report.settling is not None]
         if settlings:
             numbers["passes"] = sum(settling.passes for settling in settlings)
         residuals = [settling.residual for settling in settlings if settling.residual is not None]
