@@ -236,8 +236,8 @@ def update_together(states: Settles, step: Step, update: Callable[[Any, int], tu
 
 
 def motion(now: Sequence[Tensor], before: Sequence[Tensor], start: Sequence[Tensor], num_models: int = 1) -> list[float]:
-    """The residual of states that a pass has moved from `before`, and inference from `start`; of each
-    of several models that are stacked."""
+    """Each model's residual of states that a pass has moved from `before`, and inference from
+    `start`."""
     moves = [new - old for new, old in zip(now, before, strict=True) if new is not old]
     displacements = [new - old for new, old in zip(now, start, strict=True) if new is not old]
     return residual(moves, displacements, num_models)
@@ -266,8 +266,8 @@ def fixed_passes(schedule: AbstractSchedule, remedy: str) -> Iterator[str]:
 
 
 def lost_in_rounding(first: Sequence[Tensor], second: Sequence[Tensor], what: str, num_models: int = 1) -> list[str]:
-    """Why `what` tells two phases' states 0…L apart by mere rounding in a layer; else empty. One for
-    each model."""
+    """Why `what` tells each model's states 0…L in two phases apart by mere rounding in a layer;
+    empty where it does not."""
     told = [""] * num_models
     if not can_sync(first[-1]):
         return told

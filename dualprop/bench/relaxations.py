@@ -29,7 +29,7 @@ from dualprop.errors import SettingError
 from dualprop.losses import SquaredError
 from dualprop.network import Network
 from dualprop.rules import Backprop, EquilibriumPropagation, Outcome
-from dualprop.training import execution, runs, trainer
+from dualprop.training import execution, runs, weights
 from dualprop.training.recipe import Recipe
 
 READS = {"models", "betas", "run", "data", "seconds"}
@@ -176,8 +176,8 @@ def _of_run(options: BenchOptions, folder: Path) -> _Subject:
     x, y = splits.train.batch(order, how.inputs, channels_last=how.channels_last)
 
     def problem() -> tuple[nn.Module, Tensor, Tensor]:
-        model = trainer.initial_model(base, seed, splits)
-        trainer.restore_best(model, recipe, seed, run.seed_folder(seed))
+        model = weights.initial_model(base, seed, splits)
+        weights.restore_best(model, recipe, seed, run.seed_folder(seed))
         return model, x, y
 
     problem()  # a damaged checkpoint is told before anything is measured

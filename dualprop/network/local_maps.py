@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -310,9 +310,13 @@ def by_name(parameters: Iterable[str], of_weight: Tensor | None, of_bias: Tensor
     return gradients
 
 
-def contrasted(
-    core: LinearMap | ConvolutionMap, one: Record, u: Tensor, other: Record, v: Tensor, scale: complex
-) -> dict[str, Tensor]:
+class Affine(Protocol):
+    """A map whose bias's gradient can be left out."""
+
+    def gradient(self, record: Record, signal: Tensor, scale: float, is_biased: bool = True) -> dict[str, Tensor]: ...
+
+
+def contrasted(core: Affine, one: Record, u: Tensor, other: Record, v: Tensor, scale: complex) -> dict[str, Tensor]:
     s, t, scale = one.input.detach(), other.input.detach(), _real(scale)
     gradients = core.gradient(Record(torch.lerp(s, t, 0.5), None), u - v, scale)
     # The drive is its bias and a linear map of s. A change of s therefore says nothing of the bias.

@@ -93,5 +93,5 @@ def num_models(model: nn.Module | None) -> int:
     return next((module.num_models for module in modules if isinstance(module, StackedLinear)), 1)
 
 
-def _stacked(parameters: Sequence[nn.Parameter]) -> nn.Parameter:
+def _stacked(parameters: Sequence[Tensor]) -> nn.Parameter:
     return nn.Parameter(torch.stack([parameter.detach() for parameter in parameters]))

@@ -145,6 +145,12 @@ class AbstractRule(ABC, Generic[Settled]):
         """Why a step by this rule can't be captured and replayed as it is; empty where it can."""
         return capturing.obstacle(self)
 
+    @property
+    def stacking_obstacle(self) -> str:
+        """Why seeds can't step together by this rule as each would alone; empty where they can."""
+        # What is decided by the whole batch, others' examples in the stack would decide too.
+        return self.capture_obstacle
+
     def chosen_engine(self, depth: int | None) -> str:
         """The engine for a network of `depth` layers, or of any; empty where there is but one."""
         return ""

@@ -240,6 +240,10 @@ class DualPropagation(AbstractRule[DyadStates | Tensor]):
     def keeps_state(self) -> bool:
         return self.start == "previous" or isinstance(self.damping, str)
 
+    @property
+    def stacking_obstacle(self) -> str:
+        return "spectral damping is by one network's weights" if isinstance(self.damping, str) else super().stacking_obstacle
+
     def kept(self, state: Dyads) -> Dyads:
         return state if self.start == "previous" else Dyads((), (), self.alpha, state.directions)
 

@@ -100,8 +100,7 @@ class DyadStates(States):
             self.damping, self._read[k] = damping, read
 
     def one_more(self, update: Callable[[Any, int], tuple[Tensor, Tensor | None]]) -> list[float]:
-        """The move by one more undamped update of every layer, each from the present states; of each
-        model.
+        """Each model's move by one more undamped update of every layer, from the present states.
 
         It is relative to the states' displacement from the forward pass. A damped move is a
         fraction of it, and small where damping is strong.

@@ -242,6 +242,10 @@ class EquilibriumPropagation(AbstractRule[Phase]):
         return self._estimator.is_random or (order is not None and order.is_random)
 
     @property
+    def stacking_obstacle(self) -> str:
+        return "complex states are not stacked" if self._is_complex else super().stacking_obstacle
+
+    @property
     def predicts_by_equilibrium(self) -> bool:
         return not self._energy.free_is_forward
 

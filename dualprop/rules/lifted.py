@@ -138,6 +138,10 @@ class Lifted(AbstractRule["LiftedStates"]):
         moves = [now - then for now, then in zip(settled.means[1:], before[1:], strict=True)]
         return {"residual": largest(residual(moves, displacements)), "kink_crossing": crossing}
 
+    @property
+    def stacking_obstacle(self) -> str:
+        return "a majorizing constant is of all weights" if self.update == "majorized" else super().stacking_obstacle
+
     def betas(self, depth: int) -> tuple[float, ...]:
         """β_1…β_L. Raises SettingError where a list has another length."""
         return beta_per_layer(self.beta, depth)
@@ -166,6 +170,6 @@ class LiftedStates(States):
         return torch.add(self.drive(k), feedback, alpha=self.betas[k - 1] / self.betas[k])
 
     def moved_since(self, before: Sequence[Tensor]) -> list[float]:
-        """The last sweep's move of the states, by their displacement from the forward pass; of each
-        model."""
+        """Each model's move of the states by the last sweep, by their displacement from the forward
+        pass."""
         return motion(self.means, before, self.forward_means, self.network.num_models)

@@ -29,7 +29,6 @@ class Status:
 class Own:
     """What of an outcome is one stacked model's own: see the fields of `Outcome`."""
 
-    loss: Tensor
     diagnostics: dict[str, float]
     unsettled: str
 
@@ -50,9 +49,10 @@ class Outcome:
         unsettled: why inference did not settle and what to do; empty where it settled or did not
             iterate.
         remedy: what to do where the loss or a gradient is not finite.
-        models: what is each model's own, where several are stacked (`network.stacked`). Gradients
-            are then (num_models, …), the loss is the sum, and logits are one model's after
-            another's; see `of_model`.
+        losses: each model's mean, (num_models,), where several are stacked (`network.stacked`), of
+            which `loss` is the sum. Gradients are then (num_models, …), and logits one model's
+            after another's; see `of_model`.
+        models: what else is each model's own.
     """
 
     gradients: dict[str, Tensor]
@@ -62,21 +62,26 @@ class Outcome:
     diagnostics: dict[str, float] = field(default_factory=dict)
     unsettled: str = ""
     remedy: str = "Lower the learning rate or beta, or check the inputs for extreme values."
+    losses: Tensor | None = None
     models: tuple[Own, ...] = ()
 
     def of_model(self, model: int) -> Outcome:
         """The outcome of one of the stacked models, without a state; itself where there is one."""
-        if not self.models:
+        if self.losses is None:
             return self
         own = self.models[model]
         return Outcome(
             gradients={name: gradient[model] for name, gradient in self.gradients.items()},
-            loss=own.loss,
+            loss=self.losses[model],
             logits=self.logits.chunk(len(self.models))[model],
             diagnostics=own.diagnostics,
             unsettled=own.unsettled,
             remedy=self.remedy,
         )
+
+    def unsettled_of(self, model: int) -> str:
+        """Why the inference of one of the stacked models did not settle; empty where it did."""
+        return self.models[model].unsettled if self.models else self.unsettled
 
     @cached_property
     def status(self) -> Status:

@@ -230,8 +230,8 @@ class PredictedStates(States):
         return tuple(self.moves)
 
     def moved_since(self, before: Sequence[Tensor | None]) -> list[float]:
-        """The move of the states since `before`, by their displacement from the forward pass; of each
-        model."""
+        """Each model's move of the states since `before`, by their displacement from the forward
+        pass."""
         displacements = [now for now in self.moves if now is not None]
         pairs = [(now, then) for now, then in zip(self.moves, before, strict=True) if now is not None and now is not then]
         moves = [now if then is None else now - then for now, then in pairs]

@@ -120,16 +120,17 @@ class Problem:
         """What a rule gives back. `remedy` is for numbers that are not finite."""
         assert self.logits is not None
         losses = self._means(self.logits) if self.losses is None else self.losses
-        models = range(self.num_models) if self.num_models > 1 else ()
+        is_stack = losses.dim() > 0
         return Outcome(
             gradients={name: gradients[name] for name in self.parameters},
-            loss=losses if losses.dim() == 0 else losses.sum(),
+            loss=losses.sum() if is_stack else losses,
             logits=self.logits,
             state=state,
             diagnostics=self.diagnostics(),
             unsettled=self.trouble(),
             remedy=remedy,
-            models=tuple(Own(losses[model], self.diagnostics(model), self.trouble(model)) for model in models),
+            losses=losses if is_stack else None,
+            models=tuple(Own(self.diagnostics(m), self.trouble(m)) for m in range(self.num_models)) if is_stack else (),
         )
 
     def _means(self, logits: Tensor) -> Tensor:
@@ -168,16 +169,16 @@ class Problem:
         ]
 
     def trouble(self, model: int | None = None) -> str:
-        """The trouble and remedy of the first unsettled phase, else the first doubt, else ''; of all
-        models, or of one."""
+        """The trouble and remedy of the first unsettled phase, else the first doubt, else ''. Of
+        all models, or of one."""
         for report in self.reports:
             if report.settling is not None and (trouble := report.settling.of_model(model).trouble):
                 return f"{trouble}. {report.remedy}"
         return next(filter(None, self._doubts), "") if model is None else self._doubts[model]
 
     def diagnostics(self, model: int | None = None) -> dict[str, float]:
-        """Counts over all phases, passes of those that iterate, the largest measured residual; of all
-        models, or of one."""
+        """Counts over all phases, passes of those that iterate, the largest measured residual. Of
+        all models, or of one."""
         numbers: dict[str, float] = {
             kind: sum(report.each * report.counts[kind] for report in self.reports)
             for kind in ("drives", "feedbacks", "gradients")

@@ -30,7 +30,7 @@ TABLE = {
     "dualprop": Condition("dualprop's version", "a release may compute differently"),
     "code": Condition("dualprop's code", "what computes a run was edited (cli, bench, analysis and recipes don't count)"),
     "torch": Condition("PyTorch's version", "its kernels round differently from release to release"),
-    "execution": Condition("the execution", "engines, kernels, memory formats and captured steps round differently"),
+    "execution": Condition("the execution", "engines, kernels, formats, captured steps and stacked seeds round differently"),
     "kernel": Condition("the build of the native kernel", "compilers and their flags order its sums"),
     "threads": Condition("the number of threads", "sums over a batch are split by it"),
     "instructions": Condition("the instruction set in use", "sums are taken in vectors of its width"),
@@ -71,9 +71,10 @@ class Change:
         return f"{TABLE[self.name].words} changed from {_shown(shown[0])} to {_shown(shown[1])}"
 
 
-def now(recipe: Recipe) -> dict[str, Any]:
-    """The environment of this start, with all conditions but the data among it. Plain values."""
-    how = execution.resolve(recipe)
+def now(recipe: Recipe, num_seeds: int = 1) -> dict[str, Any]:
+    """The environment of this start of a run of so many seeds, with all conditions but the data
+    among it. Plain values."""
+    how = execution.resolve(recipe, num_seeds)
     built = {"kernel": native.build()} if how.uses_kernels and how.kernel == "native" else {}
     return environment.describe(recipe.device) | {"execution": str(how)} | built
 

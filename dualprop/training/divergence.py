@@ -16,7 +16,7 @@ All that is compared is in the checkpoint or made of it, so that a resume sees t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,14 @@ def of_loss(which: str, loss: float, scale: float, learns: bool, remedy: str) ->
     told = off_scale(which, loss, scale)
     # What is not a number is not below any.
     return f"{told}. {remedy}" if told and not (learns and loss <= FARTHEST * scale) else ""
+
+
+def of_epoch(losses: Mapping[str, float], scale: float, learns: bool, remedy: str) -> tuple[str, str]:
+    """Why an epoch's losses, by name, are a divergence, and what is wrong with them if not; empty
+    where they are on their scale."""
+    reasons = (of_loss(which, loss, scale, learns, remedy) for which, loss in losses.items())
+    told = (off_scale(which, loss, scale) for which, loss in losses.items())
+    return next(filter(None, reasons), ""), next(filter(None, told), "")
 
 
 def of_numbers(outcome: Outcome, model: nn.Module, state: Iterable[Tensor]) -> str:

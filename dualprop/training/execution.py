@@ -1,5 +1,5 @@
 """How the steps of a recipe are carried out on this machine: precision, memory format, engine,
-kernel, capture.
+kernel, capture, stacked seeds.
 
 What a recipe leaves at "auto" is decided here, the same way each time for the same recipe and
 machine, and told in words. Precision is that of the products: parameters, their updates and every
@@ -19,13 +19,14 @@ from torch import nn
 from dualprop import kernels
 from dualprop.errors import SettingError
 from dualprop.kernels import Kernel
+from dualprop.models import MLP
 from dualprop.training.recipe import Recipe
 
 
 @dataclass(frozen=True)
 class Execution:
-    """The resolved choices. `precision` is the recipe's dtype; `remarks` are what a user should
-    know of them."""
+    """The resolved choices. `precision` is the recipe's dtype; `num_stacked` seeds step together, 0
+    where each steps alone; `remarks` are what a user should know of them."""
 
     device: str
     precision: str
@@ -34,6 +35,7 @@ class Execution:
     engine: str
     kernel: Kernel
     uses_kernels: bool
+    num_stacked: int = 0
     remarks: tuple[str, ...] = ()
 
     @property
@@ -63,12 +65,13 @@ class Execution:
         layout = "channels last" if self.channels_last else "contiguous"
         kernel = self.kernel if self.uses_kernels else "PyTorch's"
         parts = [self.engine, f"{kernel} kernel", self.precision, layout, *(["captured"] if self.captured else [])]
+        parts += [f"{self.num_stacked} seeds stacked"] if self.num_stacked else []
         return "; ".join([", ".join(part for part in parts if part), *self.remarks])
 
 
-def resolve(recipe: Recipe) -> Execution:
-    """The execution of a recipe. Raises SettingError where this device can't do what the recipe
-    asks for."""
+def resolve(recipe: Recipe, num_seeds: int = 1) -> Execution:
+    """The execution of a recipe by a run of so many seeds. Raises SettingError where this device
+    can't do what the recipe asks for."""
     device = torch.device(recipe.device)
     remarks: list[str] = []
     if recipe.dtype == "tf32" and device.type != "cuda":
@@ -78,6 +81,8 @@ def resolve(recipe: Recipe) -> Execution:
     kernels.check(recipe.kernel)
     engine = recipe.rule.chosen_engine(recipe.model.depth)
     captured, why = _captured(recipe, device)
+    remarks += [why] if why else []
+    stacked, why = _stacked(recipe, device, num_seeds)
     remarks += [why] if why else []
     if recipe.kernel == "auto" and recipe.rule.uses_kernels and device.type == "cpu" and (why := kernels.native.reason()):
         remarks.append(f"no native kernel: {why}")
@@ -89,6 +94,7 @@ def resolve(recipe: Recipe) -> Execution:
         engine=f"{engine} engine" if engine else "",
         kernel=kernels.chosen(device) if recipe.kernel == "auto" else recipe.kernel,
         uses_kernels=recipe.rule.uses_kernels,
+        num_stacked=num_seeds if stacked else 0,
         remarks=tuple(remarks),
     )
 
@@ -126,3 +132,20 @@ def _captured(recipe: Recipe, device: torch.device) -> tuple[bool, str]:
     if obstacle and recipe.capture == "on":
         raise SettingError(f"capture='on' can't be had: {obstacle}. Use capture='auto'.")
     return not obstacle, f"not captured: {obstacle}" if obstacle else ""
+
+
+def _stacked(recipe: Recipe, device: torch.device, num_seeds: int) -> tuple[bool, str]:
+    """Whether a run's seeds step together, and if they can't, why."""
+    is_small = isinstance(recipe.model, MLP)
+    if recipe.stack_seeds == "off" or (recipe.stack_seeds == "auto" and not (device.type == "cuda" and is_small)):
+        return False, ""
+    obstacle = recipe.rule.stacking_obstacle
+    if not isinstance(recipe.model, MLP):
+        obstacle = "only an MLP is stacked"
+    elif recipe.model.output != "identity":
+        obstacle = f"the states of its {recipe.model.output} output settle together"
+    elif recipe.feedback != "exact":
+        obstacle = f"{recipe.feedback} feedback weights are not stacked"
+    if obstacle and recipe.stack_seeds == "on":
+        raise SettingError(f"stack_seeds='on' can't be had: {obstacle}. Use stack_seeds='auto'.")
+    return num_seeds > 1 and not obstacle, f"seeds not stacked: {obstacle}" if obstacle and num_seeds > 1 else ""

@@ -26,7 +26,7 @@ from dualprop.training.documents import Misfit
 from dualprop.training.older_recipes import renewed
 
 # What says how a run is computed and not what: no part of what a checkpoint belongs to.
-_HOW = ("residency", "capture", "kernel")
+_HOW = ("residency", "capture", "stack_seeds", "kernel")
 _NotNegative = Annotated[float, Ge(0)]
 _SMALLER = "Lower the widths or channels of the model."
 
@@ -132,6 +132,9 @@ class Recipe:
         channels_last: the memory format of images and kernels: "on", "off", or "auto", where the
             machine is faster by it.
         capture: "on" runs a step as one CUDA graph, "off" does not, "auto" does where it can.
+        stack_seeds: "on" has the seeds of a run step together, as one model that holds them all;
+            "off" trains one after another. "auto" stacks MLPs on CUDA, which one alone does not
+            fill. Of an MLP alone, by a rule that no batch decides for as a whole.
         kernel: of the elementwise work of dyads, see `dualprop.kernels`: "native", "compiled",
             "eager", or "auto", which suits the device.
         num_threads: of the CPU; 0 leaves PyTorch's choice.
@@ -168,6 +171,7 @@ class Recipe:
     dtype: Literal["float32", "float64", "bfloat16", "tf32"] = "float32"
     channels_last: Literal["auto", "on", "off"] = "auto"
     capture: Literal["auto", "on", "off"] = "auto"
+    stack_seeds: Literal["auto", "on", "off"] = "auto"
     kernel: Kernel = "auto"
     num_threads: Threads = 0
     flush_subnormals: bool = True

@@ -27,8 +27,10 @@ from dualprop.training import recipe as recipes
 from dualprop.training.documents import Misfit
 from dualprop.training.recipe import Recipe
 from dualprop.training.records import Epoch, Result, RunFile
+from dualprop.training.reporting import Reporter
 from dualprop.training.starts import Starts
-from dualprop.training.trainer import Reporter, belongs_to, train_seed
+from dualprop.training.trainer import train_seeds
+from dualprop.training.weights import belongs_to
 
 
 @dataclass(frozen=True)
@@ -127,12 +129,11 @@ def train(
     with folders.held(run.folder), memory.asking(what, "Take a smaller batch or model.", then):
         folders.remove_leftovers(run.folder)
         starts = Starts(
-            run.folder, run.recipe, is_begun=run.is_begun, allow_changed=allow_changed,
+            run.folder, run.recipe, num_seeds=len(run.seeds), is_begun=run.is_begun, allow_changed=allow_changed,
             beside=[each.folder for each in beside], tell=reporter.changed,
         )  # fmt: skip
-        for seed in run.seeds if seeds is None else seeds:
-            load = partial(load_data, run.recipe, seed, data_root)
-            train_seed(run.recipe, seed, load, run.seed_folder(seed), reporter, starts)
+        load = partial(load_data, run.recipe, data_root=data_root)
+        train_seeds(run.recipe, run.seeds if seeds is None else seeds, load, run.seed_folder, reporter, starts)
         results = summary(run.results())
         files.write_json(run.folder / "results.json", results)
     return results

@@ -40,6 +40,7 @@ class Starts:
 
     Args:
         folder: the run's.
+        num_seeds: of the run.
         is_begun: whether any of its seeds was trained before.
         allow_changed: take conditions that numbers follow from as they are now.
         beside: folders of runs whose results are compared with this one's.
@@ -51,12 +52,13 @@ class Starts:
         folder: Path,
         recipe: Recipe,
         *,
+        num_seeds: int = 1,
         is_begun: bool,
         allow_changed: bool = False,
         beside: Sequence[Path] = (),
         tell: Callable[[str], None],
     ) -> None:
-        self.folder, self.recipe, self.is_begun = folder, recipe, is_begun
+        self.folder, self.recipe, self.num_seeds, self.is_begun = folder, recipe, num_seeds, is_begun
         self.allow_changed, self.tell = allow_changed, tell
         self.past = read(folder)
         self.beside = [start for other in beside for start in read(other)[-1:]]
@@ -66,7 +68,7 @@ class Starts:
     def compare(self, splits: Splits, checkpointed: dict[str, Any] | None) -> tuple[dict[str, Any], list[str]]:
         """Today's environment, and what of it changed, in words; `checkpointed` are the conditions
         of the checkpoint that training goes on from. Raises RunError where that is refused."""
-        self.described = self.described or conditions.now(self.recipe)
+        self.described = self.described or conditions.now(self.recipe, self.num_seeds)
         described = {**self.described, "data": splits.digest}
         before, but = checkpointed, tuple[str, ...]()
         if before is None and self.is_begun:

@@ -277,9 +277,9 @@ def test_a_full_disk_leaves_what_was_written_whole_and_the_run_can_be_resumed(du
     as if it had not."""
     options = ("--epochs", "3", "--batch-size", "64", "--num-threads", "1", "--seeds", "1", "--no-align")
     assert dualprop("train", *options, "--out", "straight").code == 0
-    from dualprop.training import trainer
+    from dualprop.training import learner
 
-    evaluate, epochs = trainer.evaluate, []
+    evaluate, epochs = learner.evaluate, []
 
     def filling(*arguments, **settings):
         epochs.append(1)
@@ -288,7 +288,7 @@ def test_a_full_disk_leaves_what_was_written_whole_and_the_run_can_be_resumed(du
         return evaluate(*arguments, **settings)
 
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    monkeypatch.setattr(trainer, "evaluate", filling)
+    monkeypatch.setattr(learner, "evaluate", filling)
     try:
         answer = dualprop("train", *options, "--out", "full")
     finally:

@@ -227,12 +227,12 @@ def test_a_stopped_command_is_resumed_to_the_same_end(how, dualprop, folder):
 
 def test_an_interrupt_exits_with_130_and_names_the_remedy(dualprop, short, monkeypatch):
     """Shells and schedulers read the code."""
-    from dualprop.training import trainer
+    from dualprop.training import learner
 
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(trainer, "evaluate", interrupted)
+    monkeypatch.setattr(learner, "evaluate", interrupted)
     answer = dualprop("train", *short, "--seeds", "1", "--out", "run")
     assert answer.code == 130
     assert answer.err.strip() == "dualprop: stopped. Continue a training run with --resume and its folder."

@@ -204,9 +204,9 @@ def test_memory_that_ends_in_the_middle_of_a_run_leaves_its_checkpoint_whole(dua
     """Two weeks of work; and the resumed run ends as if nothing had been."""
     options = ("--epochs", "3", "--batch-size", "64", "--num-threads", "1", "--seeds", "1", "--no-align", "--model.widths", "8")
     assert dualprop("train", *options, "--out", "straight").code == 0
-    from dualprop.training import trainer
+    from dualprop.training import learner
 
-    evaluate, epochs = trainer.evaluate, []
+    evaluate, epochs = learner.evaluate, []
 
     def lacking(*arguments, **given):
         epochs.append(1)
@@ -215,7 +215,7 @@ def test_memory_that_ends_in_the_middle_of_a_run_leaves_its_checkpoint_whole(dua
         return evaluate(*arguments, **given)
 
     with monkeypatch.context() as patched:
-        patched.setattr(trainer, "evaluate", lacking)
+        patched.setattr(learner, "evaluate", lacking)
         answer = dualprop("train", *options, "--out", "stopped")
     assert answer.code == 2
     assert answer.err.count("\n") == 1

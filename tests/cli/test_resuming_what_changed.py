@@ -16,14 +16,14 @@ def write(folder, seed):
 @pytest.fixture
 def begun(dualprop, folder, monkeypatch):
     """A run and a comparison of one rule on m.npz, interrupted before their first checkpoint."""
-    from dualprop.training import trainer
+    from dualprop.training import learner
 
     def interrupted(*_):
         raise KeyboardInterrupt
 
     write(folder, 0)
     with monkeypatch.context() as patch:
-        patch.setattr(trainer.monitoring, "of_rule", interrupted)
+        patch.setattr(learner.monitoring, "of_rule", interrupted)
         words = ("--dataset", "m.npz", "--epochs", "3", "--batch-size", "64", "--num-threads", "1", "--seeds", "1")
         for command, more in (("train", ()), ("compare", ("--rules", "backprop", "--no-costs"))):
             assert dualprop(command, *words, *more, "--out", command).code == 130

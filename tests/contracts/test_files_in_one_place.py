@@ -25,7 +25,6 @@ ALLOWED = {
     "cli/outlets.py": {"open"},
     "cli/surroundings.py": {"open"},
     "training/checkpoint.py": {"safe_open"},
-    "training/trainer.py": {"mkdir"},
 }
 
 

@@ -17,9 +17,10 @@ from dualprop.errors import CheckpointError, DualpropError, RunError, SettingErr
 from dualprop.losses import CrossEntropy
 from dualprop.models import MLP
 from dualprop.rules import DualPropagation
-from dualprop.training import Optimizer, checkpoint, comparisons, documents, plain, runs, trainer
+from dualprop.training import Optimizer, checkpoint, comparisons, documents, execution, plain, runs, weights
 from dualprop.training.documents import Misfit
 from dualprop.training.records import Memory, Result
+from dualprop.training.seeds import Seed
 
 # By the kind of a value in the file, values that no field of that kind may have.
 WRONG = {
@@ -294,23 +295,23 @@ def test_every_field_of_a_checkpoints_header_is_checked(folder):
     """Its checksum tells chance, and not another program's header."""
     path = folder / "dp/seed-0/last.safetensors"
     made = runs.load(folder / "dp").recipe
-    saved = checkpoint.read(path, trainer.belongs_to(made, 0))
+    saved = checkpoint.read(path, weights.belongs_to(made, 0))
     before = path.read_bytes()
     splits = runs.load_data(made, 0)
     damaged = [{**saved.about, name: wrong} for name, value in saved.about.items() for wrong in WRONG[type(value)]]
     damaged += [{**saved.about, "unknown_field": 1}, {**saved.about, "best": {"epoch": "2"}}]
     try:
         for about in damaged:
-            checkpoint.write(path, checkpoint.Checkpoint(saved.tensors, about), trainer.belongs_to(made, 0))
-            run = trainer._SeedRun(made, 0, splits, path.parent, training.Reporter())
+            checkpoint.write(path, checkpoint.Checkpoint(saved.tensors, about), weights.belongs_to(made, 0))
+            run = Seed(made, 0, splits, path.parent, training.Reporter(), execution.resolve(made))
             with pytest.raises(CheckpointError, match="does not fit the run: about") as caught:
                 run._restore()
             assert str(path) in str(caught.value)
         for name in saved.tensors:
             for other in ({}, {name: torch.zeros(3, 3, dtype=torch.uint8)}):
                 rest = {key: tensor for key, tensor in saved.tensors.items() if key != name}
-                checkpoint.write(path, checkpoint.Checkpoint({**rest, **other}, saved.about), trainer.belongs_to(made, 0))
-                run = trainer._SeedRun(made, 0, splits, path.parent, training.Reporter())
+                checkpoint.write(path, checkpoint.Checkpoint({**rest, **other}, saved.about), weights.belongs_to(made, 0))
+                run = Seed(made, 0, splits, path.parent, training.Reporter(), execution.resolve(made))
                 with pytest.raises(CheckpointError, match=r"does not fit the (run|model)"):
                     run._restore()
     finally:

@@ -15,7 +15,8 @@ from dualprop.data import batches, load
 from dualprop.losses import SquaredError
 from dualprop.models import MLP
 from dualprop.rules import AbstractRule, Backprop, DualPropagation
-from dualprop.training import Reporter, checkpoint, trainer
+from dualprop.training import Reporter, checkpoint, learner, seeds
+from dualprop.training.weights import initial_model
 
 
 def accuracy(model: nn.Module, examples) -> float:
@@ -197,21 +198,21 @@ def test_a_divergence_within_an_epoch_is_noticed_within_fifty_steps(recipe, trai
     watcher = Watcher()
     made = recipe(optimizer={"name": "sgd", "learning_rate": 1e30, "momentum": 0.0}, batch_size=8)
     run = train(made, reporter=watcher)
-    assert watcher.steps[-1] == trainer.CHECK_EVERY == 50
+    assert watcher.steps[-1] == seeds.CHECK_EVERY == 50
     assert "in epoch 1 by step 50" in run.results()[0].stopped
 
 
 def test_a_collapse_of_the_validation_accuracy_stops_the_run(recipe, train, monkeypatch):
     """Some rules fail without a NaN: the network forgets everything and trains on."""
     told = iter([0.1, 0.8, 0.41, 0.39])
-    evaluate = trainer.evaluate
+    evaluate = learner.evaluate
 
     def collapsing(model, examples, *others, **settings):
         score = evaluate(model, examples, *others, **settings)
         is_validation = len(examples) == 144
         return dataclasses.replace(score, accuracy=next(told)) if is_validation else score
 
-    monkeypatch.setattr(trainer, "evaluate", collapsing)
+    monkeypatch.setattr(learner, "evaluate", collapsing)
     run = train(recipe(epochs=9))
     (result,) = run.results()
     assert "validation accuracy fell to 0.3900, less than half of its best, after epoch 3" in result.stopped
@@ -281,7 +282,7 @@ def test_the_running_mean_of_the_weights_is_validated_and_tested(recipe, train):
     for name, weight in weights(run, "last").items():
         assert weight.equal(weights(plain, "last")[name]), "the mean is not what is trained"
 
-    model, mean = (trainer.initial_model(made, 0, splits) for _ in range(2))
+    model, mean = (initial_model(made, 0, splits) for _ in range(2))
     optimizer, order, steps = torch.optim.SGD(model.parameters(), lr=0.05), torch.Generator().manual_seed(0), 0
     for _ in range(made.epochs):
         for x, y in batches(splits.train, made.batch_size, generator=order, drop_last=True):

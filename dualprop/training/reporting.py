@@ -1,0 +1,26 @@
+"""What training tells while it runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from dualprop.training.records import Result
+
+
+class Reporter:
+    """What the trainer tells while it runs. This one is silent; the command line's shows
+    progress.
+
+    Of seeds that step together, steps and epochs are told of one: the first, or where that is over,
+    the next.
+    """
+
+    def changed(self, what: str) -> None:
+        """Something that the run was begun with is another now: one line."""
+
+    def seed_started(self, seed: int, num_steps: int, done: int) -> None: ...
+    def step_done(self, done: int, num_examples: int, loss: Tensor, num_correct: Tensor) -> None: ...
+    def epoch_done(self, metrics: dict[str, Any]) -> None: ...
+    def seed_finished(self, result: Result) -> None: ...

@@ -1,0 +1,257 @@
+"""What one seed's training is around its steps: its data, where it stands, its files.
+
+All that it is at any step is in its last checkpoint. It takes no steps itself: what learns may be
+one of a stack that steps together (`stepping`).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from dualprop.data import Splits, batches
+from dualprop.rules import Outcome
+from dualprop.training import (
+    checkpoint,
+    conditions,
+    divergence,
+    documents,
+    files,
+    plain,
+    readings,
+    weights,
+)
+from dualprop.training.checkpoint import Checkpoint
+from dualprop.training.execution import Execution
+from dualprop.training.learner import Learner
+from dualprop.training.moments import Progress, agree, chained
+from dualprop.training.recipe import Recipe
+from dualprop.training.records import Epoch, Result
+from dualprop.training.reporting import Reporter
+from dualprop.training.starts import Starts
+
+# How often, in steps, the running loss is checked for divergence: the check waits for the device.
+CHECK_EVERY = 50
+
+
+class Seed:
+    """One seed of a run.
+
+    Attributes:
+        learner: what of it learns.
+        progress: where it stands.
+        is_told: whether the reporter is told of its steps and epochs.
+    """
+
+    def __init__(self, recipe: Recipe, seed: int, splits: Splits, folder: Path, reporter: Reporter, how: Execution) -> None:
+        self.recipe, self.seed, self.splits, self.folder, self.reporter = recipe, seed, splits, folder, reporter
+        self.execution, self.is_told = how, False
+        self.belongs_to = weights.belongs_to(recipe, seed)
+        self.last, self.best = folder / "last.safetensors", folder / "best.safetensors"
+        self.metrics, self.timing = folder / "metrics.jsonl", folder / "timing.jsonl"
+        self.learner = Learner(recipe, seed, splits, how)
+        self.steps_per_epoch = len(splits.train) // recipe.batch_size
+        self.progress = Progress()
+        self._batches: Iterator[tuple[Tensor, Tensor]] | None = None
+        self._started, self._first_step = 0.0, 0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no step is left to take."""
+        return self.progress.epoch >= self.recipe.epochs or bool(self.progress.stopped)
+
+    @property
+    def moment(self) -> tuple[int, int]:
+        """The epochs and the steps of the present one that are done."""
+        return self.progress.epoch, self.progress.step
+
+    @property
+    def num_steps(self) -> int:
+        """That are done in all."""
+        return self.progress.epoch * self.steps_per_epoch + self.progress.step
+
+    def begin(self, starts: Starts) -> None:
+        """Go on from the last checkpoint, if there is one."""
+        is_new = not files.exists(self.last)
+        if not is_new:
+            self._restore()
+        described, changed = starts.compare(self.splits, self.progress.conditions or None)
+        self.progress.conditions = conditions.of(described)
+        if not is_new:
+            self._agree(starts.allow_changed, bool(changed))
+        at = f"from epoch {self.progress.epoch + 1}, step {self.progress.step + 1} on"
+        self.progress.remarks += tuple(f"{at}: {what}" for what in changed)
+        files.truncate(self.metrics, self.progress.metrics_bytes)
+        files.drop_partial_line(self.timing)
+        starts.note(described, self.seed, self.progress.epoch, self.progress.step, changed)
+
+    def write_first(self) -> None:
+        """Write how it stands before any step, where that is not written yet."""
+        if not files.exists(self.last):
+            self._end_of_epoch({})
+
+    def tell(self) -> None:
+        """Tell the reporter of its steps and epochs from now on."""
+        self.is_told = True
+        self.reporter.seed_started(self.seed, self.recipe.epochs * self.steps_per_epoch, self.num_steps)
+
+    def next_batch(self) -> tuple[Tensor, Tensor]:
+        """The batch of the next step."""
+        recipe, progress = self.recipe, self.progress
+        if self._batches is None:
+            self.learner.order.set_state(self.learner.order_at_epoch)
+            self._started, self._first_step = time.perf_counter(), progress.step
+            self._batches = batches(
+                self.splits.train, recipe.batch_size, dtype=self.execution.inputs, generator=self.learner.order,
+                start=progress.step, drop_last=True, augmentation=recipe.augmentation, epoch=progress.epoch,
+                channels_last=self.execution.channels_last,
+            )  # fmt: skip
+        return next(self._batches)
+
+    def learned(self, outcomes: list[Outcome], rate: float, model: int, sharing: int) -> None:
+        """Keep that a step was taken with these outcomes, of which the seed's are those of `model`,
+        and do what is due after it. `sharing` seeds took it together."""
+        recipe, progress = self.recipe, self.progress
+        if self.learner.average is not None:
+            self.learner.average.update_parameters(self.learner.model)
+        progress.step += 1
+        progress.unsettled += any(outcome.unsettled_of(model) for outcome in outcomes)
+        if self.is_told:
+            num_examples = progress.step * recipe.batch_size
+            self.reporter.step_done(self.num_steps, num_examples, self.learner.loss_sum, self.learner.num_correct)
+        is_last = progress.step == self.steps_per_epoch
+        # What the network said before it learned from this batch.
+        first = outcomes[0]
+        if progress.step % CHECK_EVERY == 0 or is_last:
+            self._check_for_divergence(first.of_model(model))
+        if progress.stopped or is_last:
+            self._end_steps(first.of_model(model), rate, sharing)
+        elif recipe.checkpoint_every and progress.step % recipe.checkpoint_every == 0:
+            # The last step's is the epoch's own, which is written with its metrics.
+            self._write_checkpoint()
+
+    def _end_steps(self, outcome: Outcome, rate: float, sharing: int) -> None:
+        progress, self._batches = self.progress, None
+        num_examples = progress.step * self.recipe.batch_size
+        trained: dict[str, Any] = {
+            "learning_rate": rate,
+            "train_loss": float(self.learner.loss_sum) / num_examples,
+            "train_accuracy": int(self.learner.num_correct) / num_examples,
+            **outcome.diagnostics,
+            **({"unsettled_steps": progress.unsettled} if "residual" in outcome.diagnostics else {}),
+            **({"unsettled": outcome.unsettled} if outcome.unsettled else {}),
+        }
+        seconds = (time.perf_counter() - self._started) / sharing
+        progress.epoch, steps, progress.step, progress.unsettled = progress.epoch + 1, progress.step - self._first_step, 0, 0
+        files.append(self.timing, files.to_json({"epoch": progress.epoch, "steps": steps, "seconds": round(seconds, 4)}))
+        self.learner.order_at_epoch = self.learner.order.get_state()
+        self._end_of_epoch(trained, outcome.remedy)
+
+    def _check_for_divergence(self, outcome: Outcome) -> None:
+        progress, num_examples = self.progress, self.progress.step * self.recipe.batch_size
+        loss = float(self.learner.loss_sum) / num_examples
+        state = self.recipe.rule.pack_state(self.learner.rule_state).values()
+        reason = divergence.of_numbers(outcome, self.learner.model, state) or divergence.of_loss(
+            "training", loss, progress.loss_scale, learns=True, remedy=outcome.remedy
+        )
+        if reason:
+            progress.stopped = f"diverged in epoch {progress.epoch + 1} by step {progress.step}: {reason}"
+
+    def _set_loss_scale(self, before_training: float | None) -> None:
+        y, loss = self.splits.validation.y, math.nan if before_training is None else before_training
+        self.progress.loss_scale = divergence.loss_scale(self.recipe.rule.loss, y, self.splits.num_classes, loss)
+
+    def _end_of_epoch(self, trained: dict[str, Any], remedy: str = "") -> None:
+        """Validate, compare with back-propagation, note the metrics, keep the best model, write the
+        checkpoint."""
+        progress, recipe = self.progress, self.recipe
+        score = self.learner.evaluate(self.splits.validation)
+        if not trained:
+            self._set_loss_scale(score.loss)
+        elif not progress.stopped:
+            losses = {"training": trained["train_loss"], "validation": score.loss}
+            learns = score.accuracy > 2 / self.splits.num_classes
+            reason, progress.doubt = divergence.of_epoch(losses, progress.loss_scale, learns, remedy)
+            progress.stopped = f"diverged in epoch {progress.epoch}: {reason}" if reason else ""
+        metrics: dict[str, Any] = {
+            "epoch": progress.epoch,
+            **trained,
+            "validation_loss": score.loss,
+            "validation_accuracy": score.accuracy,
+            "validation_top5_accuracy": score.top5_accuracy,
+        }
+        if recipe.align and not progress.stopped:
+            metrics |= self.learner.statistics(self.splits)
+        best_accuracy = progress.best.get("validation_accuracy", 0.0)
+        # Near chance, half of the best is luck.
+        has_learned = best_accuracy > 2 / self.splits.num_classes
+        if not progress.stopped and has_learned and score.accuracy < best_accuracy / 2:
+            before = "its best" if recipe.select == "best" else "what it was"
+            progress.stopped = (
+                f"validation accuracy fell to {score.accuracy:.4f}, less than half of {before}, after epoch "
+                f"{progress.epoch}. Lower the learning rate or beta, or use coupling='transposed'."
+            )
+        line = files.to_json(metrics)
+        progress.metrics_bytes = files.append(self.metrics, line)
+        progress.metrics_digest = chained(progress.metrics_digest, line)
+        is_better = recipe.select == "last" or score.accuracy > best_accuracy
+        if not progress.best or (is_better and not progress.stopped):
+            progress.best = {"epoch": progress.epoch, "validation_accuracy": score.accuracy}
+            best = Checkpoint(checkpoint.model_tensors(self.learner.tested_model), {"kind": "best", **progress.best})
+            checkpoint.write(self.best, best, self.belongs_to)
+        self.learner.reset_sums()
+        self._write_checkpoint()
+        if self.is_told:
+            self.reporter.epoch_done(metrics)
+
+    def _write_checkpoint(self) -> None:
+        checkpoint.write(self.last, Checkpoint(self.learner.tensors(), asdict(self.progress)), self.belongs_to)
+
+    def _agree(self, allow_changed: bool, is_changed: bool) -> None:
+        """Have metrics and best weights agree with the last checkpoint, or refuse them by name."""
+        progress = self.progress
+        readings.check_begun(self.folder, progress.metrics_bytes, progress.epoch, progress.best)
+        if not progress.loss_scale:
+            # As earlier versions left it.
+            first, *_ = documents.read_lines(self.metrics, Epoch.from_plain, "Restore it.", progress.metrics_bytes)
+            self._set_loss_scale(first.validation_loss)
+        saved = checkpoint.read(self.best, self.belongs_to, "best")
+        with checkpoint.fitting(self.best):
+            if told := agree(progress, saved.about, self.folder, allow_changed, is_changed):
+                self.reporter.changed(told)
+
+    def _restore(self) -> None:
+        saved = checkpoint.read(self.last, self.belongs_to, "last")
+        with checkpoint.fitting(self.last):
+            self.progress = plain.from_plain(Progress, saved.about, "about")
+            self.learner.restore(saved, self.last)
+
+    def result(self) -> Result:
+        """Test the model of the epoch that the recipe selects."""
+        saved = checkpoint.read(self.best, self.belongs_to, "best")
+        checkpoint.restore_model(self.learner.tested_model, saved, self.best)
+        score = self.learner.evaluate(self.splits.test)
+        views = self.recipe.views
+        over_views = None if views == "none" else self.learner.evaluate(self.splits.test, views).accuracy
+        progress = self.progress
+        doubts = (progress.doubt,) if progress.doubt and not progress.stopped else ()
+        return Result(
+            seed=self.seed,
+            test_accuracy=score.accuracy,
+            test_accuracy_over_views=over_views,
+            test_loss=score.loss,
+            test_top5_accuracy=score.top5_accuracy,
+            num_test=len(self.splits.test),
+            best_epoch=int(progress.best["epoch"]),
+            validation_accuracy=progress.best["validation_accuracy"],
+            epochs=progress.epoch,
+            stopped=progress.stopped,
+            remarks=progress.remarks + doubts,
+            belongs_to=self.belongs_to,
+        )
