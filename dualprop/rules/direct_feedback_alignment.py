@@ -50,6 +50,7 @@ class DirectFeedbackAlignment(AbstractRule[tuple[States, DirectFeedback]]):
     needs_generator = True
     # Drawn at the first call alone, before any capture.
     capture_obstacle = ""
+    stacking_obstacle = "each seed draws matrices of its own"
 
     def inference(self, problem: Problem) -> tuple[States, DirectFeedback]:
         """The forward pass, and the output's error sent to every layer."""

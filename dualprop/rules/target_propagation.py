@@ -129,6 +129,10 @@ class TargetPropagation(AbstractRule["Taught"]):
     def capture_obstacle(self) -> str:
         return "the feedback's noise is drawn anew for each batch" if any(as_tuple(self.iterations)) else ""
 
+    @property
+    def stacking_obstacle(self) -> str:
+        return "the feedback weights that it learns are not stacked"
+
     def at_new_batch(self, state: Any) -> Any:
         """All of it: feedback weights belong to no batch."""
         return state

@@ -22,7 +22,8 @@ from dualprop.network import Network
 from dualprop.network.stacked import stack
 from dualprop.recipes.variants import VARIANTS
 from dualprop.rules import Backprop, DualPropagation, EquilibriumPropagation, Lifted, PredictiveCoding
-from dualprop.training import Optimizer, Reporter, execution, optimization, step, stepping
+from dualprop.training import Optimizer, Reporter, checkpoint, execution, optimization, step, stepping
+from dualprop.training.weights import belongs_to
 
 SEEDS = (0, 1, 2)
 SGD = Optimizer(name="sgd", learning_rate=0.05, momentum=0.9, weight_decay=1e-3, cosine=True)
@@ -191,24 +192,22 @@ def test_a_step_of_a_stack_takes_as_many_operations_as_that_of_one_model(rule):
         return calls.number
 
     one, two, five = count(1), count(2), count(5)
-    # Of the residual each model's is read from one tensor; the mean loss of each is summed.
     assert two == five
-    assert five <= one + 3
+    # The mean loss of each model is taken, and their sum: forward, and for autograd backward.
+    assert five <= one + 5
 
 
-@pytest.mark.parametrize("case", ["adam", "sgd from previous states"])
-def test_a_stacked_run_killed_at_random_events_ends_as_if_left_alone(case, recipe, tmp_path):
+def test_a_stacked_run_killed_at_random_events_ends_as_if_left_alone(recipe, tmp_path):
     """A kill between the checkpoints of two seeds leaves one behind. It must catch up on the same
     numbers, though the others' places are then empty."""
-    rule = DualPropagation(start="previous") if "previous" in case else PredictiveCoding(steps=3)
     made = recipe(
-        rule=rule, model=MLP((8, 6)), optimizer=SGD if "sgd" in case else ADAM, stack_seeds="on", batch_size=115, epochs=3,
-        checkpoint_every=3,
+        rule=DualPropagation(start="previous"), model=MLP((8, 6)), optimizer=ADAM, stack_seeds="on", batch_size=115, epochs=2,
+        checkpoint_every=4, align=False,
     )  # fmt: skip
     trials = kill(
         {
             "kind": "run", "recipe": made.to_plain(), "seeds": [0, 1, 2], "folder": str(tmp_path),
-            "moments": "random events", "kills": 20, "dice": len(case), "within": 120,
+            "moments": "random events", "kills": 20, "dice": 3, "within": 120,
         }
     )  # fmt: skip
     assert sum(len(trial["kills"]) for trial in trials) >= 20
@@ -218,16 +217,16 @@ def test_a_stacked_run_killed_at_random_events_ends_as_if_left_alone(case, recip
 def test_a_stacked_run_killed_between_two_seeds_checkpoints_ends_as_if_left_alone(recipe, tmp_path):
     """The moments at which seeds stand at different epochs, each in turn."""
     made = recipe(
-        model=MLP((4,)), stack_seeds="on", batch_size=210, epochs=2,
+        model=MLP((4,)), stack_seeds="on", batch_size=210, epochs=1,
         optimizer={"name": "sgd", "learning_rate": 0.1, "momentum": 0.9},
     )  # fmt: skip
     trials = kill(
         {
             "kind": "run", "recipe": made.to_plain(), "seeds": [0, 1, 2], "folder": str(tmp_path),
-            "moments": "each", "only": ["renamed last", "half of last", "renamed result"],
+            "moments": "each", "only": ["renamed last", "renamed result.json"],
         }
     )  # fmt: skip
-    assert len(trials) == 1 + 3 * (2 * 3 + 1)
+    assert len(trials) == 1 + 3 * (2 + 1)
     assert_all_equal(trials)
 
 
@@ -240,7 +239,7 @@ def test_a_seed_that_diverges_leaves_and_the_others_do_not_notice(recipe, train,
     def spoiled(self, seed):
         if seed.seed == 1:
             with torch.no_grad():
-                seed.learner.model[0].weight[0, 0] = torch.inf
+                next(seed.learner.model.parameters())[0, 0] = torch.inf
         enter(self, seed)
 
     monkeypatch.setattr(stepping.Stack, "_enter", spoiled)
@@ -308,8 +307,20 @@ def test_one_seed_of_a_stack_is_told_of_and_who_ends_the_run_leaves_none_behind(
     assert (stopper.started, stopper.epochs) == ([0], [0, 1])
     lengths = [len((run.seed_folder(seed) / "metrics.jsonl").read_text().splitlines()) for seed in SEEDS]
     assert lengths == [2, 2, 2]
-    about = [safetensors.torch.load_file(run.seed_folder(seed) / "last.safetensors") for seed in SEEDS]
-    assert all("model.0.weight" in tensors for tensors in about)
+    saved = [checkpoint.read(run.seed_folder(seed) / "last.safetensors", belongs_to(made, seed)) for seed in SEEDS]
+    assert [each.about["epoch"] for each in saved] == [1, 1, 1]
+
+
+class InPlace(StandIn):
+    """Captures as a graph does: the optimizer's state stays where it lies."""
+
+    def capture(self, function):
+        lying = {p: dict(state) for p, state in self.optimizer.state.items()}
+        results = super().capture(function)
+        for p, state in lying.items():
+            for name, value in state.items():
+                self.optimizer.state[p][name] = value.copy_(self.optimizer.state[p][name])
+        return results
 
 
 def test_a_captured_step_of_a_stack_is_the_step_as_it_is(recipe, train, monkeypatch):
@@ -320,8 +331,7 @@ def test_a_captured_step_of_a_stack_is_the_step_as_it_is(recipe, train, monkeypa
     class Captured(stepping.Stack):
         def __init__(self, recipe, how, numbers, like):
             super().__init__(recipe, how, numbers, like)
-            graph = StandIn(self.model, self.optimizer)
-            self.step = stepping.CapturedStep(self._uncaptured, recipe, graph)
+            self.step = stepping.CapturedStep(self._uncaptured, recipe, InPlace(self.model, self.optimizer))
 
     monkeypatch.setattr("dualprop.training.trainer.Stack", Captured)
     assert_same(expected, train(made, SEEDS, "captured"))

@@ -172,3 +172,28 @@ def test_class_indices_in_floating_point_are_refused_by_name(rule):
     x, y = batch()
     with pytest.raises(dp.SettingError, match="class indices y must be integers"):
         rule(loss=F.cross_entropy)(dp.Network.from_module(made(chain)), x, y.double())
+
+
+class BatchedProduct(nn.Module):
+    """Its weights are read transposed by a batched product, by which autograd lays their gradient out
+    transposed too."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.head = nn.Parameter(torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0))), nn.Linear(6, 4)
+
+    def forward(self, x):
+        h = torch.bmm(x.expand(2, -1, -1), self.weight.mT)
+        return self.head(h.relu().transpose(0, 1).flatten(1))
+
+
+def test_a_gradient_by_backward_is_laid_out_as_its_parameter_is():
+    """A fused optimizer walks both as memory lies: it would learn each number from another's
+    gradient."""
+    model = BatchedProduct()
+    dp.rules.Backprop().backward(dp.Network.from_module(model), torch.randn(7, 5), torch.arange(7) % 4)
+    expected = {name: p.detach() - p.grad for name, p in model.named_parameters()}
+    assert model.weight.grad.any()
+    torch.optim.SGD(model.parameters(), lr=1.0, fused=True).step()
+    for name, p in model.named_parameters():
+        torch.testing.assert_close(p.detach(), expected[name])
