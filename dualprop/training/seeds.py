@@ -60,6 +60,8 @@ class Seed:
         self.progress = Progress()
         self._batches: Iterator[tuple[Tensor, Tensor]] | None = None
         self._started, self._first_step = 0.0, 0
+        # At an epoch's end: its metrics, the rule's remedy, and the seconds that it took.
+        self._trained: tuple[dict[str, Any], str, float] | None = None
 
     @property
     def is_over(self) -> bool:
@@ -115,43 +117,47 @@ class Seed:
         return next(self._batches)
 
     def learned(self, outcomes: list[Outcome], rate: float, model: int, sharing: int) -> None:
-        """Keep that a step was taken with these outcomes, of which the seed's are those of `model`,
-        and do what is due after it. `sharing` seeds took it together."""
-        recipe, progress = self.recipe, self.progress
-        if self.learner.average is not None:
-            self.learner.average.update_parameters(self.learner.model)
+        """Note that a step was taken with these outcomes, of which the seed's are those of `model`.
+        `sharing` seeds took it together. `save` is to be called then."""
+        recipe, progress, learner = self.recipe, self.progress, self.learner
+        if learner.average is not None:
+            learner.average.update_parameters(learner.model)
         progress.step += 1
         progress.unsettled += any(outcome.unsettled_of(model) for outcome in outcomes)
+        num_examples = progress.step * recipe.batch_size
         if self.is_told:
-            num_examples = progress.step * recipe.batch_size
-            self.reporter.step_done(self.num_steps, num_examples, self.learner.loss_sum, self.learner.num_correct)
+            self.reporter.step_done(self.num_steps, num_examples, learner.loss_sum, learner.num_correct)
         is_last = progress.step == self.steps_per_epoch
         # What the network said before it learned from this batch.
         first = outcomes[0]
         if progress.step % CHECK_EVERY == 0 or is_last:
             self._check_for_divergence(first.of_model(model))
-        if progress.stopped or is_last:
-            self._end_steps(first.of_model(model), rate, sharing)
-        elif recipe.checkpoint_every and progress.step % recipe.checkpoint_every == 0:
-            # The last step's is the epoch's own, which is written with its metrics.
-            self._write_checkpoint()
-
-    def _end_steps(self, outcome: Outcome, rate: float, sharing: int) -> None:
-        progress, self._batches = self.progress, None
-        num_examples = progress.step * self.recipe.batch_size
+        if not (progress.stopped or is_last):
+            return
+        outcome = first.of_model(model)
         trained: dict[str, Any] = {
             "learning_rate": rate,
-            "train_loss": float(self.learner.loss_sum) / num_examples,
-            "train_accuracy": int(self.learner.num_correct) / num_examples,
+            "train_loss": float(learner.loss_sum) / num_examples,
+            "train_accuracy": int(learner.num_correct) / num_examples,
             **outcome.diagnostics,
             **({"unsettled_steps": progress.unsettled} if "residual" in outcome.diagnostics else {}),
             **({"unsettled": outcome.unsettled} if outcome.unsettled else {}),
         }
-        seconds = (time.perf_counter() - self._started) / sharing
+        self._trained = trained, outcome.remedy, (time.perf_counter() - self._started) / sharing
+
+    def save(self) -> None:
+        """Do what is due after a step: a checkpoint, or all that ends an epoch."""
+        progress, due = self.progress, self.recipe.checkpoint_every
+        if self._trained is None:
+            # The last step's is the epoch's own, which is written with its metrics.
+            if due and progress.step % due == 0:
+                self._write_checkpoint()
+            return
+        (trained, remedy, seconds), self._trained, self._batches = self._trained, None, None
         progress.epoch, steps, progress.step, progress.unsettled = progress.epoch + 1, progress.step - self._first_step, 0, 0
         files.append(self.timing, files.to_json({"epoch": progress.epoch, "steps": steps, "seconds": round(seconds, 4)}))
         self.learner.order_at_epoch = self.learner.order.get_state()
-        self._end_of_epoch(trained, outcome.remedy)
+        self._end_of_epoch(trained, remedy)
 
     def _check_for_divergence(self, outcome: Outcome) -> None:
         progress, num_examples = self.progress, self.progress.step * self.recipe.batch_size

@@ -32,11 +32,14 @@ class AbstractSteps(ABC):
     """Takes the steps of some seeds, all at the same moment of their training.
 
     Attributes:
+        state, generator: what the rule has kept, and what it draws from.
         loss_sum, num_correct: of each place over the epoch so far, (number of places,).
     """
 
     def __init__(self, recipe: Recipe, how: Execution, network: Network, optimizer: torch.optim.Optimizer) -> None:
         self.recipe, self.how, self.network, self.optimizer = recipe, how, network, optimizer
+        self.state: Any = None
+        self.generator: torch.Generator | None = None
         self.step: TrainingStep = self._uncaptured
         if how.captured:
             self.step = CapturedStep(self._uncaptured, recipe, CudaGraph(torch.device(recipe.device)))
@@ -48,12 +51,12 @@ class AbstractSteps(ABC):
         """Which of the models is the seed's."""
 
     @abstractmethod
-    def gather(self, seeds: Sequence[Seed]) -> tuple[Tensor, Tensor, Any, torch.Generator | None]:
-        """Their next batches as one, with the rule's state and what it draws from."""
+    def gather(self, seeds: Sequence[Seed]) -> tuple[Tensor, Tensor]:
+        """Their next batches as one; the rule's state is then of them."""
 
     @abstractmethod
-    def spread(self, seeds: Sequence[Seed], state: Any) -> None:
-        """Give the seeds what the step has made."""
+    def spread(self, seeds: Sequence[Seed]) -> None:
+        """Give the seeds what a step has made, the rule's state."""
 
     @abstractmethod
     def leave(self, seed: Seed) -> None:
@@ -62,15 +65,17 @@ class AbstractSteps(ABC):
     def take(self, seeds: Sequence[Seed]) -> None:
         """One step of each of the seeds."""
         recipe, first = self.recipe, seeds[0]
-        x, y, state, generator = self.gather(seeds)
-        self.generator = generator
+        x, y = self.gather(seeds)
         rate = optimization.learning_rate(recipe.optimizer, first.num_steps, first.steps_per_epoch, recipe.epochs)
         optimization.set_learning_rate(self.optimizer, rate)
-        outcomes, state = self.step(x, y, state)
+        outcomes, self.state = self.step(x, y, self.state)
         self._add_up(outcomes[0], y)
-        self.spread(seeds, state)
+        self.spread(seeds)
         for seed in seeds:
             seed.learned(outcomes, rate, self.place(seed), sharing=len(seeds))
+        # Apart: an epoch's seconds are of its steps, and not of what ends another seed's.
+        for seed in seeds:
+            seed.save()
 
     def _add_up(self, outcome: Outcome, y: Tensor) -> None:
         losses = outcome.loss if outcome.losses is None else outcome.losses
@@ -90,16 +95,17 @@ class Alone(AbstractSteps):
     def __init__(self, recipe: Recipe, how: Execution, seed: Seed) -> None:
         super().__init__(recipe, how, seed.learner.network, seed.learner.optimizer)
         seed.learner.share_sums(self.loss_sum[0], self.num_correct[0])
+        self.generator = seed.learner.inference
 
     def place(self, seed: Seed) -> int:
         return 0
 
-    def gather(self, seeds: Sequence[Seed]) -> tuple[Tensor, Tensor, Any, torch.Generator | None]:
-        (seed,) = seeds
-        return *seed.next_batch(), seed.learner.rule_state, seed.learner.inference
+    def gather(self, seeds: Sequence[Seed]) -> tuple[Tensor, Tensor]:
+        self.state = seeds[0].learner.rule_state
+        return seeds[0].next_batch()
 
-    def spread(self, seeds: Sequence[Seed], state: Any) -> None:
-        seeds[0].learner.rule_state = state
+    def spread(self, seeds: Sequence[Seed]) -> None:
+        seeds[0].learner.rule_state = self.state
 
     def leave(self, seed: Seed) -> None:
         """It is the only one."""
@@ -111,7 +117,6 @@ class Stack(AbstractSteps):
     def __init__(self, recipe: Recipe, how: Execution, numbers: Sequence[int], like: Seed) -> None:
         assert isinstance(like.learner.model, nn.Sequential)
         self.numbers, self.inside = list(numbers), set[int]()
-        self.state: Any = None
         self.model = stack([like.learner.model] * len(numbers))
         with torch.no_grad():
             for parameter in self.model.parameters():
@@ -122,7 +127,7 @@ class Stack(AbstractSteps):
     def place(self, seed: Seed) -> int:
         return self.numbers.index(seed.seed)
 
-    def gather(self, seeds: Sequence[Seed]) -> tuple[Tensor, Tensor, Any, torch.Generator | None]:
+    def gather(self, seeds: Sequence[Seed]) -> tuple[Tensor, Tensor]:
         entering = [seed for seed in seeds if seed.seed not in self.inside]
         for seed in entering:
             self._enter(seed)
@@ -130,11 +135,10 @@ class Stack(AbstractSteps):
         drawn = {self.place(seed): seed.next_batch() for seed in seeds}
         spare = next(iter(drawn.values()))
         batches = [drawn.get(place, spare) for place in range(len(self.numbers))]
-        return torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches]), self.state, None
+        return torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches])
 
-    def spread(self, seeds: Sequence[Seed], state: Any) -> None:
-        self.state, num_places = state, len(self.numbers)
-        packed = self.recipe.rule.pack_state(state)
+    def spread(self, seeds: Sequence[Seed]) -> None:
+        packed, num_places = self.recipe.rule.pack_state(self.state), len(self.numbers)
         kept = {name: t.chunk(num_places) if t.dim() else [t] * num_places for name, t in packed.items()}
         for seed in seeds:
             place = self.place(seed)

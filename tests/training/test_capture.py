@@ -50,7 +50,7 @@ class StandIn:
 def tensors(results):
     """The tensors of a step's results, in one order."""
     outcomes, state = results
-    found = [t for outcome in outcomes for t in (outcome.loss, outcome.logits)]
+    found = [t for outcome in outcomes for t in (outcome.loss, outcome.logits, outcome.losses) if t is not None]
     if state is not None:
         found += packing.pack(state).values()
     return found

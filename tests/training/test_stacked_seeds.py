@@ -140,7 +140,7 @@ def test_what_can_not_be_stacked_says_why():
     for changes, why in (
         ({"model": VGG((4,), (1,), ())}, "only an MLP"),
         ({"model": MLP((8,), output="softmax"), "rule": DualPropagation(loss="log_loss")}, "softmax output"),
-        ({"rule": Lifted(tolerance=None, update="majorized")}, "majorizing"),
+        ({"rule": Lifted(tolerance=0.0, update="majorized")}, "majorizing"),
         ({"rule": DualPropagation(tolerance=0.1, schedule="bottom_up(9)")}, "tolerance"),
     ):
         with pytest.raises(SettingError, match=why):

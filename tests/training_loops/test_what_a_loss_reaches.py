@@ -175,8 +175,8 @@ def test_class_indices_in_floating_point_are_refused_by_name(rule):
 
 
 class BatchedProduct(nn.Module):
-    """Its weights are read transposed by a batched product, by which autograd lays their gradient out
-    transposed too."""
+    """Its weights are read transposed by a batched product, by which autograd lays their gradient
+    out transposed too."""
 
     def __init__(self):
         super().__init__()
