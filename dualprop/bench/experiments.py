@@ -101,7 +101,7 @@ class CompareOptions:
 class Watch:
     """What is told while recipes are trained. This one is silent; the command line's prints."""
 
-    def started(self, folder: Path, recipes: dict[str, Recipe], is_comparison: bool) -> None: ...
+    def started(self, folder: Path, recipes: dict[str, Recipe], is_comparison: bool, num_seeds: int) -> None: ...
     def measuring_costs(self) -> None: ...
 
     def training(self, label: str, recipe: Recipe) -> AbstractContextManager[Reporter]:
@@ -260,7 +260,7 @@ def _by_rules(options: CompareOptions, recipe: Recipe) -> dict[str, Recipe]:
 
 def _train_run(run: Run, data: Path | None, watch: Watch, allow_changed: bool = False) -> Report:
     label = run.recipe.rule_name
-    watch.started(run.folder, {label: run.recipe}, is_comparison=False)
+    watch.started(run.folder, {label: run.recipe}, is_comparison=False, num_seeds=len(run.seeds))
     with watch.training(label, run.recipe) as reporter:
         runs.train(run, data, reporter, allow_changed=allow_changed)
     return reports.drawn(run.folder, {label: run})
@@ -268,7 +268,7 @@ def _train_run(run: Run, data: Path | None, watch: Watch, allow_changed: bool = 
 
 def _train_comparison(comparison: Comparison, data: Path | None, watch: Watch, allow_changed: bool = False) -> Report:
     folders.remove_leftovers(comparison.folder)
-    watch.started(comparison.folder, comparison.recipes, is_comparison=True)
+    watch.started(comparison.folder, comparison.recipes, is_comparison=True, num_seeds=len(comparison.seeds))
     by_label: dict[str, Run] = {}
     for label, recipe in comparison.recipes.items():
         run = comparison.begun(label) or runs.create(comparison.folder / label, recipe, comparison.seeds)

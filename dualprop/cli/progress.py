@@ -28,11 +28,11 @@ class ConsoleWatch(Watch):
     def __init__(self, console: Console) -> None:
         self.console = console
 
-    def started(self, folder: Path, recipes: dict[str, Recipe], is_comparison: bool) -> None:
+    def started(self, folder: Path, recipes: dict[str, Recipe], is_comparison: bool, num_seeds: int) -> None:
         first = next(iter(recipes.values()))
         self._say(f"{first.name} by {', '.join(recipes)} → {folder}")
         for label, recipe in recipes.items():
-            self._say(f"execution{f' of {label}' if is_comparison else ''}: {execution.resolve(recipe)}")
+            self._say(f"execution{f' of {label}' if is_comparison else ''}: {execution.resolve(recipe, num_seeds)}")
 
     def measuring_costs(self) -> None:
         self._say("measuring time and memory per step …")
@@ -45,7 +45,7 @@ class ConsoleWatch(Watch):
 
 
 class ConsoleReporter(Reporter):
-    """Shows one seed at a time under a label.
+    """Shows one seed at a time under a label; of seeds that step together, the first.
 
     On a terminal it is a bar with loss, accuracy, examples/s and time left.
     """
