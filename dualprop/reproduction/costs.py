@@ -34,7 +34,7 @@ from dualprop.training import (
     files,
     monitoring,
     runs,
-    trainer,
+    weights,
 )
 from dualprop.training.checkpoint import Checkpoint
 from dualprop.training.recipe import Recipe
@@ -163,7 +163,7 @@ class _Stepping:
     def __init__(self, recipe: Recipe, seed: int, splits: Splits) -> None:
         self.recipe, self.splits, self.execution = recipe, splits, execution.resolve(recipe)
         began = time.perf_counter()
-        self.model = trainer.initial_model(recipe, seed, splits)
+        self.model = weights.initial_model(recipe, seed, splits)
         self.step = contenders.trainer_step(self.model, recipe)
         self.average = averaging.running_mean(self.model, recipe.averaging)
         self.batches = self._endless(torch.Generator().manual_seed(seed))
