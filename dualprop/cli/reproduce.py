@@ -20,7 +20,7 @@ from dualprop.cli.tables import DIVERGED
 from dualprop.reproduction import options, running, writing
 from dualprop.reproduction.costs import Cost
 from dualprop.reproduction.failing import Failure
-from dualprop.reproduction.plan import Job, Plan
+from dualprop.reproduction.plan import Job, Left, Plan, Step
 from dualprop.reproduction.running import Reproduction
 from dualprop.reproduction.watching import Watch
 from dualprop.training import Reporter
@@ -60,9 +60,10 @@ class ConsoleWatch(Watch):
     def said(self, line: str) -> None:
         say(self.console, line)
 
-    def measured(self, label: str, cost: Cost, epochs: int) -> None:
+    def measured(self, job: Job, cost: Cost, epochs: int) -> None:
         about = "about " if cost.of == "one step" else ""
-        say(self.console, f"measured: {label} takes {about}{_duration(cost.seconds(epochs))} a seed")
+        seeds = "a seed" if len(job.seeds) == 1 else f"for {len(job.seeds)} seeds together"
+        say(self.console, f"measured: {job.label} takes {about}{_duration(cost.seconds(epochs))} {seeds}")
 
     def planned(self, plan: Plan) -> None:
         show_plan(plan, self.console)
@@ -82,7 +83,7 @@ def show_plan(plan: Plan, console: Console) -> None:
     if plan.steps:
         console.print(table)
     within = "" if plan.budget == float("inf") else f" of {_duration(plan.budget)}"
-    say(console, f"planned: {len(plan.steps)} runs in {_duration(plan.seconds)}{within}; left: {len(plan.left)}")
+    say(console, f"planned: {_num_runs(plan.steps)} runs in {_duration(plan.seconds)}{within}; left: {_num_runs(plan.left)}")
     by_reason: dict[str, list[tuple[Job, str, float]]] = {}
     for each in plan.left:
         by_reason.setdefault(each.reason, []).append((each.job, each.table, each.seconds or 0.0))
@@ -91,13 +92,20 @@ def show_plan(plan: Plan, console: Console) -> None:
         say(console, f"– {reason}: {', '.join(told)}")
 
 
+def _num_runs(jobs: Sequence[Step | Left]) -> int:
+    return sum(len(each.job.seeds) for each in jobs)
+
+
 def _grouped(jobs: list[tuple[Job, str, float]]) -> list[tuple[str, str, str, float]]:
     """By label, in the order of the first job of each: its item, seeds and seconds."""
     by_label: dict[str, tuple[str, list[int], float]] = {}
     for job, item, seconds in jobs:
         first, seeds, sum_so_far = by_label.get(job.label, (item, [], 0.0))
-        by_label[job.label] = first, [*seeds, job.seed], sum_so_far + seconds
-    return [(label, item, str(len(seeds)), seconds) for label, (item, seeds, seconds) in by_label.items()]
+        by_label[job.label] = first, [*seeds, len(job.seeds)], sum_so_far + seconds
+    return [
+        (label, item, f"{sum(seeds)}{' together' if max(seeds) > 1 else ''}", seconds)
+        for label, (item, seeds, seconds) in by_label.items()
+    ]
 
 
 def show(reproduced: Reproduction, console: Console) -> None:
@@ -117,7 +125,7 @@ def show(reproduced: Reproduction, console: Console) -> None:
         if deviations:
             say(console, f"not the published setting: {', '.join(deviations)}", style="yellow")
     if reproduced.plan.left:
-        say(console, f"{len(reproduced.plan.left)} runs are left: go on with --resume {reproduced.folder}")
+        say(console, f"{_num_runs(reproduced.plan.left)} runs are left: go on with --resume {reproduced.folder}")
     say(console, f"tables: {reproduced.folder / 'results.md'}")
     if not reproduced.is_well:
         raise SystemExit(DIVERGED)

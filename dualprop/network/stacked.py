@@ -72,10 +72,11 @@ class _Products(torch.autograd.Function):
         )
 
 
-def stack(models: Sequence[nn.Sequential]) -> nn.Sequential:
-    """The models as one, its parameters under the same names, with a first dimension more. Their
-    modules with parameters are all `nn.Linear`."""
+def stack(models: Sequence[nn.Module]) -> nn.Sequential:
+    """The models as one, its parameters under the same names, with a first dimension more. Each is
+    an `nn.Sequential`, whose modules with parameters are all `nn.Linear`."""
     first = models[0]
+    assert isinstance(first, nn.Sequential)
     stacked = nn.Sequential()
     for name, module in first.named_children():
         if isinstance(module, nn.Linear):

@@ -23,6 +23,7 @@ from dualprop.bench import contenders
 from dualprop.data import Examples, Splits, batches
 from dualprop.errors import DataError
 from dualprop.network import Network
+from dualprop.network.stacked import stack
 from dualprop.training import (
     averaging,
     capture,
@@ -49,7 +50,7 @@ COMPILING = 5.0  # a warm-up of more seconds has compiled what is compiled once
 
 
 class Cost(Record, frozen=True, kw_only=True):
-    """Seconds of one seed's run.
+    """Seconds of one seed's run, or of all seeds' where they step together.
 
     Attributes:
         setup: data, model, capture and what precedes the first epoch.
@@ -125,46 +126,50 @@ class Loaded:
         return self.last[1:]
 
 
-def measure(recipe: Recipe, loaded: Loaded, folder: Path, longest: float = math.inf) -> Cost:
-    """What a run of the recipe takes. Of one that takes more than `longest` seconds, and where a
-    step alone is a good part of them, one step is enough. `folder` is on the disk that runs are
-    written to.
+def measure(recipe: Recipe, loaded: Loaded, folder: Path, longest: float = math.inf, num_seeds: int = 1) -> Cost:
+    """What a run of the recipe takes by one seed, or by so many that step together. Of one that
+    takes more than `longest` seconds, and where a step alone is a good part of them, one step is
+    enough. `folder` is on the disk that runs are written to.
 
     Raises what training raises.
     """
     runs.prepare(recipe)
     seed, began = recipe.seed_list[0], time.perf_counter()
     splits, loading = loaded(recipe, seed)
-    stepping = _Stepping(recipe, seed, splits)
+    stepping = _Stepping(recipe, seed, splits, num_seeds)
     compiles = torch.device(recipe.device).type != "cpu"
     if compiles and stepping.warm_up > COMPILING:
-        stepping = _Stepping(recipe, seed, splits)
+        stepping = _Stepping(recipe, seed, splits, num_seeds)
     num_steps = len(splits.train) // recipe.batch_size
     is_slow = time.perf_counter() - began > SHARE * longest
     # The first step of a process takes longer than all others; on a slow machine it has to do.
     first = stepping.last if is_slow and not compiles else stepping.seconds(1)
-    setup = loading + stepping.warm_up
+    setup = num_seeds * loading + stepping.warm_up
     if is_slow or first * num_steps * recipe.epochs > longest:
         # A prediction is a third of a step: its drives, without feedbacks and gradients.
-        example = first / 3 / recipe.batch_size
+        example = num_seeds * first / 3 / recipe.batch_size
         epoch = num_steps * first + len(splits.validation) * example
         return Cost(setup=setup, epoch=epoch, finish=len(splits.test) * example, of="one step")
     number = min(MOST_STEPS, max(LEAST_STEPS, math.ceil(LEAST_SECONDS / max(first, 1e-6))))
     step = stepping.seconds(number) / number
     end = stepping.evaluation(splits.validation) + stepping.alignment() + 2 * stepping.writing(folder / SCRATCH)
     test = stepping.evaluation(splits.test) + stepping.evaluation(splits.test, recipe.views)
+    # Together they take steps; what ends an epoch is each one's own.
+    end, test = num_seeds * end, num_seeds * test
     return Cost(setup=setup + end, epoch=num_steps * step + end, finish=test, of="a few steps")
 
 
 class _Stepping:
-    """A model of the recipe under way; `warm_up` is what its building and first steps took, and
-    `last` the last of them alone."""
+    """A model of the recipe under way, or a stack of so many; `warm_up` is what its building and
+    first steps took, and `last` the last of them alone."""
 
-    def __init__(self, recipe: Recipe, seed: int, splits: Splits) -> None:
-        self.recipe, self.splits, self.execution = recipe, splits, execution.resolve(recipe)
+    def __init__(self, recipe: Recipe, seed: int, splits: Splits, num_seeds: int) -> None:
+        self.recipe, self.splits, self.num_seeds = recipe, splits, num_seeds
+        self.execution = execution.resolve(recipe, num_seeds)
         began = time.perf_counter()
         self.model = weights.initial_model(recipe, seed, splits)
-        self.step = contenders.trainer_step(self.model, recipe)
+        model = stack([self.model] * num_seeds) if self.execution.num_stacked else self.model
+        self.step = contenders.trainer_step(model, recipe)
         self.average = averaging.running_mean(self.model, recipe.averaging)
         self.batches = self._endless(torch.Generator().manual_seed(seed))
         self._take(capture.WARMUP if self.execution.captured else 0)
@@ -179,10 +184,13 @@ class _Stepping:
             )  # fmt: skip
 
     def _take(self, number: int) -> None:
-        for x, y in islice(self.batches, number):
+        for _ in range(number):
+            drawn = list(islice(self.batches, self.num_seeds))
+            x, y = drawn[0] if len(drawn) == 1 else (torch.cat(each) for each in zip(*drawn, strict=True))
             self.step(x, y)
             if self.average is not None:
-                self.average.update_parameters(self.model)
+                for _ in drawn:
+                    self.average.update_parameters(self.model)
         _synchronize(self.recipe.device)
 
     def seconds(self, number: int) -> float:

@@ -9,7 +9,7 @@ from dualprop.reproduction.items import Figure, Item
 from dualprop.reproduction.options import Setting
 from dualprop.reproduction.plan import Job, Table, Wish
 from dualprop.reproduction.tasks import RUNTIME, RuntimeTable
-from dualprop.training import environment, files, folders, runs
+from dualprop.training import environment, execution, files, folders, runs
 from dualprop.training.recipe import Recipe
 from dualprop.training.runs import Run
 
@@ -21,6 +21,7 @@ class Jobs:
 
     Attributes:
         figures: what can be trained, by label.
+        stacked: the labels whose seeds step together, as one job.
         missing: jobs whose recipe is not there yet, and the reason in words.
     """
 
@@ -28,6 +29,9 @@ class Jobs:
         self.folder, self.setting = folder, setting
         self.figures, self.seeds = setting.figures(), setting.seeds_by_label()
         self.recipes = {label: setting.recipe(figure) for label, figure in self.figures.items()}
+        self.stacked = {
+            label for label, recipe in self.recipes.items() if execution.resolve(recipe, len(self.seeds[label])).num_stacked
+        }
         self.environment = environment.describe(setting.device)
         self.costs = costs.Costs(folder, setting.device)
         self.runtime = RuntimeTable(folder / "runtime.json", setting.device)
@@ -49,9 +53,15 @@ class Jobs:
     def _wish(self, item: Item, figure: Figure) -> Wish:
         if not figure.is_there:
             return Wish((Job(figure.label),))
-        seeds, twin = self.setting.seeds_of(item, figure), figure.twin
-        twins = () if twin is None else tuple(Job(twin.label, seed) for seed in self.setting.seeds_of(item, twin))
-        return Wish(tuple(Job(figure.label, seed) for seed in seeds), twins)
+        jobs, twins = (
+            () if each is None else tuple(self._job(each.label, seed) for seed in self.setting.seeds_of(item, each))
+            for each in (figure, figure.twin)
+        )
+        return Wish(jobs, twins)
+
+    def _job(self, label: str, seed: int) -> Job:
+        """The one that trains this seed."""
+        return Job(label, self.seeds[label] if label in self.stacked else (seed,))
 
     def by_worth(self) -> list[str]:
         """The labels, those of the worthiest items first."""
@@ -66,7 +76,9 @@ class Jobs:
 
     def of(self, label: str) -> list[Job]:
         """All jobs of a label."""
-        return [Job(label, seed) for seed in self.seeds.get(label, (0,))]
+        return (
+            list(dict.fromkeys(self._job(label, seed) for seed in self.seeds[label])) if label in self.seeds else [Job(label)]
+        )
 
     def recipe(self, job: Job) -> Recipe:
         return self.recipes[job.label]
@@ -84,16 +96,17 @@ class Jobs:
         return folders.inside(self.folder / RUNS, label)
 
     def is_done(self, job: Job) -> bool:
-        """Whether its result is there."""
+        """Whether its results are there."""
         if job.label == RUNTIME:
             return self.runtime.is_done
         run = self.begun(job.label)
-        return run is not None and files.exists(run.seed_folder(job.seed) / "result.json")
+        return run is not None and not _unfinished(run, job)
 
     def epochs_done(self, job: Job) -> int:
-        """0 of a job without a checkpoint after an epoch."""
+        """0 of a job without a checkpoint after an epoch. Of seeds that step together, those of the
+        one furthest behind."""
         run = self.begun(job.label)
-        return 0 if run is None else len(run.metrics(job.seed)[1:])
+        return 0 if run is None else min(len(run.metrics(seed)[1:]) for seed in _unfinished(run, job) or job.seeds)
 
     def seconds(self, job: Job) -> float | None:
         """What is left of the job takes, None where that is not known."""
@@ -101,3 +114,7 @@ class Jobs:
             return self.runtime.seconds
         cost = self.costs[job.label]
         return None if cost is None else cost.seconds(self.recipe(job).epochs - self.epochs_done(job))
+
+
+def _unfinished(run: Run, job: Job) -> list[int]:
+    return [seed for seed in job.seeds if not files.exists(run.seed_folder(seed) / "result.json")]

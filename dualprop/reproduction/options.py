@@ -77,9 +77,12 @@ class Setting(Record, frozen=True, kw_only=True):
     def recipe(self, figure: Figure) -> Recipe:
         """Of the figure's runs here. Raises SettingError."""
         made = costs.shortened(figure.made(), self.epochs)
-        return dataclasses.replace(
+        made = dataclasses.replace(
             made, device=self.device, dtype=self.dtype or made.dtype, num_threads=self.threads or made.num_threads
         )
+        # An item is of all its seeds: none of them is trained by itself elsewhere.
+        pays = made.stack_seeds == "auto" and execution.stacking_pays(made) and not execution.stacking_obstacle(made)
+        return dataclasses.replace(made, stack_seeds="on") if pays else made
 
     def deviations(self, figure: Figure) -> list[str]:
         """In which the figure's runs are other than published, in words."""

@@ -17,15 +17,16 @@ from typing import Any
 
 @dataclass(frozen=True, order=True)
 class Job:
-    """The smallest thing that is run: a figure's label and a seed."""
+    """The smallest thing that is run: a figure's label and a seed, or all where they step
+    together."""
 
     label: str
-    seed: int = 0
+    seeds: tuple[int, ...] = (0,)
 
 
 @dataclass(frozen=True)
 class Wish:
-    """A figure: its jobs by seed, and its twin's; none where it is its own."""
+    """A figure: the job of each seed, and its twin's; none where it is its own."""
 
     jobs: tuple[Job, ...]
     twin: tuple[Job, ...] = ()
@@ -93,12 +94,16 @@ class Plan:
     def to_plain(self) -> dict[str, Any]:
         """Plain values, as plan.json holds them."""
         steps = [
-            {"label": each.job.label, "seed": each.job.seed, "item": each.table, "seconds": each.seconds} for each in self.steps
+            {"label": each.job.label, "seeds": list(each.job.seeds), "item": each.table, "seconds": each.seconds}
+            for each in self.steps
         ]
         left = [
-            {"label": each.job.label, "seed": each.job.seed, "item": each.table, "seconds": each.seconds, "reason": each.reason}
+            {
+                "label": each.job.label, "seeds": list(each.job.seeds), "item": each.table, "seconds": each.seconds,
+                "reason": each.reason,
+            }
             for each in self.left
-        ]
+        ]  # fmt: skip
         return {"budget": self.budget if math.isfinite(self.budget) else None, "steps": steps, "left": left}
 
 

@@ -141,10 +141,10 @@ class _Running:
         """What the runs take that are not known yet, those of most worth first."""
         until, loaded = self.clock() + MEASURING * self.budget, costs.Loaded(self.chosen.data)
         for label in self.jobs.by_worth():
-            recipe, cost = self.jobs.recipes[label], self.jobs.costs[label]
+            recipe, cost, jobs = self.jobs.recipes[label], self.jobs.costs[label], self.jobs.of(label)
             # One step was enough when there was less time.
             is_rough = cost is not None and cost.of == "one step" and cost.seconds(recipe.epochs) <= self.left
-            if (cost is not None and not is_rough) or all(map(self.jobs.is_done, self.jobs.of(label))):
+            if (cost is not None and not is_rough) or all(map(self.jobs.is_done, jobs)):
                 continue
             if self.clock() >= until:
                 return
@@ -152,9 +152,9 @@ class _Running:
                 self._refuse(label, f"the data of {recipe.dataset} can't be had")
                 continue
             with self._noting(label):
-                found = self.measure(recipe, loaded, self.folder, self.left)
+                found = self.measure(recipe, loaded, self.folder, self.left, len(jobs[0].seeds))
                 self.jobs.costs[label] = found
-                self.watch.measured(label, found, recipe.epochs)
+                self.watch.measured(jobs[0], found, recipe.epochs)
 
     def _plan(self) -> Plan:
         """The plan for the time that is left, which is written down."""
@@ -188,7 +188,7 @@ class _Running:
         with self.watch.training(job, recipe) as inner:
             until = self.deadline - self.reserve - cost.finish
             reporter = Deadline(inner, self.clock, until, cost, recipe.epochs, whole=whole)
-            how = {"seeds": [job.seed], "allow_changed": self.chosen.allow_changed}
+            how = {"seeds": job.seeds, "allow_changed": self.chosen.allow_changed}
             try:
                 runs.train(run, self.chosen.data, reporter, **how)  # type: ignore[arg-type]
             finally:
@@ -207,7 +207,8 @@ class _Running:
             # One step is a rough guess.
             epoch = cost.epoch * (1.5 if cost.of == "one step" else 1)
             if cost.setup + epoch <= self.left:
-                self.watch.said(f"the time that is left goes into {job.label}, seed {job.seed}, which --resume goes on with")
+                seeds = ", ".join(map(str, job.seeds))
+                self.watch.said(f"the time that is left goes into {job.label}, seed {seeds}, which --resume goes on with")
                 self._do(job, whole=False)
                 return
 

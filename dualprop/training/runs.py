@@ -112,7 +112,8 @@ def train(
     beside: Sequence[Run] = (),
 ) -> dict[str, Any]:
     """Train every seed that is not finished, each from its last checkpoint; write results.json and
-    return it. `seeds` are those of the run to train now, by default all.
+    return it. `seeds` are those of the run to train now, by default all: a stack keeps the places
+    of the others empty.
 
     A run that can't end as the uninterrupted one does, since its data, code or machine changed (see
     `conditions`), is refused unless `allow_changed`; its results then say so. `beside` are runs
@@ -133,7 +134,8 @@ def train(
             beside=[each.folder for each in beside], tell=reporter.changed,
         )  # fmt: skip
         load = partial(load_data, run.recipe, data_root=data_root)
-        train_seeds(run.recipe, run.seeds if seeds is None else seeds, load, run.seed_folder, reporter, starts)
+        wanted = run.seeds if seeds is None else seeds
+        train_seeds(run.recipe, run.seeds, wanted, load, run.seed_folder, reporter, starts)
         results = summary(run.results())
         files.write_json(run.folder / "results.json", results)
     return results

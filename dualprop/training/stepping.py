@@ -115,7 +115,6 @@ class Stack(AbstractSteps):
     """Seeds step as one model, each in its place: that of its number among `numbers`."""
 
     def __init__(self, recipe: Recipe, how: Execution, numbers: Sequence[int], like: Seed) -> None:
-        assert isinstance(like.learner.model, nn.Sequential)
         self.numbers, self.inside = list(numbers), set[int]()
         self.model = stack([like.learner.model] * len(numbers))
         with torch.no_grad():

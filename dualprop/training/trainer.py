@@ -9,7 +9,7 @@ timing.jsonl.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from dualprop.data import Splits
@@ -24,13 +24,14 @@ from dualprop.training.stepping import AbstractSteps, Alone, Stack
 def train_seeds(
     recipe: Recipe,
     numbers: Sequence[int],
+    wanted: Collection[int],
     load: Callable[[int], Splits],
     folder_of: Callable[[int], Path],
     reporter: Reporter,
     starts: Starts,
 ) -> None:
-    """Train the seeds, each in its folder, from its last checkpoint if there is one, on what `load`
-    gives: one after another, or as a stack.
+    """Train the wanted of a run's seeds, each in its folder, from its last checkpoint if there is
+    one, on what `load` gives: one after another, or as a stack, which has a place for every number.
 
     Raises:
         CheckpointError: a checkpoint that is corrupt, of another run or of another moment.
@@ -41,6 +42,8 @@ def train_seeds(
     for group in [numbers] if how.num_stacked else [[number] for number in numbers]:
         seeds = []
         for number in group:
+            if number not in wanted:
+                continue
             folder = folder_of(number)
             if result := readings.result(folder, number, weights.belongs_to(recipe, number)):
                 reporter.seed_finished(result)

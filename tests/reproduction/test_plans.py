@@ -16,9 +16,10 @@ def problems(draw):
     for number in range(draw(st.integers(1, 4))):
         twin = f"twin-{draw(st.integers(0, 2))}"
         seeds = range(draw(st.integers(1, 3)))
-        twins = tuple(Job(twin, seed) for seed in seeds)
+        twins = tuple(Job(twin, (seed,)) for seed in seeds)
         rules = [
-            Wish(tuple(Job(f"rule-{number}-{rule}", seed) for seed in seeds), twins) for rule in range(draw(st.integers(0, 3)))
+            Wish(tuple(Job(f"rule-{number}-{rule}", (seed,)) for seed in seeds), twins)
+            for rule in range(draw(st.integers(0, 3)))
         ]
         tables.append(Table(f"table-{number}", draw(st.sampled_from([0.5, 1, 10])), (Wish(twins), *rules)))
     jobs = sorted({job for table in tables for job in table.jobs()})
@@ -129,5 +130,5 @@ def test_the_worthier_table_for_its_time_is_first():
 
 def test_seeds_of_all_figures_take_turns():
     """A plan that is cut off leaves rows that can be compared."""
-    twins, rules = (Job("bp", 0), Job("bp", 1)), (Job("dp", 0), Job("dp", 1))
-    assert Table("t", 1, (Wish(twins), Wish(rules, twins))).jobs() == [Job("bp", 0), Job("dp", 0), Job("bp", 1), Job("dp", 1)]
+    twins, rules = (Job("bp", (0,)), Job("bp", (1,))), (Job("dp", (0,)), Job("dp", (1,)))
+    assert Table("t", 1, (Wish(twins), Wish(rules, twins))).jobs() == [twins[0], rules[0], twins[1], rules[1]]

@@ -20,7 +20,7 @@ from dualprop.reproduction.plan import Job
 from dualprop.training import folders
 
 RUN = 3 * STEPS
-JOBS = [Job("tiny.bp", 3), Job("tiny.dp", 3), Job("tiny.bp", 4), Job("tiny.dp", 4)]
+JOBS = [Job(label, (seed,)) for seed in (3, 4) for label in ("tiny.bp", "tiny.dp")]
 
 
 def trained(folder):
