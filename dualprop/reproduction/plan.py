@@ -32,9 +32,14 @@ class Wish:
     twin: tuple[Job, ...] = ()
 
     def pairs(self) -> Iterator[list[Job]]:
-        """What is to be run together, seed by seed: the twin's, then its own."""
-        for pair in zip_longest(self.twin, self.jobs):
-            yield [job for job in pair if job is not None]
+        """What is to be run together, seed by seed: the twin's, then its own. With a job of several
+        seeds goes the twin's of each."""
+        twins: dict[Job, list[Job]] = {}
+        for twin, job in zip_longest(self.twin, self.jobs):
+            its = twins.setdefault(job or twin, [])
+            its += [twin] if job and twin else []
+        for job, its in twins.items():
+            yield [*dict.fromkeys(its), job]
 
 
 # A table's name, what the jobs are worth, and the jobs.
@@ -168,8 +173,8 @@ class _Planning:
     def _singles(self) -> Iterator[Candidate]:
         for table in self.tables:
             for wish in table.wishes:
-                for job, twin in zip_longest(wish.jobs, wish.twin[: len(wish.jobs)]):
-                    if twin is None or (twin in self.open and not math.isfinite(self._cost([twin]))):
+                for *twins, job in wish.pairs():
+                    if not twins or any(twin in self.open and not math.isfinite(self._cost([twin])) for twin in twins):
                         yield table.name, table.worth / len(table.wishes) / len(wish.jobs), [job]
 
     def _choose_best_of(self, candidates: list[Candidate]) -> None:

@@ -10,17 +10,19 @@ from dualprop.reproduction.plan import Job, Table, Wish, plan
 
 @st.composite
 def problems(draw):
-    """Tables of figures with twins, some shared between tables; seconds, of which some are not
-    known; a budget, and jobs in progress and done."""
+    """Tables of figures with twins, some shared between tables, some trained with all their seeds
+    at once; seconds, of which some are not known; a budget, and jobs in progress and done."""
     tables = []
+    together = draw(st.sets(st.sampled_from(["twin-0", "twin-1", "rule-0-0", "rule-0-1", "rule-1-0", "rule-1-1"])))
+
+    def by_seed(label, seeds):
+        return tuple(Job(label, (0, 1, 2) if label in together else (seed,)) for seed in seeds)
+
     for number in range(draw(st.integers(1, 4))):
         twin = f"twin-{draw(st.integers(0, 2))}"
         seeds = range(draw(st.integers(1, 3)))
-        twins = tuple(Job(twin, (seed,)) for seed in seeds)
-        rules = [
-            Wish(tuple(Job(f"rule-{number}-{rule}", (seed,)) for seed in seeds), twins)
-            for rule in range(draw(st.integers(0, 3)))
-        ]
+        twins = by_seed(twin, seeds)
+        rules = [Wish(by_seed(f"rule-{number}-{rule}", seeds), twins) for rule in range(draw(st.integers(0, 3)))]
         tables.append(Table(f"table-{number}", draw(st.sampled_from([0.5, 1, 10])), (Wish(twins), *rules)))
     jobs = sorted({job for table in tables for job in table.jobs()})
     known = st.floats(0.1, 100) | st.none()
@@ -111,8 +113,9 @@ def test_a_rule_is_never_run_without_its_twin(problem):
     chosen = {step.job for step in made.steps} | done
     for table in tables:
         for wish in table.wishes:
-            for twin, job in zip(wish.twin, wish.jobs, strict=False):
-                assert twin in chosen or job not in chosen or seconds[twin] is None
+            for job in wish.jobs:
+                twins = [twin for twin, its in zip(wish.twin, wish.jobs, strict=False) if its == job]
+                assert chosen >= set(twins) or job not in chosen or None in map(seconds.get, twins)
 
 
 def test_the_worthier_table_for_its_time_is_first():
@@ -132,3 +135,10 @@ def test_seeds_of_all_figures_take_turns():
     """A plan that is cut off leaves rows that can be compared."""
     twins, rules = (Job("bp", (0,)), Job("bp", (1,))), (Job("dp", (0,)), Job("dp", (1,)))
     assert Table("t", 1, (Wish(twins), Wish(rules, twins))).jobs() == [twins[0], rules[0], twins[1], rules[1]]
+
+
+def test_a_job_of_several_seeds_goes_with_the_twins_of_all_and_several_with_one_twin():
+    seeds, together = (Job("one", (0,)), Job("one", (1,))), (Job("all", (0, 1)), Job("all", (0, 1)))
+    assert list(Wish(together, seeds).pairs()) == [[*seeds, together[0]]]
+    assert list(Wish(seeds, together).pairs()) == [[together[0], seeds[0]], [together[0], seeds[1]]]
+    assert Table("t", 1, (Wish(together), Wish(seeds, together))).jobs() == [together[0], *seeds]

@@ -157,6 +157,9 @@ def test_a_stack_is_chosen_on_cuda_alone_where_it_is_left_open():
     on_cuda = plain(device="cuda", capture="off", kernel="eager", dtype="float32")
     assert execution.resolve(on_cuda, 5).num_stacked == 5
     assert execution.resolve(dataclasses.replace(on_cuda, model=VGG((4,), (1,), ())), 5).num_stacked == 0
+    filling = dataclasses.replace(on_cuda, batch_size=4096, model=MLP((8, 512)))
+    assert execution.resolve(filling, 5).num_stacked == 0
+    assert execution.resolve(dataclasses.replace(filling, stack_seeds="on"), 5).num_stacked == 5
     refused = execution.resolve(dataclasses.replace(on_cuda, rule=EquilibriumPropagation(estimator="random_sign")), 5)
     assert refused.num_stacked == 0
     assert "seeds not stacked: what is random in it is drawn anew for each batch" in str(refused)
@@ -250,6 +253,21 @@ def test_a_seed_that_diverges_leaves_and_the_others_do_not_notice(recipe, train,
     for seed in (0, 2):
         assert not results[seed].stopped
         assert_same(dataclasses.replace(single, seeds=(seed,)), stacked)
+
+
+def test_seeds_of_a_stack_that_are_trained_by_themselves_end_as_all_together(recipe, train, tmp_path):
+    """Bit for bit: a product of other shapes would round otherwise."""
+    made = recipe(rule=DualPropagation(start="previous"), model=MLP((8,)), stack_seeds="on", batch_size=210)
+    whole = train(made, SEEDS, "whole")
+    run = training.create(tmp_path / "apart", made, SEEDS)
+    for seeds, done in (((2,), [2]), ((0, 1), [0, 1, 2])):
+        training.train(run, seeds=seeds)
+        assert [result.seed for result in run.results()] == done
+    for seed in SEEDS:
+        for name in ("last.safetensors", "best.safetensors", "metrics.jsonl", "result.json"):
+            assert (run.seed_folder(seed) / name).read_bytes() == (whole.seed_folder(seed) / name).read_bytes(), (
+                f"{seed}: {name}"
+            )
 
 
 class Stopper(Reporter):
