@@ -133,8 +133,8 @@ class Recipe:
             machine is faster by it.
         capture: "on" runs a step as one CUDA graph, "off" does not, "auto" does where it can.
         stack_seeds: "on" has the seeds of a run step together, as one model that holds them all;
-            "off" trains one after another. "auto" stacks MLPs on CUDA, which one alone does not
-            fill. Of an MLP alone, by a rule that no batch decides for as a whole.
+            "off" trains one after another. "auto" stacks, on CUDA, MLPs that do not fill the
+            device. Of an MLP alone, by a rule that no batch decides for as a whole.
         kernel: of the elementwise work of dyads, see `dualprop.kernels`: "native", "compiled",
             "eager", or "auto", which suits the device.
         num_threads: of the CPU; 0 leaves PyTorch's choice.

@@ -127,7 +127,9 @@ def train(
     prepare(run.recipe)
     then = f"What was written before is whole: with more memory, continue with --resume {run.folder}."
     what = f"training {run.recipe.name} in batches of {run.recipe.batch_size}"
-    with folders.held(run.folder), memory.asking(what, "Take a smaller batch or model.", then):
+    is_stacked = execution.resolve(run.recipe, len(run.seeds)).num_stacked
+    lower = "Take a smaller batch or model, or stack_seeds='off'." if is_stacked else "Take a smaller batch or model."
+    with folders.held(run.folder), memory.asking(what, lower, then):
         folders.remove_leftovers(run.folder)
         starts = Starts(
             run.folder, run.recipe, num_seeds=len(run.seeds), is_begun=run.is_begun, allow_changed=allow_changed,
