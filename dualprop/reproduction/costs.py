@@ -146,8 +146,9 @@ def measure(recipe: Recipe, loaded: Loaded, folder: Path, longest: float = math.
     first = stepping.last if is_slow and not compiles else stepping.seconds(1)
     setup = num_seeds * loading + stepping.warm_up
     if is_slow or first * num_steps * recipe.epochs > longest:
-        # A prediction is a third of a step: its drives, without feedbacks and gradients.
-        example = num_seeds * first / 3 / recipe.batch_size
+        # A prediction is a third of a step: its drives, without feedbacks and gradients. A step of
+        # seeds together is of as many examples for each.
+        example = first / 3 / recipe.batch_size
         epoch = num_steps * first + len(splits.validation) * example
         return Cost(setup=setup, epoch=epoch, finish=len(splits.test) * example, of="one step")
     number = min(MOST_STEPS, max(LEAST_STEPS, math.ceil(LEAST_SECONDS / max(first, 1e-6))))
