@@ -76,9 +76,9 @@ class Jobs:
 
     def of(self, label: str) -> list[Job]:
         """All jobs of a label."""
-        return (
-            list(dict.fromkeys(self._job(label, seed) for seed in self.seeds[label])) if label in self.seeds else [Job(label)]
-        )
+        if label not in self.seeds:
+            return [Job(label)]
+        return list(dict.fromkeys(self._job(label, seed) for seed in self.seeds[label]))
 
     def recipe(self, job: Job) -> Recipe:
         return self.recipes[job.label]

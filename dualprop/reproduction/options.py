@@ -80,7 +80,7 @@ class Setting(Record, frozen=True, kw_only=True):
         made = dataclasses.replace(
             made, device=self.device, dtype=self.dtype or made.dtype, num_threads=self.threads or made.num_threads
         )
-        # An item is of all its seeds: none of them is trained by itself elsewhere.
+        # An item needs all its seeds, so that on a CPU too they may be one job.
         pays = made.stack_seeds == "auto" and execution.stacking_pays(made) and not execution.stacking_obstacle(made)
         return dataclasses.replace(made, stack_seeds="on") if pays else made
 

@@ -207,8 +207,8 @@ class _Running:
             # One step is a rough guess.
             epoch = cost.epoch * (1.5 if cost.of == "one step" else 1)
             if cost.setup + epoch <= self.left:
-                seeds = ", ".join(map(str, job.seeds))
-                self.watch.said(f"the time that is left goes into {job.label}, seed {seeds}, which --resume goes on with")
+                seeds = f"seed{'s' if len(job.seeds) > 1 else ''} {', '.join(map(str, job.seeds))}"
+                self.watch.said(f"the time that is left goes into {job.label}, {seeds}, which --resume goes on with")
                 self._do(job, whole=False)
                 return
 

@@ -22,10 +22,10 @@ from dualprop.kernels import Kernel
 from dualprop.models import MLP
 from dualprop.training.recipe import Recipe
 
-# A layer of so many numbers (batch by width) fills the device: a stack of seeds then saves nothing.
-# For a CPU's core it is measured (LOG.md, 2026-11-28); for a GPU it is a tile of 128 × 128 for each
-# of 128 multiprocessors.
-FILLED = {"cpu": 2**15, "cuda": 2**21}
+# With a layer of so many numbers (batch by width) a stack of seeds saves little. For a CPU's core
+# that is measured (LOG.md, 2026-11-28); for a GPU it is a tile of 128 × 128 for each of 128
+# multiprocessors.
+FILLED = {"cpu": 20_000, "cuda": 2**21}
 
 
 @dataclass(frozen=True)
@@ -114,8 +114,8 @@ def has_bfloat16(device: torch.device | str) -> bool:
 
 
 def stacking_pays(recipe: Recipe) -> bool:
-    """Whether seeds of the recipe take less time together: its network is an MLP that does not fill
-    the device."""
+    """Whether seeds of the recipe take far less time together: its network is an MLP that does not
+    fill the device."""
     filled = FILLED.get(torch.device(recipe.device).type, 0)
     return isinstance(recipe.model, MLP) and recipe.batch_size * max(recipe.model.widths, default=1) < filled
 
