@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+import dualprop.captures as captures
 from dualprop.network.states import States
 from dualprop.neurons import AbstractNeuron
 from dualprop.schedules import AbstractSchedule, Step
@@ -288,9 +289,9 @@ def apart(t: Tensor, num_models: int) -> Tensor:
 def can_sync(x: Tensor) -> bool:
     """Whether the host may wait for the device.
 
-    It may not while a CUDA graph is captured, whose replays are not measured.
+    It may not while a step is captured, whose replays are not measured.
     """
-    return not (x.is_cuda and torch.cuda.is_current_stream_capturing())
+    return not captures.forbid_waiting(x)
 
 
 def largest(residuals: Sequence[float]) -> float:

@@ -13,11 +13,13 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+import dualprop.captures as captures
 from dualprop.errors import DualpropError
 from dualprop.kernels import building
 
@@ -85,8 +87,7 @@ def difference(in_c: InC, a: Tensor, delta: Tensor, up: float, down: float, scal
 
     `takes` must have accepted them.
     """
-    addresses = a.data_ptr(), delta.data_ptr(), out.data_ptr()
-    _function("difference", a.dtype, in_c[0] == GELU)(*in_c, *addresses, up, down, scale, a.numel(), _threads(a))
+    _run("difference", in_c, (a, delta), (out,), up, down, scale)
     return out
 
 
@@ -104,8 +105,7 @@ def dyad(
 
     These may be a and delta.
     """
-    addresses = a.data_ptr(), delta.data_ptr(), mean.data_ptr(), difference.data_ptr()
-    _function("dyad", a.dtype, in_c[0] == GELU)(*in_c, *addresses, up, down, alpha, a.numel(), _threads(a))
+    _run("dyad", in_c, (a, delta), (mean, difference), up, down, alpha)
     return mean, difference
 
 
@@ -114,9 +114,21 @@ def settle(in_c: InC, a: Tensor, pull: Tensor, state: Tensor | None, signal: Ten
 
     f is a projection. `takes` must have accepted them.
     """
-    addresses = a.data_ptr(), pull.data_ptr(), 0 if state is None else state.data_ptr(), signal.data_ptr()
-    _function("settle", a.dtype, in_c[0] == GELU)(*in_c, *addresses, state is not None, a.numel(), _threads(a))
+    _run("settle", in_c, (a, pull), (state, signal), state is not None)
     return signal
+
+
+def _run(
+    name: str, in_c: InC, read: Sequence[Tensor], written: Sequence[Tensor | None], *settings: float
+) -> None:
+    """Call a kernel on the tensors' memory."""
+    first = read[0]
+    function = _function(name, first.dtype, in_c[0] == GELU)
+    tensors, rest = (*read, *written), (*settings, first.numel(), _threads(first))
+    if captures.is_recording():
+        arguments = (*in_c, *(0 if t is None else t for t in tensors), *rest)
+        captures.noted(function, arguments, [t for t in written if t is not None])
+    function(*in_c, *[0 if t is None else t.data_ptr() for t in tensors], *rest)
 
 
 def _threads(a: Tensor) -> int:

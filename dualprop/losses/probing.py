@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+import dualprop.captures as captures
 from dualprop.errors import SettingError
 from dualprop.losses import trees
 from dualprop.losses.base import wide
@@ -26,7 +27,7 @@ LARGE = 2**24
 def check(total: Total, outputs: Any, y: Any, name: str) -> bool:
     """Compare the gradient of total(outputs, y) with differences. Whether that was possible.
 
-    It is not where values are not finite, or a CUDA graph is being captured. Of values in half
+    It is not where values are not finite, or a step is being captured. Of values in half
     precision no difference is taken.
 
     Raises:
@@ -34,7 +35,7 @@ def check(total: Total, outputs: Any, y: Any, name: str) -> bool:
             (N, 1) and targets (N,) that are broadcast to (N, N).
     """
     tensors = trees.leaves(outputs)
-    if any(leaf.is_cuda for leaf in tensors) and torch.cuda.is_current_stream_capturing():
+    if any(captures.forbid_waiting(leaf) for leaf in tensors):
         return False
     outputs = trees.mapped(outputs, lambda leaf: wide(leaf).detach())
     _check_graph(total, outputs, y, name)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import dualprop.captures as captures
 from dualprop.errors import SettingError
 from dualprop.network import inputs
 from dualprop.network.snapshots import Snapshot
@@ -92,9 +93,10 @@ def _devices(tensors: Iterable[Tensor]) -> set[Any]:
 
 def _random_state(devices: Any) -> dict[Any, Any]:
     """The states of the random number generators that a forward pass may draw from, by device."""
-    if any(isinstance(device, torch.device) and torch.cuda.is_current_stream_capturing() for device in devices):
+    is_on_cuda = any(isinstance(device, torch.device) for device in devices)
+    if captures.is_recording() or (is_on_cuda and torch.cuda.is_current_stream_capturing()):
         raise SettingError(
-            "a network that is read by running it sets random states, which a captured CUDA graph can't. Train without capture."
+            "a network that is read by running it sets random states, which a captured step can't. Train without capture."
         )
     states: dict[Any, Any] = {"python": random.getstate(), "cpu": torch.get_rng_state()}
     if "numpy" in sys.modules:

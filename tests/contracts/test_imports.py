@@ -15,7 +15,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # The floors of the house, from the ground up. A module imports from its own floor or from below.
 FLOORS = [
-    {"compilation", "errors", "lazy", "memory", "system"},
+    {"captures", "compilation", "errors", "lazy", "memory", "system"},
     {"settings"},
     {"kernels", "neurons", "losses", "schedules", "softmax"},
     {"feedback", "reading"},
