@@ -22,7 +22,7 @@ from dualprop.kernels import Kernel
 from dualprop.network import Network
 from dualprop.rules import DualPropagation, Outcome
 from dualprop.training import execution, optimization, step
-from dualprop.training.capture import CapturedStep, CudaGraph, TrainingStep
+from dualprop.training.capture import CapturedStep, TrainingStep, graph_on
 from dualprop.training.recipe import Recipe
 
 COUNTS = ("drives", "feedbacks", "gradients")
@@ -35,7 +35,7 @@ class Engine:
     Attributes:
         by: the trainer's step, "explicit" or "fused", or the plain loop on a "dualized" model.
         kernel: of its elementwise work, see `dualprop.kernels`.
-        is_captured: whether the step is captured as a CUDA graph.
+        is_captured: whether the step is captured and replayed.
         recomputes_states: whether a dualized model computes its states again, or keeps them.
     """
 
@@ -181,7 +181,7 @@ def trainer_step(model: nn.Module, recipe: Recipe) -> Callable[[Tensor, Tensor],
 
     run: TrainingStep = one_step
     if how.captured:
-        run = CapturedStep(one_step, recipe, CudaGraph(torch.device(recipe.device)))
+        run = CapturedStep(one_step, recipe, graph_on(torch.device(recipe.device)))
 
     def next_step(x: Tensor, y: Tensor) -> list[Outcome]:
         nonlocal state

@@ -15,7 +15,7 @@ from dualprop.kernels.dyadic import (
     one_sided_difference,
     using,
 )
-from dualprop.kernels.predicted import settled, signal
+from dualprop.kernels.predicted import errors, moved, settled, signal
 
 __all__ = [
     "KERNELS",
@@ -26,6 +26,8 @@ __all__ = [
     "current",
     "difference",
     "dyad",
+    "errors",
+    "moved",
     "one_sided_difference",
     "settled",
     "signal",

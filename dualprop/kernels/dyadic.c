@@ -7,6 +7,11 @@
 
    settle       state = f(a + d),  signal = f'(a) clip(d, low - a, high - a), which is f'(a) (state - a)
 
+   For the states of predictive coding by gradient steps, which move by `move` from the forward pass's, `free`:
+
+   error        error = move - (f(a) - free),  signal = f'(a) error
+   move         new_speed = keep speed + step (pull - error),  new_move = move + new_speed,  state = free + new_move
+
    f is piecewise linear: RELU max(0, x), LEAKY x or slope x, CLIP to [low, high] (`gelu.h` is for GELU). Where both arguments lie on one piece the
    difference is its slope times (u + v) d, so that nothing cancels however small d is against a. bfloat16 is computed in
    float32 and rounded once, to nearest even. NaN stays NaN. Outputs may be the inputs.
@@ -111,6 +116,46 @@ ACTIVATIONS(double)
     }
 SETTLES(float32, float)
 SETTLES(float64, double)
+
+#define RELU_SLOPE (T_)(a_ > 0)
+#define LEAKY_SLOPE (a_ > 0 ? 1 : c0)
+#define CLIP_SLOPE (T_)((a_ > c0) & (a_ < c1))
+
+#define PREDICTED(F, f, T)                                                                                 \
+    T_ a_ = a[i]; T_ e = move[i] - (f##_##T(a_, c0, c1) - free[i]);                                        \
+    error[i] = e; signal[i] = F##_SLOPE * e;
+#define CLAMPED(F) T_ a_ = a[i]; signal[i] = F##_SLOPE * move[i];
+
+#define PREDICTS(NAME, T, FMA)                                                                             \
+    void error_##NAME(int kind, double first, double second, const T *a, const T *free, const T *move,     \
+                      T *error, T *signal, int is_predicted, int64_t n, int threads) {                     \
+        typedef T T_;                                                                                      \
+        const T c0 = (T)first, c1 = (T)second;                                                             \
+        switch (2 * kind + is_predicted) {                                                                 \
+        case 2 * RELU: LOOP(CLAMPED(RELU)) break;                                                          \
+        case 2 * RELU + 1: LOOP(PREDICTED(RELU, relu, T)) break;                                           \
+        case 2 * LEAKY: LOOP(CLAMPED(LEAKY)) break;                                                        \
+        case 2 * LEAKY + 1: LOOP(PREDICTED(LEAKY, leaky, T)) break;                                        \
+        case 2 * CLIP: LOOP(CLAMPED(CLIP)) break;                                                          \
+        case 2 * CLIP + 1: LOOP(PREDICTED(CLIP, clip, T)) break;                                           \
+        }                                                                                                  \
+    }                                                                                                      \
+    void move_##NAME(int kind, double first, double second, const T *pull, const T *error, const T *speed, \
+                     const T *move, const T *free, T *new_speed, T *new_move, T *state,                    \
+                     double step, double keep, int64_t n, int threads) {                                   \
+        const T gamma = (T)step, m = (T)keep;                                                              \
+        LOOP(T v = FMA(m, speed[i], gamma * (pull[i] - error[i])); T d = move[i] + v;                      \
+             new_speed[i] = v; new_move[i] = d; state[i] = free[i] + d;)                                   \
+    }
+/* As PyTorch's add with alpha rounds. */
+#ifdef __FMA__
+PREDICTS(float32, float, __builtin_fmaf)
+PREDICTS(float64, double, __builtin_fma)
+#else
+#define TWICE(x, y, z) ((x) * (y) + (z))
+PREDICTS(float32, float, TWICE)
+PREDICTS(float64, double, TWICE)
+#endif
 KERNELS(float32, float, float, SAME, SAME)
 KERNELS(float64, double, double, SAME, SAME)
 KERNELS(bfloat16, uint16_t, float, widen_bf16, narrow_bf16)

@@ -32,7 +32,13 @@ PER_THREAD = 32768
 # An activation in C: its kind, and two constants.
 InC = tuple[int, float, float]
 
+NO_ACTIVATION: InC = (0, 0.0, 0.0)
+
 _INT, _LONG, _REAL, _ADDRESS = ctypes.c_int, ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
+# By kernel: the number of its tensors, and its settings.
+_SIGNATURES: dict[str, tuple[int, list[Any]]] = {
+    "difference": (3, [_REAL] * 3), "dyad": (4, [_REAL] * 3), "settle": (4, [_INT]), "error": (5, [_INT]), "move": (8, [_REAL] * 2),
+}  # fmt: skip
 
 
 class NativeError(DualpropError):
@@ -118,11 +124,30 @@ def settle(in_c: InC, a: Tensor, pull: Tensor, state: Tensor | None, signal: Ten
     return signal
 
 
+def error(in_c: InC, a: Tensor, free: Tensor | None, move: Tensor, out: Tensor, signal: Tensor) -> tuple[Tensor, Tensor]:
+    """ε = move - (f(a) - free), written to `out`, and f'(a) ⊙ ε to `signal`.
+
+    Without a `free` ε is `move` itself, which is given back. `takes` must have accepted them.
+    """
+    is_predicted = free is not None
+    _run("error", in_c, (a, free, move), (out if is_predicted else None, signal), is_predicted)
+    return out if is_predicted else move, signal
+
+
+def move(read: Sequence[Tensor], step: float, keep: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Of pull, error, velocity v, move d and free state: v ← keep v + step (pull - error), d + v,
+    free + d. `takes` must have accepted them."""
+    velocity, moved, state = (torch.empty_like(read[0]) for _ in range(3))
+    _run("move", NO_ACTIVATION, read, (velocity, moved, state), step, keep)
+    return velocity, moved, state
+
+
 def _run(
-    name: str, in_c: InC, read: Sequence[Tensor], written: Sequence[Tensor | None], *settings: float
+    name: str, in_c: InC, read: Sequence[Tensor | None], written: Sequence[Tensor | None], *settings: float
 ) -> None:
     """Call a kernel on the tensors' memory."""
     first = read[0]
+    assert first is not None
     function = _function(name, first.dtype, in_c[0] == GELU)
     tensors, rest = (*read, *written), (*settings, first.numel(), _threads(first))
     if captures.is_recording():
@@ -141,9 +166,8 @@ def _function(name: str, dtype: torch.dtype, is_gelu: bool) -> Any:
     if library is None:
         raise NativeError(reason)
     function = getattr(library, f"{'gelu_' if is_gelu else ''}{name}_{DTYPES[dtype]}")
-    outputs = {"difference": 1, "dyad": 2, "settle": 2}[name]
-    settings = [_INT] if name == "settle" else [_REAL] * 3
-    function.argtypes = [_INT, _REAL, _REAL, *[_ADDRESS] * (2 + outputs), *settings, _LONG, _INT]
+    num_tensors, settings = _SIGNATURES[name]
+    function.argtypes = [_INT, _REAL, _REAL, *[_ADDRESS] * num_tensors, *settings, _LONG, _INT]
     function.restype = None
     return function
 

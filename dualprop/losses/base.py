@@ -47,6 +47,10 @@ class AbstractLoss(NamedPart):
     def gradient(self, s: Tensor, y: Any) -> Tensor:
         """∇ₛ of the sum of all terms, the shape of s: each example's own row of ∇ₛ ℓ(s, y)."""
 
+    def prepared(self, y: Any, outputs: Tensor) -> Any:
+        """The targets as `gradient` reads them with least work, for many gradients of one batch."""
+        return y
+
     @abstractmethod
     def nudge(self, neuron: AbstractNeuron, a: Tensor, y: Any, c: float) -> Tensor:
         """The output state that an exact nudge of strength c settles at, shape (N, K)."""

@@ -46,6 +46,9 @@ class SquaredError(AbstractLoss):
         s = wide(s)
         return s - targets(y, s)
 
+    def prepared(self, y: Tensor, outputs: Tensor) -> Tensor:
+        return targets(y, wide(outputs))
+
     def check_targets(self, y: Tensor, outputs: Tensor) -> None:
         # Vectors may have any shape (N, …), and the sum runs over all of an example's units.
         if outputs.dim() == 2 or y.shape != outputs.shape:

@@ -111,6 +111,9 @@ class Identity(AbstractNeuron):
     def derivative(self, a: Tensor) -> Tensor:
         return torch.ones_like(a)
 
+    def pull(self, a: Tensor, signal: Tensor) -> Tensor:
+        return signal
+
     def rise(self, low: Tensor, span: Tensor, state: Tensor | None = None) -> Tensor:
         return span
 

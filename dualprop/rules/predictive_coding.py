@@ -29,6 +29,7 @@ import torch
 from annotated_types import Interval
 from torch import Tensor
 
+from dualprop import kernels
 from dualprop.errors import SettingError
 from dualprop.losses import AbstractLoss, CrossEntropy
 from dualprop.network import Network
@@ -108,10 +109,9 @@ class PredictiveCoding(AbstractRule["PredictedStates"]):
 
     def update(self, states: PredictedStates, k: int) -> tuple[Tensor, Tensor | None]:
         """v ← m v + γ (Δ - ε), h ← h + v; the same tensors where nothing pulls."""
-        force, velocity = states.force(k), states.velocities[k]
-        if force is not None or velocity is not None:
-            push = self.step_size * (torch.zeros_like(states.free[k]) if force is None else force)
-            states.move(k, push if velocity is None else torch.add(push, velocity, alpha=self.momentum))
+        pull, error, velocity, move = states.feedback(k), states.errors[k], states.velocities[k], states.moves[k]
+        if any(each is not None for each in (pull, error, velocity)):
+            states.moved(k, *kernels.moved(pull, error, velocity, move, states.free[k], self.step_size, self.momentum))
         return states.shown(k), states.differences[k]
 
     def hold_output(self, states: PredictedStates) -> None:
@@ -177,9 +177,10 @@ class PredictedStates(States):
 
     def __init__(self, problem: Problem, is_fixed: bool, previous: Values | None) -> None:
         super().__init__(problem.network, problem.x)
-        self.y, self.is_fixed, layers = problem.y, is_fixed, problem.depth + 1
+        self.is_fixed, layers = is_fixed, problem.depth + 1
         self.forward()
         problem.predicted(self.means[-1])
+        self.y = problem.criterion.prepared(problem.y, self.means[-1])
         self.free = tuple(self.means)
         self.hidden = range(1, problem.depth)
         self.states: list[Tensor] = list(self.free)
@@ -201,18 +202,9 @@ class PredictedStates(States):
         """What the layers above read of layer k: its state, unless predictions are fixed."""
         return self.free[k] if self.is_fixed or self.is_output(k) else self.states[k]
 
-    def force(self, k: int) -> Tensor | None:
-        """Δ - ε."""
-        pull, error = self.feedback(k), self.errors[k]
-        if error is None:
-            return pull
-        return -error if pull is None else pull - error
-
-    def move(self, k: int, velocity: Tensor) -> None:
-        """Move the state of layer k by this much."""
-        before = self.moves[k]
-        move = velocity if before is None else before + velocity
-        self.velocities[k], self.moves[k], self.states[k] = velocity, move, self.free[k] + move
+    def moved(self, k: int, velocity: Tensor, move: Tensor, state: Tensor) -> None:
+        """The state of layer k has moved there."""
+        self.velocities[k], self.moves[k], self.states[k] = velocity, move, state
 
     def renew_errors(self) -> None:
         """Bring errors and signals of the hidden layers up to date with drives and states."""
@@ -220,11 +212,10 @@ class PredictedStates(States):
             a, move = self.drive(k), self.moves[k]
             if self._made_of[k][0] is a and self._made_of[k][1] is move:
                 continue
-            neuron = self.neuron(k)
-            predicted = None if a is self.free_drives[k] else neuron.f(a) - self.free[k]
-            error = -predicted if move is None else move if predicted is None else move - predicted  # type: ignore[operator]
+            free = None if a is self.free_drives[k] else self.free[k]
+            error, signal = kernels.errors(self.neuron(k), a, free, move)
             self.errors[k], self._made_of[k] = error, (a, move)
-            self.set(k, self.shown(k), error if isinstance(neuron, Identity) else neuron.pull(a, error))
+            self.set(k, self.shown(k), signal)
 
     def positions(self) -> tuple[Tensor | None, ...]:
         return tuple(self.moves)

@@ -1,7 +1,8 @@
-"""A training step captured once as a CUDA graph and replayed: launching kernels costs nothing.
+"""A training step captured once and replayed: launching kernels costs nothing.
 
-Capturing records what the step launches, whatever Python did to launch it, so every rule can be
-captured whose Python does the same for each batch. A replay reads and writes the memory of the
+It is captured as a CUDA graph, or on the CPU as a list of operations (`replay`). Capturing records
+what the step launches, whatever Python did to launch it, so every rule can be captured whose Python
+does the same for each batch. A replay reads and writes the memory of the
 capture: batches and states are copied in, the learning rate is a tensor. Where a rule keeps states,
 the last replay's are the next one's. The first steps run as they are, on the capture's stream,
 until lazily made buffers (momenta, workspaces, the rule's first states) exist.
@@ -20,6 +21,7 @@ from dualprop import memory
 from dualprop.errors import SettingError
 from dualprop.rules import Outcome
 from dualprop.training.recipe import Recipe
+from dualprop.training.replay import CpuGraph
 
 TrainingStep = Callable[[Tensor, Tensor, Any], tuple[list[Outcome], Any]]
 # Steps before the capture: the first makes momenta and states, the second is like all that follow.
@@ -27,7 +29,7 @@ WARMUP = 3
 
 
 class Graph(Protocol):
-    """What records a function's launches and repeats them. `CudaGraph`, or a stand-in for tests."""
+    """What records a function's launches and repeats them. `CudaGraph`, `CpuGraph` or a stand-in."""
 
     def warm_up(self, function: Callable[[], Any]) -> Any:
         """Run the function where its memory and workspaces will be usable by the capture."""
@@ -37,6 +39,11 @@ class Graph(Protocol):
 
     def replay(self) -> None:
         """Compute what was recorded."""
+
+
+def graph_on(device: torch.device) -> Graph:
+    """What captures steps on this device."""
+    return CudaGraph(device) if device.type == "cuda" else CpuGraph()
 
 
 class CudaGraph:

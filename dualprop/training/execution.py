@@ -26,6 +26,8 @@ from dualprop.training.recipe import Recipe
 # that is measured (LOG.md, 2026-11-28); for a GPU it is a tile of 128 × 128 for each of 128
 # multiprocessors.
 FILLED = {"cpu": 20_000, "cuda": 2**21}
+# The widest layers whose steps are captured on CPUs unasked. Of wider ones it saves little.
+SMALL = 512
 
 
 @dataclass(frozen=True)
@@ -147,11 +149,17 @@ def _channels_last(recipe: Recipe, device: torch.device) -> bool:
     return is_convolutional and (device.type == "cpu" or recipe.dtype in ("bfloat16", "tf32"))
 
 
+def _is_bookkeeping(recipe: Recipe, device: torch.device) -> bool:
+    """Whether much of a step is not its operations, but what is between them."""
+    is_small = isinstance(recipe.model, MLP) and max(recipe.model.widths, default=0) <= SMALL
+    return device.type == "cpu" and is_small and recipe.dtype in ("float32", "float64") and not recipe.rule.capture_obstacle
+
+
 def _captured(recipe: Recipe, device: torch.device) -> tuple[bool, str]:
-    """Whether steps are captured as CUDA graphs, and if they can't be, why."""
-    if recipe.capture == "off" or (recipe.capture == "auto" and device.type != "cuda"):
+    """Whether steps are captured, as CUDA graphs or on the CPU, and if they can't be, why."""
+    if recipe.capture == "off" or (recipe.capture == "auto" and device.type != "cuda" and not _is_bookkeeping(recipe, device)):
         return False, ""
-    obstacle = "there is no CUDA device" if device.type != "cuda" else recipe.rule.capture_obstacle
+    obstacle = recipe.rule.capture_obstacle if device.type in ("cuda", "cpu") else f"'{device.type}' has no graphs"
     if obstacle and recipe.capture == "on":
         raise SettingError(f"capture='on' can't be had: {obstacle}. Use capture='auto'.")
     return not obstacle, f"not captured: {obstacle}" if obstacle else ""

@@ -27,7 +27,9 @@ def build(settings: Optimizer, model: nn.Module, capturable: bool = False) -> to
 
     def rate_of(factor: float) -> float | torch.Tensor:
         rate = settings.learning_rate * factor
-        return torch.tensor(rate, device=device) if capturable else rate
+        # A CPU has float64 for it, so that a captured step is the one that is not to the last bit.
+        dtype = torch.float64 if device.type == "cpu" else None
+        return torch.tensor(rate, device=device, dtype=dtype) if capturable else rate
 
     rate = rate_of(1.0)
     parameters: list[Any] = list(model.parameters())
@@ -47,7 +49,7 @@ def build(settings: Optimizer, model: nn.Module, capturable: bool = False) -> to
             weight_decay=settings.weight_decay, fused=True,
         )  # fmt: skip
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.name]
-    return kind(parameters, lr=rate, weight_decay=settings.weight_decay, fused=True, capturable=capturable)
+    return kind(parameters, lr=rate, weight_decay=settings.weight_decay, fused=True, capturable=capturable and device.type != "cpu")
 
 
 def _factors(settings: Optimizer, model: nn.Module) -> Iterator[tuple[nn.Module, float, float]]:

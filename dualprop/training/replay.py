@@ -29,6 +29,8 @@ aten = torch.ops.aten
 # What makes memory without writing to it.
 _EMPTY = {aten.empty.memory_format, aten.empty_like.default, aten.empty_strided.default, aten.new_empty.default,
           aten.new_empty_strided.default}  # fmt: skip
+# What fills memory with zeros.
+_ZEROS = {aten.zeros.default, aten.zeros_like.default, aten.new_zeros.default}
 # What gives one tensor and is as well a copy into another, for which PyTorch keeps no other word.
 _COPIES = {aten.clone.default, aten._to_copy.default, aten._lazy_clone.default, aten.lift_fresh_copy.default}
 
@@ -97,7 +99,8 @@ class CpuGraph:
         return results
 
     def replay(self) -> None:
-        with torch.no_grad():
+        # Nothing is differentiated: its tensors are of no graph.
+        with torch._C._AutoDispatchBelowAutograd():
             for call in self.calls:
                 call()
 
@@ -230,7 +233,7 @@ def _memory(recorder: Recorder) -> tuple[dict[int, torch.UntypedStorage], list[A
 
 def _call(operation: Operation, arguments: Any, named: Any, outputs: tuple[Any, ...]) -> Callable[[], Any]:
     """One operation as a function without arguments."""
-    func = operation.call
+    func, arguments = operation.call, _prepared(operation.call, arguments, outputs)
     if operation.is_native:
         values = [each.data_ptr() if isinstance(each, Tensor) else each for each in arguments]
         return lambda: func(*values)
@@ -239,6 +242,8 @@ def _call(operation: Operation, arguments: Any, named: Any, outputs: tuple[Any, 
     if func in _COPIES:
         (out,), source = outputs, arguments[0]
         return lambda: out.copy_(source)
+    if func in _ZEROS:
+        return outputs[0].zero_
     if func is aten.relu.default:
         # As PyTorch's relu is computed.
         func, arguments = aten.clamp_min.default, (*arguments, 0)
@@ -248,6 +253,22 @@ def _call(operation: Operation, arguments: Any, named: Any, outputs: tuple[Any, 
     overload, names, results = into
     with_outputs = {name: value for name, value in named.items() if name in names} | dict(zip(results, outputs, strict=True))
     return lambda: overload(*arguments, **with_outputs)
+
+
+def _prepared(func: Any, arguments: Any, outputs: tuple[Any, ...]) -> Any:
+    """The arguments, numbers that PyTorch would make a tensor of at each call as such tensors.
+
+    It computes with them in the dtype of the tensors beside them, where these have a dimension.
+    """
+    tensors = [t for t in tree_iter((arguments, outputs)) if isinstance(t, Tensor)]
+    is_plain = len({t.dtype for t in tensors}) == 1 and all(t.dim() and t.is_floating_point() for t in tensors)
+    if not isinstance(func, torch._ops.OpOverload) or not is_plain:
+        return arguments
+    parameters = func._schema.arguments
+    return tuple(
+        torch.tensor(value, dtype=tensors[0].dtype) if isinstance(value, float | int) and str(parameters[i].type) == "Tensor" else value
+        for i, value in enumerate(arguments)
+    )
 
 
 def _write(result: Any, outputs: Sequence[Tensor | None]) -> None:

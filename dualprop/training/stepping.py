@@ -22,7 +22,7 @@ from dualprop.network import Network
 from dualprop.network.stacked import stack
 from dualprop.rules import Outcome
 from dualprop.training import optimization, step
-from dualprop.training.capture import CapturedStep, CudaGraph, TrainingStep
+from dualprop.training.capture import CapturedStep, TrainingStep, graph_on
 from dualprop.training.execution import Execution
 from dualprop.training.recipe import Recipe
 from dualprop.training.seeds import Seed
@@ -42,7 +42,7 @@ class AbstractSteps(ABC):
         self.generator: torch.Generator | None = None
         self.step: TrainingStep = self._uncaptured
         if how.captured:
-            self.step = CapturedStep(self._uncaptured, recipe, CudaGraph(torch.device(recipe.device)))
+            self.step = CapturedStep(self._uncaptured, recipe, graph_on(torch.device(recipe.device)))
         self.loss_sum = torch.zeros(network.num_models, dtype=torch.float64, device=recipe.device)
         self.num_correct = torch.zeros(network.num_models, dtype=torch.int64, device=recipe.device)
 
