@@ -76,7 +76,7 @@ def now(recipe: Recipe, num_seeds: int = 1) -> dict[str, Any]:
     among it. Plain values."""
     how = execution.resolve(recipe, num_seeds)
     built = {"kernel": native.build()} if how.uses_kernels and how.kernel == "native" else {}
-    return environment.describe(recipe.device) | {"execution": str(how)} | built
+    return environment.describe(recipe.device) | {"execution": how.condition} | built
 
 
 def of(described: dict[str, Any]) -> dict[str, Any]:

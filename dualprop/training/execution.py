@@ -10,6 +10,7 @@ float32 or wider.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -67,6 +68,11 @@ class Execution:
         autocast = torch.autocast(torch.device(self.device).type, torch.bfloat16)
         with kernels.using(self.kernel), autocast if self.precision == "bfloat16" else contextlib.nullcontext():
             yield
+
+    @property
+    def condition(self) -> str:
+        """What of it the bits of a run follow from. On a CPU a captured step is the step itself."""
+        return str(dataclasses.replace(self, captured=self.captured and self.device != "cpu"))
 
     def __str__(self) -> str:
         layout = "channels last" if self.channels_last else "contiguous"

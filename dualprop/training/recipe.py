@@ -131,7 +131,9 @@ class Recipe:
             (on NVIDIA GPUs).
         channels_last: the memory format of images and kernels: "on", "off", or "auto", where the
             machine is faster by it.
-        capture: "on" runs a step as one CUDA graph, "off" does not, "auto" does where it can.
+        capture: "on" notes a step once and replays it, as a CUDA graph or on the CPU, where it is
+            the same bit for bit; "off" does not; "auto" does on GPUs where it can, and on CPUs for
+            fully connected networks of narrow layers, by rules whose inference is not measured.
         stack_seeds: "on" has the seeds of a run step together, as one model that holds them all;
             "off" trains one after another. "auto" stacks, on CUDA, MLPs that do not fill the
             device. Of an MLP alone, by a rule that no batch decides for as a whole.

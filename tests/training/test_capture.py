@@ -194,8 +194,8 @@ def test_the_watch_sees_a_wait():
 
 
 def test_what_this_machine_can_not_do_is_refused_in_one_line():
-    with pytest.raises(SettingError, match=r"there is no CUDA device. Use capture='auto'"):
-        execution.resolve(recipe(capture="on"))
+    with pytest.raises(SettingError, match=r"'meta' has no graphs. Use capture='auto'"):
+        execution.resolve(recipe(capture="on", device="meta"))
     with pytest.raises(SettingError, match=r"dtype='tf32' is of NVIDIA GPUs"):
         execution.resolve(recipe(dtype="tf32"))
 
@@ -203,8 +203,9 @@ def test_what_this_machine_can_not_do_is_refused_in_one_line():
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({}, "explicit engine, native kernel, float64, contiguous"),
-        ({"rule": DualPropagation(coupling="transposed", alpha=0.0)}, "fused engine, native kernel, float64, contiguous"),
+        ({}, "explicit engine, native kernel, float64, contiguous, captured"),
+        ({"model": MLP(widths=(8, 600))}, "explicit engine, native kernel, float64, contiguous"),
+        ({"rule": DualPropagation(coupling="transposed", alpha=0.0)}, "fused engine, native kernel, float64, contiguous, captured"),
         (
             {"model": VGG((4,), (1,), ()), "rule": DualPropagation(), "kernel": "eager"},
             "explicit engine, eager kernel, float64, channels last",

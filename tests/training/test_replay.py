@@ -1,0 +1,136 @@
+"""Steps replayed on the CPU are those taken as they are, bit for bit; what can't be replayed is
+refused, and leaves no trace."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from dualprop.models import MLP
+from dualprop.network import Network
+from dualprop.recipes.variants import VARIANTS
+from dualprop.rules import DualPropagation
+from dualprop.training import capture, execution, optimization, replay, step
+from dualprop.training.recipe import Optimizer, Recipe
+
+
+def recipe(**changes):
+    base = Recipe(
+        name="replayed", dataset="none", model=MLP(widths=(8, 7)), rule=DualPropagation(), batch_size=6, align=False,
+        optimizer=Optimizer(name="adamw", learning_rate=0.1, weight_decay=1e-3),
+    )  # fmt: skip
+    return dataclasses.replace(base, **changes)
+
+
+def train(made, is_replayed, steps=7):
+    """Losses, logits and weights of a few steps on different batches, at rates that no float32 has."""
+    torch.manual_seed(0)
+    model = execution.resolve(made).place(made.build((5,), 4))
+    network, optimizer = Network.from_module(model), optimization.build(made.optimizer, model, capturable=is_replayed)
+    generator, how = torch.Generator().manual_seed(1), execution.resolve(made)
+
+    def take(x, y, state):
+        with how.computing():
+            return step.training_step(made, network, optimizer, x, y, state, generator)
+
+    taken, state, told = capture.CapturedStep(take, made, replay.CpuGraph()) if is_replayed else take, None, []
+    draw = torch.Generator().manual_seed(2)
+    for number in range(steps):
+        x, y = torch.randn(6, 5, generator=draw).to(how.inputs), torch.randint(4, (6,), generator=draw)
+        optimization.set_learning_rate(optimizer, 0.1 / (3 + number))
+        outcomes, state = taken(x, y, state)
+        told += [t.clone() for outcome in outcomes for t in (outcome.loss, outcome.logits, *outcome.gradients.values())]
+    return [*told, *(p.detach() for p in model.parameters())], taken
+
+
+CAPTURABLE = [name for name in VARIANTS if not VARIANTS[name].apply(recipe()).rule.capture_obstacle]
+
+
+@pytest.mark.parametrize("name", CAPTURABLE)
+def test_replayed_steps_are_those_taken_as_they_are_bit_for_bit(name):
+    """An operation that is left out, or one that reads memory that another has taken over, would
+    train another network in silence."""
+    made = VARIANTS[name].apply(recipe())
+    told, _ = train(made, is_replayed=False)
+    replayed, taken = train(made, is_replayed=True)
+    assert taken.obstacle == ""
+    assert taken.graph.calls
+    assert all(torch.equal(a, b) for a, b in zip(replayed, told, strict=True))
+
+
+@pytest.mark.parametrize("changes", [{"dtype": "float64"}, {"dtype": "bfloat16"}, {"kernel": "eager"}, {"optimizer": "sgd"}])
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu", "hard_tanh", "tanh", "softmax"])
+def test_whatever_the_precision_kernel_optimizer_and_activation(changes, activation):
+    changes = {"optimizer": Optimizer(name="sgd", momentum=0.9, nesterov=True)} if "optimizer" in changes else changes
+    made = recipe(model=MLP(widths=(8, 7), activation=activation), **changes)
+    told, _ = train(made, is_replayed=False)
+    replayed, taken = train(made, is_replayed=True)
+    assert taken.obstacle == ""
+    assert all(torch.equal(a, b) for a, b in zip(replayed, told, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("function", "why"),
+    [
+        (lambda w: nn.functional.dropout(w, 0.5), "draws random numbers"),
+        (lambda w: w * float(w.sum()), "waits for a number"),
+        (lambda w: w[w > 0], "waits for a number"),
+        (lambda w: torch.tensor(1.0).add_(w.sum()), "writes to a number in its code"),
+    ],
+)
+def test_what_differs_from_batch_to_batch_is_refused_and_undone(function, why):
+    """Replayed, the first batch's number would be every batch's. A step that was half taken would
+    be taken again."""
+    w = torch.arange(4.0)
+
+    def take():
+        w.add_(1)
+        return function(w)
+
+    with pytest.raises(RuntimeError, match=why):
+        replay.CpuGraph().capture(take)
+    assert w.equal(torch.arange(4.0))
+
+
+def test_a_capture_itself_takes_no_step():
+    w, graph = torch.arange(4.0), replay.CpuGraph()
+    result = graph.capture(lambda: w.mul_(2).sum())
+    assert w.equal(torch.arange(4.0))
+    graph.replay()
+    graph.replay()
+    assert w.equal(4 * torch.arange(4.0))
+    assert float(result) == 24
+
+
+def test_memory_is_shared_by_what_is_never_needed_at_the_same_time():
+    """A step of twenty passes would else need twenty times its memory, and run out of the cache."""
+    x, graph = torch.randn(64, 64), replay.CpuGraph()
+
+    def chain():
+        state = x
+        for _ in range(20):
+            state = state.tanh() + 1
+        return state.sum()
+
+    result = graph.capture(chain)
+    assert graph.num_bytes <= 3 * x.nbytes
+    x.copy_(torch.ones(64, 64))
+    graph.replay()
+    assert result.equal(chain())
+
+
+def test_a_view_of_what_is_written_later_shows_it():
+    x, graph = torch.ones(3), replay.CpuGraph()
+
+    def take():
+        buffer = torch.zeros(2, 3)
+        row = buffer[1]
+        buffer.add_(x)
+        return row * 2
+
+    result = graph.capture(take)
+    for value in (1.0, 5.0):
+        x.fill_(value)
+        graph.replay()
+        assert result.equal(torch.full((3,), 2 * value))
