@@ -116,7 +116,7 @@ class Worker:
 
 def contenders_of(net: str, pythons: dict[str, str]) -> dict[str, tuple[str, tuple[str, str, str]]]:
     """By label, the interpreter and what to run there."""
-    entries = {label: (sys.executable, (net, "plain", "as it is")) for label in ("plain PyTorch BP", "again")}
+    entries = dict.fromkeys(("plain PyTorch BP", "again"), (sys.executable, (net, "plain", "as it is")))
     for rule in RULES:
         for how in HOW:
             entries[f"{rule}, {how}"] = sys.executable, (net, rule, how)
@@ -129,7 +129,9 @@ def contenders_of(net: str, pythons: dict[str, str]) -> dict[str, tuple[str, tup
 def measure(net: str, options: argparse.Namespace) -> None:
     """Print the table of one network."""
     entries = contenders_of(net, {"pcx": options.pcx, "FabricPC": options.fabricpc})
-    entries = {label: entry for label, entry in entries.items() if options.only in label or label in ("plain PyTorch BP", "again")}
+    entries = {
+        label: entry for label, entry in entries.items() if options.only in label or label in ("plain PyTorch BP", "again")
+    }
     workers = {label: Worker(*entry, options.core) for label, entry in entries.items()}
     times: dict[str, list[float]] = {label: [] for label in workers}
     shuffle = random.Random(0)
@@ -143,7 +145,13 @@ def measure(net: str, options: argparse.Namespace) -> None:
         ratios = [own / plain for own, plain in zip(taken, times["plain PyTorch BP"], strict=True)]
         low, middle, high = quantiles([1e3 * each for each in taken], n=4)
         least, ratio, most = quantiles(ratios, n=4)
-        cells = [f"{middle:.2f}", f"{low:.2f}–{high:.2f}", f"{middle * 60 / size:.1f}", f"{ratio:.2f}", f"{least:.2f}–{most:.2f}"]
+        cells = [
+            f"{middle:.2f}",
+            f"{low:.2f}–{high:.2f}",
+            f"{middle * 60 / size:.1f}",
+            f"{ratio:.2f}",
+            f"{least:.2f}–{most:.2f}",
+        ]
         print(f"| {label} | {' | '.join(cells)} | {workers[label].warm_up:.1f} |")
     for worker in workers.values():
         worker.process.kill()

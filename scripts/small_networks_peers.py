@@ -8,6 +8,7 @@ plain gradient steps together, Adam for the weights. It runs in an environment t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ def pcx_step(widths: Sequence[int], size: int, step_size: float, steps: int) -> 
     class Net(pxc.EnergyModule):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
-            self.layers = [pxnn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)]
+            self.layers = [pxnn.Linear(a, b) for a, b in pairwise(widths)]
             self.vodes = [pxc.Vode() for _ in self.layers]
             self.vodes[-1].h.frozen = True
 
@@ -111,7 +112,7 @@ def fabricpc_step(widths: Sequence[int], size: int, step_size: float, steps: int
     ]
     structure = graph(
         nodes=nodes,
-        edges=[Edge(source=below, target=above.slot("in")) for below, above in zip(nodes[:-1], nodes[1:], strict=True)],
+        edges=[Edge(source=below, target=above.slot("in")) for below, above in pairwise(nodes)],
         task_map=TaskMap(x=nodes[0], y=nodes[-1]),
         inference=InferenceSGD(eta_infer=step_size, infer_steps=steps),
         graph_state_initializer=FeedforwardStateInit(),

@@ -37,8 +37,12 @@ NO_ACTIVATION: InC = (0, 0.0, 0.0)
 _INT, _LONG, _REAL, _ADDRESS = ctypes.c_int, ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
 # By kernel: the number of its tensors, and its settings.
 _SIGNATURES: dict[str, tuple[int, list[Any]]] = {
-    "difference": (3, [_REAL] * 3), "dyad": (4, [_REAL] * 3), "settle": (4, [_INT]), "error": (5, [_INT]), "move": (8, [_REAL] * 2),
-}  # fmt: skip
+    "difference": (3, [_REAL] * 3),
+    "dyad": (4, [_REAL] * 3),
+    "settle": (4, [_INT]),
+    "error": (5, [_INT]),
+    "move": (8, [_REAL] * 2),
+}
 
 
 class NativeError(DualpropError):
@@ -142,9 +146,7 @@ def move(read: Sequence[Tensor], step: float, keep: float) -> tuple[Tensor, Tens
     return velocity, moved, state
 
 
-def _run(
-    name: str, in_c: InC, read: Sequence[Tensor | None], written: Sequence[Tensor | None], *settings: float
-) -> None:
+def _run(name: str, in_c: InC, read: Sequence[Tensor | None], written: Sequence[Tensor | None], *settings: float) -> None:
     """Call a kernel on the tensors' memory."""
     first = read[0]
     assert first is not None

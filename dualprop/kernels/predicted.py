@@ -66,8 +66,14 @@ def errors(neuron: Unit, a: Tensor, free: Tensor | None, move: Tensor | None) ->
 
 
 def moved(
-    pull: Tensor | None, error: Tensor | None, velocity: Tensor | None, move: Tensor | None, free: Tensor, step: float, keep: float
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    pull: Tensor | None,
+    error: Tensor | None,
+    velocity: Tensor | None,
+    move: Tensor | None,
+    free: Tensor,
+    step: float,
+    keep: float,
+) -> tuple[Tensor, Tensor, Tensor]:
     """The new velocity, move and state; what is None is zero."""
     read = [t for t in (pull, error, velocity, move, free) if t is not None]
     if len(read) == 5 and _takes(native.NO_ACTIVATION, *read):

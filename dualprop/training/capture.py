@@ -29,7 +29,7 @@ WARMUP = 3
 
 
 class Graph(Protocol):
-    """What records a function's launches and repeats them. `CudaGraph`, `CpuGraph` or a stand-in."""
+    """What records a function's launches and repeats them: `CudaGraph`, `CpuGraph`, a stand-in."""
 
     def warm_up(self, function: Callable[[], Any]) -> Any:
         """Run the function where its memory and workspaces will be usable by the capture."""

@@ -49,7 +49,9 @@ def build(settings: Optimizer, model: nn.Module, capturable: bool = False) -> to
             weight_decay=settings.weight_decay, fused=True,
         )  # fmt: skip
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.name]
-    return kind(parameters, lr=rate, weight_decay=settings.weight_decay, fused=True, capturable=capturable and device.type != "cpu")
+    return kind(
+        parameters, lr=rate, weight_decay=settings.weight_decay, fused=True, capturable=capturable and device.type != "cpu"
+    )
 
 
 def _factors(settings: Optimizer, model: nn.Module) -> Iterator[tuple[nn.Module, float, float]]:

@@ -205,7 +205,10 @@ def test_what_this_machine_can_not_do_is_refused_in_one_line():
     [
         ({}, "explicit engine, native kernel, float64, contiguous, captured"),
         ({"model": MLP(widths=(8, 600))}, "explicit engine, native kernel, float64, contiguous"),
-        ({"rule": DualPropagation(coupling="transposed", alpha=0.0)}, "fused engine, native kernel, float64, contiguous, captured"),
+        (
+            {"rule": DualPropagation(coupling="transposed", alpha=0.0)},
+            "fused engine, native kernel, float64, contiguous, captured",
+        ),
         (
             {"model": VGG((4,), (1,), ()), "rule": DualPropagation(), "kernel": "eager"},
             "explicit engine, eager kernel, float64, channels last",

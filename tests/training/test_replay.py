@@ -24,7 +24,7 @@ def recipe(**changes):
 
 
 def train(made, is_replayed, steps=7):
-    """Losses, logits and weights of a few steps on different batches, at rates that no float32 has."""
+    """Losses, logits and weights of a few steps on different batches, at rates no float32 has."""
     torch.manual_seed(0)
     model = execution.resolve(made).place(made.build((5,), 4))
     network, optimizer = Network.from_module(model), optimization.build(made.optimizer, model, capturable=is_replayed)
@@ -134,3 +134,26 @@ def test_a_view_of_what_is_written_later_shows_it():
         x.fill_(value)
         graph.replay()
         assert result.equal(torch.full((3,), 2 * value))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_weight_that_many_rows_read_is_turned_once_for_each_of_its_values(dtype, monkeypatch):
+    """One that is turned and then learns would else be read as it was."""
+    x, w, bias = torch.randn(200, 24, dtype=dtype), torch.randn(16, 24, dtype=dtype), torch.randn(16, dtype=dtype)
+    turned, turn = [], replay._turn
+    monkeypatch.setattr(replay, "_turn", lambda *given: turned.append(given) or turn(*given))
+
+    def take():
+        before = nn.functional.linear(x, w, bias) + x @ w.t()
+        w.mul_(1.5)
+        return before + nn.functional.linear(x, w, bias)
+
+    graph, twin = replay.CpuGraph(), w.clone()
+    result = graph.capture(take)
+    assert len(turned) == 2
+    for _ in range(2):
+        graph.replay()
+        before = nn.functional.linear(x, twin, bias) + x @ twin.t()
+        twin.mul_(1.5)
+        assert result.equal(before + nn.functional.linear(x, twin, bias))
+        assert w.equal(twin)

@@ -141,7 +141,9 @@ def test_two_rules_of_one_seed_see_the_same_weights_batches_and_division(recipe,
     rules = {"bp": Backprop(), "dp": DualPropagation(), "random": DualPropagation(schedule="random_order(6)")}
     runs = {}
     seen = {
-        name: first_batches(monkeypatch, lambda r, n=name: runs.update({n: train(recipe(rule=r, capture="off"), seeds=(3,), name=n)}), rule)
+        name: first_batches(
+            monkeypatch, lambda r, n=name: runs.update({n: train(recipe(rule=r, capture="off"), seeds=(3,), name=n)}), rule
+        )
         for name, rule in rules.items()
     }
     for name in ("dp", "random"):
