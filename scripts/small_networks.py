@@ -165,8 +165,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10, help="that each takes in a round")
     parser.add_argument("--core", type=int, default=0)
     parser.add_argument("--only", default="", metavar="TEXT", help="contenders whose label holds this")
+    parser.add_argument("--net", default="", metavar="TEXT", help="networks whose name holds this")
     options = parser.parse_args()
-    for net in NETS:
+    for net in (net for net in NETS if options.net in net):
         measure(net, options)
 
 

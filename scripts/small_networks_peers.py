@@ -24,7 +24,7 @@ def batch(widths: Sequence[int], size: int) -> tuple[Any, Any]:
 
 
 def pcx_step(widths: Sequence[int], size: int, step_size: float, steps: int) -> Callable[[], object]:
-    """By pcx: energies are summed over the batch, and the weights' gradients divided by its size."""
+    """By pcx: energies are summed over the batch, the weights' gradients divided by its size."""
     import jax
     import optax
     import pcx

@@ -132,7 +132,7 @@ class Recorder(TorchDispatchMode):
         number = storage._cdata
         if number not in self.storages:
             self.storages[number] = Storage(StorageWeakRef(storage), storage.nbytes(), is_older, index, index)
-        return Place(number, t.dtype, tuple(t.shape), t.stride(), t.storage_offset())
+        return Place(number, t.dtype, tuple(t.shape), t.stride(), int(t.storage_offset()))
 
     def _keep(self, t: Tensor) -> None:
         """Keep the numbers of a storage older than the recording, before its first write."""

@@ -73,7 +73,7 @@ def program(recorder: Recorder) -> tuple[list[Callable[[], Any]], list[Any], int
         if place not in tensors:
             tensors[place] = torch.empty(0, dtype=place.dtype).set_(
                 memory[place.storage], place.offset, place.size, place.stride
-            )  # type: ignore[call-overload]
+            )
         return tensors[place]
 
     calls: list[Callable[[], Any]] = []
