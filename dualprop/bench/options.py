@@ -53,7 +53,7 @@ class BenchOptions:
         data: folder of that run's data set; by default $DUALPROP_DATA, then the download cache.
         engines: names with commas between, of: explicit and fused (by the trainer's step),
             dualized (`dp.dualize` in the plain loop), dualized-keeping (which keeps the states that
-            it else computes again), explicit-captured and fused-captured (as a CUDA graph), and
+            it else computes again), explicit-captured and fused-captured (as a graph), and
             each of the first three with -native (C), -compiled (inductor, which takes half a minute
             at first) or -eager, the kernel of elementwise work; "captured", "native", … for all
             that end so. By default explicit, fused, dualized and captured, the kernel being what

@@ -1,4 +1,4 @@
-"""Why a step by a rule can't be captured in a CUDA graph and replayed as it is."""
+"""Why a step by a rule can't be captured and replayed as it is."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ class Problem:
 
     @property
     def is_measured(self) -> bool:
-        """Whether states may be measured: not while a CUDA graph is captured."""
+        """Whether states may be measured: not while a step is captured."""
         return can_sync(inputs.first(self.x))
 
     def forward(self, betas: tuple[float, ...] | None = None) -> States:

@@ -30,7 +30,9 @@ TABLE = {
     "dualprop": Condition("dualprop's version", "a release may compute differently"),
     "code": Condition("dualprop's code", "what computes a run was edited (cli, bench, analysis and recipes don't count)"),
     "torch": Condition("PyTorch's version", "its kernels round differently from release to release"),
-    "execution": Condition("the execution", "engines, kernels, formats, captured steps and stacked seeds round differently"),
+    "execution": Condition(
+        "the execution", "engines, kernels, formats, stacked seeds and steps captured on GPUs round differently"
+    ),
     "kernel": Condition("the build of the native kernel", "compilers and their flags order its sums"),
     "threads": Condition("the number of threads", "sums over a batch are split by it"),
     "instructions": Condition("the instruction set in use", "sums are taken in vectors of its width"),
