@@ -55,7 +55,7 @@ ENGINES: dict[str, Engine] = {
 }
 # A word for several engines: "native" for explicit-native, fused-native and dualized-native.
 FAMILIES = {last: [name for name in ENGINES if name.endswith(f"-{last}")] for last in ("captured", *_KERNELS)}
-DEFAULT_ENGINES = "explicit,fused,dualized,captured"
+DEFAULT_ENGINES = "explicit,fused,dualized"
 # Short names of the rules that every engine computes.
 SYMBOLS = {"dp": "DP", "dp-transposed": "DP⊤"}
 # Name → what makes a recipe into one by that rule, such as `recipes.variants` have.

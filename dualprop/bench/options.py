@@ -56,8 +56,8 @@ class BenchOptions:
             it else computes again), explicit-captured and fused-captured (as a graph), and
             each of the first three with -native (C), -compiled (inductor, which takes half a minute
             at first) or -eager, the kernel of elementwise work; "captured", "native", … for all
-            that end so. By default explicit, fused, dualized and captured, the kernel being what
-            suits the device.
+            that end so. By default explicit, fused, dualized and, on GPUs, captured, the kernel
+            being what suits the device.
         precisions: names with commas between, of: float32, tf32, bfloat16.
         channels_last: the memory format of images: "on", "off", or "auto", which suits the device.
         rounds: how many at most.

@@ -56,7 +56,9 @@ def prepare(options: BenchOptions) -> Measure:
     names = models.parse_models(options.models)
     precisions = parse_precisions(options.precisions)
     # Rules that are named are measured as the trainer would run them, unless engines are named too.
-    engines = options.engines or ("" if options.rules else contenders.DEFAULT_ENGINES)
+    engines = options.engines or (
+        "" if options.rules else contenders.DEFAULT_ENGINES + (",captured" if options.device == "cuda" else "")
+    )
     rules = variants.parse(options.rules) if options.rules else ["bp", *contenders.SYMBOLS]
     plan = Plan(
         options,
