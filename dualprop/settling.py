@@ -291,7 +291,7 @@ def can_sync(x: Tensor) -> bool:
 
     It may not while a step is captured, whose replays are not measured.
     """
-    return not captures.forbid_waiting(x)
+    return captures.may_measure(x)
 
 
 def largest(residuals: Sequence[float]) -> float:

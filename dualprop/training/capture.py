@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from dualprop import memory
+from dualprop import captures, memory
 from dualprop.errors import SettingError
 from dualprop.rules import Outcome
 from dualprop.training.recipe import Recipe
@@ -73,7 +73,8 @@ class CapturedStep:
     The results of a replay lie in the graph's memory: the next one writes over them. Batches must
     keep their shapes. A step that turns out to wait for the device can't be captured: where the
     recipe leaves the choice it then runs as it is, and `obstacle` says why; else a SettingError
-    does.
+    does. On the CPU the same holds for a step whose replay is not the step itself bit for bit, and,
+    where the recipe leaves the choice, for one whose inference is measured: a replay's is not.
     """
 
     def __init__(self, step: TrainingStep, recipe: Recipe, graph: Graph) -> None:
@@ -88,8 +89,7 @@ class CapturedStep:
     def __call__(self, x: Tensor, y: Tensor, state: Any) -> tuple[list[Outcome], Any]:
         self.calls += 1
         if self.calls <= WARMUP:
-            result: tuple[list[Outcome], Any] = self.graph.warm_up(lambda: self.step(x, y, state))
-            return result
+            return self._warm_up(x, y, state)
         if self.inputs is None and not self.obstacle:
             self._try_to_capture(x, y, state)
         if self.obstacle:
@@ -100,9 +100,32 @@ class CapturedStep:
         for name, tensor in self.rule.pack_state(state).items():
             if self.state_in[name] is not tensor:
                 self.state_in[name].copy_(tensor)
+        # The first replay is of the batch that was captured, the second of another one.
+        if self.calls == WARMUP + 2 and isinstance(self.graph, CpuGraph):
+            return self._verified(self.graph, x, y, state)
         self.graph.replay()
         # New ones: an outcome remembers its status once it has been asked for.
         return [dataclasses.replace(outcome) for outcome in self.outcomes], self.state_out
+
+    def _warm_up(self, x: Tensor, y: Tensor, state: Any) -> tuple[list[Outcome], Any]:
+        before = captures.num_measurements()
+        result: tuple[list[Outcome], Any] = self.graph.warm_up(lambda: self.step(x, y, state))
+        if isinstance(self.graph, CpuGraph) and captures.num_measurements() > before:
+            self._can_not("its inference is measured", is_choice=True)
+        return result
+
+    def _verified(self, graph: CpuGraph, x: Tensor, y: Tensor, state: Any) -> tuple[list[Outcome], Any]:
+        results = self._tensors(self.outcomes, self.state_out)
+        # The last replay's states, which this one writes over.
+        state = self.rule.unpack_state({name: tensor.clone() for name, tensor in self.rule.pack_state(state).items()})
+        given, is_equal = graph.verify(lambda: self.step(x, y, state), lambda given: self._tensors(*given), results)
+        if not is_equal:
+            self._can_not("replayed on another batch it computes something else")
+        return given
+
+    def _tensors(self, outcomes: list[Outcome], state: Any) -> list[Tensor]:
+        of_outcomes = [t for outcome in outcomes for t in (outcome.loss, outcome.logits, *outcome.gradients.values())]
+        return [*of_outcomes, *self.rule.pack_state(state).values()]
 
     def _try_to_capture(self, x: Tensor, y: Tensor, state: Any) -> None:
         try:
@@ -110,9 +133,15 @@ class CapturedStep:
         except RuntimeError as error:
             if memory.is_lacking(error):
                 raise
-            self.inputs, self.obstacle = None, memory.first_line(error)
-            if self.must:
-                raise SettingError(f"the step can't be captured: {self.obstacle}. Use capture='off'.") from error
+            self._can_not(memory.first_line(error), error)
+
+    def _can_not(self, why: str, error: Exception | None = None, is_choice: bool = False) -> None:
+        """Take steps as they are from now on, or refuse to where they must be captured."""
+        if self.must and is_choice:
+            return
+        self.inputs, self.obstacle = None, why
+        if self.must:
+            raise SettingError(f"the step can't be captured: {why}. Use capture='off'.") from error
 
     def _capture(self, x: Tensor, y: Tensor, state: Any) -> None:
         self.inputs = x.clone(), y.clone()

@@ -4,7 +4,7 @@ A small network's step is mostly PyTorch's and our own bookkeeping between opera
 graph, what a step computes is the same for every batch, so it is noted once. A replay calls each
 operation with tensors that exist already, into memory that exists already. It makes no tensor,
 walks no graph and takes no view. The operations are those of the step as it is, on the same
-numbers, in the same order: results are the same bit for bit.
+numbers, in the same order: results are the same bit for bit. `verify` takes one step both ways.
 
     outside     a storage that was there before the step, or that something outlives it in
     inside      any other. Two that are never needed at the same time share their memory.
@@ -38,6 +38,7 @@ class CpuGraph:
     def __init__(self) -> None:
         self.calls: list[Callable[[], Any]] = []
         self.kept: list[Any] = []
+        self.written: list[torch.UntypedStorage] = []
         self.num_bytes = 0
 
     def warm_up(self, function: Callable[[], Any]) -> Any:
@@ -51,7 +52,9 @@ class CpuGraph:
                 results = function()
         finally:
             recorder.undo()
-        self.calls, self.kept, self.num_bytes = program(recorder)
+        written = list(recorder.before)
+        self.calls, memory, self.kept, self.num_bytes = program(recorder)
+        self.written = [memory[number] for number in written]
         return results
 
     def replay(self) -> None:
@@ -60,9 +63,37 @@ class CpuGraph:
             for call in self.calls:
                 call()
 
+    def verify(
+        self, function: Callable[[], Any], tensors: Callable[[Any], Sequence[Tensor]], results: Sequence[Tensor]
+    ) -> tuple[Any, bool]:
+        """Take one step both ways from the same memory. What the function gives, and whether the
+        replay did the same bit for bit: of its `results`, which are compared with the `tensors` of
+        what the function gives, and of all that it writes outside.
 
-def program(recorder: Recorder) -> tuple[list[Callable[[], Any]], list[Any], int]:
-    """The calls of a replay, what they need to be kept alive, and the bytes of memory inside."""
+        The step counts once, as the function takes it.
+        """
+        before = [storage.clone() for storage in self.written]
+        self.replay()
+        replayed = [_bits(t) for t in (*map(_whole, self.written), *results)]
+        for storage, numbers in zip(self.written, before, strict=True):
+            storage.copy_(numbers)
+        given = function()
+        taken = [_bits(t) for t in (*map(_whole, self.written), *tensors(given))]
+        return given, len(taken) == len(replayed) and all(map(torch.equal, taken, replayed))
+
+
+def _bits(t: Tensor) -> Tensor:
+    """A copy of the tensor's memory as bytes: nan is the same as itself."""
+    return t.detach().clone(memory_format=torch.contiguous_format).reshape(-1).view(torch.uint8)
+
+
+def _whole(storage: torch.UntypedStorage) -> Tensor:
+    return torch.empty(0, dtype=torch.uint8).set_(storage)
+
+
+def program(recorder: Recorder) -> tuple[list[Callable[[], Any]], dict[int, torch.UntypedStorage], list[Any], int]:
+    """The calls of a replay, the memory of each storage, what they need to be kept alive, and the
+    bytes of memory inside."""
     recorder.before.clear()
     memory, kept, num_bytes = _memory(recorder)
     tensors: dict[Any, Tensor] = {}
@@ -87,7 +118,7 @@ def program(recorder: Recorder) -> tuple[list[Callable[[], Any]], list[Any], int
                 calls += call
             arguments = (*arguments[:-1], tensors[place])
         calls.append(_call(operation, arguments, named, outputs))
-    return calls, [kept, list(tensors.values())], num_bytes
+    return calls, memory, [kept, list(tensors.values())], num_bytes
 
 
 def _turned(operations: Sequence[Operation], outside: set[int]) -> dict[int, tuple[int, Any]]:
@@ -113,7 +144,7 @@ def _turned(operations: Sequence[Operation], outside: set[int]) -> dict[int, tup
 def _turn(w: Tensor, s: Tensor) -> tuple[Tensor, list[Callable[[], Any]]]:
     """The weight row by row and what copies it there; itself where the product's bits would not be
     the same, since it then sums in another order."""
-    rows, probe = w.contiguous(), torch.randn(s.shape, dtype=s.dtype)
+    rows, probe = w.contiguous(), torch.randn(s.shape, dtype=s.dtype, generator=torch.Generator().manual_seed(0))
     if not (probe @ rows).equal(probe @ w):
         return w, []
     return rows, [lambda: rows.copy_(w)]

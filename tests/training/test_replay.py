@@ -7,18 +7,20 @@ import pytest
 import torch
 from torch import nn
 
+from dualprop.errors import SettingError
 from dualprop.models import MLP
 from dualprop.network import Network
 from dualprop.recipes.variants import VARIANTS
-from dualprop.rules import DualPropagation
-from dualprop.training import capture, execution, optimization, replay, step
+from dualprop.rules import DualPropagation, Outcome
+from dualprop.training import execution, optimization, replay, step
+from dualprop.training.capture import CapturedStep
 from dualprop.training.recipe import Optimizer, Recipe
 
 
 def recipe(**changes):
     base = Recipe(
         name="replayed", dataset="none", model=MLP(widths=(8, 7)), rule=DualPropagation(), batch_size=6, align=False,
-        optimizer=Optimizer(name="adamw", learning_rate=0.1, weight_decay=1e-3),
+        capture="on", optimizer=Optimizer(name="adamw", learning_rate=0.1, weight_decay=1e-3),
     )  # fmt: skip
     return dataclasses.replace(base, **changes)
 
@@ -34,7 +36,7 @@ def train(made, is_replayed, steps=7):
         with how.computing():
             return step.training_step(made, network, optimizer, x, y, state, generator)
 
-    taken, state, told = capture.CapturedStep(take, made, replay.CpuGraph()) if is_replayed else take, None, []
+    taken, state, told = CapturedStep(take, made, replay.CpuGraph()) if is_replayed else take, None, []
     draw = torch.Generator().manual_seed(2)
     for number in range(steps):
         x, y = torch.randn(6, 5, generator=draw).to(how.inputs), torch.randint(4, (6,), generator=draw)
@@ -157,3 +159,63 @@ def test_a_weight_that_many_rows_read_is_turned_once_for_each_of_its_values(dtyp
         twin.mul_(1.5)
         assert result.equal(before + nn.functional.linear(x, twin, bias))
         assert w.equal(twin)
+
+
+def taken_by(step_of, capture="auto"):
+    """Calls of a captured step, whose loss is step_of()(x), and of the same step as it is."""
+    made = recipe(capture=capture)
+
+    def outcomes(step):
+        def take(x, y, state):
+            with torch.no_grad():
+                loss = step(x)
+            return [Outcome({}, loss, x * 1)], None
+
+        return take
+
+    captured, plain = CapturedStep(outcomes(step_of()), made, replay.CpuGraph()), outcomes(step_of())
+    y = torch.zeros(2, dtype=torch.int64)
+    for number in range(7):
+        x = torch.full((2, 3), float(number))
+        assert captured(x, y, None)[0][0].loss.equal(plain(x, y, None)[0][0].loss), number
+    return captured
+
+
+def through_numpy():
+    return lambda x: x.sum() + torch.from_numpy(x.numpy() * 2.0).sum()
+
+
+def by_python_count():
+    count = [0.0]
+
+    def step(x):
+        count[0] += 1
+        return x.sum() + count[0]
+
+    return step
+
+
+@pytest.mark.parametrize("step_of", [through_numpy, by_python_count])
+def test_a_step_whose_replay_is_another_is_taken_as_it_is(step_of):
+    """What no operation of PyTorch's computes is seen by none, and would stay the first batch's."""
+    assert taken_by(step_of).obstacle == "replayed on another batch it computes something else"
+
+
+def test_a_step_whose_replay_is_itself_is_replayed():
+    captured = taken_by(lambda: lambda x: (x * 2).sum())
+    assert captured.obstacle == ""
+    assert captured.graph.calls
+
+
+def test_a_capture_that_must_be_had_and_is_another_step_is_refused():
+    with pytest.raises(SettingError, match=r"computes something else. Use capture='off'"):
+        taken_by(through_numpy, capture="on")
+
+
+@pytest.mark.parametrize("name", ["pc", "ep", "chl"])
+def test_an_inference_that_is_measured_is_replayed_only_where_that_is_asked_for(name):
+    """A replay measures nothing: that states did not settle would no longer be told."""
+    _, taken = train(VARIANTS[name].apply(recipe(capture="auto")), is_replayed=True)
+    assert taken.obstacle == "its inference is measured"
+    _, taken = train(VARIANTS[name].apply(recipe(capture="on")), is_replayed=True)
+    assert taken.obstacle == ""
