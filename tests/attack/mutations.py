@@ -185,7 +185,7 @@ def _edit(path: Path, dice: random.Random) -> str:
     number = dice.randrange(max(1, len(lines) - 1))
     try:
         value = json.loads(lines[number])
-    except ValueError:
+    except (ValueError, RecursionError):
         return "not JSON any more"
     value, done = _edited(value, dice)
     lines[number] = json.dumps(value)
@@ -200,7 +200,7 @@ def _edit_header(path: Path, dice: random.Random) -> str:
     try:
         header = json.loads(content[8 : 8 + length])
         about = json.loads(header["__metadata__"]["dualprop"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return "no checkpoint any more"
     if dice.random() < 0.7:
         about, done = _edited(about, dice)
