@@ -79,6 +79,17 @@ def test_a_resume_ends_in_the_bytes_of_an_uninterrupted_one(reproducing, tmp_pat
     assert len(cut) == 16
 
 
+def test_a_resume_writes_the_summary_that_a_kill_left_unwritten(reproducing):
+    """All seeds of a run are finished, and the kill came before its results.json."""
+    reproducing("tiny")
+    summaries = {path: path.read_bytes() for path in reproducing.folder.glob("runs/*/results.json")}
+    assert len(summaries) == 2
+    for path in summaries:
+        path.unlink()
+    reproducing.resume()
+    assert {path: path.read_bytes() for path in summaries} == summaries
+
+
 def test_a_resume_goes_on_with_what_was_begun_and_measures_nothing_again(reproducing):
     reproducing("tiny", minutes=minutes(0.5))
     assert reproducing.watch.trained == JOBS[:1]  # nothing fits whole: an epoch at least
