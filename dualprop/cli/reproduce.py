@@ -27,6 +27,8 @@ from dualprop.training import Reporter
 from dualprop.training.recipe import Recipe
 
 # On narrower consoles some columns are left to the file.
+# Of the runs that are left for one reason, so many are named.
+MOST_TOLD = 6
 WIDE, LEFT_OUT = 140, ("setting", "beside BP", "angle (°)")
 
 
@@ -89,7 +91,8 @@ def show_plan(plan: Plan, console: Console) -> None:
         by_reason.setdefault(each.reason, []).append((each.job, each.table, each.seconds or 0.0))
     for reason, left in by_reason.items():
         told = [f"{label}{f' ({_duration(seconds)})' if seconds else ''}" for label, _, _, seconds in _grouped(left)]
-        say(console, f"– {reason}: {', '.join(told)}")
+        others = f" and {len(told) - MOST_TOLD} more, see plan.json" if len(told) > MOST_TOLD else ""
+        say(console, f"– {reason}: {', '.join(told[:MOST_TOLD])}{others}")
 
 
 def _num_runs(jobs: Sequence[Step | Left]) -> int:

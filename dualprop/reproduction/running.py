@@ -98,20 +98,28 @@ class _Running:
         folders.remove_leftovers(folder)
         files.remove(folder / costs.SCRATCH)
         self.jobs, self.failures = Jobs(folder, setting), Failures(folder, watch.failed)
-        # What this process does not try (again), and why.
+        # What this process does not try (again), and why; what it has measured, and their data.
         self.refused = dict(self.jobs.missing)
+        self.measured, self.loaded = set[str](), costs.Loaded(chosen.data)
 
     def run(self) -> Reproduction:
         self.watch.started(self.folder)
         self._mend()
         try:
             self._self_test()
-            self._measure()
+            self._measure(self.clock() + MEASURING * self.budget)
             plan = self._plan()
             self.watch.planned(plan)
-            while plan.steps:
-                self._do(plan.steps[0].job, whole=True)
+            while True:
+                while plan.steps:
+                    self._do(plan.steps[0].job, whole=True)
+                    plan = self._plan()
+                # Of what is measured nothing fits. What is of less worth may be shorter.
+                if not self._measure(self.clock() + MEASURING * self.left):
+                    break
                 plan = self._plan()
+                if plan.steps:
+                    self.watch.planned(plan)
             self._fill(plan)
         finally:
             results = self._write()
@@ -137,17 +145,21 @@ class _Running:
             selftest.run(self.folder / selftest.FILE, self.setting, self.failures, self.watch, self.clock, until)
             self._write()
 
-    def _measure(self) -> None:
-        """What the runs take that are not known yet, those of most worth first."""
-        until, loaded = self.clock() + MEASURING * self.budget, costs.Loaded(self.chosen.data)
+    def _measure(self, until: float) -> bool:
+        """Measure what the runs take that are not known yet, those of most worth first; none is
+        begun after `until`. Whether there was one."""
+        is_known, loaded = True, self.loaded
         for label in self.jobs.by_worth():
             recipe, cost, jobs = self.jobs.recipes[label], self.jobs.costs[label], self.jobs.of(label)
             # One step was enough when there was less time.
             is_rough = cost is not None and cost.of == "one step" and cost.seconds(recipe.epochs) <= self.left
-            if (cost is not None and not is_rough) or all(map(self.jobs.is_done, jobs)):
+            is_over = all(self.jobs.is_done(job) or job in self.refused for job in jobs)
+            if (cost is not None and not is_rough) or is_over or label in self.measured:
                 continue
             if self.clock() >= until:
-                return
+                break
+            self.measured.add(label)
+            is_known = False
             if recipe.dataset in loaded.refused:
                 self._refuse(label, f"the data of {recipe.dataset} can't be had")
                 continue
@@ -155,6 +167,8 @@ class _Running:
                 found = self.measure(recipe, loaded, self.folder, self.left, len(jobs[0].seeds))
                 self.jobs.costs[label] = found
                 self.watch.measured(jobs[0], found, recipe.epochs)
+        self.loaded.last = None  # a run loads its own
+        return not is_known
 
     def _plan(self) -> Plan:
         """The plan for the time that is left, which is written down."""

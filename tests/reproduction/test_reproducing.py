@@ -79,6 +79,30 @@ def test_a_resume_ends_in_the_bytes_of_an_uninterrupted_one(reproducing, tmp_pat
     assert len(cut) == 16
 
 
+@pytest.mark.parametrize("refusing", [False, True])
+def test_where_nothing_measured_fits_what_is_of_less_worth_is_measured(refusing, reproducing, monkeypatch):
+    """The measuring of what is far too long, or fails, takes all the time that it has. The rest
+    would else go by unused."""
+    figures = Figure("long", "bp"), Figure("long", "dp")
+    monkeypatch.setitem(recipes.RECIPES, "long", lambda: dataclasses.replace(TINY, name="long"))
+    monkeypatch.setitem(items.ITEMS, "long", Item("of more worth", figures, worth=9))
+    measured = []
+
+    def measure(recipe, *_):
+        reproducing.time.now += minutes(3) * 60 * 0.15
+        measured.append(recipe.name)
+        if refusing and recipe.name == "long":
+            raise RuntimeError("no such luck")
+        return Cost(setup=0.0, epoch=STEPS * (100 if recipe.name == "long" else 1), finish=0.0, of="a few steps")
+
+    came = reproducing("long", "tiny", minutes=minutes(3), measure=measure)
+    assert measured[:3] == ["long", "long", "tiny"]
+    assert reproducing.time.now <= 60 * minutes(3)
+    assert came.results["items"]["tiny"]["rows"][0]["num_seeds"] == 1
+    assert reproducing.watch.plans[-1].steps
+    assert "long.bp" in {failure.label for failure in came.failures} if refusing else not came.failures
+
+
 def test_a_resume_writes_the_summary_that_a_kill_left_unwritten(reproducing):
     """All seeds of a run are finished, and the kill came before its results.json."""
     reproducing("tiny")
