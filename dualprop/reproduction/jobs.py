@@ -14,6 +14,8 @@ from dualprop.training.recipe import Recipe
 from dualprop.training.runs import Run
 
 RUNS = "runs"
+# So many times the time that is left is far too long also for a rule that is faster than its twin.
+FAR = 3
 
 
 class Jobs:
@@ -114,6 +116,12 @@ class Jobs:
             return self.runtime.seconds
         cost = self.costs[job.label]
         return None if cost is None else cost.seconds(self.recipe(job).epochs - self.epochs_done(job))
+
+    def is_far(self, label: str, left: float) -> bool:
+        """Whether its twin, on the same network, is known to take far longer than this time."""
+        twin = None if label not in self.figures else self.figures[label].twin
+        cost = None if twin is None else self.costs[twin.label]
+        return cost is not None and cost.seconds(self.recipes[label].epochs) > FAR * left
 
 
 def _unfinished(run: Run, job: Job) -> list[int]:

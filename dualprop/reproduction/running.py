@@ -110,12 +110,14 @@ class _Running:
             self._measure(self.clock() + MEASURING * self.budget)
             plan = self._plan()
             self.watch.planned(plan)
+            until = 0.0
             while True:
                 while plan.steps:
                     self._do(plan.steps[0].job, whole=True)
                     plan = self._plan()
                 # Of what is measured nothing fits. What is of less worth may be shorter.
-                if not self._measure(self.clock() + MEASURING * self.left):
+                until = until or self.clock() + self.left / 2
+                if not self._measure(min(until, self.clock() + MEASURING * self.left)):
                     break
                 plan = self._plan()
                 if plan.steps:
@@ -155,6 +157,8 @@ class _Running:
             is_rough = cost is not None and cost.of == "one step" and cost.seconds(recipe.epochs) <= self.left
             is_over = all(self.jobs.is_done(job) or job in self.refused for job in jobs)
             if (cost is not None and not is_rough) or is_over or label in self.measured:
+                continue
+            if self.jobs.is_far(label, self.left):
                 continue
             if self.clock() >= until:
                 break

@@ -96,9 +96,10 @@ def test_where_nothing_measured_fits_what_is_of_less_worth_is_measured(refusing,
         return Cost(setup=0.0, epoch=STEPS * (100 if recipe.name == "long" else 1), finish=0.0, of="a few steps")
 
     came = reproducing("long", "tiny", minutes=minutes(3), measure=measure)
-    assert measured[:3] == ["long", "long", "tiny"]
+    # A rule whose twin is far too long is not measured.
+    assert measured[: 3 if refusing else 2] == (["long"] * 2 if refusing else ["long"]) + ["tiny"]
     assert reproducing.time.now <= 60 * minutes(3)
-    assert came.results["items"]["tiny"]["rows"][0]["num_seeds"] == 1
+    assert came.results["items"]["tiny"]["rows"][0]["num_seeds"] >= 1
     assert reproducing.watch.plans[-1].steps
     assert "long.bp" in {failure.label for failure in came.failures} if refusing else not came.failures
 
