@@ -90,9 +90,11 @@ class CapturedStep:
         self.calls += 1
         if self.calls <= WARMUP:
             return self._warm_up(x, y, state)
-        if self.inputs is None and not self.obstacle:
+        is_new = self.inputs is None and not self.obstacle
+        if is_new:
             self._try_to_capture(x, y, state)
-        if self.obstacle:
+        # On the CPU no replay counts before one on another batch is verified.
+        if self.obstacle or (is_new and isinstance(self.graph, CpuGraph)):
             return self.step(x, y, state)
         assert self.inputs is not None
         for held, given in zip(self.inputs, (x, y), strict=True):
@@ -100,7 +102,6 @@ class CapturedStep:
         for name, tensor in self.rule.pack_state(state).items():
             if self.state_in[name] is not tensor:
                 self.state_in[name].copy_(tensor)
-        # The first replay is of the batch that was captured, the second of another one.
         if self.calls == WARMUP + 2 and isinstance(self.graph, CpuGraph):
             return self._verified(self.graph, x, y, state)
         self.graph.replay()

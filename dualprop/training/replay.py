@@ -134,10 +134,10 @@ def _turned(operations: Sequence[Operation], outside: set[int]) -> dict[int, tup
         if not operation.is_native and operation.call in _PRODUCTS:
             s, w = operation.arguments[-2:]
             if w.storage in outside and w.stride == (1, w.size[0]) and w.dtype == s.dtype:
-                users.setdefault((w, versions.get(w.storage, 0)), []).append(index)
+                # By the number of rows, too: on it depends the order in which a product sums.
+                users.setdefault((w, versions.get(w.storage, 0), s.size[0]), []).append(index)
         versions |= dict.fromkeys(operation.written, index + 1)
-    rows = {key: sum(operations[i].arguments[-2].size[0] for i in indices) for key, indices in users.items()}
-    worth = {key: indices for key, indices in users.items() if rows[key] >= ROWS}
+    worth = {key: indices for key, indices in users.items() if key[-1] * len(indices) >= ROWS}
     return {index: (indices[0], key) for key, indices in worth.items() for index in indices}
 
 

@@ -52,9 +52,10 @@ class Watch:
         os.fsync = self._synced
         sys.addaudithook(self._audited)
         if has_torch:
-            from torch.optim.optimizer import register_optimizer_step_post_hook
+            from dualprop.training.stepping import AbstractSteps
 
-            register_optimizer_step_post_hook(lambda *_: self("step"))
+            self._take = AbstractSteps.take
+            AbstractSteps.take = lambda *given: (self._take(*given), self("step"))  # type: ignore[method-assign]
         if self.counts_calls:
             sys.setprofile(self._called)
 

@@ -171,7 +171,7 @@ class Halving:
         return (self.value,)
 
     def moved(self, before):
-        return (before[0] - self.value) / (1 - self.value)
+        return [(before[0] - self.value) / (1 - self.value)]
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

@@ -92,11 +92,11 @@ def watch_everything(watch: Watch) -> None:
     """Put the watch around every write, rename, step and figure of this process."""
     from matplotlib.figure import Figure
 
-    from dualprop.rules import AbstractRule
     from dualprop.training import files
+    from dualprop.training.stepping import AbstractSteps
 
     files.open = lambda path, mode, **how: WatchedFile(path, mode, watch, **how)  # type: ignore[attr-defined]
-    write, replace, backward, savefig = files.write, os.replace, AbstractRule.backward, Figure.savefig
+    write, replace, take, savefig = files.write, os.replace, AbstractSteps.take, Figure.savefig
 
     def watched_write(path: Path, content: bytes | memoryview) -> None:
         watch.replaced = path.name
@@ -107,16 +107,16 @@ def watch_everything(watch: Watch) -> None:
         replace(source, target)
         watch(f"renamed {Path(target).name}")
 
-    def watched_backward(*args: Any, **kwargs: Any) -> Any:
+    def watched_take(*args: Any, **kwargs: Any) -> None:
         watch("step")
-        return backward(*args, **kwargs)
+        take(*args, **kwargs)
 
     def watched_savefig(*args: Any, **kwargs: Any) -> None:
         watch("figure")
         savefig(*args, **kwargs)
 
     files.write, os.replace = watched_write, watched_replace
-    AbstractRule.backward, Figure.savefig = watched_backward, watched_savefig
+    AbstractSteps.take, Figure.savefig = watched_take, watched_savefig  # type: ignore[method-assign]
 
 
 class Trials:

@@ -16,6 +16,7 @@ from dualprop.losses import SquaredError
 from dualprop.models import MLP
 from dualprop.rules import AbstractRule, Backprop, DualPropagation
 from dualprop.training import Reporter, checkpoint, learner, seeds
+from dualprop.training.stepping import Alone
 from dualprop.training.weights import initial_model
 
 
@@ -123,14 +124,15 @@ class Watcher(Reporter):
 def first_batches(monkeypatch, make_run, rule: AbstractRule) -> list[list[torch.Tensor]]:
     """Weights, inputs and labels of every step of a run by the rule."""
     seen: list[list[torch.Tensor]] = []
-    backward = AbstractRule.backward
+    gather = Alone.gather
 
-    def recording(self, network, x, y, **others):
-        seen.append([*(p.detach().clone() for p in network.parameters.values()), x.clone(), y.clone()])
-        return backward(self, network, x, y, **others)
+    def recording(self, seeds):
+        x, y = gather(self, seeds)
+        seen.append([*(p.detach().clone() for p in self.network.parameters.values()), x.clone(), y.clone()])
+        return x, y
 
     with monkeypatch.context() as patch:
-        patch.setattr(AbstractRule, "backward", recording)
+        patch.setattr(Alone, "gather", recording)
         make_run(rule)
     return seen
 
