@@ -10,10 +10,11 @@ from dualprop.errors import RunError
 from dualprop.reproduction import costs
 from dualprop.reproduction.costs import Cost, Costs
 from dualprop.reproduction.watching import Deadline, OutOfTime
-from dualprop.training import Reporter
+from dualprop.training import Reporter, capture
 
 
-def test_a_measurement_takes_a_few_steps_and_leaves_nothing(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("captured", "before"), [("off", 0), ("on", capture.WARMUP)])
+def test_a_measurement_takes_a_few_steps_and_leaves_nothing(tmp_path, monkeypatch, captured, before):
     taken = []
     step = costs.contenders.trainer_step
 
@@ -22,12 +23,14 @@ def test_a_measurement_takes_a_few_steps_and_leaves_nothing(tmp_path, monkeypatc
         return lambda x, y: (taken.append(len(x)), real(x, y))[1]
 
     monkeypatch.setattr(costs.contenders, "trainer_step", counted)
-    recipe = dataclasses.replace(TINY, device="cpu")
+    monkeypatch.setattr(costs, "MOST_STEPS", 7)
+    monkeypatch.setattr(costs, "LEAST_SECONDS", 1e9)  # however fast the machine: the most steps
+    recipe = dataclasses.replace(TINY, device="cpu", capture=captured)
     cost = costs.measure(recipe, costs.Loaded(None), tmp_path)
     assert cost.of == "a few steps"
     assert min(cost.setup, cost.epoch, cost.finish) > 0
     assert set(taken) == {TINY.batch_size}
-    assert len(taken) <= 2 + costs.MOST_STEPS
+    assert len(taken) == before + 2 + 7
     assert list(tmp_path.iterdir()) == []
     assert cost.seconds(3) == pytest.approx(cost.setup + 3 * cost.epoch + cost.finish)
 
