@@ -12,6 +12,9 @@ h^β is the equilibrium of E + β ℓ. The gradient of the loss at h⁰ is estim
 
 The last is Cauchy's integral over a circle.
 
+Where β_m = 0 the free state runs on, as long as the nudged one: what is left of its motion cancels.
+In the code of Laborieux et al. it is held where the free phase ended: "forward(held)".
+
 If the free state is the forward pass, the energy has no gradient at β_m = 0. Then that phase is not
 run (Kerjan, Høier & Scellier 2026, eq. 7 and 11). Complex nudges need an energy that has complex
 states: see `holomorphic`.
@@ -25,7 +28,7 @@ import re
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from annotated_types import Interval
@@ -34,12 +37,14 @@ from dualprop import settings
 from dualprop.errors import SettingError, closest
 from dualprop.settings import NamedPart, Remedy
 
+FreeState = Literal["running", "held"]
+
 
 @dataclass(frozen=True)
 class Term:
     """One phase: its nudge β_m (0: free) and the weight of its gradient.
 
-    If signed, both are times a random sign per example.
+    If signed, both are times a random sign per example. If held, it makes no pass.
 
     A complex nudge stands for its conjugate too. The real part of its weighted gradient counts.
     """
@@ -47,6 +52,7 @@ class Term:
     nudge: float | complex
     weight: float | complex
     is_signed: bool = False
+    is_held: bool = False
 
     @property
     def uphill(self) -> float:
@@ -60,6 +66,10 @@ class AbstractEstimator(NamedPart):
     name: str
     is_random: bool = False
     is_holomorphic: bool = False
+    free: FreeState = "running"
+
+    def __post_init__(self) -> None:
+        settings.conform(self)
 
     @abstractmethod
     def terms(self, beta: float) -> tuple[Term, ...]:
@@ -72,9 +82,14 @@ class AbstractEstimator(NamedPart):
                 f"estimator='{self}' is of Hopfield networks, not of '{energy}'. Use energy='hopfield', or "
                 "estimator='centered'."
             )
+        if self.free == "held" and free_is_forward:
+            yield (
+                f"estimator='{self}' is of Hopfield networks: the free state of '{energy}' is the forward pass, which does not "
+                f"move. Use energy='hopfield', or estimator='{self.name}'."
+            )
 
     def __str__(self) -> str:
-        return self.name
+        return f"{self.name}(held)" if self.free == "held" else self.name
 
     @classmethod
     def from_text(cls, text: str) -> AbstractEstimator:
@@ -82,7 +97,7 @@ class AbstractEstimator(NamedPart):
 
     @classmethod
     def choices(cls) -> str:
-        return "|".join([*ESTIMATORS, "holomorphic(N)"])
+        return "|".join(NAMES)
 
 
 @dataclass(frozen=True)
@@ -99,31 +114,34 @@ class Centered(AbstractEstimator):
 class Forward(AbstractEstimator):
     """The forward difference: nudged downhill less free."""
 
+    free: FreeState = "running"
     name = "forward"
 
     def terms(self, beta: float) -> tuple[Term, ...]:
-        return Term(beta, 1 / beta), Term(0.0, -1 / beta)
+        return Term(beta, 1 / beta), Term(0.0, -1 / beta, is_held=self.free == "held")
 
 
 @dataclass(frozen=True)
 class Backward(AbstractEstimator):
     """The backward difference: free less nudged uphill."""
 
+    free: FreeState = "running"
     name = "backward"
 
     def terms(self, beta: float) -> tuple[Term, ...]:
-        return Term(-beta, -1 / beta), Term(0.0, 1 / beta)
+        return Term(-beta, -1 / beta), Term(0.0, 1 / beta, is_held=self.free == "held")
 
 
 @dataclass(frozen=True)
 class RandomSign(AbstractEstimator):
     """Forward or backward, drawn for each example."""
 
+    free: FreeState = "running"
     name = "random_sign"
     is_random = True
 
     def terms(self, beta: float) -> tuple[Term, ...]:
-        return Term(beta, 1 / beta, is_signed=True), Term(0.0, -1 / beta, is_signed=True)
+        return Term(beta, 1 / beta, is_signed=True), Term(0.0, -1 / beta, is_signed=True, is_held=self.free == "held")
 
 
 @dataclass(frozen=True)
@@ -140,9 +158,6 @@ class Holomorphic(AbstractEstimator):
     name = "holomorphic"
     is_holomorphic = True
 
-    def __post_init__(self) -> None:
-        settings.conform(self)
-
     def terms(self, beta: float) -> tuple[Term, ...]:
         number = self.points
         terms = [Term(beta, 1 / (number * beta))]
@@ -155,12 +170,14 @@ class Holomorphic(AbstractEstimator):
         return f"{self.name}({self.points})"
 
 
-ESTIMATORS: dict[str, type[AbstractEstimator]] = {
-    "centered": Centered,
+# Those that contrast the free state, which runs on beside the nudged one or is held.
+ONE_SIDED: dict[str, type[Forward | Backward | RandomSign]] = {
     "forward": Forward,
     "backward": Backward,
     "random_sign": RandomSign,
 }
+ESTIMATORS: dict[str, type[AbstractEstimator]] = {"centered": Centered, **ONE_SIDED}
+NAMES = (*ESTIMATORS, *(f"{name}(held)" for name in ONE_SIDED), "holomorphic(N)")
 
 
 def from_name(name: str | AbstractEstimator) -> AbstractEstimator:
@@ -170,10 +187,11 @@ def from_name(name: str | AbstractEstimator) -> AbstractEstimator:
     counted = re.fullmatch(r"holomorphic(?:\((-?\d+)\))?", name) if isinstance(name, str) else None
     if counted:
         return Holomorphic(int(counted[1])) if counted[1] else Holomorphic()
-    names = [*ESTIMATORS, "holomorphic(N)"]
-    if not isinstance(name, str) or name not in ESTIMATORS:
-        raise SettingError(f"unknown estimator '{name}'.{closest(name, names)} Known: {', '.join(names)}.")
-    return ESTIMATORS[name]()
+    if isinstance(name, str) and name in ESTIMATORS:
+        return ESTIMATORS[name]()
+    if isinstance(name, str) and name in NAMES and name.endswith("(held)"):
+        return ONE_SIDED[name.removesuffix("(held)")](free="held")
+    raise SettingError(f"unknown estimator '{name}'.{closest(name, list(NAMES))} Known: {', '.join(NAMES)}.")
 
 
 def signs(n: int, generator: torch.Generator | None, is_one: bool = False) -> torch.Tensor:

@@ -5,8 +5,9 @@ al. (2025), library pcx.
 are those of the configurations in pcx's repository (examples/s4_1_discriminative_mode and
 discriminative_experiments), rounded to three digits; their accuracies are not recorded there. Not
 theirs: PC's GELU, which is no neuron here (ReLU instead; their pool behind it gives the same states
-before it), pixels standardised by the data set's own mean and deviation, and a validation part that
-chooses the epoch to be tested (they report the best on the test set). Five seeds.
+before it), the order of incremental PC (states, then weights; theirs descend one gradient,
+`learn="alongside"`), pixels standardised by the data set's own mean and deviation, and a validation
+part that chooses the epoch to be tested (they report the best on the test set). Five seeds.
 """
 
 from __future__ import annotations

@@ -24,7 +24,8 @@ def cifar10_vgg_dtp() -> Recipe:
     Ernoult et al. (2022), settings from the authors' code. They do not divide by β what forward
     weights learn from, so that learning rate and weight decay are here what they are there for β =
     0.7: 0.05 β and 1e-4/β. Their ELU is ReLU here, and crops after padding by 4 and flips are ours;
-    their pool behind the activation gives the same states before it.
+    their pool behind the activation gives the same states before it. They unpool the noisy pass by
+    its own switches (`unpool="noisy"`), which B learns less by.
     """
     return Recipe(
         name="cifar10-vgg-dtp",

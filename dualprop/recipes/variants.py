@@ -12,10 +12,10 @@ import dataclasses
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from dualprop import neurons, schedules
-from dualprop.equilibrium.estimators import Holomorphic
+from dualprop.equilibrium.estimators import AbstractEstimator, Holomorphic
 from dualprop.equilibrium.relaxations import Blocks
 from dualprop.errors import SettingError, closest
 from dualprop.losses import SquaredError
@@ -128,7 +128,10 @@ def _incremental(recipe: Recipe) -> Recipe:
     # As many updates as the rule otherwise makes steps, each after one of them.
     applied = _predictive_coding()(recipe)
     assert isinstance(applied.rule, PredictiveCoding)
-    rule = dataclasses.replace(applied.rule, steps=1, start="previous")
+    own = recipe.rule
+    is_alongside = isinstance(own, PredictiveCoding) and own.learn == "alongside"
+    learn: Literal["alongside", "end"] = "alongside" if is_alongside else "end"
+    rule = dataclasses.replace(applied.rule, steps=1, start="previous", learn=learn)
     return _by(rule, recipe, updates_per_batch=applied.rule.steps, reset_states=True)
 
 
@@ -153,10 +156,12 @@ def _ep(**settings: Any) -> Callable[[Recipe], Recipe]:
     centered where neither says otherwise."""
 
     def apply(recipe: Recipe) -> Recipe:
-        has_own = isinstance(recipe.rule, EquilibriumPropagation)
-        own = recipe.rule if has_own else EquilibriumPropagation(loss=recipe.rule.loss)
-        # Of holomorphic EP there is a variant of its own.
-        plain = {"estimator": "centered"} if _points(own) else {}
+        rule = recipe.rule
+        own = rule if isinstance(rule, EquilibriumPropagation) else EquilibriumPropagation(loss=rule.loss)
+        # Of holomorphic EP there is a variant of its own. Predictive coding has no state to hold.
+        estimator = AbstractEstimator.as_part(own.estimator)
+        is_coding = settings.get("energy") == "predictive_coding"
+        plain = {"estimator": "centered" if _points(own) else estimator.name if is_coding else estimator}
         return _by(dataclasses.replace(own, **{**plain, **settings}), recipe)
 
     return apply

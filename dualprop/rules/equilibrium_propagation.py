@@ -45,7 +45,8 @@ class EquilibriumPropagation(AbstractRule[Phase]):
 
     Attributes:
         energy: "predictive_coding" or "hopfield".
-        estimator: "centered", "forward", "backward", "random_sign", or "holomorphic(N)" (Hopfield).
+        estimator: "centered", "forward", "backward", "random_sign", or of Hopfield networks
+            "holomorphic(N)", "forward(held)" …, see `dualprop.equilibrium.estimators`.
         beta: the nudging strength, per example.
         relaxation: "auto", or "error_sweeps(1)", "blocks(even_odd(10))" …, see `dp.relaxations`.
         free_schedule: of block updates in the free phase, where that is not the forward pass.
@@ -112,7 +113,8 @@ class EquilibriumPropagation(AbstractRule[Phase]):
         nudge = Nudge(problem.y, term.nudge if sign is None else term.nudge * sign) if term.nudge else None
         phase = free.nudged(nudge, is_frozen=self.jacobians == "free")
         # Hopfield: as many passes as `first`, so that leftover motion cancels; if complex, or more.
-        is_measured, passes = problem.is_measured and nudge is not None, None if first is None else first.passes
+        passes = 0 if term.is_held else None if first is None else first.passes
+        is_measured = problem.is_measured and nudge is not None
         most, least = (None, passes or 0) if self._is_complex else (passes, 0)
         tolerance = None if most is not None else self.tolerance
         self._relaxation.settle(phase, problem.generator, Stop(is_measured, tolerance, most=most, least=least))
@@ -121,12 +123,8 @@ class EquilibriumPropagation(AbstractRule[Phase]):
         return phase
 
     def _report(self, problem: Problem, phase: Phase, first: Phase | None) -> None:
-        problem.report(
-            phase.states.counts,
-            phase.settling,
-            self._relaxation.remedy(self._energy, self.output_nudge == "clamped", self._is_complex),
-            phase.each,
-        )
+        remedy = self._relaxation.remedy(self._energy, self.output_nudge == "clamped", self._is_complex)
+        problem.report(phase.states.counts, phase.settling, remedy, phase.each)
         if first is not None and first is not phase and problem.is_measured:
             lost = lost_in_rounding(first.states.means, phase.states.means, "nudge", problem.num_models)
             problem.doubt(lost, "Raise beta, or use float64.")

@@ -6,8 +6,8 @@ before and behind its weights W. Back goes
     G(t) = Eᵀ Bᵀ Pᵀ h(t),    h'(f(a)) = f'(a)    so that J_G = J_Fᵀ wherever B = W,
 
 B holds the feedback weights, in the shape of W; a convolution's map comes back as a transposed
-convolution. Pools come back by their switches in the forward pass. G has no bias, since only its
-differences are used.
+convolution. Pools come back by their switches in the forward pass; in the authors' code G(F(x+dx))
+comes back by the switches at x+dx. G has no bias, since only its differences are used.
 
 The feedback activation h is t - t³/3 for tanh and t²/2 - t³/3 for the sigmoid, on f's range. For
 activations with kinks it is linear, f'(a) t, with the mask of the forward pass. With relu(t) a unit
@@ -32,6 +32,7 @@ from dualprop.errors import SettingError, UnsupportedModuleError
 from dualprop.feedback import AbstractFeedback
 from dualprop.network import Layer, Network
 from dualprop.network.local_maps import ConvolutionMap, LinearMap, Record, ReshapeMap
+from dualprop.network.modules import AFFINE, kind
 from dualprop.network.synapses import Tape
 from dualprop.neurons import Identity, Sigmoid, Softmax, Tanh
 
@@ -73,6 +74,11 @@ def has_weights(layer: Layer) -> bool:
     return isinstance(layer.synapse.core, LinearMap | ConvolutionMap)
 
 
+def has_switches(layer: Layer) -> bool:
+    """Whether the layer's G has weights and goes back by the switches of a pool."""
+    return has_weights(layer) and any(kind(module) not in AFFINE for module in layer.synapse.modules.values())
+
+
 def forward_weight(layer: Layer) -> Tensor:
     """W, detached."""
     assert isinstance(layer.synapse.core, LinearMap | ConvolutionMap)
@@ -94,6 +100,15 @@ class FeedbackMap:
 
     def __init__(self, layer: Layer, below: Tensor, drive: Tensor, tape: Tape, state: Tensor) -> None:
         self.layer, self.below, self.drive, self.tape, self.state = layer, below, drive, tape, state
+
+    def activation(self) -> Tensor:
+        """h(s) at the layer's state s."""
+        neuron, s = self.layer.neuron, self.state
+        if isinstance(neuron, Tanh):
+            return s - s**3 / 3
+        if isinstance(neuron, Sigmoid):
+            return s.square() / 2 - s**3 / 3
+        return s if isinstance(neuron, Identity) else neuron.derivative(self.drive) * s
 
     def activation_difference(self, change: Tensor) -> Tensor:
         """h(s + change) - h(s) at the layer's state s, without subtracting near equals."""
@@ -123,25 +138,37 @@ class FeedbackMap:
         """G(s + change) - G(s): the layer below's difference target less its state."""
         return self.back(self.activation_difference(change), weight)
 
-    def loss_gradient(self, weight: Tensor, dx: Tensor, dy: Tensor) -> Tensor:
+    def loss_gradient(self, weight: Tensor, dx: Tensor, dy: Tensor, is_noisy: bool = False) -> Tensor:
         """∂/∂B of the loss for this noise, in the shape of B.
 
         With v = h(F(x)+dy) - h(F(x)) and u = h(F(x+dx)) - h(F(x)) it is
 
             (2/N) Σ [ Pᵀv (E EᵀBᵀPᵀv)ᵀ - Pᵀu (E dx)ᵀ ].
 
-        It takes one drive, one feedback and two gradients of the synapse.
+        It takes one drive, one feedback and two gradients of the synapse. If `is_noisy`, h(F(x+dx))
+        comes back by the pools' switches at x+dx: the last term is Pᵀh (E dx)ᵀ there less that at
+        x, and takes two gradients of its own.
         """
         layer, (entered, _, exited) = self.layer, self.tape.records
         synapse = layer.synapse
         assert isinstance(synapse.core, LinearMap | ConvolutionMap)
-        moved = layer.neuron.f(synapse.forward(self.below + dx)) - self.state
-        u, v = self.activation_difference(moved), self.activation_difference(dy)
+        drive, noisy = synapse.drive(self.below + dx)
+        u, v = self.activation_difference(layer.neuron.f(drive) - self.state), self.activation_difference(dy)
         reconstructed = synapse.entry.push(entered, self.back(v, weight))
         scale = 2 / len(dx)
         gradient = synapse.core.weight_gradient(Record(reconstructed, None), synapse.exit.pull(exited, v), scale)
-        noise = synapse.entry.push(entered, dx)
-        return gradient.sub_(synapse.core.weight_gradient(Record(noise, None), synapse.exit.pull(exited, u), scale))
+        if not is_noisy:
+            return gradient.sub_(self._noise_gradient(self.tape, u, dx, scale))
+        h = self.activation()
+        gradient.sub_(self._noise_gradient(noisy, h + u, dx, scale))
+        return gradient.add_(self._noise_gradient(self.tape, h, dx, scale))
+
+    def _noise_gradient(self, tape: Tape, signal: Tensor, dx: Tensor, scale: float) -> Tensor:
+        """scale · Σ Pᵀ signal (E dx)ᵀ, by the switches of this tape."""
+        synapse, (entered, _, exited) = self.layer.synapse, tape.records
+        assert isinstance(synapse.core, LinearMap | ConvolutionMap)
+        noise = Record(synapse.entry.push(entered, dx), None)
+        return synapse.core.weight_gradient(noise, synapse.exit.pull(exited, signal), scale)
 
     def stable_rate(self, noise: float) -> float:
         """1/(σ² (M + D/N)): the scale of stable learning rates of B.

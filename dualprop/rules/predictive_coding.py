@@ -65,10 +65,12 @@ class PredictiveCoding(AbstractRule["PredictedStates"]):
             pass, and their Jacobians. Fixed, the errors tend to back-propagation's. After L-1 steps
             of size 1 they are those: numerically BP.
         learn: from the errors at the "end", or each layer at their first "arrival": numerically BP,
-            which needs step_size=1, no momentum, steps ≥ L-1, and a chain of layers.
+            which needs step_size=1, no momentum, steps ≥ L-1, and a chain of layers; or "alongside"
+            the last step: states and weights descend one gradient of E. Needs start="previous".
         start: "forward", from the forward pass, or "previous", from the `state` passed in (the
             forward pass where none is). "previous" with steps=1 and several updates a batch is
-            incremental PC (Salvatori et al., 2024), variant `ipc`.
+            incremental PC (Salvatori et al., 2024), variant `ipc`: states step, then weights learn
+            at the new states. In pcx's published runs they learn "alongside".
     """
 
     beta: Positive = 0.05
@@ -76,7 +78,7 @@ class PredictiveCoding(AbstractRule["PredictedStates"]):
     step_size: Positive = 0.1
     momentum: Annotated[float, Interval(ge=0, lt=1)] = 0.5
     predictions: Literal["current", "fixed"] = "current"
-    learn: Literal["end", "arrival"] = "end"
+    learn: Literal["end", "arrival", "alongside"] = "end"
     start: Literal["forward", "previous"] = "forward"
     loss: AbstractLoss = CrossEntropy()
 
@@ -86,21 +88,21 @@ class PredictiveCoding(AbstractRule["PredictedStates"]):
     def inference(self, problem: Problem) -> PredictedStates:
         """The forward pass, the output held at the targets, steps of all hidden layers together."""
         states = PredictedStates(problem, self.predictions == "fixed", problem.state if self.keeps_state else None)
-        states.renew_errors()
-        self.hold_output(states)
-        learns_at_arrival, scale = self.learn == "arrival", self.scale(problem)
-        if learns_at_arrival:
-            states.learned = states.gradient(problem.depth, scale)
+        scale = self.scale(problem)
 
         def after(step: int) -> None:
-            states.renew_errors()
-            self.hold_output(states)
-            if learns_at_arrival and step < problem.depth:
+            if self.learn == "alongside" and step == self.steps:  # no one reads the last errors
+                return
+            self.renew(states)
+            if self.learn == "arrival" and step < problem.depth:
                 states.learned |= states.gradient(problem.depth - step, scale)
+            elif self.learn == "alongside" and step == self.steps - 1:
+                states.learned = states.gradients((scale,) * problem.depth)
 
+        after(0)
         passes = [[Step(tuple(states.hidden))]] * self.steps
         measure = states.moved_since if problem.is_measured and not problem.for_states else None
-        limit = float("inf") if learns_at_arrival else MOST_MOVED
+        limit = float("inf") if self.learn == "arrival" else MOST_MOVED
         progress = settle(states, passes, self.update, measure, limit=limit, after_pass=after)
         # In incremental PC the error is on its way.
         progress.expect_signals(states, "error", is_expected=self.start == "forward")
@@ -114,8 +116,9 @@ class PredictiveCoding(AbstractRule["PredictedStates"]):
             states.moved(k, *kernels.moved(pull, error, velocity, move, states.free[k], self.step_size, self.momentum))
         return states.shown(k), states.differences[k]
 
-    def hold_output(self, states: PredictedStates) -> None:
-        """ε_L = -β ∇ℓ, and its signal f'(a) ⊙ ε_L."""
+    def renew(self, states: PredictedStates) -> None:
+        """All errors at the present states. The output's is ε_L = -β ∇ℓ, its signal f'(a) ⊙ ε_L."""
+        states.renew_errors()
         k = states.network.depth
         neuron, a = states.neuron(k), states.drive(k)
         if self.predictions == "fixed" and states.differences[k] is not None:
@@ -136,6 +139,7 @@ class PredictiveCoding(AbstractRule["PredictedStates"]):
 
     def statistics_at(self, problem: Problem, settled: PredictedStates) -> dict[str, Any]:
         """The numbers of one more step."""
+        self.renew(settled)
         before = settled.positions()
         update_together(settled, Step(tuple(settled.hidden)), self.update)
         return {"residual": largest(settled.moved_since(before))}
@@ -143,6 +147,8 @@ class PredictiveCoding(AbstractRule["PredictedStates"]):
     def conflicts(self) -> Iterator[str]:
         if self.learn == "arrival" and (self.step_size != 1 or self.momentum != 0 or self.start != "forward"):
             yield "learn='arrival' needs step_size=1, momentum=0 and start='forward'. Set them, or learn='end'."
+        if self.learn == "alongside" and self.start == "forward":
+            yield "learn='alongside' is of incremental PC. Use start='previous', or learn='end' with a step less."
 
     def check(self, network: Network) -> None:
         for layer in network.layers if self.learn == "arrival" else ():

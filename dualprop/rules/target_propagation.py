@@ -62,6 +62,8 @@ class TargetPropagation(AbstractRule["Taught"]):
         start: "symmetric": feedback weights start as the forward weights, which they then follow.
             "random" (published): drawn as PyTorch draws the layers' own. Gradients point anywhere
             until these have learned, some tens of batches.
+        unpool: what comes back from the noisy pass, F(x+dx), by the max-pools' switches of the
+            "clean" pass or of the "noisy" one, as in the authors' code. Clean, B nears W.
     """
 
     beta: Positive = 0.1
@@ -71,6 +73,7 @@ class TargetPropagation(AbstractRule["Taught"]):
     feedback_momentum: Annotated[float, Interval(ge=0, lt=1)] = 0.9
     feedback_decay: Annotated[float, Ge(0)] = 0.0
     start: Literal["symmetric", "random"] = "symmetric"
+    unpool: Literal["clean", "noisy"] = "clean"
     loss: AbstractLoss = CrossEntropy()
 
     state_type = FeedbackWeights
@@ -116,6 +119,8 @@ class TargetPropagation(AbstractRule["Taught"]):
 
     def check(self, network: Network) -> None:
         learned_feedback.check_network(network)
+        if self.unpool == "noisy" and not any(map(learned_feedback.has_switches, network.layers[1:])):
+            raise SettingError("unpool='noisy' is of max-pools, and no layer above the first has one. Use unpool='clean'.")
 
     @property
     def keeps_state(self) -> bool:
@@ -167,14 +172,16 @@ class TargetPropagation(AbstractRule["Taught"]):
             if not iterations[k - 2]:
                 continue
             back, sigma = pass_.maps[k], noise[k - 2]
+            is_noisy = self.unpool == "noisy" and learned_feedback.has_switches(back.layer)
             rate = RATE * (1 - self.feedback_momentum) * back.stable_rate(sigma) if rates is None else rates[k - 2]
             weights[k], momenta[k] = weights[k].clone(), momenta[k].clone()
             for _ in range(iterations[k - 2]):
                 dx, dy = drawn(back.below, sigma, generator), drawn(back.state, sigma, generator)
-                gradient = back.loss_gradient(weights[k], dx, dy)
+                gradient = back.loss_gradient(weights[k], dx, dy, is_noisy)
                 momenta[k].mul_(self.feedback_momentum).add_(gradient).add_(weights[k], alpha=self.feedback_decay)
                 weights[k].sub_(momenta[k], alpha=rate)
-            pass_.count(drives=iterations[k - 2], feedbacks=iterations[k - 2], gradients=2 * iterations[k - 2])
+            gradients = (3 if is_noisy else 2) * iterations[k - 2]
+            pass_.count(drives=iterations[k - 2], feedbacks=iterations[k - 2], gradients=gradients)
         return FeedbackWeights(weights, momenta)
 
 

@@ -74,9 +74,15 @@ class Naive:
                 t = t.reshape(size)
         return t
 
-    def loss(self, weight, x, dx, dy):
+    def loss(self, weight, x, dx, dy, noisy=None):
+        """`noisy` is the layer read at x + dx, where what comes from there is unpooled by the
+        switches there. Masks of activations with kinks stay those at x."""
         s = self.forward(x)
-        of_x = self.back(self.forward(x + dx), weight) - self.back(s, weight)
+        from_noise = self.back
+        if noisy is not None:
+            noisy.mask = self.mask
+            from_noise = noisy.back
+        of_x = from_noise(self.forward(x + dx), weight) - self.back(s, weight)
         of_y = self.back(s + dy, weight) - self.back(s, weight)
         return (-2 * (dx * of_x).sum() + of_y.square().sum()) / len(x)
 
@@ -111,6 +117,59 @@ def test_the_feedback_weights_learn_by_the_gradient_of_the_loss_as_it_is_written
     (expected,) = torch.autograd.grad(naive.loss(leaf, x, dx, dy), leaf)
     with torch.no_grad():
         assert distance(found.loss_gradient(weight, dx, dy), expected) < 1e-12
+
+
+@pytest.mark.parametrize(("kind", "activation"), [case for case in CASES if "max-pool" in case[0]])
+def test_unpooled_by_the_noisy_passs_switches_it_is_the_gradient_of_the_authors_loss(kind, activation):
+    """scalingDTP's: G(F(x+dx)) by the switches at x+dx, G(F(x)) and G(F(x)+dy) by those at x."""
+    naive, x, weight, found = layer_problem(kind, activation)
+    dx, dy = noise_like(x, 0.5, 7), noise_like(found.state, 0.5, 8)
+    leaf = weight.clone().requires_grad_()
+    noisy = Naive(naive.modules, activation, x + dx)
+    assert any(s is not None and not torch.equal(s, t) for s, t in zip(naive.switches, noisy.switches, strict=True))
+    (expected,) = torch.autograd.grad(naive.loss(leaf, x, dx, dy, noisy), leaf)
+    with torch.no_grad():
+        assert distance(found.loss_gradient(weight, dx, dy, is_noisy=True), expected) < 1e-12
+        assert distance(found.loss_gradient(weight, dx, dy), expected) > 0.01
+
+
+def pooled_net(pool="before"):
+    """One layer with a map back and a max-pool, before its activation or after the one below."""
+    pooled = [nn.Conv2d(3, 4, 3, padding=1), nn.MaxPool2d(2)]
+    middle = pooled if pool == "before" else pooled[::-1]
+    below, above = [nn.Conv2d(2, 3, 3, padding=1), nn.Tanh()], [nn.Tanh(), nn.Flatten(), nn.Linear(36, 3)]
+    return drawn(lambda: nn.Sequential(*below, *middle, *above), seed=1)
+
+
+@pytest.mark.parametrize("pool", ["before", "after"])
+def test_by_clean_switches_the_feedback_weights_near_the_forward_ones_and_by_noisy_ones_less(pool):
+    """What the page says of the choice. Noisy switches pick what the noise has raised, and the loss
+    rewards B for it: B grows too long, and past a pool behind the activation it turns away."""
+    model, (x, y) = pooled_net(pool), images(16)
+    forward = model[2 if pool == "before" else 3].weight.detach()
+    cosines, lengths = {}, {}
+    for unpool in ("clean", "noisy"):
+        rule = dp.TargetPropagation(iterations=300, noise=0.1, start="random", unpool=unpool)
+        generator = torch.Generator().manual_seed(0)
+        weight = rule.gradients(dp.Network.from_module(model), x, y, generator=generator).state.weights[2]
+        cosines[unpool] = float(F.cosine_similarity(weight.flatten(), forward.flatten(), dim=0))
+        lengths[unpool] = float(weight.norm() / forward.norm())
+    assert cosines["clean"] > 0.97, cosines
+    assert lengths["clean"] < 1.05, lengths
+    assert lengths["noisy"] > 1.2, lengths
+    assert cosines["noisy"] < (0.97 if pool == "before" else 0.7), cosines
+
+
+def test_noisy_switches_are_of_networks_that_have_some():
+    """On any other the option would do nothing, unsaid."""
+    generator = torch.Generator().manual_seed(0)
+    rule, (x, y) = dp.TargetPropagation(unpool="noisy"), images()
+    average = drawn(lambda: nn.Sequential(nn.Conv2d(2, 3, 3), nn.Tanh(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(12, 3)))
+    for model, data in ((mlp("tanh"), batch()), (average, (x, y))):
+        with pytest.raises(dp.SettingError, match=r"unpool='noisy' is of max-pools.*Use unpool='clean'"):
+            rule.gradients(dp.Network.from_module(model), *data, generator=generator)
+    out = rule.gradients(dp.Network.from_module(pooled_net()), x, y, generator=generator)
+    assert out.diagnostics == {"drives": 3 + 20, "feedbacks": 2 + 20, "gradients": 3 + 30 + 20}
 
 
 @pytest.mark.parametrize(("kind", "activation"), CASES)

@@ -212,3 +212,51 @@ def test_a_clamped_output_sends_down_what_the_layers_below_do_not_take_up():
     assert_same(out.gradients, expected, 1e-9)
     plain = autograd_gradients(model, x, y, "squared_error")
     assert min(cosine(expected[n], plain[n]) for n in plain) < 0.99
+
+
+def test_of_rectifiers_a_clamp_counts_the_units_that_are_on():
+    """J is the derivative of the output by all hidden states at once, of the units that are on:
+    mod-PGD lets the others absorb their pull. Then, as β → 0, it is back-propagation with
+    (I + J Jᵀ)⁻¹ ∇ℓ for ∇ℓ. All units, or the layer below alone, would be another gradient."""
+    model, (x, y) = mlp("relu", widths=(5, 8, 7, 4)), batch(n=6)
+    network, target = dp.Network.from_module(model), F.one_hot(y, 4)
+    rule = dp.EquilibriumPropagation(
+        output_nudge="clamped", loss="squared_error", beta=1e-4, tolerance=1e-8,
+        relaxation="blocks(even_odd(400), update=mod_pgd)",
+    )  # fmt: skip
+    out = rule.gradients(network, x, y)
+    assert out.status.ok, out.status.message
+    assert max(rule.statistics(network, x, y)["kink_crossing"]) == 0
+    first = model[:2](x).detach()
+    second = model[2:4](first).detach()
+    on = [torch.diag_embed((h > 0).double()) for h in (first, second)]
+    upper = model[4].weight.detach() @ on[1]
+    whole = torch.cat([upper @ model[2].weight.detach() @ on[0], upper], dim=2)
+    output = model(x)
+    slope = (output.detach() - target).unsqueeze(2)
+    error = torch.linalg.solve(torch.eye(4).double() + whole @ whole.transpose(1, 2), slope).squeeze(2) / len(x)
+    names = [name for name, _ in model.named_parameters()]
+    expected = dict(zip(names, torch.autograd.grad(output, list(model.parameters()), error), strict=True))
+    assert_same(out.gradients, expected, 1e-6)
+    plain = autograd_gradients(model, x, y, "squared_error")
+    assert min(distance(expected[n], plain[n]) for n in plain) > 0.05
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "squared_error"])
+@pytest.mark.parametrize("kind", ["relu", "tanh", "conv"])
+def test_with_free_jacobians_one_pair_is_back_propagation_and_more_err_as_the_square_of_beta(kind, loss):
+    """The page says so. With several pairs or blocks ∇ℓ is taken at the moved output: no flipped
+    mask, but no rounding either (1e-3 to 4e-3 at the default β on these networks)."""
+    model, (x, y) = (conv_net("relu", "before"), images(16)) if kind == "conv" else (mlp(kind), batch(n=32))
+    network, expected = dp.Network.from_module(model), autograd_gradients(model, x, y, loss)
+
+    def error(relaxation, beta):
+        rule = dp.EquilibriumPropagation(jacobians="free", relaxation=relaxation, beta=beta, loss=loss)
+        found = rule.gradients(network, x, y).gradients
+        return max(distance(found[n], expected[n]) for n in expected)
+
+    assert error("error_sweeps(1)", 0.2) < 1e-13
+    for relaxation in ("error_sweeps(2)", "blocks(even_odd(10))"):
+        far, near = error(relaxation, 0.02), error(relaxation, 0.002)
+        assert 9e-4 < far < 4.5e-3, (relaxation, far)
+        assert 80 < far / near < 120, (relaxation, far, near)

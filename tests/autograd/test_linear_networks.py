@@ -1,6 +1,8 @@
 """Oracles that hold for every β: networks whose units are linear, or whose units stay on one side
 of their kink."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from comparison import assert_same, distance, report, rounding
@@ -130,6 +132,24 @@ def test_dp_at_one_half_equals_backprop_in_both_engines_while_no_unit_crosses_it
     network = dp.Network.from_module(model)
     assert_no_unit_crosses_its_kink(network, dp.DualPropagation(beta=beta).infer(network, x, y), kinks)
     assert_same(found(model, x, y, beta=beta, engine=engine), autograd_gradients(model, x, y), rounding(beta))
+
+
+def test_dp_off_one_half_errs_in_proportion_to_beta_also_where_no_unit_crosses_its_kink():
+    """As docs/rules/dual_propagation.md says: a page said that all variants are BP at small β."""
+    model, (x, y) = mlp("relu"), batch(n=32)
+    network, expected = dp.Network.from_module(model), autograd_gradients(model, x, y)
+    errors = {}
+    for alpha in (0.0, 0.25, 0.75, 1.0):
+        for beta in (1e-2, 1e-4):
+            rule = dp.DualPropagation(alpha=alpha, beta=beta, engine="explicit")
+            assert max(rule.statistics(network, x, y)["kink_crossing"]) == 0
+            gradients = rule.gradients(network, x, y).gradients
+            errors[alpha, beta] = max(distance(gradients[name], expected[name]) for name in expected) / beta
+    quarter, end = (f"{errors[alpha, 1e-2]:.1f}" for alpha in (0.25, 1.0))
+    for (alpha, _), error in errors.items():
+        assert f"{error:.1f}" == (quarter if alpha in (0.25, 0.75) else end), errors
+    page = " ".join((Path(__file__).parents[2] / "docs/rules/dual_propagation.md").read_text().split())
+    assert f"that is {quarter} β at α = ¼ and ¾, and {end} β at α = 0 and 1" in page
 
 
 def test_crossing_a_kink_does_change_the_gradient():

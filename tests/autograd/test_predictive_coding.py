@@ -79,6 +79,66 @@ def test_states_and_weights_descend_the_energy(make, data, loss, steps):
     assert_same(rule.gradients(network, x, y).gradients, gradients, 1e-11)
 
 
+@pytest.mark.parametrize("loss", ["cross_entropy", "squared_error"])
+@pytest.mark.parametrize(
+    ("make", "data"), [(lambda: mlp("tanh"), batch), (lambda: conv_net("leaky_relu", "before"), images)], ids=["mlp", "conv"]
+)
+def test_learning_alongside_states_and_weights_descend_one_gradient(make, data, loss):
+    """pcx's published incremental runs: one gradient of E by states and weights, then both step.
+    Written out with autograd and plain SGD over several updates; gradients at the new states would
+    train too, and be another algorithm."""
+    model, written, (x, y) = make(), make(), data()
+    beta, step_size, momentum, rate = 0.7, 0.3, 0.6, 0.2
+    rule = dp.PredictiveCoding(
+        loss=loss, beta=beta, step_size=step_size, momentum=momentum, steps=1, start="previous", learn="alongside"
+    )
+    network, state, parts = dp.Network.from_module(model), None, layers_of(written)
+    states = [x]
+    for part in parts[:-1]:
+        states.append(part(states[-1]).detach())
+    velocities = [torch.zeros_like(h) for h in states]
+    parameters = dict(written.named_parameters())
+    for update in range(4):
+        out = rule.gradients(network, x, y, state=state)
+        leaves = [states[0], *(h.requires_grad_() for h in states[1:])]
+        value = energy(parts, leaves, y, beta, loss)
+        both = torch.autograd.grad(value, [*leaves[1:], *parameters.values()])
+        forces, learned = both[: len(leaves) - 1], both[len(leaves) - 1 :]
+        expected = {name: g / (beta * len(y)) for name, g in zip(parameters, learned, strict=True)}
+        for k, force in enumerate(forces, start=1):
+            velocities[k] = momentum * velocities[k] - step_size * force
+            states[k] = (states[k] + velocities[k]).detach()
+        assert_same(out.gradients, expected, 1e-10, f"update {update}")
+        assert bool(out.gradients["0.weight"].any()) == (update >= len(parts) - 1), "an error descends a layer a step"
+        for found, wanted in zip(out.state.states, states[1:], strict=True):
+            torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-11)
+        state = out.state
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.sub_(out.gradients[name], alpha=rate)
+                parameters[name].sub_(expected[name], alpha=rate)
+
+
+def test_learning_alongside_is_learning_a_step_earlier():
+    """So it is refused where it would be another name for a step less."""
+    model, (x, y) = mlp("tanh"), batch()
+    network = dp.Network.from_module(model)
+    fewer = dp.PredictiveCoding(steps=4, start="previous").gradients(network, x, y)
+    alongside = dp.PredictiveCoding(steps=5, start="previous", learn="alongside").gradients(network, x, y)
+    assert_same(alongside.gradients, fewer.gradients, 0.0)
+    with pytest.raises(dp.SettingError, match=r"learn='alongside' is of incremental PC\. Use start='previous'"):
+        dp.PredictiveCoding(learn="alongside")
+    more = dp.PredictiveCoding(start="previous", learn="alongside")
+    usual = dp.PredictiveCoding(start="previous")
+    assert more.statistics(network, x, y) == usual.statistics(network, x, y), (
+        "the residual is of errors of before the last step"
+    )
+    # The drives after the last step are made by no one who could need them.
+    counts = [rule.gradients(network, x, y).diagnostics for rule in (usual, more)]
+    assert counts[0]["drives"] - counts[1]["drives"] == network.depth - 1
+    assert counts[0]["gradients"] == counts[1]["gradients"]
+
+
 @pytest.mark.parametrize("pool", ["before", "none"])
 @pytest.mark.parametrize("loss", ["cross_entropy", "squared_error"])
 def test_settled_it_tends_to_back_propagation_at_order_beta(loss, pool):

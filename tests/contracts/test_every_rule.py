@@ -24,8 +24,16 @@ CASES = {
         relaxation="blocks(odd_even(60))",
         free_schedule="odd_even(100)",
     ),
+    "equilibrium_propagation of a Hopfield network, one-sided and held": dp.EquilibriumPropagation(
+        energy="hopfield",
+        estimator="forward(held)",
+        beta=0.02,
+        relaxation="blocks(odd_even(60))",
+        free_schedule="odd_even(200)",
+    ),
     "predictive_coding, fixed": dp.PredictiveCoding(predictions="fixed", step_size=1.0, momentum=0.0),
     "predictive_coding from previous states": dp.PredictiveCoding(start="previous"),
+    "predictive_coding alongside the states": dp.PredictiveCoding(start="previous", learn="alongside"),
     "dual_propagation from previous states": dp.DualPropagation(start="previous", schedule="up_down(2)"),
 }
 every_rule = pytest.mark.parametrize("name", dp.RULES)

@@ -243,6 +243,7 @@ REFUSED = [
     ({"energy": "hopfield", "relaxation": "blocks(update=pgd)"}, "update='pgd' is of predictive coding"),
     ({"energy": "hopfield", "jacobians": "free"}, "jacobians='free' is of predictive coding"),
     ({"output_nudge": "clamped"}, "pulls the output of a predictive coding network to its targets"),
+    ({"estimator": "forward(held)"}, "the free state of 'predictive_coding' is the forward pass, which does not move"),
     (
         {"relaxation": "error_sweeps", "output_nudge": "clamped", "loss": "squared_error"},
         "error sweeps don't settle behind a clamped output",

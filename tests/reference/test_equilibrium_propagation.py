@@ -170,6 +170,68 @@ def test_a_pair_of_error_sweeps_is_two_lines_of_algebra(name):
             torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-12, msg=lambda m, k=k: f"layer {k}: {m}")
 
 
+def hopfield_states(blocks, states, y, beta, passes):
+    """s ← f(∂Φ/∂s) of all layers together, Φ = Σ s_k·a_k(s_{k-1}) - β ℓ: the code of Laborieux et
+    al. (2021)."""
+    for _ in range(passes):
+        leaves = [states[0], *(s.detach().requires_grad_() for s in states[1:])]
+        phi = sum((a(below) * s).sum() for (a, _), below, s in zip(blocks, leaves, leaves[1:], strict=False))
+        pulls = torch.autograd.grad(phi - beta * cost("cross_entropy", leaves[-1], y), leaves[1:])
+        states = [states[0], *(f(pull).detach() for (_, f), pull in zip(blocks, pulls, strict=True))]
+    return states
+
+
+def hopfield_gradient(model, blocks, states):
+    phi = sum((a(below) * s).sum() for (a, _), below, s in zip(blocks, states, states[1:], strict=False))
+    return torch.autograd.grad(-phi, list(model.parameters()))
+
+
+@pytest.mark.parametrize("passes", [(5, 4), (9, 3)])
+@pytest.mark.parametrize(("estimator", "sign"), [("forward", 1), ("backward", -1)])
+@pytest.mark.parametrize("free", ["held", "running"])
+def test_the_free_state_of_one_sided_ep_is_held_where_the_phase_ended_or_runs_on(free, estimator, sign, passes):
+    """The published code contrasts the nudged states with those of the free phase's end. Ours run
+    on for as long, so that what is left of the motion cancels; either must be what it says."""
+    model, (x, y) = mlp("sigmoid", widths=(5, 6, 7, 4)), batch(n=8)
+    beta, (first, second), blocks = 0.3, passes, blocks_of(model)
+    settled = hopfield_states(blocks, [x, *(torch.zeros(len(x), n, dtype=F64) for n in (6, 7, 4))], y, 0.0, first)
+    nudged = hopfield_states(blocks, settled, y, sign * beta, second)
+    contrasted = settled if free == "held" else hopfield_states(blocks, settled, y, 0.0, second)
+    moved = hopfield_states(blocks, settled, y, 0.0, 1)
+    assert any(not torch.equal(one, other) for one, other in zip(settled, moved, strict=True))
+    pairs = zip(*(hopfield_gradient(model, blocks, states) for states in (nudged, contrasted)), strict=True)
+    names = [name for name, _ in model.named_parameters()]
+    expected = {name: sign * (one - other) / (beta * len(y)) for name, (one, other) in zip(names, pairs, strict=True)}
+    rule = dp.EquilibriumPropagation(
+        energy="hopfield", estimator=f"{estimator}(held)" if free == "held" else estimator, beta=beta,
+        free_schedule=f"synchronous({first})", relaxation=f"blocks(synchronous({second}))",
+    )  # fmt: skip
+    network = dp.Network.from_module(model)
+    out = rule.gradients(network, x, y)
+    assert_same(out.gradients, expected, 1e-10)
+    # Held, it makes no pass of its own.
+    assert out.diagnostics["passes"] == first + second * (1 if free == "held" else 2)
+
+
+def test_a_sign_drawn_for_an_example_is_forward_or_backward_with_the_state_held_too():
+    """A free term that runs on, or without its sign, would still fall on the average."""
+    model, (x, y) = mlp("sigmoid", widths=(5, 6, 7, 4)), batch(n=1)
+    settings = {"energy": "hopfield", "beta": 0.3, "free_schedule": "odd_even(3)", "relaxation": "blocks(odd_even(3))"}
+    network = dp.Network.from_module(model)
+    one_sided = [
+        dp.EquilibriumPropagation(estimator=f"{name}(held)", **settings).gradients(network, x, y).gradients
+        for name in ("forward", "backward")
+    ]
+    met = set()
+    for seed in range(8):
+        rule = dp.EquilibriumPropagation(estimator="random_sign(held)", **settings)
+        found = rule.gradients(network, x, y, generator=torch.Generator().manual_seed(seed)).gradients
+        near = [all(torch.allclose(found[n], g[n], rtol=1e-9, atol=1e-13) for n in found) for g in one_sided]
+        assert sum(near) == 1
+        met.add(near.index(True))
+    assert met == {0, 1}
+
+
 @pytest.mark.parametrize("energy", [PredictiveCoding(), Hopfield()], ids=str)
 @pytest.mark.parametrize(("activation", "pool"), [("tanh", "none"), ("sigmoid", "before"), ("tanh", "after")])
 def test_the_local_maps_are_the_derivatives_of_the_energy(energy, activation, pool):

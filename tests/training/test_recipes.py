@@ -217,6 +217,7 @@ def test_the_digest_changes_with_every_setting_of_equilibrium_propagation(recipe
     besides = {"tolerance": {"relaxation": "blocks"}, "free_schedule": of_hopfield, "start": of_hopfield}
     rules = [EquilibriumPropagation()]
     rules += [EquilibriumPropagation(**{**besides.get(name, {}), name: value}) for name, value in EP_CHANGES.items()]
+    rules += [EquilibriumPropagation(energy="hopfield", estimator=f"{name}(held)") for name in ("forward", "random_sign")]
     assert len({recipe(rule=rule).digest() for rule in rules}) == len(rules)
     for rule in rules:
         assert there_and_back(recipe(rule=rule)).rule == rule
@@ -230,6 +231,7 @@ DTP_CHANGES = {
     "feedback_momentum": 0.5,
     "feedback_decay": 1e-4,
     "start": "random",
+    "unpool": "noisy",
     "loss": "squared_error",
 }
 

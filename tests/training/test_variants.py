@@ -148,6 +148,23 @@ def test_a_variant_of_predictive_coding_keeps_the_recipes_own_settings(name, rec
         assert (other.updates_per_batch, other.rule.steps) == (20, 1)
 
 
+def test_incremental_pc_learns_alongside_where_the_recipe_does(recipe):
+    """And what is no incremental PC, and would refuse it, at the end as ever."""
+    own = PredictiveCoding(steps=1, start="previous", learn="alongside", loss=SquaredError())
+    base = dataclasses.replace(odd(recipe), rule=own, updates_per_batch=7, reset_states=True)
+    assert VARIANTS["ipc"].apply(base) == dataclasses.replace(base, feedback="exact")
+    assert VARIANTS["pc"].apply(base).rule == dataclasses.replace(own, steps=7, start="forward", learn="end")
+
+
+def test_a_held_free_state_is_kept_where_there_is_one_to_hold(recipe):
+    """Predictive coding refuses it: its free state is the forward pass."""
+    own = EquilibriumPropagation(energy="hopfield", estimator="forward(held)", relaxation="blocks(odd_even(3))")
+    base = dataclasses.replace(odd(recipe), rule=own)
+    for name in ("ep", "ep-hopfield", "ep-published"):
+        assert VARIANTS[name].apply(base).rule == own
+    assert str(VARIANTS["ep-two-pairs"].apply(base).rule.estimator) == "forward"
+
+
 def test_holomorphic_ep_is_of_a_hopfield_network_that_is_holomorphic(recipe):
     """Sigmoids and softmax pools where the recipe has none such, whatever its energy and order
     were; the rest is kept."""
