@@ -12,6 +12,7 @@ import re
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from operator import index
 from typing import Any
 
@@ -148,7 +149,28 @@ class ExplicitOrder(AbstractSchedule):
         return ",".join("+".join(map(str, group)) for group in self.groups)
 
 
-AnySchedule = Schedule | ExplicitOrder
+@dataclass(frozen=True)
+class Beginning(AbstractSchedule):
+    """The first `count` steps of another schedule, as one pass: its inference, stopped on the
+    way."""
+
+    schedule: Schedule | ExplicitOrder
+    count: int
+    is_one_pass = True
+
+    def passes(self, depth: int, generator: torch.Generator | None = None) -> Iterator[list[Step]]:
+        """These steps alone."""
+        yield list(islice(self.schedule.steps(depth, generator), self.count))
+
+    @property
+    def is_random(self) -> bool:
+        return self.schedule.is_random
+
+    def __str__(self) -> str:
+        return f"the first {self.count} steps of {self.schedule}"
+
+
+AnySchedule = Schedule | ExplicitOrder | Beginning
 
 
 def alternating_sweeps(n: int) -> Schedule:
@@ -258,7 +280,7 @@ def parse(schedule: AnySchedule | str | Sequence[int | Sequence[int]]) -> AnySch
     The text is "bottom_up(16)", or an order such as "4,3,2,1" with "1+3" for a group. The sequence
     holds layer numbers or groups of them.
     """
-    if isinstance(schedule, Schedule | ExplicitOrder):
+    if isinstance(schedule, AbstractSchedule):
         return schedule
     if isinstance(schedule, str):
         named = re.fullmatch(r"\s*([a-z_]+)\s*(?:\(\s*(\d+)\s*\))?\s*", schedule)

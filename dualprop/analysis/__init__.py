@@ -1,4 +1,5 @@
-"""What runs amount to (`analysis.report`), and evidence that rules are right (`analysis.check`)."""
+"""What runs amount to (`report`), evidence that rules are right (`check`), one inference step by
+step (`show`)."""
 
 from typing import TYPE_CHECKING
 
@@ -6,13 +7,15 @@ from dualprop.lazy import lazy
 
 if TYPE_CHECKING:
     from dualprop.analysis.evidence import Check, CheckOptions, Evidence, check
+    from dualprop.analysis.inference import Frame, Inference, ShowOptions, show
     from dualprop.analysis.reports import Report, report
 
-__all__ = ["Check", "CheckOptions", "Evidence", "Report", "check", "report"]
+__all__ = ["Check", "CheckOptions", "Evidence", "Frame", "Inference", "Report", "ShowOptions", "check", "report", "show"]
 
 # Where each name lives. They are fetched when first used.
 _HOMES = {
     **dict.fromkeys(("Check", "CheckOptions", "Evidence", "check"), "evidence"),
+    **dict.fromkeys(("Frame", "Inference", "ShowOptions", "show"), "inference"),
     **dict.fromkeys(("Report", "report"), "reports"),
 }
 __getattr__, __dir__ = lazy(__name__, _HOMES)

@@ -20,6 +20,7 @@ COMMANDS = {
     "bench": ("dualprop.cli.bench", "measure time and memory of a step against a plain PyTorch loop"),
     "report": ("dualprop.cli.report", "show finished runs again, and redraw their figures"),
     "reproduce": ("dualprop.cli.reproduce", "run the papers' tables and figures, as many as --minutes allow"),
+    "show": ("dualprop.cli.show", "draw one inference: two states a neuron, parting layer by layer"),
     "list": ("dualprop.cli.listing", "list rules, recipes, items, datasets, models or neurons"),
 }
 

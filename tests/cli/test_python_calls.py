@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from dualprop import analysis, bench, recipes, reproduction
-from dualprop.analysis import evidence, reports
+from dualprop.analysis import evidence, inference, reports
 from dualprop.bench import ceilings, experiments, loader, models, runtime, tables
-from dualprop.cli import compare, main, reproduce, train
+from dualprop.cli import compare, main, reproduce, show, train
 from dualprop.cli import tables as shown_tables
 from dualprop.errors import SettingError
 from dualprop.models import MLP, VGG, ConvNet
@@ -28,6 +28,7 @@ OPTIONS = {
     "bench": (bench.measure, bench.BenchOptions, bench.BenchOptions),
     "reproduce": (reproduction.reproduce, reproduction.ReproduceOptions, reproduce.ReproduceOptions),
     "check": (analysis.check, analysis.CheckOptions, analysis.CheckOptions),
+    "show": (analysis.show, analysis.ShowOptions, analysis.ShowOptions),
 }
 
 
@@ -78,7 +79,8 @@ def test_each_command_of_the_page_is_the_call_beside_it(command, call, monkeypat
         monkeypatch.setattr(shown_tables, name, lambda *_: None)
     monkeypatch.setattr(reproduce, "show", lambda *_: None)
     asking = ((tables, "run"), (running, "run"), (evidence, "run_check"), (analysis, "report"), (reports, "report"))
-    for module, name in asking:
+    monkeypatch.setattr(show, "lines", lambda _: ())
+    for module, name in (*asking, (inference, "run_show")):
         monkeypatch.setattr(module, name, recorder(name))
     resume = recorder("resume")
     monkeypatch.setattr(experiments, "resume", lambda folder, *_, **__: resume(folder))
@@ -100,7 +102,7 @@ def test_each_command_of_the_page_is_the_call_beside_it(command, call, monkeypat
 def test_every_command_and_table_stands_on_the_page():
     """What is not shown does not exist for a user."""
     commands = {command.split()[1] for command, _ in PAIRS}
-    assert commands == {"train", "compare", "bench", "reproduce", "report", "check"}
+    assert commands == {"train", "compare", "bench", "reproduce", "report", "check", "show"}
     assert all(f"table={name}" in PAGE.replace('"', "") for name in tables.TABLES if name != "steps")
 
 
