@@ -1,4 +1,4 @@
-"""What is said of a frame of an inference: its title, its equation, and the scale of its drawing."""
+"""What is said of a frame of an inference: its title, its equation, the scale of its drawing."""
 
 from __future__ import annotations
 
