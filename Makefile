@@ -6,7 +6,7 @@ PIP_FLAGS ?=
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-slow test-memory test-frameworks attack check format bench mutation wheel clean
+.PHONY: help demo test test-slow test-memory test-frameworks attack check docs format bench mutation wheel clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,10 @@ check: $(READY) ## lint, formatting, types; whether each planted defect still fi
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python scripts/mutation_test.py --check
+
+docs: $(READY) ## build the docs site into build/docs; any warning or dead link is an error
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
+	@echo "open build/docs/index.html"
 
 format: $(READY) ## put the code in its standard form
 	$(BIN)/ruff check --fix .

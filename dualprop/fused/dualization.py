@@ -128,7 +128,7 @@ def dyadic(
 ) -> Iterator[None]:
     """Inside, every activation of any code is dyadic: `dualize` for one forward pass.
 
-    What is made of `nn.Parameter`s and constants alone is no neuron. Other tensors count as data.
+    What is made of parameters and constants alone is no neuron. Other tensors count as data.
 
     Args:
         batch: the number of examples, N. Needed where `loss_reduction` is "mean".
