@@ -34,6 +34,7 @@ python_maximum_signature_line_length = 80
 html_theme = "furo"
 html_title = "dualprop"
 html_static_path = ["static"]
+html_favicon = "static/favicon.svg"
 html_css_files = ["site.css"]
 html_show_sphinx = False
 html_theme_options = {"navigation_with_keys": True}

@@ -75,7 +75,9 @@ def _draw_curve(axes: Any, a: float, pull: float, plus: float, minus: float) -> 
     ):  # fmt: skip
         axes.plot((place, place, edge), (0, state, state), color=colour, lw=1, ls=(0, (3, 2)), zorder=2)
         axes.plot(place, state, marker=marker, ms=9, color=colour, zorder=3)
-        axes.annotate(f"{name} = {state:.2f}", (edge, state), xytext=(4, 3), textcoords="offset points", fontsize=10, color=colour)
+        axes.annotate(
+            f"{name} = {state:.2f}", (edge, state), xytext=(4, 3), textcoords="offset points", fontsize=10, color=colour
+        )
     axes.annotate(
         "", (a + pull / 2, -0.06), (a - pull / 2, -0.06), arrowprops={"arrowstyle": "<->", "color": "#b3541e", "lw": 1.8},
     )  # fmt: skip
