@@ -125,6 +125,39 @@ def test_the_wheel_is_typed_and_licensed_and_holds_the_package_alone(wheel_conte
     assert next(wheel_contents.glob("*.dist-info/licenses/LICENSE"), None) is not None
 
 
+def test_the_package_index_shows_the_readme_with_links_that_lead_somewhere(wheel_contents):
+    """There a relative link is dead, and a relative picture an empty frame. Each address is that of
+    the repository, with the same path."""
+    metadata = next(wheel_contents.glob("*.dist-info/METADATA")).read_text()
+    (repository,) = re.findall(r"^Project-URL: Repository, (.*)$", metadata, re.MULTILINE)
+    assert "Description-Content-Type: text/markdown" in metadata
+    raw = repository.replace("github.com", "raw.githubusercontent.com")
+    told = re.findall(r"(!?)\[[^\]]*\]\(([^)\s]+)\)", metadata.partition("\n\n")[2])
+    written = re.findall(r"(!?)\[[^\]]*\]\(([^)\s]+)\)", (ROOT / "README.md").read_text())
+    assert written
+    expected = [
+        (mark, path if "://" in path else f"{raw}/main/{path}" if mark else f"{repository}/blob/main/{path}")
+        for mark, path in written
+    ]
+    assert told == expected
+
+
+def test_the_addresses_of_the_project_are_one(wheel_contents):
+    """CITATION.cff, the README and the settings of the wheel each hold it."""
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    repository = project["urls"]["Repository"]
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert f"repository-code: {repository}\n" in citation
+    assert f"version: {project['version']}\n" in citation
+    for page in ("README.md", "docs/tutorial.md", "pyproject.toml"):
+        text = (ROOT / page).read_text()
+        owned = [repository, repository.replace("github.com", "raw.githubusercontent.com")]
+        assert any(address in text for address in owned)
+        assert [found for found in re.findall(r"https://[\w.]*github\w*\.com/[\w-]+/[\w-]+", text) if found not in owned] == []
+
+
 @pytest.fixture(scope="module")
 def wheel_contents(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
