@@ -6,7 +6,7 @@ PIP_FLAGS ?=
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-slow test-memory test-frameworks attack check docs format bench mutation wheel clean
+.PHONY: help demo test test-slow test-memory test-frameworks test-notebooks attack check docs format bench mutation wheel clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,10 @@ test-memory: $(READY) ## 20,000 steps of every variant, in memory that stays fla
 test-frameworks: $(READY) ## install Lightning, Accelerate, the Trainer and ONNX, and run the tests inside them
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e ".[frameworks]"
 	$(BIN)/python -m pytest -m frameworks
+
+test-notebooks: $(READY) ## install Jupyter's kernel, and run the notebooks of examples/ from top to bottom
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e ".[notebooks]"
+	$(BIN)/python -m pytest -m notebooks
 
 attack: $(READY) ## an hour of hostile options, damaged run folders and kills; MINUTES=5 SEED=1 for others
 	$(BIN)/python scripts/attack.py --minutes $(or $(MINUTES),60) --seed $(or $(SEED),0) --out attack.json
