@@ -154,7 +154,7 @@ class Beginning(AbstractSchedule):
     """The first `count` steps of another schedule, as one pass: its inference, stopped on the
     way."""
 
-    schedule: Schedule | ExplicitOrder
+    schedule: AbstractSchedule
     count: int
     is_one_pass = True
 

@@ -161,8 +161,8 @@ def frames(rule: DualPropagation, network: Network, x: Tensor, y: Tensor, seed: 
         assert isinstance(states, DyadStates)
         assert dyads is not None
         layers = steps[count - 1].layers if count else ()
-        drives = {k: before.drive(k)[0] for k in layers} if before else {}
-        pulls = {k: _pull(rule, before, k) for k in layers} if before else {}
+        drives: dict[int, Tensor] = {k: before.drive(k)[0] for k in layers} if before else {}
+        pulls: dict[int, Tensor | None] = {k: _pull(rule, before, k) for k in layers} if before else {}
         yield Frame(layers, _of_the_example(dyads), drives, pulls)
         before = states
 
