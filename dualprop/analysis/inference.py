@@ -18,7 +18,6 @@ from torch import Tensor
 
 from dualprop import schedules
 from dualprop.alignment import LayerAlignment, alignment
-from dualprop.analysis.keywords import by_keyword
 from dualprop.errors import SettingError
 from dualprop.models import MLP
 from dualprop.network import Network
@@ -104,21 +103,12 @@ class Inference:
         return next(name for name, each in self.network.into(k).parameters.items() if each.ndim == 2)
 
 
-@by_keyword(ShowOptions)
-def show(options: ShowOptions) -> Inference:
-    """Infer, and draw `figure` where one is named. The arguments are the fields of `ShowOptions`.
-
-    Raises SettingError for what can't be shown, and RunError where the figure can't be written.
-    """
-    return run_show(options)
-
-
-def run_show(options: ShowOptions) -> Inference:
-    """What `show` does by options that are there already."""
+def inferred(options: ShowOptions) -> Inference:
+    """The inference of these options. Raises SettingError for what can't be shown."""
     _check(options)
     network, x, y = example(options)
     rule = options.rule
-    inference = Inference(
+    return Inference(
         options,
         network,
         list(frames(rule, network, x, y, options.seed)),
@@ -126,11 +116,6 @@ def run_show(options: ShowOptions) -> Inference:
         alignment(network, rule, x, y, generator=_generator(options)),
         rule.statistics(network, x, y, generator=_generator(options))["kink_crossing"],
     )
-    if options.figure is not None:
-        from dualprop.analysis import dyad_pictures
-
-        dyad_pictures.draw(inference, options.figure)
-    return inference
 
 
 def example(options: ShowOptions) -> tuple[Network, Tensor, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from dualprop.analysis import captions, inference
+from dualprop.analysis import captions, showing
 from dualprop.analysis.captions import Scale
 from dualprop.analysis.inference import Frame, Inference, ShowOptions
 from dualprop.bench.showing import say
@@ -19,7 +19,7 @@ def main(arguments: Sequence[str]) -> None:
     """Parse, infer, draw."""
     options = args.parse(ShowOptions, ShowOptions(), arguments, "show")
     console = OutputConsole()
-    shown = inference.run_show(options)
+    shown = showing.run_show(options)
     say(console, *lines(shown))
     if options.figure is not None:
         say(console, f"wrote {options.figure}")

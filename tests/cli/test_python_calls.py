@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dualprop import analysis, bench, recipes, reproduction
-from dualprop.analysis import evidence, inference, reports
+from dualprop.analysis import evidence, reports, showing
 from dualprop.bench import ceilings, experiments, loader, models, runtime, tables
 from dualprop.cli import compare, main, reproduce, show, train
 from dualprop.cli import tables as shown_tables
@@ -80,7 +80,7 @@ def test_each_command_of_the_page_is_the_call_beside_it(command, call, monkeypat
     monkeypatch.setattr(reproduce, "show", lambda *_: None)
     asking = ((tables, "run"), (running, "run"), (evidence, "run_check"), (analysis, "report"), (reports, "report"))
     monkeypatch.setattr(show, "lines", lambda _: ())
-    for module, name in (*asking, (inference, "run_show")):
+    for module, name in (*asking, (showing, "run_show")):
         monkeypatch.setattr(module, name, recorder(name))
     resume = recorder("resume")
     monkeypatch.setattr(experiments, "resume", lambda folder, *_, **__: resume(folder))

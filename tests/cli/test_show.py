@@ -75,7 +75,7 @@ def test_the_last_frame_holds_the_dyads_that_the_rule_infers(settings):
     """A frame is the rule's own inference, stopped; the last is stopped where it ends anyway."""
     rule = dp.DualPropagation(**settings)
     options = ShowOptions(rule=rule, activation="tanh")
-    drawn = inference.run_show(options)
+    drawn = inference.inferred(options)
     dyads = rule.infer(*inference.example(options), generator=torch.Generator().manual_seed(options.seed))
     for k in range(4):
         assert torch.equal(drawn.frames[-1].dyads.plus[k], dyads.plus[k][0])
