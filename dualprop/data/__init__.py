@@ -4,6 +4,8 @@ its parts."""
 from dualprop.data.augmentation import Augmentation
 from dualprop.data.datasets import load, names
 from dualprop.data.examples import Examples, batches
+from dualprop.data.own import Reading
 from dualprop.data.splits import Splits
+from dualprop.data.tasks import Task
 
-__all__ = ["Augmentation", "Examples", "Splits", "batches", "load", "names"]
+__all__ = ["Augmentation", "Examples", "Reading", "Splits", "Task", "batches", "load", "names"]

@@ -8,14 +8,17 @@ import numpy as np
 import torch
 
 from dualprop import memory
-from dualprop.data import imagenet32, mapped, npz, sources
-from dualprop.data.splits import Arrays, Splits, divide, draw_stratified
+from dualprop.data import imagenet32, mapped, own, sources
+from dualprop.data.own import Reading
+from dualprop.data.splits import Arrays, Splits, divide, draw, draw_in_proportion, draw_stratified
 from dualprop.errors import DataError, SettingError, closest
 
 # Mean and std of digits' fixed training part, over the largest value, 16.
 DIGITS_MEAN, DIGITS_STD = 0.3059, 0.3765
 DIGITS_TEST_FRACTION = 0.2
 DIGITS_TEST_SEED = 0
+# Of own data without a test part.
+TEST_SEED = 0
 
 
 def names() -> dict[str, str]:
@@ -24,7 +27,8 @@ def names() -> dict[str, str]:
         "digits": "handwritten digits, 8×8 grey, 1 438 + 359, 10 classes; ships with scikit-learn, needs no download",
         **{name: source.description for name, source in sources.SOURCES.items()},
         "imagenet32": imagenet32.DESCRIPTION,
-        "PATH.npz": "your own: x_train, y_train[, x_test, y_test]; x uint8 or float, vectors (N, D) or images",
+        "PATH": "your own: a .csv, .tsv or .parquet table, a folder of class folders of images, .npz or .npy arrays, or a "
+        "saved dataset of Hugging Face; `dualprop data describe PATH` shows what would be read",
     }
 
 
@@ -39,8 +43,9 @@ def load(
     residency: Literal["auto", "device", "mapped"] = "auto",
     border: int = 0,
     train_examples: int = 0,
+    reading: Reading | None = None,
 ) -> Splits:
-    """The data set `name` (one of `names()`, or a path that ends in .npz), divided and on `device`.
+    """The data set `name` (one of `names()`, or the path of own data), divided and on `device`.
 
     root: the folder with the user's own copies, else $DUALPROP_DATA; raw or .gz files, for CIFAR
     also the .tar.gz, in a
@@ -48,8 +53,8 @@ def load(
         comes from the cache, or is downloaded into it.
     validation_fraction: in (0, 1), of the training set, drawn at random with `seed`. The test set
     is the canonical one
-        where there is one, else fixed whatever the seed: a stratified fifth of digits, a sixth of a
-            .npz without one.
+        where there is one, else fixed whatever the seed: a stratified fifth of digits, a sixth of
+            own data without one.
     mirror: the URL that replaces the default one, else $DUALPROP_MIRROR; it holds NAME/FILE.gz, or
     FILE.gz (for CIFAR
         the .tar.gz).
@@ -62,7 +67,9 @@ def load(
     `seed`; 0, or more than there are, keeps all. Validation
         and test examples are the same for any number.
 
-    Normalisation: the field's constants, for each channel; for a .npz the statistics of the
+    reading: how own data is read.
+
+    Normalisation: the field's constants, for each channel; for own data the statistics of the
     training part, validation excluded. Raises DataError for a data set that is unknown, missing,
     damaged or malformed, SettingError for the other arguments.
     """
@@ -77,8 +84,10 @@ def load(
     if residency not in ("auto", "device", "mapped"):
         raise SettingError(f"residency must be auto, device or mapped, got '{residency}'.")
     root = None if root is None else Path(root).expanduser()
-    if name.lower().endswith(".npz"):
-        arrays = npz.read(Path(name).expanduser())
+    if reading is not None and reading != Reading() and not own.is_path(name):
+        raise SettingError(f"reading is of own data, and {name} is read as it is. Leave it out.")
+    if own.is_path(name):
+        arrays = _own(Path(name).expanduser(), reading or Reading())
     elif name == "digits":
         arrays = _digits()
     elif name in sources.SOURCES:
@@ -89,7 +98,7 @@ def load(
         names = ["digits", *sources.SOURCES, "imagenet32"]
         hint = closest(name.lower().replace("_", "-"), names)
         raise DataError(
-            f"unknown data set '{name}'.{hint} Known are {', '.join(names)} and paths ending in .npz; "
+            f"unknown data set '{name}'.{hint} Known are {', '.join(names)}, and the paths of your own data, ./NAME say; "
             "`dualprop list datasets` describes them."
         )
     parts = [x for x in (arrays.x_train, arrays.x_test) if isinstance(x, mapped.MappedImages)]
@@ -108,6 +117,18 @@ def load(
         border=border,
         train_examples=train_examples,
     )
+
+
+def _own(path: Path, reading: Reading) -> Arrays:
+    read = own.read(path, reading)
+    kept = {"task": read.task, "stratify": reading.stratify, "inputs": read.inputs, "remarks": read.remarks}
+    if read.test is not None:
+        return Arrays(read.x, read.y, *read.test, **kept)  # type: ignore[arg-type]
+    if reading.stratify and read.task.kind == "classification":
+        train, test = draw_in_proportion(read.y, reading.test_fraction, TEST_SEED, str(path))
+    else:
+        train, test = draw(len(read.y), reading.test_fraction, TEST_SEED, str(path))
+    return Arrays(read.x[train], read.y[train], read.x[test], read.y[test], **kept)  # type: ignore[arg-type]
 
 
 def _digits() -> Arrays:

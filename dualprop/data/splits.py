@@ -12,8 +12,11 @@ import numpy as np
 import torch
 
 from dualprop import memory
+from dualprop.data import tasks
 from dualprop.data.examples import Examples
 from dualprop.data.mapped import MappedImages
+from dualprop.data.own.inputs import Inputs
+from dualprop.data.tasks import Task
 from dualprop.errors import DataError, SettingError
 from dualprop.settings import Kind, Pixels
 
@@ -28,20 +31,30 @@ class Splits:
     validation: Examples
     test: Examples
     num_classes: int
+    """Of outputs: classes, numbers or labels."""
     input_shape: tuple[int, ...]
     """Of one example: (C, H, W) or (D,)."""
+    task: Task
+    """What is predicted; targets that are numbers are standardised as it says."""
+    inputs: Inputs | None = None
+    """How own data was read."""
+    remarks: tuple[str, ...] = ()
+    """What is to be known of the reading, a line each."""
     digest: str = ""
     """Of what the source holds, see `Arrays.digest`; the same whatever the seed."""
 
 
 @dataclass(frozen=True, eq=False)
 class Arrays:
-    """What a source holds: x (N, C, H, W) or (N, D), uint8 or float32, finite; y (N,) of any
-    integer type.
+    """What a source holds: x (N, C, H, W) or (N, D), uint8 or float32; y (N,) of any integer type,
+    or (N, K) float32 where the task says so.
 
-    Images may be mapped, where mean and std are given.
+    Images may be mapped, where mean and std are given. Vectors may hold nan where a number is
+    missing, else all is finite.
     mean, std: in the units of x, one number or one a channel; None where they are to be taken from
     the training part.
+    task: what y means; None where it is classes without names.
+    stratify: whether the validation part is to hold each class in its proportion.
     """
 
     x_train: np.ndarray | MappedImages
@@ -50,16 +63,22 @@ class Arrays:
     y_test: np.ndarray
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    task: Task | None = None
+    stratify: bool = False
+    inputs: Inputs | None = None
+    remarks: tuple[str, ...] = ()
 
     def digest(self) -> str:
         """BLAKE2b over all that is trained and tested on: kind, shape and content of the arrays,
         and the constants that normalise them. Of mapped images, which are many GB, the content of
         some in each file; of their labels all."""
         digest = hashlib.blake2b(f"{self.mean} {self.std}".encode(), digest_size=16)
+        if self.inputs is not None and self.task is not None and self.inputs.source != "arrays":
+            digest.update(f"{self.task.kind} {self.task.names} {self.inputs.names}".encode())
         for x, y in ((self.x_train, self.y_train), (self.x_test, self.y_test)):
             content = x.sample() if isinstance(x, MappedImages) else x
             digest.update(f"{x.dtype} {tuple(x.shape)}".encode())
-            for array in (content, y.astype(np.int64)):
+            for array in (content, y if y.dtype.kind == "f" else y.astype(np.int64)):
                 digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
         return digest.hexdigest()
 
@@ -104,6 +123,35 @@ def draw_stratified(y: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarr
     return np.setdiff1d(np.arange(len(y)), chosen), chosen
 
 
+def draw_in_proportion(
+    y: np.ndarray, fraction: float, seed: int, where: str, most: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """(rest, drawn) as `draw` has it and as many, of each class of y (N,) its share, to within one
+    example. A class keeps at least one in the rest."""
+    if len(y) < 2:
+        raise DataError(f"{where}: {len(y)} training example can't be divided in two; store more.")
+    num_drawn = min(max(round(fraction * len(y)), 1), len(y) - 1)
+    drawn = _in_proportion(y, num_drawn, seed)
+    rest = np.setdiff1d(np.arange(len(y)), drawn)
+    if most and most < len(rest):
+        rest = rest[_in_proportion(y[rest], most, seed)]
+    return rest, drawn
+
+
+def _in_proportion(y: np.ndarray, num_drawn: int, seed: int) -> np.ndarray:
+    """So many indices, ascending; shares are rounded by their largest remainders."""
+    generator = torch.Generator().manual_seed(seed)
+    labels, counts = np.unique(y, return_counts=True)
+    shares = counts * (num_drawn / len(y))
+    quotas = np.minimum(np.floor(shares).astype(int), counts - 1)
+    # Ties of remainders go to the larger class.
+    for k in np.lexsort((-counts, -(shares - np.floor(shares)))):
+        quotas[k] += quotas.sum() < num_drawn and quotas[k] < counts[k] - 1
+    order = [torch.randperm(int(count), generator=generator).numpy() for count in counts]
+    chosen = [np.flatnonzero(y == label)[o[:quota]] for label, o, quota in zip(labels, order, quotas, strict=True)]
+    return np.sort(np.concatenate(chosen))
+
+
 def count_classes(y_train: np.ndarray, y_test: np.ndarray, where: str) -> int:
     """K = the largest training label + 1, having checked that the labels are classes 0..K-1.
 
@@ -133,8 +181,16 @@ def statistics(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and std (population) in float32: per channel (C, 1, 1) of images, per feature (D,) of
     vectors.
 
-    The std of a constant channel or feature is given as 1, which maps it to 0 and not to NaN.
+    The std of a constant channel or feature is given as 1, which maps it to 0 and not to NaN. What
+    is missing (nan) of a feature is left out; of a feature without any number the mean is 0.
     """
+    if x.dtype.kind == "f" and bool(np.isnan(x).any()):
+        is_there = ~np.isnan(x)
+        count = np.maximum(is_there.sum(0), 1)
+        filled = np.where(is_there, x, 0).astype(np.float64)
+        mean = filled.sum(0) / count
+        std = np.sqrt((np.where(is_there, filled - mean, 0) ** 2).sum(0) / count).astype(np.float32)
+        return mean.astype(np.float32), np.where(std == 0, np.float32(1), std)
     axes = (0, 2, 3) if x.ndim == 4 else (0,)
     count = x.size // x.shape[1]
 
@@ -172,9 +228,13 @@ def divide(
     Images get a `border` of zeros, which the statistics do not see. With `leave_mapped` images that
     are in files stay there, and only their batches come onto the device.
     """
-    num_classes = count_classes(arrays.y_train, arrays.y_test, name)
+    task = arrays.task or tasks.numbered(count_classes(arrays.y_train, arrays.y_test, name))
     digest = arrays.digest()
-    train, validation = draw(len(arrays.y_train), validation_fraction, seed, name, train_examples)
+    if arrays.stratify and task.kind == "classification":
+        train, validation = draw_in_proportion(arrays.y_train, validation_fraction, seed, name, train_examples)
+    else:
+        train, validation = draw(len(arrays.y_train), validation_fraction, seed, name, train_examples)
+    task = tasks.fitted(task, arrays.y_train[train])
     x_train = arrays.x_train[train]
     if arrays.mean is None or arrays.std is None:
         assert isinstance(x_train, np.ndarray), "a source of mapped images brings its constants"
@@ -185,7 +245,10 @@ def divide(
     def examples(x: np.ndarray | MappedImages, y: np.ndarray) -> Examples:
         x = bordered(x, border, name)
         normal = torch.from_numpy(mean).to(device), torch.from_numpy(std).to(device)
-        labels = torch.from_numpy(y.astype(np.int64))
+        if isinstance(x, np.ndarray) and x.dtype.kind == "f":
+            # The mean is 0 once it is standardised.
+            x = np.where(np.isnan(x), mean, x)
+        labels = torch.from_numpy(task.standardised(y))
         if isinstance(x, MappedImages) and leave_mapped:
             return Examples(x, labels, *normal)
         pixels = x if isinstance(x, MappedImages) else torch.from_numpy(x)
@@ -197,7 +260,10 @@ def divide(
         train=training,
         validation=examples(arrays.x_train[validation], arrays.y_train[validation]),
         test=examples(arrays.x_test, arrays.y_test),
-        num_classes=num_classes,
+        num_classes=task.num_outputs,
         input_shape=tuple(training.x.shape[1:]),
+        task=task,
+        inputs=arrays.inputs,
+        remarks=arrays.remarks,
         digest=digest,
     )
