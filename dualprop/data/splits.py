@@ -13,6 +13,7 @@ import torch
 
 from dualprop import memory
 from dualprop.data import tasks
+from dualprop.data.description import Description, title
 from dualprop.data.examples import Examples
 from dualprop.data.mapped import MappedImages
 from dualprop.data.own.inputs import Inputs
@@ -34,6 +35,8 @@ class Splits:
     """Of outputs: classes, numbers or labels."""
     input_shape: tuple[int, ...]
     """Of one example: (C, H, W) or (D,)."""
+    description: Description
+    """All that prediction needs of it."""
     task: Task
     """What is predicted; targets that are numbers are standardised as it says."""
     inputs: Inputs | None = None
@@ -55,6 +58,7 @@ class Arrays:
     the training part.
     task: what y means; None where it is classes without names.
     stratify: whether the validation part is to hold each class in its proportion.
+    white: a white pixel in the units of x; by default 255 of bytes, 1 of floats in [0, 1].
     """
 
     x_train: np.ndarray | MappedImages
@@ -67,6 +71,7 @@ class Arrays:
     stratify: bool = False
     inputs: Inputs | None = None
     remarks: tuple[str, ...] = ()
+    white: float = 0.0
 
     def digest(self) -> str:
         """BLAKE2b over all that is trained and tested on: kind, shape and content of the arrays,
@@ -123,9 +128,7 @@ def draw_stratified(y: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarr
     return np.setdiff1d(np.arange(len(y)), chosen), chosen
 
 
-def draw_in_proportion(
-    y: np.ndarray, fraction: float, seed: int, where: str, most: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
+def draw_in_proportion(y: np.ndarray, fraction: float, seed: int, where: str, most: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """(rest, drawn) as `draw` has it and as many, of each class of y (N,) its share, to within one
     example. A class keeps at least one in the rest."""
     if len(y) < 2:
@@ -211,6 +214,27 @@ def constants(values: tuple[float, ...], num_channels: int) -> np.ndarray:
     return np.broadcast_to(np.array(values, np.float32)[:, None, None], (num_channels, 1, 1)).copy()
 
 
+def described(arrays: Arrays, name: str, border: int, normal: tuple[np.ndarray, np.ndarray], task: Task) -> Description:
+    """All that prediction needs of these arrays, normalised by a mean and a std."""
+    x = arrays.x_train
+    # Of mapped images, which are many GB, the bytes' own range.
+    lowest, largest = (float(np.nanmin(x)), float(np.nanmax(x))) if isinstance(x, np.ndarray) else (0.0, 255.0)
+    is_image = x.ndim == 4
+    white = 255.0 if x.dtype == np.uint8 else 1.0 if lowest >= 0 and largest <= 1 else 0.0
+    return Description(
+        title=title(name),
+        task=task,
+        inputs=arrays.inputs or Inputs("arrays"),
+        input_shape=tuple(x.shape[1:]),
+        mean=torch.from_numpy(normal[0]),
+        std=torch.from_numpy(normal[1]),
+        border=border,
+        lowest=lowest,
+        largest=largest,
+        white=(arrays.white or white) if is_image else 0.0,
+    )
+
+
 def divide(
     arrays: Arrays,
     *,
@@ -265,5 +289,6 @@ def divide(
         task=task,
         inputs=arrays.inputs,
         remarks=arrays.remarks,
+        description=described(arrays, name, border, (mean, std), task),
         digest=digest,
     )

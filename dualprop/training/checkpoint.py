@@ -64,9 +64,10 @@ def write(path: Path, checkpoint: Checkpoint, belongs_to: str) -> None:
     files.write(path, save(tensors, metadata={"dualprop": json.dumps(about)}))
 
 
-def read(path: Path, belongs_to: str, kind: str = "") -> Checkpoint:
+def read(path: Path, belongs_to: str | None, kind: str = "") -> Checkpoint:
     """Read and verify a checkpoint. Raises CheckpointError where it is corrupt, of another run, or
-    of another `kind`, "best" or "last", where one is asked for."""
+    of another `kind`, "best" or "last", where one is asked for. `belongs_to` is None where what was
+    written is not known."""
     advice = _advice(path)
     try:
         # Read, not mapped: a file that is cut short under a map ends the process.
@@ -86,7 +87,7 @@ def read(path: Path, belongs_to: str, kind: str = "") -> Checkpoint:
         raise CheckpointError(f"checkpoint {path} is corrupt: in its header, {error}. {advice}") from error
     if header.sha256 != _digest(tensors, header.belongs_to, header.about):
         raise CheckpointError(f"checkpoint {path} is corrupt: its checksum differs. {advice}")
-    if header.belongs_to != belongs_to:
+    if belongs_to not in (None, header.belongs_to):
         raise CheckpointError(f"checkpoint {path} belongs to another recipe or seed. {advice}")
     if kind and (its_kind := _kind(header.about)) not in ("", kind):
         raise CheckpointError(

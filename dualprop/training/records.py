@@ -5,7 +5,7 @@ Runs of earlier versions lack what has a default here. Numbers that were not fin
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from msgspec import Meta, Struct, to_builtins
 
@@ -122,6 +122,51 @@ def by_name(plain: Any, kind: Any, where: str) -> dict[str, Any]:
     """An object of any names, each value of this type. Raises Misfit, which names the name."""
     holder = convert(plain, dict[str, Any], where.rstrip("."))
     return {name: convert(value, kind, f"{where}{field(name)}") for name, value in holder.items()}
+
+
+Name = Annotated[str, Meta(min_length=1, max_length=200)]
+Size = Annotated[int, Meta(ge=1, le=10**9)]
+
+
+class DescribedTask(Record, frozen=True, kw_only=True):
+    """See `data.Task`."""
+
+    kind: Literal["classification", "regression", "multilabel"]
+    names: Annotated[tuple[Name, ...], Meta(min_length=1)]
+    mean: tuple[float, ...] = ()
+    std: tuple[Ratio, ...] = ()
+    counts: tuple[Count, ...] = ()
+
+
+class DescribedFeature(Record, frozen=True, kw_only=True):
+    """See `data.own.columns.Feature`."""
+
+    column: Name
+    words: tuple[str, ...] = ()
+
+
+class DescribedInputs(Record, frozen=True, kw_only=True):
+    """See `data.own.inputs.Inputs`."""
+
+    source: Literal["table", "images", "arrays"]
+    features: tuple[DescribedFeature, ...] = ()
+    targets: tuple[Name, ...] = ()
+    size: Annotated[int, Meta(ge=0, le=1024)] = 0
+    fit: Literal["crop", "pad", "stretch"] = "crop"
+    colour: Literal["grey", "rgb"] = "rgb"
+
+
+class Described(Record, frozen=True, kw_only=True):
+    """The data of a run, "data" in the header of its best checkpoint: see `data.Description`."""
+
+    title: Name
+    task: DescribedTask
+    inputs: DescribedInputs
+    input_shape: Annotated[tuple[Size, ...], Meta(min_length=1, max_length=3)]
+    border: Annotated[int, Meta(ge=0, le=1024)] = 0
+    lowest: float = 0.0
+    largest: float = 0.0
+    white: Annotated[float, Meta(ge=0)] = 0.0
 
 
 class Memory(Record, frozen=True, kw_only=True):

@@ -22,8 +22,9 @@ from dualprop import data, memory
 from dualprop.errors import DataError, RunError, SettingError
 from dualprop.network import Network
 from dualprop.system.allocation import keep_freed_memory
-from dualprop.training import documents, execution, files, folders, optimization, readings
+from dualprop.training import documents, execution, files, folders, optimization, readings, weights
 from dualprop.training import recipe as recipes
+from dualprop.training.checkpoint import Checkpoint
 from dualprop.training.documents import Misfit
 from dualprop.training.recipe import Recipe
 from dualprop.training.records import Epoch, Result, RunFile
@@ -66,9 +67,16 @@ class Run:
         this run's."""
         return [result for seed in self.seeds if (result := self._result(seed)) is not None]
 
+    def best(self, seed: int) -> Checkpoint:
+        """The weights that were best on the validation part so far. Raises CheckpointError where
+        there are none, or they are damaged or not this run's."""
+        return weights.read_best(self.seed_folder(seed), self._owner(seed))
+
+    def _owner(self, seed: int) -> str | None:
+        return belongs_to(self.recipe, seed) if self.is_current else None
+
     def _result(self, seed: int) -> Result | None:
-        owner = belongs_to(self.recipe, seed) if self.is_current else None
-        return readings.result(self.seed_folder(seed), seed, owner)
+        return readings.result(self.seed_folder(seed), seed, self._owner(seed))
 
 
 def create(folder: Path, recipe: Recipe, seeds: tuple[int, ...]) -> Run:

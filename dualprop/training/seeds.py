@@ -209,12 +209,17 @@ class Seed:
         is_better = recipe.select == "last" or score.accuracy > best_accuracy
         if not progress.best or (is_better and not progress.stopped):
             progress.best = {"epoch": progress.epoch, "validation_accuracy": score.accuracy}
-            best = Checkpoint(checkpoint.model_tensors(self.learner.tested_model), {"kind": "best", **progress.best})
-            checkpoint.write(self.best, best, self.belongs_to)
+            checkpoint.write(self.best, self._best(), self.belongs_to)
         self.learner.reset_sums()
         self._write_checkpoint()
         if self.is_told:
             self.reporter.epoch_done(metrics)
+
+    def _best(self) -> Checkpoint:
+        """The tested model as it is, and what its inputs and outputs are."""
+        described, tensors = weights.described(self.splits.description)
+        tensors |= checkpoint.model_tensors(self.learner.tested_model)
+        return Checkpoint(tensors, {"kind": "best", **self.progress.best, "data": described})
 
     def _write_checkpoint(self) -> None:
         checkpoint.write(self.last, Checkpoint(self.learner.tensors(), asdict(self.progress)), self.belongs_to)

@@ -49,9 +49,7 @@ def read(path: Path, reading: Reading) -> Own:
     own, num_train = _of_part(datasets, path, together, reading), len(saved["train"])
     if len(own.x) != len(together):
         raise DataError(f"{path}: rows that lack a value can't be dropped from parts. Give --reading.missing mean.")
-    return Own(
-        own.x[:num_train], own.y[:num_train], own.task, own.inputs, (own.x[num_train:], own.y[num_train:]), own.remarks
-    )
+    return Own(own.x[:num_train], own.y[:num_train], own.task, own.inputs, (own.x[num_train:], own.y[num_train:]), own.remarks)
 
 
 def _of_part(datasets: Any, path: Path, part: Any, reading: Reading) -> Own:
