@@ -6,7 +6,7 @@ x holds vectors (N, D), grey images (N, H, W), or images with channels, in uint8
 two after it, (N, H, W, C) if the last is at most 4 and smaller than the two before it. Anything
 else is refused, unless an entry `layout`, "NCHW" or "NHWC", says what it is; where there is one, it
 decides. y holds the classes 0..K-1 as integers (N,), or numbers or labels, (N,) or (N, K), see
-`targets`; an entry `names` names them. Pickle is never read: opening a file runs no code of its
+`targets`; an entry `target_names` names them. Pickle is never read: opening a file runs no code of its
 author.
 
 A folder of x_train.npy, y_train.npy and so on is read alike.
@@ -29,7 +29,7 @@ from dualprop.data.splits import count_classes
 from dualprop.data.tasks import Task, TaskKind
 from dualprop.errors import DataError
 
-WANTED = ("x_train", "y_train", "x_test", "y_test", "layout", "names")
+WANTED = ("x_train", "y_train", "x_test", "y_test", "layout", "target_names")
 MOST_NAME = 200
 
 
@@ -49,6 +49,8 @@ def of_entries(path: Path, entries: dict[str, np.ndarray], reading: Reading) -> 
     _check_lengths(path, "train", x_train, y_train)
     kind = targets.of_array(f"{path}: y_train", y_train, reading)
     if "x_test" not in entries:
+        if len(x_train) < 2:
+            raise DataError(f"{path}: {len(x_train)} training example can't be divided in two; store more.")
         num_classes = count_classes(y_train, y_train, str(path)) if kind == "classification" else 0
         y, task = _targets(path, kind, y_train, num_classes, entries)
         return Own(x_train, y, task, Inputs("arrays"))
@@ -80,10 +82,10 @@ def _targets(
     num_outputs = num_classes or y.shape[1]
     prefix = {"classification": "", "regression": "y", "multilabel": "label "}[kind]
     names = tuple(f"{prefix}{k}" for k in range(num_outputs)) if num_outputs > 1 or not prefix else (prefix.strip(),)
-    if "names" in entries:
-        names = tuple(str(name) for name in entries["names"].reshape(-1))
+    if "target_names" in entries:
+        names = tuple(str(name) for name in entries["target_names"].reshape(-1))
         if len(names) != num_outputs or len(set(names)) != len(names) or not all(0 < len(n) <= MOST_NAME for n in names):
-            raise DataError(f"{path}: names must hold {num_outputs} different words, got {len(names)}. Correct them.")
+            raise DataError(f"{path}: target_names must hold {num_outputs} different words, got {len(names)}. Correct them.")
     return (y.astype(np.int64) if kind == "classification" else y), Task(kind, names)
 
 

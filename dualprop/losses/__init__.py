@@ -1,17 +1,18 @@
-"""Losses on the network's output: three by name, PyTorch's by type, and the user's own."""
+"""Losses on the network's output: four by name, PyTorch's by type, and the user's own."""
 
 from dualprop.losses import base, pytorch
 from dualprop.losses.base import LOSSES, AbstractLoss, describe, from_name, targets, wide
-from dualprop.losses.known import CrossEntropy, LogLoss, SquaredError
+from dualprop.losses.known import BinaryCrossEntropy, CrossEntropy, LogLoss, SquaredError
 from dualprop.losses.own import OwnLoss, from_function
 from dualprop.losses.pytorch import TorchLoss, from_torch
 
-LOSSES.update({loss.name: loss for loss in (CrossEntropy, SquaredError, LogLoss)})
+LOSSES.update({loss.name: loss for loss in (CrossEntropy, SquaredError, LogLoss, BinaryCrossEntropy)})
 base.READERS[:] = [pytorch.read]
 
 __all__ = [
     "LOSSES",
     "AbstractLoss",
+    "BinaryCrossEntropy",
     "CrossEntropy",
     "LogLoss",
     "OwnLoss",

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from dualprop import softmax
 from dualprop.errors import SettingError
 from dualprop.losses.base import AbstractLoss, targets, wide
-from dualprop.neurons import AbstractNeuron, Identity, Softmax
+from dualprop.neurons import AbstractNeuron, Identity, Sigmoid, Softmax
 from dualprop.settings import conform
 
 
@@ -67,12 +67,13 @@ class CrossEntropy(AbstractLoss):
 
     Attributes:
         label_smoothing: ε, what is taken from the targets and spread over all K classes.
+        class_weights: w, one a class; an example's loss is w_y ℓ. Empty for 1 each.
     """
 
     label_smoothing: Annotated[float, Interval(ge=0, lt=1)] = 0.0
+    class_weights: tuple[Annotated[float, Interval(ge=0)], ...] = ()
 
     name = "cross_entropy"
-    concave_limit = 2.0
     is_holomorphic = True
 
     def __post_init__(self) -> None:
@@ -81,16 +82,23 @@ class CrossEntropy(AbstractLoss):
     def __str__(self) -> str:
         return f"{self.name}({self.label_smoothing!r})" if self.label_smoothing else self.name
 
+    @property
+    def concave_limit(self) -> float:  # type: ignore[override]
+        """2, by the largest weight."""
+        return 2.0 / max(self.class_weights, default=1.0)
+
     def value(self, s: Tensor, y: Tensor) -> Tensor:
         s = wide(s)
         target = y.to(s.dtype) if y.dtype.is_floating_point else y
-        return F.cross_entropy(s, target, reduction="none", label_smoothing=self.label_smoothing)
+        values = F.cross_entropy(s, target, reduction="none", label_smoothing=self.label_smoothing)
+        return values * self._weights(y, s)[:, 0] if self.class_weights else values
 
     def gradient(self, s: Tensor, y: Tensor) -> Tensor:
         s = wide(s)
         target = self._targets(y, s)
         p = softmax.softmax(s, 1)
-        return p * target.sum(1, keepdim=True) - target if y.dtype.is_floating_point else p - target
+        is_of_sum_one = not (y.dtype.is_floating_point or self.class_weights)
+        return p - target if is_of_sum_one else p * target.sum(1, keepdim=True) - target
 
     def check_output(self, neuron: AbstractNeuron) -> None:
         if isinstance(neuron, Softmax):
@@ -110,12 +118,18 @@ class CrossEntropy(AbstractLoss):
         return _nudge_logits(a, self._targets(y, a), c)
 
     def _targets(self, y: Tensor, like: Tensor) -> Tensor:
+        """Target vectors (N, K), each times its example's weight."""
         target = targets(y, like)
-        return (
-            target
-            if not self.label_smoothing
-            else torch.lerp(target, target.new_tensor(1 / target.shape[1]), self.label_smoothing)
-        )
+        if self.label_smoothing:
+            target = torch.lerp(target, target.new_tensor(1 / target.shape[1]), self.label_smoothing)
+        return target * self._weights(y, like).to(target.dtype) if self.class_weights else target
+
+    def _weights(self, y: Tensor, like: Tensor) -> Tensor:
+        """The weight of each example, (N, 1): that of its class, or of its share in each."""
+        weights = torch.tensor(self.class_weights, dtype=like.real.dtype, device=like.device)
+        if len(weights) != like.shape[1]:
+            raise SettingError(f"class_weights must hold {like.shape[1]} numbers, one a class, got {len(weights)}.")
+        return (y.to(weights.dtype) * weights).sum(1, keepdim=True) if y.dtype.is_floating_point else weights[y][:, None]
 
 
 @dataclass(frozen=True)
@@ -152,6 +166,65 @@ class LogLoss(AbstractLoss):
             raise SettingError(f"an exact log_loss nudge has no argmin uphill (c = {c:g} < 0). Use output_nudge='linearized'.")
         a = wide(a)
         return neuron.f(a) if c == 0 else neuron.nudged(a, c * targets(y, a))
+
+
+@dataclass(frozen=True)
+class BinaryCrossEntropy(AbstractLoss):
+    """ℓ = Σ_k log(1 + exp s_k) - y_k s_k on logits: K labels, each 0 or 1 and by itself.
+
+    Its Hessian is at most ¼, so the uphill nudge needs |c| < 4. Class indices become one-hot
+    vectors.
+    """
+
+    name = "binary_cross_entropy"
+    concave_limit = 4.0
+    is_holomorphic = True
+
+    def value(self, s: Tensor, y: Tensor) -> Tensor:
+        s = wide(s)
+        return (F.softplus(s) - targets(y, s) * s).sum(1)
+
+    def gradient(self, s: Tensor, y: Tensor) -> Tensor:
+        s = wide(s)
+        return s.sigmoid() - targets(y, s)
+
+    def prepared(self, y: Tensor, outputs: Tensor) -> Tensor:
+        return targets(y, wide(outputs))
+
+    def check_output(self, neuron: AbstractNeuron) -> None:
+        if isinstance(neuron, Sigmoid | Softmax):
+            raise SettingError(
+                f"the binary_cross_entropy loss takes logits, but the output neuron is {type(neuron).__name__}. Remove the "
+                "model's last activation."
+            )
+
+    def nudge(self, neuron: AbstractNeuron, a: Tensor, y: Tensor, c: float) -> Tensor:
+        self.check_output(neuron)
+        if not isinstance(neuron, Identity):
+            raise SettingError(
+                f"an exact binary_cross_entropy nudge acts on logits, but the output neuron is {type(neuron).__name__}. "
+                "Remove the model's last activation, or use output_nudge='linearized'."
+            )
+        a = wide(a)
+        return _nudge_labels(a, targets(y, a), c)
+
+
+def _nudge_labels(a: Tensor, y: Tensor, c: float, steps: int = 100) -> Tensor:
+    """Solve s - a + c (σ(s) - y) = 0 for each unit: by Newton's method, or where that leaves the
+    interval in which the root is, by halving it. The left side rises for c > -4."""
+    lowest, highest = a - abs(c), a + abs(c)
+    tolerance = 4 * torch.finfo(a.dtype).eps * (1 + a.abs() + abs(c))
+    s = a
+    for _ in range(steps):
+        p = s.sigmoid()
+        residual = s - a + c * (p - y)
+        if bool((residual.abs() <= tolerance).all()):
+            break
+        highest = torch.where(residual > 0, s, highest)
+        lowest = torch.where(residual > 0, lowest, s)
+        new = s - residual / (1 + c * p * (1 - p))
+        s = torch.where((new > lowest) & (new < highest), new, (lowest + highest) / 2)
+    return s
 
 
 def _nudge_logits(a: Tensor, y: Tensor, c: float, steps: int = 100) -> Tensor:

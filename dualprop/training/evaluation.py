@@ -1,27 +1,18 @@
-"""Loss and accuracy of a model on one part of a data set."""
+"""Loss and scores of a model on one part of a data set."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from dualprop.data import Examples, batches
+from dualprop.data import Examples, Task, batches
 from dualprop.data.augmentation import pad
 from dualprop.losses import AbstractLoss
+from dualprop.training import scoring
 from dualprop.training.execution import Execution
-
-
-@dataclass(frozen=True)
-class Score:
-    """Mean loss per example, and top-1 and top-5 accuracy in [0, 1] (of fewer than five classes,
-    all are in the top five)."""
-
-    loss: float
-    accuracy: float
-    top5_accuracy: float
+from dualprop.training.scoring import Score
 
 
 def evaluate(
@@ -29,6 +20,7 @@ def evaluate(
     examples: Examples,
     loss: AbstractLoss,
     execution: Execution,
+    task: Task,
     batch_size: int = 1000,
     predict: Callable[[Tensor], Tensor] | None = None,
     views: str = "none",
@@ -37,15 +29,15 @@ def evaluate(
     the `views` of each; the model's mode is put back."""
     was_training = model.training
     model.eval()
-    total = torch.zeros(3, dtype=torch.float64, device=examples.device)
+    total = torch.zeros((), dtype=torch.float64, device=examples.device)
+    tally = scoring.tally(task, examples.device)
     with torch.no_grad(), execution.computing():
         for x, y in batches(examples, batch_size, dtype=execution.inputs, channels_last=execution.channels_last):
             logits = over_views(predict or model, x, views)
-            total[0] += loss.value(logits, y).sum()
-            total[1] += (logits.argmax(1) == y).sum()
-            total[2] += (logits.topk(min(5, logits.shape[1]), 1).indices == y.unsqueeze(1)).sum()
+            total += loss.value(logits, y).sum()
+            tally.add(logits, y)
     model.train(was_training)
-    return Score(*(total / len(examples)).tolist())
+    return Score(loss=float(total / len(examples)), **tally.scores())
 
 
 def over_views(predict: Callable[[Tensor], Tensor], x: Tensor, views: str) -> Tensor:

@@ -32,7 +32,7 @@ class Learner:
     """
 
     def __init__(self, recipe: Recipe, seed: int, splits: Splits, how: Execution) -> None:
-        self.recipe, self.seed, self.how = recipe, seed, how
+        self.recipe, self.seed, self.how, self.task = recipe, seed, how, splits.task
         self.model = weights.initial_model(recipe, seed, splits)
         self.network = Network.from_module(self.model)
         self.average = averaging.running_mean(self.model, recipe.averaging)
@@ -63,7 +63,7 @@ class Learner:
         """The tested model's score on these examples."""
         rule = self.recipe.rule
         return evaluate(
-            self.tested_model, examples, rule.loss, self.how, predict=lambda x: rule.predict(self.tested, x), views=views
+            self.tested_model, examples, rule.loss, self.how, self.task, predict=lambda x: rule.predict(self.tested, x), views=views
         )
 
     def statistics(self, splits: Splits) -> dict[str, Any]:

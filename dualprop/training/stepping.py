@@ -80,7 +80,9 @@ class AbstractSteps(ABC):
     def _add_up(self, outcome: Outcome, y: Tensor) -> None:
         losses = outcome.loss if outcome.losses is None else outcome.losses
         self.loss_sum += losses * self.recipe.batch_size
-        self.num_correct += (outcome.logits.argmax(1) == y).view(len(self.num_correct), -1).sum(1)
+        # Numbers and labels are right by degrees.
+        if y.dim() == 1:
+            self.num_correct += (outcome.logits.argmax(1) == y).view(len(self.num_correct), -1).sum(1)
 
     def _uncaptured(self, x: Tensor, y: Tensor, state: Any) -> tuple[list[Outcome], Any]:
         # The context is entered here: what autocast keeps in it belongs to one step, captured or

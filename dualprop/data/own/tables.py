@@ -69,9 +69,7 @@ def _without_gaps(
     for column in columns:
         rows = np.flatnonzero(column.missing)
         if rows.size and reading.missing != "drop":
-            what = (
-                f"no value, and {rows.size} of {len(table.places)} rows have none. Fill it in, or give --reading.missing drop."
-            )
+            what = f"no value, as in {rows.size} of {len(table.places)} rows. Fill it in, or give --reading.missing drop."
             raise table.error(int(rows[0]), column.name, what)
     gaps = {column.name: column.missing for column in (*inputs, *columns)}
     told = [f"{name} ({int(gap.sum())})" for name, gap in gaps.items() if gap.any() and not gap.all()]

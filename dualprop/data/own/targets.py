@@ -96,9 +96,12 @@ def of_array(where: str, y: np.ndarray, reading: Reading) -> TaskKind:
         raise DataError(f"{where} has shape {y.shape}, expected ({len(y)},): one class an example; or (N, K) of numbers.")
     if reading.task != "auto":
         return reading.task
+    if y.ndim == 2 and y.shape[1] > 1 and bool(((y == 1).sum(1) == 1).all() and ((y == 0).sum(1) == y.shape[1] - 1).all()):
+        told = "one class index per example: each row holds one 1. Store y.argmax(1), or give --reading.task multilabel"
+        raise DataError(f"{where} has shape {y.shape}, expected ({len(y)},), {told}.")
     if y.ndim == 2:
         return "multilabel" if bool(np.isin(y, (0, 1)).all()) else "regression"
     if y.dtype.kind == "f" and bool((y == np.round(y)).all()):
         told = "store labels as integers, or give --reading.task regression"
-        raise DataError(f"{where} has dtype {y.dtype} and whole numbers; {told}.")
+        raise DataError(f"{where} has dtype {y.dtype}; {told}.")
     return "regression" if y.dtype.kind == "f" else "classification"
