@@ -26,7 +26,7 @@ LEVEL = 0.975
 
 @dataclass(frozen=True)
 class Difference:
-    """Points of accuracy by which a rule is above its twin, ± what chance explains."""
+    """Points (hundredths of the score) by which a rule is above its twin, ± what chance explains."""
 
     points: float
     chance: float
@@ -55,10 +55,11 @@ def difference(results: Sequence[Result], twin: Sequence[Result]) -> Difference 
     pairs = [(result, of_twin[result.seed]) for result in results if result.seed in of_twin]
     if not pairs:
         return None
-    points = [100 * (a.test_accuracy - b.test_accuracy) for a, b in pairs]
+    points = [100 * (a.score - b.score) for a, b in pairs]
     if len(pairs) > 1:
         return Difference(mean(points), student(len(pairs) - 1) * stdev(points) / sqrt(len(points)), len(points))
-    if not pairs[0][0].num_test:
+    # What sampling alone explains is known of shares of examples, and not of R² or F1.
+    if not pairs[0][0].num_test or pairs[0][0].headline != "accuracy":
         return None
     return Difference(points[0], 2 * sqrt(sum(_sampling(result) for result in pairs[0])), 1)
 
@@ -130,7 +131,7 @@ class Verdict:
 
 def to_published(results: Sequence[Result], published: Published, wanted: int) -> Verdict:
     """Of a rule's results, however many there are, to what is published of it."""
-    accuracies = [100 * result.test_accuracy for result in results]
+    accuracies = [100 * result.score for result in results]
     if not accuracies:
         return Verdict(None, 0.0, 0, wanted)
     points = mean(accuracies) - published.mean
@@ -158,4 +159,4 @@ def student(degrees: float) -> float:
 def _sampling(result: Result) -> float:
     """The variance of an accuracy, in points squared, by the test set's size."""
     assert result.num_test
-    return 1e4 * result.test_accuracy * (1 - result.test_accuracy) / result.num_test
+    return 1e4 * result.score * (1 - result.score) / result.num_test

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dualprop.training import files, folders
-from dualprop.training.records import Cost
+from dualprop.training.records import WORDS, Cost
 from dualprop.training.runs import Run
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def training_curves(runs: Sequence[tuple[str, Run]]) -> Figure:
     for number, (label, run) in enumerate(runs):
         colour, dash, marker = _style(number)
         for axes, key, to_shown in (
-            (error_axes, "validation_accuracy", lambda v: 100 * (1 - v)),
+            (error_axes, "validation_score", lambda v: 100 * (1 - v)),
             (loss_axes, "train_loss", lambda v: v),
         ):
             epochs, values = _series(run, key)
@@ -85,7 +85,8 @@ def training_curves(runs: Sequence[tuple[str, Run]]) -> Figure:
     others = [label for label, run in runs if run.recipe.rule.loss != loss]
     left_out = f"; not of another loss: {', '.join(others)}" if others else ""
     recipe = runs[0][1].recipe
-    _finish(error_axes, "validation error (%)", "Error on the validation part")
+    quantity, told = ERRORS[_headline(runs)]
+    _finish(error_axes, quantity, told)
     _finish(loss_axes, f"training loss ({loss.name.replace('_', ' ')})", f"Loss while training{left_out}")
     num_seeds = max(len(run.seeds) for _, run in runs)
     band = f", mean and range over {num_seeds} seeds" if num_seeds > 1 else ""
@@ -97,6 +98,19 @@ def training_curves(runs: Sequence[tuple[str, Run]]) -> Figure:
     elif error_axes.lines:
         error_axes.legend(frameon=False, fontsize=9)
     return figure
+
+
+# What is missing to a perfect score.
+ERRORS = {
+    "accuracy": ("validation error (%)", "Error on the validation part"),
+    "r2": ("100 (1 - R²)", "Variance of the validation part left unexplained (%)"),
+    "f1": ("100 (1 - F1)", "What is missing to F1 = 100 % on the validation part"),
+}
+
+
+def _headline(runs: Sequence[tuple[str, Run]]) -> str:
+    """The name of the score that the runs are shown by."""
+    return next((epoch.headline for _, run in runs for seed in run.seeds for epoch in run.metrics(seed)[:1]), "accuracy")
 
 
 def _style(number: int) -> tuple[str, Any, str | None]:
@@ -113,7 +127,7 @@ def overview(runs: Sequence[tuple[str, Run]], costs: dict[str, Cost] | None) -> 
     """
     figure, panels = new_figure(1, 3 if costs else 2, (12.5 if costs else 9.0, 1.4 + 0.27 * len(runs)))
     axes_list = list(np.atleast_1d(np.asarray(panels, dtype=object)))
-    _accuracies(axes_list[0], runs)
+    _scores(axes_list[0], runs)
     if costs:
         _times(axes_list[1], runs, costs)
     _last_angles(figure, axes_list[-1], runs)
@@ -129,16 +143,16 @@ def overview(runs: Sequence[tuple[str, Run]], costs: dict[str, Cost] | None) -> 
     return figure
 
 
-def _accuracies(axes: Axes, runs: Sequence[tuple[str, Run]]) -> None:
+def _scores(axes: Axes, runs: Sequence[tuple[str, Run]]) -> None:
     for height, (_, run) in enumerate(runs):
-        accuracies = [100 * result.test_accuracy for result in run.results()]
-        if not accuracies:
+        scores = [100 * result.score for result in run.results()]
+        if not scores:
             continue
-        axes.plot(accuracies, [height] * len(accuracies), color=COLOURS[4], marker="o", ms=5, ls="none", alpha=0.6)
-        axes.plot(np.mean(accuracies), height, color=COLOURS[0], marker="|", ms=11, mew=2.4, ls="none")
+        axes.plot(scores, [height] * len(scores), color=COLOURS[4], marker="o", ms=5, ls="none", alpha=0.6)
+        axes.plot(np.mean(scores), height, color=COLOURS[0], marker="|", ms=11, mew=2.4, ls="none")
         if run.recipe.rule_name == "backprop":
-            axes.axvline(float(np.mean(accuracies)), color="#333333", lw=0.8, ls=(0, (1, 2)))
-    axes.set_xlabel("test accuracy (%): seeds, and bars at their means")
+            axes.axvline(float(np.mean(scores)), color="#333333", lw=0.8, ls=(0, (1, 2)))
+    axes.set_xlabel(f"test {WORDS[_headline(runs)]} (%): seeds, and bars at their means")
     axes.grid(alpha=0.25, lw=0.6)
 
 
@@ -269,11 +283,11 @@ def _mean(values: np.ndarray) -> np.ndarray:
 
 
 def _with_result(label: str, run: Run) -> str:
-    accuracies = [100 * result.test_accuracy for result in run.results()]
-    if not accuracies:
+    scores = [100 * result.score for result in run.results()]
+    if not scores:
         return label
-    spread = f" ± {np.std(accuracies, ddof=1):.2f}" if len(accuracies) > 1 else ""
-    return f"{label}: test accuracy {np.mean(accuracies):.2f}{spread} %"
+    spread = f" ± {np.std(scores, ddof=1):.2f}" if len(scores) > 1 else ""
+    return f"{label}: test {WORDS[run.results()[0].headline]} {np.mean(scores):.2f}{spread} %"
 
 
 def new_figure(

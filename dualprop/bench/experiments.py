@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields
@@ -21,6 +22,7 @@ from dualprop.analysis import reports
 from dualprop.analysis.keywords import by_keyword
 from dualprop.analysis.reports import Report
 from dualprop.bench import rows
+from dualprop.data import Splits, own, title
 from dualprop.errors import DualpropError, SettingError
 from dualprop.recipes import variants
 from dualprop.settings import NumSeeds
@@ -101,6 +103,9 @@ class CompareOptions:
 class Watch:
     """What is told while recipes are trained. This one is silent; the command line's prints."""
 
+    def read(self, recipe: Recipe, splits: Splits) -> None:
+        """The data of a recipe, before anything else."""
+
     def started(self, folder: Path, recipes: dict[str, Recipe], is_comparison: bool, num_seeds: int) -> None: ...
     def measuring_costs(self) -> None: ...
 
@@ -178,14 +183,17 @@ def start(
     recipe = next(iter(recipes.values()))
     runs.prepare(recipe)
     splits = runs.load_data(recipe, seeds[0], data)
+    watch = watch or Watch()
+    watch.read(recipe, splits)
+    recipes = {label: each.for_task(splits.task) for label, each in recipes.items()}
     for each in recipes.values():
         runs.check_fit(each, splits)
     folder = out or _new_folder(recipe.name)
     # Held from before its first file until its last: who comes second is told so.
     with folders.claimed(folder):
         if not is_comparison:
-            return _train_run(runs.create(folder, recipe, seeds), data, watch or Watch())
-        return _train_comparison(comparisons.create(folder, recipes, seeds, measures_costs), data, watch or Watch())
+            return _train_run(runs.create(folder, next(iter(recipes.values())), seeds), data, watch)
+        return _train_comparison(comparisons.create(folder, recipes, seeds, measures_costs), data, watch)
 
 
 def resume(
@@ -229,11 +237,18 @@ def _started(options: TrainOptions | CompareOptions) -> Recipe:
 
 
 def _resolved(recipe: Recipe | str) -> Recipe:
-    """The recipe, whose .npz path is made absolute so that a run resumes from any folder."""
+    """The recipe. A path of own data is made absolute, so that a run resumes from any folder, and a
+    recipe of other data than it was made for is named after the data, and publishes nothing."""
     recipe = recipe_table.from_name(recipe) if isinstance(recipe, str) else recipe
-    if recipe.dataset.endswith(".npz"):
-        return dataclasses.replace(recipe, dataset=str(Path(recipe.dataset).resolve()))
-    return recipe
+    if own.is_path(recipe.dataset):
+        recipe = dataclasses.replace(recipe, dataset=str(Path(recipe.dataset).expanduser().resolve()))
+    original = recipe_table.RECIPES.get(recipe.name)
+    if original is None or original().dataset == recipe.dataset:
+        return recipe
+    # What a folder can be named after.
+    words = re.findall(r"[A-Za-z0-9._-]+", title(recipe.dataset))
+    name = "-".join([*words, recipe.model_name]).lstrip("._-")
+    return dataclasses.replace(recipe, name=name, cites="", published=())
 
 
 def _is_published(recipe: Recipe) -> bool:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "train": ("dualprop.cli.train", "train a recipe; --twin trains its back-propagation twin beside it"),
     "compare": ("dualprop.cli.compare", "train several rules on one recipe and show them in one table"),
+    "data": ("dualprop.cli.data", "`data describe PATH` shows what own data would be read as"),
     "check": ("dualprop.cli.check", "print the evidence on this machine that the rules are right"),
     "bench": ("dualprop.cli.bench", "measure time and memory of a step against a plain PyTorch loop"),
     "report": ("dualprop.cli.report", "show finished runs again, and redraw their figures"),
@@ -34,6 +35,7 @@ examples:
   dualprop compare                              handwritten digits by two rules, in a minute
   dualprop train mnist-mlp --rule.beta 0.1      any field of a recipe is an option
   dualprop train mnist-mlp --rule backprop      the back-propagation twin
+  dualprop compare --dataset iris.csv           your own table, folder of images, or arrays
   dualprop reproduce --minutes 8                the papers' tables: what is worth most, whole
   dualprop list recipes
 

@@ -16,7 +16,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 
 from dualprop import recipes
 from dualprop.errors import SettingError, closest
-from dualprop.settings import NamedPart
+from dualprop.settings import Count, Kind, NamedPart
 from dualprop.training.recipe import Recipe
 
 T = TypeVar("T")
@@ -79,6 +79,18 @@ def take_recipe(arguments: Sequence[str], default: str) -> tuple[Recipe, list[st
     if arguments and not arguments[0].startswith("-"):
         return recipes.from_name(arguments[0]), arguments[1:]
     return recipes.from_name(default), arguments
+
+
+def take_epochs(recipe: Recipe, arguments: Sequence[str]) -> tuple[Recipe, list[str]]:
+    """The recipe over the epochs that --epochs gives, where warm-up and cosine are shortened with
+    them unless they are given too, and the other arguments."""
+    epochs, rest = take_option(arguments, "--epochs")
+    if epochs is None:
+        return recipe, rest
+    if not re.fullmatch(r"[0-9]{1,7}", epochs):
+        raise SettingError(f"epochs must be a whole number from 1 on, got '{epochs}'.")
+    Kind.of(Count).conform("epochs", int(epochs))
+    return recipe.with_epochs(int(epochs)), rest
 
 
 def take_option(arguments: Sequence[str], name: str) -> tuple[str | None, list[str]]:

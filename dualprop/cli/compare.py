@@ -33,5 +33,6 @@ def main(arguments: Sequence[str]) -> None:
         tables.show_trained(experiments.resume(resumed.folder, resumed.data, watch, **how), console)
         return
     recipe, rest = args.take_recipe(arguments, experiments.DEFAULT_RECIPE)
+    recipe, rest = args.take_epochs(recipe, rest)
     options = args.parse(CompareOptions, CompareOptions(recipe), rest, "compare")
     tables.show_trained(experiments.run_comparison(options, watch), console)

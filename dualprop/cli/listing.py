@@ -53,7 +53,7 @@ def _items() -> dict[str, str]:
 def _datasets() -> dict[str, str]:
     from dualprop import data
 
-    return {**data.names(), "PATH.npz": "your own: x_train, y_train[, x_test, y_test]"}
+    return data.names()
 
 
 def _models() -> dict[str, str]:

@@ -14,10 +14,12 @@ from torch import Tensor
 
 from dualprop.bench.experiments import Watch
 from dualprop.bench.showing import say
+from dualprop.cli import data_told
 from dualprop.cli.outlets import shown
+from dualprop.data import Splits
 from dualprop.training import Reporter, execution
 from dualprop.training.recipe import Recipe
-from dualprop.training.records import Result
+from dualprop.training.records import HEADLINES, WORDS, Result
 
 SECONDS_BETWEEN_LINES = 5
 
@@ -27,6 +29,17 @@ class ConsoleWatch(Watch):
 
     def __init__(self, console: Console) -> None:
         self.console = console
+
+    def read(self, recipe: Recipe, splits: Splits) -> None:
+        if splits.inputs is None:
+            return
+        for line in data_told.lines(splits):
+            self._say(line)
+        for line in data_told.remarks(splits, recipe.select == "best"):
+            say(self.console, line, style="yellow")
+        if (fitted := recipe.for_task(splits.task)) is not recipe:
+            words = [str(each.rule.loss).replace("_", " ") for each in (fitted, recipe)]
+            self._say(f"loss: {words[0]}, as {words[1]} does not read such targets")
 
     def started(self, folder: Path, recipes: dict[str, Recipe], is_comparison: bool, num_seeds: int) -> None:
         first = next(iter(recipes.values()))
@@ -58,6 +71,8 @@ class ConsoleReporter(Reporter):
         self.started = self.shown = 0.0
         self.unsettled: tuple[int, str] = (0, "")
         self.num_steps = self.first_step = self.done = 0
+        # Known from the metrics before training.
+        self.has_accuracy = False
 
     def changed(self, what: str) -> None:
         say(self.console, f"{self.label}: {what}", style="yellow")
@@ -86,10 +101,12 @@ class ConsoleReporter(Reporter):
         # Reading the loss waits for the device, so only as often as an eye can follow.
         if self.bar is not None and now - self.shown > 0.2:
             self.shown = now
-            numbers = f"loss {float(loss) / num_examples:.4f} accuracy {int(num_correct) / num_examples:.3f} {self._rate(now)}"
+            share = f" accuracy {int(num_correct) / num_examples:.3f}" if self.has_accuracy else ""
+            numbers = f"loss {float(loss) / num_examples:.4f}{share} {self._rate(now)}"
             self.bar.update(self.task, completed=done, numbers=numbers)
 
     def epoch_done(self, metrics: dict[str, Any]) -> None:
+        self.has_accuracy = "validation_accuracy" in metrics
         self.unsettled = (metrics.get("unsettled_steps", 0), metrics.get("unsettled", ""))
         now = time.perf_counter()
         is_last = self.done == self.num_steps
@@ -101,14 +118,14 @@ class ConsoleReporter(Reporter):
         say(
             self.console,
             f"{self.label}, seed {self.seed}, epoch {metrics['epoch']}: loss {metrics['train_loss']:.4f}, "
-            f"accuracy {metrics['train_accuracy']:.4f}, validation {metrics['validation_accuracy']:.4f}, "
+            f"{_scores(metrics)}, "
             f"{self._rate(now)}, {left:.0f} s left",
         )
 
     def seed_finished(self, result: Result) -> None:
         self.close()
         line = (
-            f"{self.label}, seed {result.seed}: test accuracy {100 * result.test_accuracy:.2f} % "
+            f"{self.label}, seed {result.seed}: test {WORDS[result.headline]} {100 * result.score:.2f} % "
             f"(after epoch {result.best_epoch} of {result.epochs})"
         )
         say(self.console, line)
@@ -127,3 +144,11 @@ class ConsoleReporter(Reporter):
     def _rate(self, now: float) -> str:
         steps = max(1, self.done - self.first_step)
         return f"{steps * self.batch_size / max(1e-9, now - self.started):,.0f} examples/s"
+
+
+def _scores(metrics: dict[str, Any]) -> str:
+    """The training accuracy, where there is one, and the validation score."""
+    headline = next(name for name in HEADLINES if f"validation_{name}" in metrics)
+    trained = f"accuracy {metrics['train_accuracy']:.4f}, " if "train_accuracy" in metrics else ""
+    words = "" if headline == "accuracy" else f" {WORDS[headline]}"
+    return f"{trained}validation{words} {metrics[f'validation_{headline}']:.4f}"

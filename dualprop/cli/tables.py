@@ -14,10 +14,17 @@ from dualprop.analysis import differences
 from dualprop.analysis.reports import Report
 from dualprop.bench.showing import say
 from dualprop.bench.timing import PLAIN, PLAIN_AGAIN
+from dualprop.cli import data_told
 from dualprop.training.recipe import Recipe
-from dualprop.training.records import Cost, Result
+from dualprop.training.records import WORDS, Cost, Result
 from dualprop.training.runs import Run
 
+# Scores that are shown beside the headline: how they are called, and what they are multiplied by.
+BESIDE = {
+    "balanced_accuracy": ("balanced (%)", 100.0),
+    "mae": ("MAE", 1.0),
+    "mean_average_precision": ("mAP (%)", 100.0),
+}
 # The exit code of a command that has trained all, but of which a seed diverged or collapsed.
 DIVERGED = 3
 
@@ -37,7 +44,7 @@ def show_trained(report: Report, console: Console) -> None:
 
 
 def show_runs(labelled: list[tuple[str, Run]], console: Console, costs: dict[str, Cost] | None = None) -> None:
-    """One row per rule: accuracy over seeds, cost per step, and the last epoch's alignment."""
+    """One row per rule: scores over seeds, cost per step, and the last epoch's alignment."""
     results_of_all = [result for _, run in labelled for result in run.results()]
     title = f"{labelled[0][1].recipe.name}, {_seeds(labelled[0][1])}, {_epochs(results_of_all)} epochs"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAVY, pad_edge=False)
@@ -45,8 +52,13 @@ def show_runs(labelled: list[tuple[str, Run]], console: Console, costs: dict[str
     published = dict(labelled[0][1].recipe.published)
     is_published = any(name in published for name, _ in labelled)
     has_views = any(result.test_accuracy_over_views is not None for result in results_of_all)
+    shown = [name for name in BESIDE if any(getattr(result, f"test_{name}") is not None for result in results_of_all)]
+    if not any(result.imbalance for result in results_of_all):
+        shown = [name for name in shown if name != "balanced_accuracy"]
+    headline = next((result.headline for result in results_of_all), "accuracy")
     headings = [
-        "test (%)",
+        "test (%)" if headline == "accuracy" else f"test {WORDS[headline]} (%)",
+        *(BESIDE[name][0] for name in shown),
         *(["over views"] if has_views else []),
         *(["published"] if is_published else []),
         *(["count/BP", "time/BP", "MB"] if costs is not None else []),
@@ -56,7 +68,8 @@ def show_runs(labelled: list[tuple[str, Run]], console: Console, costs: dict[str
         table.add_column(heading, justify="right", no_wrap=True)
     for name, run in labelled:
         results = run.results()
-        cells = [_over_seeds([result.test_accuracy for result in results])]
+        cells = [_over_seeds([result.score for result in results])]
+        cells += [_over_seeds([getattr(result, f"test_{score}") for result in results], BESIDE[score][1]) for score in shown]
         cells += [_over_seeds([result.test_accuracy_over_views for result in results])] if has_views else []
         cells += [published.get(name, "–")] if is_published else []
         if costs is not None:
@@ -89,6 +102,11 @@ def _explanations(labelled: list[tuple[str, Run]]) -> Iterator[str]:
     yield "cosine: to back-propagation, of the gradients after the last epoch, in the layer where it is least."
     if settling := [name for name, run in labelled if run.recipe.rule.predicts_by_equilibrium]:
         yield f"{', '.join(settling)}: predictions are an equilibrium's, and the cosine is to the implicit gradient there."
+    if any(result.imbalance for _, run in labelled for result in run.results()):
+        yield "balanced (%): the mean over classes of the share of each that is right."
+    sizes = [size for _, run in labelled for result in run.results() if (size := result.num_validation) is not None]
+    if sizes and any(run.recipe.select == "best" for _, run in labelled):
+        yield from data_told.too_few(min(sizes))
     if any(result.test_accuracy_over_views is not None for _, run in labelled for result in run.results()):
         shown = sorted({run.recipe.views.replace("_", " ") for _, run in labelled if run.recipe.views != "none"})
         yield f"over views: logits averaged over {', '.join(shown)} of each test image; test (%) is of the image itself."
@@ -119,11 +137,12 @@ def _say_published(recipe: Recipe, results: list[Result]) -> str:
     return f"{source}." if longest == whole else f"{source}; these runs are {longest} of {whole} epochs long: no comparison."
 
 
-def _over_seeds(accuracies: Sequence[float | None]) -> str:
-    """Mean and sample standard deviation of shares, in percent."""
-    percent = [100 * accuracy for accuracy in accuracies if accuracy is not None]
-    spread = f" ± {stdev(percent):.2f}" if len(percent) > 1 else ""
-    return f"{mean(percent):.2f}{spread}" if percent else "–"
+def _over_seeds(scores: Sequence[float | None], unit: float = 100) -> str:
+    """Mean and sample standard deviation; of shares in percent."""
+    values = [unit * score for score in scores if score is not None]
+    digits = 2 if unit == 100 or not values or abs(mean(values)) >= 10 else 4
+    spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{mean(values):.{digits}f}{spread}" if values else "–"
 
 
 def _seeds(run: Run) -> str:

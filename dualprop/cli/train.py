@@ -34,5 +34,6 @@ def main(arguments: Sequence[str]) -> None:
     rule, rest = args.take_option(arguments, "--rule")
     recipe, rest = args.take_recipe(rest, experiments.DEFAULT_RECIPE)
     recipe = recipe.with_rule(rule) if rule else recipe
+    recipe, rest = args.take_epochs(recipe, rest)
     options = args.parse(TrainOptions, TrainOptions(recipe), rest, "train")
     tables.show_trained(experiments.run_training(options, watch), console)

@@ -6,8 +6,8 @@ x holds vectors (N, D), grey images (N, H, W), or images with channels, in uint8
 two after it, (N, H, W, C) if the last is at most 4 and smaller than the two before it. Anything
 else is refused, unless an entry `layout`, "NCHW" or "NHWC", says what it is; where there is one, it
 decides. y holds the classes 0..K-1 as integers (N,), or numbers or labels, (N,) or (N, K), see
-`targets`; an entry `target_names` names them. Pickle is never read: opening a file runs no code of its
-author.
+`targets`; an entry `target_names` names them. Pickle is never read: opening a file runs no code of
+its author.
 
 A folder of x_train.npy, y_train.npy and so on is read alike.
 """

@@ -54,9 +54,13 @@ class Task:
         return 1 / len(self.names) if self.kind == "classification" else None
 
     @property
-    def is_imbalanced(self) -> bool:
-        """Whether a class has less than half of the training examples of another."""
-        return self.kind == "classification" and bool(self.counts) and max(self.counts) > 2 * min(self.counts)
+    def imbalance(self) -> float | None:
+        """By how much the largest class outnumbers the smallest that has any example; None up to
+        twice."""
+        present = [count for count in self.counts if count > 0]
+        if self.kind != "classification" or not present or max(present) <= 2 * min(present):
+            return None
+        return max(present) / min(present)
 
     def balanced_weights(self) -> tuple[float, ...]:
         """N / (K n_k) of each class k of n_k training examples, 0 of one without: of mean 1 over

@@ -136,6 +136,8 @@ def stacking_obstacle(recipe: Recipe) -> str:
         return f"the states of its {recipe.model.output} output settle together"
     if recipe.feedback != "exact":
         return f"{recipe.feedback} feedback weights are not stacked"
+    if recipe.class_weights != "none":
+        return "class weights are of each seed's own training part"
     return recipe.rule.stacking_obstacle
 
 
@@ -158,17 +160,21 @@ def _channels_last(recipe: Recipe, device: torch.device) -> bool:
 def _is_bookkeeping(recipe: Recipe, device: torch.device) -> bool:
     """Whether much of a step is not its operations, but what is between them."""
     is_small = isinstance(recipe.model, MLP) and max(recipe.model.widths, default=0) <= SMALL
-    return device.type == "cpu" and is_small and recipe.dtype in ("float32", "float64") and not recipe.rule.capture_obstacle
+    return device.type == "cpu" and is_small and recipe.dtype in ("float32", "float64") and not _capture_obstacle(recipe)
 
 
 def _captured(recipe: Recipe, device: torch.device) -> tuple[bool, str]:
     """Whether steps are captured, as CUDA graphs or on the CPU, and if they can't be, why."""
     if recipe.capture == "off" or (recipe.capture == "auto" and device.type != "cuda" and not _is_bookkeeping(recipe, device)):
         return False, ""
-    obstacle = recipe.rule.capture_obstacle if device.type in ("cuda", "cpu") else f"'{device.type}' has no graphs"
+    obstacle = _capture_obstacle(recipe) if device.type in ("cuda", "cpu") else f"'{device.type}' has no graphs"
     if obstacle and recipe.capture == "on":
         raise SettingError(f"capture='on' can't be had: {obstacle}. Use capture='auto'.")
     return not obstacle, f"not captured: {obstacle}" if obstacle else ""
+
+
+def _capture_obstacle(recipe: Recipe) -> str:
+    return "class weights are made anew at each step" if recipe.class_weights != "none" else recipe.rule.capture_obstacle
 
 
 def _stacked(recipe: Recipe, device: torch.device, num_seeds: int) -> tuple[bool, str]:

@@ -63,7 +63,13 @@ class Learner:
         """The tested model's score on these examples."""
         rule = self.recipe.rule
         return evaluate(
-            self.tested_model, examples, rule.loss, self.how, self.task, predict=lambda x: rule.predict(self.tested, x), views=views
+            self.tested_model,
+            examples,
+            rule.loss,
+            self.how,
+            self.task,
+            predict=lambda x: rule.predict(self.tested, x),
+            views=views,
         )
 
     def statistics(self, splits: Splits) -> dict[str, Any]:

@@ -26,7 +26,8 @@ class Progress:
         unsettled: how many steps of this epoch did not settle in their inference.
         metrics_bytes, metrics_digest: of the metrics that go with it; no digest in older ones.
         loss_scale: see `divergence`; 0 in older ones.
-        best: the epoch of the best weights, and their validation accuracy.
+        best: the epoch of the best weights, and what it was chosen by: their validation scores, as
+            "validation_accuracy", and loss.
         stopped: why training ended early.
         remarks: what is to be known of the result: conditions that changed under way.
         doubt: what is wrong with the losses of the last epoch, at which the network learns.
@@ -83,7 +84,8 @@ def agree(progress: Progress, best: dict[str, Any], folder: Path, allow_changed:
         if best["epoch"] != progress.epoch + 1 and not older:
             told = f"is of epoch {best['epoch']}, and the best epoch was {progress.best['epoch']}"
             raise CheckpointError(f"{folder / 'best.safetensors'} {told}. {advice}")
-        if (is_changed or older) and "validation_accuracy" in best:
+        scores = {name: value for name, value in best.items() if name.startswith("validation_")}
+        if (is_changed or older) and scores:
             # Those weights are replaced by better ones only.
-            progress.best = {name: best[name] for name in progress.best}
+            progress.best = {"epoch": best["epoch"], **scores}
     return older

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dualprop.errors import RunError
 from dualprop.training import documents, files
-from dualprop.training.records import Epoch, Result
+from dualprop.training.records import HEADLINES, Epoch, Result
 
 
 def result(folder: Path, seed: int, belongs_to: str | None) -> Result | None:
@@ -39,7 +39,9 @@ def metrics(folder: Path, result: Result | None) -> list[Epoch]:
             raise documents.damaged(path, error, _remedy(folder))
     if result is not None and epochs:
         best = epochs[result.best_epoch] if result.best_epoch < len(epochs) else None
-        if len(epochs) != result.epochs + 1 or best is None or best.validation_accuracy != result.validation_accuracy:
+        chosen_by = [f"validation_{name}" for name in HEADLINES]
+        is_other = best is None or any(getattr(best, name) != getattr(result, name) for name in chosen_by)
+        if len(epochs) != result.epochs + 1 or is_other:
             raise RunError(f"{path} is not of the same training as result.json beside it. {_remedy(folder)}")
     return epochs
 
@@ -51,8 +53,9 @@ def check_begun(folder: Path, length: int, epoch: int, best: dict[str, int | flo
     if not files.exists(path) or path.stat().st_size < length:
         return  # cutting it back says so
     epochs = documents.read_lines(path, Epoch.from_plain, _remedy(folder), length)
-    at_best = [each.validation_accuracy for each in epochs if each.epoch == best.get("epoch")]
-    if [each.epoch for each in epochs] != list(range(epoch + 1)) or at_best != [best.get("validation_accuracy")]:
+    names = [name for name in best if name.startswith("validation_")]
+    at_best = [{name: getattr(each, name, None) for name in names} for each in epochs if each.epoch == best.get("epoch")]
+    if [each.epoch for each in epochs] != list(range(epoch + 1)) or at_best != [{name: best[name] for name in names}]:
         raise RunError(f"{path} is not of the same training as the checkpoint beside it. {_remedy(folder)}")
 
 

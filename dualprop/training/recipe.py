@@ -15,7 +15,8 @@ from annotated_types import Ge, Interval
 from torch import nn
 
 from dualprop import feedback, losses, memory, models, rules
-from dualprop.data import Augmentation
+from dualprop.data import Augmentation, Reading, Task
+from dualprop.data.tasks import LOSS_OF
 from dualprop.errors import RunError, SettingError
 from dualprop.kernels import Kernel
 from dualprop.models import Architecture
@@ -27,6 +28,12 @@ from dualprop.training.older_recipes import renewed
 
 # What says how a run is computed and not what: no part of what a checkpoint belongs to.
 _HOW = ("residency", "capture", "stack_seeds", "kernel")
+# The losses by name that read the targets of a task.
+_READS = {
+    "classification": (losses.CrossEntropy, losses.SquaredError, losses.LogLoss, losses.BinaryCrossEntropy),
+    "regression": (losses.SquaredError,),
+    "multilabel": (losses.BinaryCrossEntropy, losses.SquaredError),
+}
 _NotNegative = Annotated[float, Ge(0)]
 _SMALLER = "Lower the widths or channels of the model."
 
@@ -93,7 +100,10 @@ class Recipe:
         cites: the table or figure that the recipe reproduces.
         published: pairs of a variant's name and its published test accuracy, such as ("dp", "98.43
             ± 0.03").
-        dataset: a data set's name, or the path of an .npz file.
+        dataset: a data set's name, or the path of own data: a table, a folder, arrays.
+        reading: how own data is read.
+        class_weights: of each example's loss: "none", or "balanced" by its class, N / (K n_k) where
+            n_k of N training examples are of it; an epoch is then chosen by the balanced accuracy.
         border: rows and columns of black pixels (zeros, before normalising) around every image,
             training and test alike.
         train_examples: how many of the training part are used, drawn with the seed; 0 for all.
@@ -148,6 +158,8 @@ class Recipe:
     cites: str = ""
     published: tuple[tuple[str, str], ...] = ()
     dataset: str
+    reading: Reading = Reading()
+    class_weights: Literal["none", "balanced"] = "none"
     border: Pixels = 0
     train_examples: Examples = 0
     residency: Literal["auto", "device", "mapped"] = "auto"
@@ -199,7 +211,7 @@ class Recipe:
                 f"device must be 'cpu', 'cuda' or another PyTorch device, got {self.device!r}. Try --device cpu."
             ) from None
         if not self.dataset.strip():
-            raise SettingError("dataset must be a data set's name or the path of an .npz file, got an empty one.")
+            raise SettingError("dataset must be a data set's name or the path of own data, got an empty one.")
         if 0 < self.averaging < 1:
             raise SettingError(f"averaging must be 0 or at least 1 step, got {self.averaging:g}.")
         if not 0 <= self.optimizer.cosine_epochs <= self.epochs:
@@ -212,6 +224,10 @@ class Recipe:
                 f"warmup_epochs must be fewer than the {self.epochs} epochs, got {self.optimizer.warmup_epochs:g}. Lower it, "
                 "or shorten the run by --budget --budget-epochs, which compress it."
             )
+
+    @property
+    def model_name(self) -> str:
+        return next(name for name, kind in models.MODELS.items() if kind is type(self.model)).replace("_", "-")
 
     @property
     def rule_name(self) -> str:
@@ -248,16 +264,56 @@ class Recipe:
         is_twin = kind is rules.Backprop
         return dataclasses.replace(other, feedback="exact", updates_per_batch=1, reset_states=False) if is_twin else other
 
-    def compressed(self) -> Recipe:
-        """The `--budget` form: fewer epochs, with warm-up and cosine shortened in proportion."""
-        epochs = min(self.epochs, self.budget_epochs or max(1, self.epochs // 16))
-        share = epochs / self.epochs
+    def selected_by(self, task: Task) -> str:
+        """The name of the validation score that an epoch is chosen by."""
+        return "balanced_accuracy" if self.class_weights == "balanced" else task.headline
+
+    def for_task(self, task: Task) -> Recipe:
+        """The recipe, with the task's own loss where its loss does not read such targets."""
+        if isinstance(self.rule.loss, _READS[task.kind]):
+            return self
+        loss = losses.from_name(LOSS_OF[task.kind])
+        return dataclasses.replace(self, rule=dataclasses.replace(self.rule, loss=loss))
+
+    def check_task(self, task: Task) -> None:
+        """Raise SettingError where the recipe can't be of this task."""
+        if not isinstance(self.rule.loss, _READS[task.kind]):
+            raise SettingError(
+                f"{self.dataset} is of {task.kind}, whose targets {self.rule.loss} does not read. "
+                f"Give --rule.loss {LOSS_OF[task.kind]}."
+            )
+        output = getattr(self.model, "output", "identity")
+        if task.kind != "classification" and output != "identity":
+            raise SettingError(
+                f"{self.dataset} is of {task.kind}, and a {output} output is of classes. Give output='identity'."
+            )
+        if self.class_weights == "balanced" and (
+            task.kind != "classification" or type(self.rule.loss) is not losses.CrossEntropy
+        ):
+            raise SettingError("class_weights are of classification by cross_entropy. Give --class-weights none.")
+
+    def weighted(self, task: Task) -> Recipe:
+        """The recipe as it is computed: with its classes' weights in the loss, if it has some."""
+        if self.class_weights == "none":
+            return self
+        loss = dataclasses.replace(self.rule.loss, class_weights=task.balanced_weights())  # type: ignore[type-var]
+        return dataclasses.replace(self, rule=dataclasses.replace(self.rule, loss=loss))
+
+    def with_epochs(self, epochs: int) -> Recipe:
+        """The recipe over so many epochs; where they are fewer, warm-up and cosine are shortened
+        with them."""
+        share = min(1.0, epochs / self.epochs)
         optimizer = dataclasses.replace(
             self.optimizer,
             warmup_epochs=self.optimizer.warmup_epochs * share,
             cosine_epochs=min(float(epochs), self.optimizer.cosine_epochs * share),
         )
-        return dataclasses.replace(self, epochs=epochs, budget_epochs=epochs, optimizer=optimizer)
+        return dataclasses.replace(self, epochs=epochs, optimizer=optimizer)
+
+    def compressed(self) -> Recipe:
+        """The `--budget` form: fewer epochs, with warm-up and cosine shortened in proportion."""
+        epochs = min(self.epochs, self.budget_epochs or max(1, self.epochs // 16))
+        return dataclasses.replace(self.with_epochs(epochs), budget_epochs=epochs)
 
     def seeds(self, number: int | None) -> tuple[int, ...]:
         """The first `number` seeds of the list, counting on from its largest where it is shorter;

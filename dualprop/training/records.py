@@ -14,6 +14,8 @@ from dualprop.training.documents import convert, field
 Count = Annotated[int, Meta(ge=0)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Ratio = Annotated[float, Meta(gt=0)]
+Number = float | None
+Numbers = Number | tuple[Number, ...]
 
 
 class Record(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -49,28 +51,64 @@ class ComparisonFile(Record, frozen=True, kw_only=True):
     costs: bool
 
 
+# The score that tells tasks apart, and which epochs are chosen by and rules compared in: the first
+# of these that there is.
+HEADLINES = ("r2", "f1", "accuracy")
+WORDS = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "r2": "R²",
+    "mae": "mean absolute error",
+    "f1": "F1",
+    "mean_average_precision": "mAP",
+}
+
+
 class Result(Record, frozen=True, kw_only=True, omit_defaults=True):
     """result.json: what a seed came to, tested with the weights of the epoch that was selected.
 
-    `test_accuracy` is of the plain prediction, `test_accuracy_over_views` of the mean over an
-    image's views (`Recipe.views`), None where there are none.
+    Scores are those that the task has, see `scoring`. `test_accuracy` is of the plain prediction,
+    `test_accuracy_over_views` of the mean over an image's views (`Recipe.views`), None where there
+    are none.
+    `imbalance` is by how much the largest class of the training part outnumbers the smallest, where
+    that is more than twice.
     `belongs_to` is the recipe's digest and the seed. `stopped` is empty where training went to its
     end. `remarks` say what else is to be known: conditions that changed under way, a loss off its
     scale.
     """
 
     seed: Count
-    test_accuracy: Share
+    test_accuracy: Share | None = None
     test_accuracy_over_views: Share | None = None
     test_loss: float | None
     test_top5_accuracy: Share | None = None
+    test_balanced_accuracy: Share | None = None
+    test_r2: Number = None
+    test_mae: Number = None
+    test_f1: Share | None = None
+    test_mean_average_precision: Share | None = None
     num_test: Annotated[int, Meta(ge=1)] | None = None
+    num_validation: Annotated[int, Meta(ge=1)] | None = None
+    imbalance: Annotated[float, Meta(gt=2)] | None = None
     best_epoch: Count
-    validation_accuracy: Share
+    validation_accuracy: Share | None = None
+    validation_r2: Number = None
+    validation_f1: Share | None = None
     epochs: Count
     stopped: str
     remarks: tuple[str, ...] = ()
     belongs_to: str = ""
+
+    @property
+    def headline(self) -> str:
+        """The name of the score that rules are compared in, see `HEADLINES`."""
+        return next((name for name in HEADLINES if getattr(self, f"test_{name}") is not None), "accuracy")
+
+    @property
+    def score(self) -> float:
+        """That score on the test part: 1 where all is right. Of R², which can be anything below, a
+        number that was not finite is told as 0."""
+        return getattr(self, f"test_{self.headline}") or 0.0
 
 
 class Layer(Record, frozen=True, kw_only=True):
@@ -80,10 +118,6 @@ class Layer(Record, frozen=True, kw_only=True):
     cosine: float | None
     norm_ratio: float | None
     angle: Annotated[float, Meta(ge=0, le=180)] | None
-
-
-Number = float | None
-Numbers = Number | tuple[Number, ...]
 
 
 class Epoch(Record, frozen=True, kw_only=True):
@@ -96,8 +130,13 @@ class Epoch(Record, frozen=True, kw_only=True):
 
     epoch: Count
     validation_loss: Number
-    validation_accuracy: Share
+    validation_accuracy: Share | None = None
     validation_top5_accuracy: Share | None = None
+    validation_balanced_accuracy: Share | None = None
+    validation_r2: Number = None
+    validation_mae: Number = None
+    validation_f1: Share | None = None
+    validation_mean_average_precision: Share | None = None
     learning_rate: Number = None
     train_loss: Number = None
     train_accuracy: Share | None = None
@@ -107,6 +146,17 @@ class Epoch(Record, frozen=True, kw_only=True):
     weight_alignment: tuple[Layer, ...] = ()
     inference: dict[str, Numbers] = {}
     numbers: dict[str, Numbers] = {}
+
+    @property
+    def headline(self) -> str:
+        """The name of the score that the run is shown by, see `HEADLINES`."""
+        return next((name for name in HEADLINES if getattr(self, f"validation_{name}") is not None), "accuracy")
+
+    @property
+    def validation_score(self) -> float | None:
+        """That score on the validation part."""
+        score: float | None = getattr(self, f"validation_{self.headline}")
+        return score
 
     @classmethod
     def from_plain(cls, plain: Any, where: str = "") -> Self:

@@ -183,6 +183,7 @@ def load_data(recipe: Recipe, seed: int, data_root: Path | None = None) -> data.
             residency=recipe.residency,
             border=recipe.border,
             train_examples=recipe.train_examples,
+            reading=recipe.reading,
         )
     if len(splits.train) < recipe.batch_size:
         raise DataError(
@@ -198,6 +199,8 @@ def check_fit(recipe: Recipe, splits: data.Splits) -> None:
 
     Raises SettingError or UnsupportedModuleError.
     """
+    recipe.check_task(splits.task)
+    recipe = recipe.weighted(splits.task)
     recipe.augmentation.check(splits.input_shape)
     if recipe.views != "none" and len(splits.input_shape) != 3:
         raise SettingError(f"only images have views, not vectors {splits.input_shape}; leave out views.")
@@ -228,9 +231,11 @@ def prepare(recipe: Recipe) -> None:
 
 
 def summary(results: list[Result]) -> dict[str, Any]:
-    """Mean and sample standard deviation (None for one seed) of the test accuracy, that over views
+    """Mean and sample standard deviation (None for one seed) of each test score, that over views
     too where there are some, beside each seed's result."""
-    plain = _over_seeds("test_accuracy", [result.test_accuracy for result in results])
+    names = [name for name in Result.__struct_fields__ if name.startswith("test_") and name not in _APART]
+    shown = {name: [value for result in results if (value := getattr(result, name)) is not None] for name in names}
+    plain = {key: value for name, values in shown.items() if values for key, value in _over_seeds(name, values).items()}
     of_views = [result.test_accuracy_over_views for result in results if result.test_accuracy_over_views is not None]
     return {
         **plain,
@@ -238,6 +243,10 @@ def summary(results: list[Result]) -> dict[str, Any]:
         "num_seeds": len(results),
         "seeds": [result.to_plain() for result in results],
     }
+
+
+# Summed up where there are views, or with the accuracy.
+_APART = ("test_accuracy_over_views", "test_loss", "test_top5_accuracy")
 
 
 def _over_seeds(name: str, values: list[float]) -> dict[str, float | None]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from dualprop.training.moments import Progress, agree, chained
 from dualprop.training.recipe import Recipe
 from dualprop.training.records import Epoch, Result
 from dualprop.training.reporting import Reporter
+from dualprop.training.scoring import Score
 from dualprop.training.starts import Starts
 
 # How often, in steps, the running loss is checked for divergence: the check waits for the device.
@@ -50,9 +51,12 @@ class Seed:
     """
 
     def __init__(self, recipe: Recipe, seed: int, splits: Splits, folder: Path, reporter: Reporter, how: Execution) -> None:
-        self.recipe, self.seed, self.splits, self.folder, self.reporter = recipe, seed, splits, folder, reporter
-        self.execution, self.is_told = how, False
+        # A checkpoint belongs to the recipe as it is written.
         self.belongs_to = weights.belongs_to(recipe, seed)
+        recipe.check_task(splits.task)
+        self.recipe = recipe = recipe.weighted(splits.task)
+        self.seed, self.splits, self.folder, self.reporter = seed, splits, folder, reporter
+        self.execution, self.is_told = how, False
         self.last, self.best = folder / "last.safetensors", folder / "best.safetensors"
         self.metrics, self.timing = folder / "metrics.jsonl", folder / "timing.jsonl"
         self.learner = Learner(recipe, seed, splits, how)
@@ -138,7 +142,7 @@ class Seed:
         trained: dict[str, Any] = {
             "learning_rate": rate,
             "train_loss": float(learner.loss_sum) / num_examples,
-            "train_accuracy": int(learner.num_correct) / num_examples,
+            **({"train_accuracy": int(learner.num_correct) / num_examples} if self.splits.task.chance else {}),
             **outcome.diagnostics,
             **({"unsettled_steps": progress.unsettled} if "residual" in outcome.diagnostics else {}),
             **({"unsettled": outcome.unsettled} if outcome.unsettled else {}),
@@ -182,22 +186,21 @@ class Seed:
             self._set_loss_scale(score.loss)
         elif not progress.stopped:
             losses = {"training": trained["train_loss"], "validation": score.loss}
-            learns = score.accuracy > 2 / self.splits.num_classes
+            # Of classes only the order of the outputs counts: a network can learn at a loss off its
+            # scale.
+            learns = self._is_above_chance(score.accuracy)
             reason, progress.doubt = divergence.of_epoch(losses, progress.loss_scale, learns, remedy)
             progress.stopped = f"diverged in epoch {progress.epoch}: {reason}" if reason else ""
         metrics: dict[str, Any] = {
             "epoch": progress.epoch,
             **trained,
-            "validation_loss": score.loss,
-            "validation_accuracy": score.accuracy,
-            "validation_top5_accuracy": score.top5_accuracy,
+            **score.named("validation"),
         }
         if recipe.align and not progress.stopped:
             metrics |= self.learner.statistics(self.splits)
-        best_accuracy = progress.best.get("validation_accuracy", 0.0)
+        reached = progress.best.get("validation_accuracy")
         # Near chance, half of the best is luck.
-        has_learned = best_accuracy > 2 / self.splits.num_classes
-        if not progress.stopped and has_learned and score.accuracy < best_accuracy / 2:
+        if not progress.stopped and self._is_above_chance(reached) and score.accuracy < reached / 2:
             before = "its best" if recipe.select == "best" else "what it was"
             progress.stopped = (
                 f"validation accuracy fell to {score.accuracy:.4f}, less than half of {before}, after epoch "
@@ -206,14 +209,36 @@ class Seed:
         line = files.to_json(metrics)
         progress.metrics_bytes = files.append(self.metrics, line)
         progress.metrics_digest = chained(progress.metrics_digest, line)
-        is_better = recipe.select == "last" or score.accuracy > best_accuracy
-        if not progress.best or (is_better and not progress.stopped):
-            progress.best = {"epoch": progress.epoch, "validation_accuracy": score.accuracy}
+        if not progress.best or (not progress.stopped and (recipe.select == "last" or self._is_better(score))):
+            progress.best = {"epoch": progress.epoch, **self._chosen_by(score)}
             checkpoint.write(self.best, self._best(), self.belongs_to)
         self.learner.reset_sums()
         self._write_checkpoint()
         if self.is_told:
             self.reporter.epoch_done(metrics)
+
+    def _chosen_by(self, score: Score) -> dict[str, float]:
+        """What an epoch is chosen by, the most decisive first; of the loss what is finite."""
+        names = [f"validation_{self.recipe.selected_by(self.splits.task)}"]
+        named = score.named("validation")
+        if "validation_accuracy" in named:
+            names.append("validation_accuracy")
+        return {name: named[name] for name in (*names, "validation_loss") if math.isfinite(named[name])}
+
+    def _is_better(self, score: Score) -> bool:
+        """Whether the score is higher than the best, or as high at a lower loss: a small validation
+        part has few accuracies to tell epochs by."""
+        first = f"validation_{self.recipe.selected_by(self.splits.task)}"
+
+        def rank(values: Mapping[str, float]) -> tuple[float, float]:
+            return values.get(first, -math.inf), -values.get("validation_loss", math.inf)
+
+        return rank(self._chosen_by(score)) > rank(self.progress.best)
+
+    def _is_above_chance(self, accuracy: float | None) -> bool:
+        """Whether more than twice as many are right as by guessing, where one can guess."""
+        chance = self.splits.task.chance
+        return chance is not None and accuracy is not None and accuracy > 2 * chance
 
     def _best(self) -> Checkpoint:
         """The tested model as it is, and what its inputs and outputs are."""
@@ -252,15 +277,16 @@ class Seed:
         over_views = None if views == "none" else self.learner.evaluate(self.splits.test, views).accuracy
         progress = self.progress
         doubts = (progress.doubt,) if progress.doubt and not progress.stopped else ()
+        known = Result.__struct_fields__
         return Result(
             seed=self.seed,
-            test_accuracy=score.accuracy,
+            **score.named("test"),
             test_accuracy_over_views=over_views,
-            test_loss=score.loss,
-            test_top5_accuracy=score.top5_accuracy,
             num_test=len(self.splits.test),
+            num_validation=len(self.splits.validation),
+            imbalance=self.splits.task.imbalance,
             best_epoch=int(progress.best["epoch"]),
-            validation_accuracy=progress.best["validation_accuracy"],
+            **{name: value for name, value in progress.best.items() if name in known},
             epochs=progress.epoch,
             stopped=progress.stopped,
             remarks=progress.remarks + doubts,

@@ -95,7 +95,8 @@ class Alone(AbstractSteps):
     """One seed steps by itself."""
 
     def __init__(self, recipe: Recipe, how: Execution, seed: Seed) -> None:
-        super().__init__(recipe, how, seed.learner.network, seed.learner.optimizer)
+        # With the weights of its classes, where it has some.
+        super().__init__(seed.recipe, how, seed.learner.network, seed.learner.optimizer)
         seed.learner.share_sums(self.loss_sum[0], self.num_correct[0])
         self.generator = seed.learner.inference
 
