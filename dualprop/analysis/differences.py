@@ -26,7 +26,7 @@ LEVEL = 0.975
 
 @dataclass(frozen=True)
 class Difference:
-    """Points (hundredths of the score) by which a rule is above its twin, ± what chance explains."""
+    """Points (hundredths of the score) by which a rule is above its twin, ± what is chance."""
 
     points: float
     chance: float

@@ -28,15 +28,15 @@ def remarks(splits: Splits, selects_best: bool) -> Iterator[str]:
             "accuracy; --class-weights balanced gives each class the same weight"
         )
     if selects_best:
-        yield from too_few(len(splits.validation))
+        yield from too_few(len(splits.validation), splits.task.headline)
 
 
-def too_few(num_validation: int) -> Iterator[str]:
-    """That a validation part is too small to choose an epoch by, if it is."""
+def too_few(num_validation: int, headline: str) -> Iterator[str]:
+    """That a validation part is too small to choose an epoch by this score, if it is."""
     if num_validation < FEW:
-        each = f"{100 / num_validation:.1f} points" if num_validation > 1 else "all"
+        each = f", of which one is {100 / num_validation:.1f} points," if headline == "accuracy" else ""
         yield (
-            f"validation: {num_validation} example{'s' if num_validation > 1 else ''}, of which one is {each}: too few to "
+            f"validation: {num_validation} example{'s' if num_validation > 1 else ''}{each} are too few to "
             "choose an epoch by. Ties go to the lower loss; --select last or a larger --validation-fraction avoids it."
         )
 

@@ -104,9 +104,9 @@ def _explanations(labelled: list[tuple[str, Run]]) -> Iterator[str]:
         yield f"{', '.join(settling)}: predictions are an equilibrium's, and the cosine is to the implicit gradient there."
     if any(result.imbalance for _, run in labelled for result in run.results()):
         yield "balanced (%): the mean over classes of the share of each that is right."
-    sizes = [size for _, run in labelled for result in run.results() if (size := result.num_validation) is not None]
-    if sizes and any(run.recipe.select == "best" for _, run in labelled):
-        yield from data_told.too_few(min(sizes))
+    choosing = [result for _, run in labelled if run.recipe.select == "best" for result in run.results()]
+    if sizes := [(each.num_validation, each.headline) for each in choosing if each.num_validation is not None]:
+        yield from data_told.too_few(*min(sizes))
     if any(result.test_accuracy_over_views is not None for _, run in labelled for result in run.results()):
         shown = sorted({run.recipe.views.replace("_", " ") for _, run in labelled if run.recipe.views != "none"})
         yield f"over views: logits averaged over {', '.join(shown)} of each test image; test (%) is of the image itself."

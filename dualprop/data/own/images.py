@@ -7,10 +7,12 @@ channels, S the side."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -161,40 +163,31 @@ def pixels_of(file: Path, image: Any, inputs: Inputs) -> np.ndarray:
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
-class _opened:
-    """The image in a file, its pixels not decoded yet. Raises DataError where it is none."""
+@contextlib.contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    """The image in a file, its pixels not decoded yet. Raises DataError where it is none, and for
+    whatever its decoder raises while it is read."""
+    from PIL import Image
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        self.handle: BinaryIO | None = None
-
-    def __enter__(self) -> Any:
-        from PIL import Image
-
-        # A pipe would wait for its other end.
-        if not self.file.is_file():
-            raise DataError(f"{self.file} is no regular file. Remove it.")
-        try:
-            self.handle = self.file.open("rb")
-            with warnings.catch_warnings():
-                # Of their size, which is checked here, and of odd metadata.
-                warnings.simplefilter("ignore")
-                image = Image.open(self.handle, formats=FORMATS)
-        except OSError as error:
-            self.__exit__()
-            reason = error.strerror or f"no image in {', '.join(FORMATS)}"
-            raise DataError(f"{self.file} can't be read ({reason}). Replace or remove it.") from None
-        except Exception as error:
-            self.__exit__()
-            raise DataError(f"{self.file} is damaged ({memory.first_line(error)}). Replace or remove it.") from None
-        if image.width * image.height > MAX_PIXELS:
-            self.__exit__()
-            raise DataError(f"{self.file} declares {image.width}×{image.height} pixels, more than is read. Remove it.")
-        return image
-
-    def __exit__(self, *_: object) -> None:
-        if self.handle is not None:
-            self.handle.close()
+    # A pipe would wait for its other end.
+    if not file.is_file():
+        raise DataError(f"{file} is no regular file. Remove it.")
+    try:
+        with file.open("rb") as handle, warnings.catch_warnings():
+            # Of sizes, which are checked here, and of odd metadata.
+            warnings.simplefilter("ignore")
+            image = Image.open(handle, formats=FORMATS)
+            if image.width * image.height > MAX_PIXELS:
+                raise DataError(f"{file} declares {image.width}×{image.height} pixels, more than is read. Remove it.")
+            yield image
+    except DataError:
+        raise
+    except Exception as error:  # damage makes decoders raise nearly anything
+        if memory.is_lacking(error):
+            raise
+        is_unknown = isinstance(error, Image.UnidentifiedImageError)
+        reason = f"no image in {', '.join(FORMATS)}" if is_unknown else memory.first_line(error)
+        raise DataError(f"{file} can't be read ({reason}). Replace or remove it.") from None
 
 
 def _upright_size(image: Any) -> tuple[int, int]:
