@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dualprop.reading import activations, describe
     from dualprop.rules import *
     from dualprop.system.allocation import keep_freed_memory
+    from dualprop.trained import load
 
 __version__ = "0.1.0"
 
@@ -23,6 +24,8 @@ _NAMES = [
     "Network", "Layer", "Layered", "Dyads",
     # Any module, any training loop
     "dualize", "undualize", "dyadic", "describe", "keep_freed_memory",
+    # A run's model, ready for new examples
+    "load",
     # Parts
     "activations", "energies", "estimators", "feedback", "kernels", "losses", "neurons", "objectives", "relaxations",
     "schedules", "softmax",
@@ -43,6 +46,7 @@ _HOMES = {
     **dict.fromkeys(("DualpropError", "OutOfMemoryError", "SettingError", "UnsupportedModuleError"), "errors"),
     **dict.fromkeys(("dualize", "dyadic", "undualize"), "fused.dualization"),
     "Dyads": "network.states", "describe": "reading", "keep_freed_memory": "system.allocation",
+    "load": "trained",
 }  # fmt: skip
 
 

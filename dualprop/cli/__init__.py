@@ -20,6 +20,9 @@ COMMANDS = {
     "check": ("dualprop.cli.check", "print the evidence on this machine that the rules are right"),
     "bench": ("dualprop.cli.bench", "measure time and memory of a step against a plain PyTorch loop"),
     "report": ("dualprop.cli.report", "show finished runs again, and redraw their figures"),
+    "predict": ("dualprop.cli.predict", "what a run's model says of new files: pictures, tables, arrays"),
+    "evaluate": ("dualprop.cli.evaluate", "what a run's model gets wrong: confusions, classes, the worst mistakes"),
+    "export": ("dualprop.cli.export", "a run's model in others' formats: torch, torchscript, onnx, safetensors"),
     "reproduce": ("dualprop.cli.reproduce", "run the papers' tables and figures, as many as --minutes allow"),
     "show": ("dualprop.cli.show", "draw one inference: two states a neuron, parting layer by layer"),
     "list": ("dualprop.cli.listing", "list rules, recipes, items, datasets, models or neurons"),
@@ -36,6 +39,7 @@ examples:
   dualprop train mnist-mlp --rule.beta 0.1      any field of a recipe is an option
   dualprop train mnist-mlp --rule backprop      the back-propagation twin
   dualprop compare --dataset iris.csv           your own table, folder of images, or arrays
+  dualprop predict runs/mine new.csv            classes and probabilities, a line an example
   dualprop reproduce --minutes 8                the papers' tables: what is worth most, whole
   dualprop list recipes
 

@@ -26,6 +26,7 @@ FLOORS = [
     {"alignment"},
     {"training"},
     {"recipes", "analysis"},
+    {"trained"},
     {"bench"},
     {"reproduction"},
     {"cli", "__main__"},

@@ -131,6 +131,19 @@ def decoded(files: list[Path], inputs: Inputs) -> np.ndarray:
     return x
 
 
+def read_one(file: Path, inputs: Inputs) -> tuple[np.ndarray, tuple[int, int]]:
+    """An image as (C, H, W) uint8, brought to the form, and its own width and height. Raises
+    DataError."""
+    try:
+        import PIL  # noqa: F401
+    except ImportError:
+        remedy = "Install it: pip install 'dualprop[images]'"
+        raise DataError(f"{file} is decoded by the package Pillow, which is not installed. {remedy}.") from None
+    with _opened(file) as image:
+        size = _upright_size(image)
+        return pixels_of(file, image, inputs), size
+
+
 def pixels_of(file: Path, image: Any, inputs: Inputs) -> np.ndarray:
     """An image as (C, H, W) uint8, upright, on black where it is transparent."""
     from PIL import Image, ImageOps
