@@ -17,12 +17,18 @@ from torch.nn import functional as F
 from dualprop import softmax
 from dualprop.data import Description
 from dualprop.errors import SettingError
-from dualprop.losses import CrossEntropy, LogLoss
+from dualprop.losses import BinaryCrossEntropy, CrossEntropy, LogLoss
 from dualprop.network import Network
 from dualprop.training.recipe import Recipe
 
 # Pictures whose numbers span less than this share of those that were trained on are in other units.
 _SMALL = 1 / 10
+# The losses whose outputs are probabilities or their logits.
+_OF_PROBABILITIES: dict[str, tuple[type, ...]] = {
+    "classification": (CrossEntropy, LogLoss),
+    "multilabel": (BinaryCrossEntropy,),
+    "regression": (),
+}
 
 
 class Standardisation(nn.Module):
@@ -100,14 +106,15 @@ class Trained(nn.Module):
 
     @torch.no_grad()
     def probabilities(self, x: Tensor) -> Tensor:
-        """Of each class, (N, K). Raises SettingError where the outputs are none."""
+        """Of each class, or of each label, (N, K). Raises SettingError where the outputs are
+        none."""
         return self.as_probabilities(self(x))
 
     @property
     def gives_probabilities(self) -> bool:
         """Whether its outputs are probabilities, or their logits: where it learned by a loss of
         these."""
-        return self.description.task.kind == "classification" and isinstance(self.recipe.rule.loss, CrossEntropy | LogLoss)
+        return isinstance(self.recipe.rule.loss, _OF_PROBABILITIES[self.description.task.kind])
 
     def as_probabilities(self, outputs: Tensor) -> Tensor:
         """Those of outputs. Raises SettingError where they are none."""
@@ -116,6 +123,8 @@ class Trained(nn.Module):
                 f"it learned by {self.recipe.rule.loss.name}, and its outputs are no probabilities. Take them as they are: "
                 "model(x)."
             )
+        if self.description.task.kind == "multilabel":
+            return outputs.sigmoid()
         return outputs if isinstance(self.recipe.rule.loss, LogLoss) else softmax.softmax(outputs, 1)
 
     @torch.no_grad()

@@ -131,8 +131,8 @@ def _of_file(model: Trained, given: Given) -> Iterator[Prediction]:
         return
     task, made = model.description.task, outputs(model, given.x)
     is_multilabel = task.kind == "multilabel"
-    are_probabilities = model.gives_probabilities or is_multilabel
-    values = made.sigmoid() if is_multilabel else model.as_probabilities(made) if are_probabilities else made
+    are_probabilities = model.gives_probabilities
+    values = model.as_probabilities(made) if are_probabilities else made
     if task.mean:
         values = values * torch.tensor(task.std) + torch.tensor(task.mean)
     for place, row in zip(given.places, values.tolist(), strict=True):
