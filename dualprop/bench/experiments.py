@@ -23,7 +23,7 @@ from dualprop.analysis.keywords import by_keyword
 from dualprop.analysis.reports import Report
 from dualprop.bench import rows
 from dualprop.data import Splits, own, title
-from dualprop.errors import DualpropError, SettingError
+from dualprop.errors import DualpropError, RunError, SettingError
 from dualprop.recipes import variants
 from dualprop.settings import NumSeeds
 from dualprop.training import Reporter, comparisons, environment, files, folders, runs
@@ -188,6 +188,7 @@ def start(
     recipes = {label: each.for_task(splits.task) for label, each in recipes.items()}
     for each in recipes.values():
         runs.check_fit(each, splits)
+        runs.check_start(each, splits, seeds)
     folder = out or _new_folder(recipe.name)
     # Held from before its first file until its last: who comes second is told so.
     with folders.claimed(folder):
@@ -203,8 +204,9 @@ def resume(
     allow_changed: bool = False,
     *,
     measures_costs: bool = True,
+    epochs: int | None = None,
 ) -> Report:
-    """Continue a run or a comparison where it stopped.
+    """Continue a run or a comparison where it stopped, or over more `epochs` than it was begun for.
 
     Costs are measured where the comparison has them and they are not declined this time. Raises
     RunError where there is none, or where it would not end as it was begun and that is not allowed,
@@ -214,10 +216,15 @@ def resume(
         comparison = comparisons.load(folder)
         measures_costs = measures_costs and comparison.measures_costs
         with folders.held(folder):
+            comparison = comparison if epochs is None else comparisons.extended(comparison, epochs)
             comparison = dataclasses.replace(comparison, measures_costs=measures_costs)
             return _train_comparison(comparison, data, watch or Watch(), allow_changed)
     run = runs.load(folder)
+    if epochs is not None and comparisons.is_comparison(folder.absolute().parent):
+        parent = folder.parent
+        raise RunError(f"{folder} is one of several that are compared. Extend them all: compare --resume {parent} --epochs …")
     with folders.held(folder):
+        run = run if epochs is None else runs.extended(run, epochs)
         return _train_run(run, data, watch or Watch(), allow_changed)
 
 
@@ -242,6 +249,8 @@ def _resolved(recipe: Recipe | str) -> Recipe:
     recipe = recipe_table.from_name(recipe) if isinstance(recipe, str) else recipe
     if own.is_path(recipe.dataset):
         recipe = dataclasses.replace(recipe, dataset=str(Path(recipe.dataset).expanduser().resolve()))
+    if recipe.start_from:
+        recipe = recipe.starting_from(str(Path(recipe.start_from).expanduser().resolve()))
     original = recipe_table.RECIPES.get(recipe.name)
     if original is None or original().dataset == recipe.dataset:
         return recipe
@@ -249,6 +258,13 @@ def _resolved(recipe: Recipe | str) -> Recipe:
     words = re.findall(r"[A-Za-z0-9._-]+", title(recipe.dataset))
     name = "-".join([*words, recipe.model_name]).lstrip("._-")
     return dataclasses.replace(recipe, name=name, cites="", published=())
+
+
+def started_from(folder: Path) -> Recipe:
+    """The recipe of the run in that folder, or of the run that this seed's folder is of, starting
+    from its weights. Raises RunError where it is neither."""
+    is_seed = not files.exists(folder / "recipe.json") and files.exists(folder / "best.safetensors")
+    return runs.load(folder.parent if is_seed else folder).recipe.starting_from(str(folder))
 
 
 def _is_published(recipe: Recipe) -> bool:
@@ -287,6 +303,7 @@ def _train_comparison(comparison: Comparison, data: Path | None, watch: Watch, a
     by_label: dict[str, Run] = {}
     for label, recipe in comparison.recipes.items():
         run = comparison.begun(label) or runs.create(comparison.folder / label, recipe, comparison.seeds)
+        run = runs.extended(run, recipe.epochs)
         with watch.training(label, run.recipe) as reporter:
             runs.train(run, data, reporter, allow_changed=allow_changed, beside=list(by_label.values()))
         by_label[label] = run

@@ -15,6 +15,7 @@ import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from dualprop import recipes
+from dualprop.bench import experiments
 from dualprop.errors import SettingError, closest
 from dualprop.settings import Count, Kind, NamedPart
 from dualprop.training.recipe import Recipe
@@ -74,11 +75,13 @@ def options(value: Any, prefix: str = "") -> list[str]:
 
 
 def take_recipe(arguments: Sequence[str], default: str) -> tuple[Recipe, list[str]]:
-    """The recipe named by the first word (or the default), and the other arguments."""
-    arguments = list(arguments)
-    if arguments and not arguments[0].startswith("-"):
-        return recipes.from_name(arguments[0]), arguments[1:]
-    return recipes.from_name(default), arguments
+    """The recipe named by the first word, else that of the run that --from names, else the default;
+    and the other arguments."""
+    folder, rest = take_option(arguments, "--from")
+    if rest and not rest[0].startswith("-"):
+        recipe = recipes.from_name(rest[0])
+        return recipe if folder is None else recipe.starting_from(folder), rest[1:]
+    return recipes.from_name(default) if folder is None else experiments.started_from(Path(folder)), rest
 
 
 def take_epochs(recipe: Recipe, arguments: Sequence[str]) -> tuple[Recipe, list[str]]:
@@ -87,10 +90,7 @@ def take_epochs(recipe: Recipe, arguments: Sequence[str]) -> tuple[Recipe, list[
     epochs, rest = take_option(arguments, "--epochs")
     if epochs is None:
         return recipe, rest
-    if not re.fullmatch(r"[0-9]{1,7}", epochs):
-        raise SettingError(f"epochs must be a whole number from 1 on, got '{epochs}'.")
-    Kind.of(Count).conform("epochs", int(epochs))
-    return recipe.with_epochs(int(epochs)), rest
+    return recipe.with_epochs(_epochs(epochs)), rest
 
 
 def take_option(arguments: Sequence[str], name: str) -> tuple[str | None, list[str]]:
@@ -121,6 +121,7 @@ class Resume:
     folder: Path
     data: Path | None
     allow_changed: bool
+    epochs: int | None
 
 
 def take_resume(arguments: Sequence[str], command: str) -> Resume | None:
@@ -130,13 +131,23 @@ def take_resume(arguments: Sequence[str], command: str) -> Resume | None:
     if folder is None:
         return None
     data, rest = take_option(rest, "--data")
+    epochs, rest = take_option(rest, "--epochs")
     allowing = [word for word in rest if word.replace("_", "-") == "--allow-changed"]
     rest = [word for word in rest if word not in allowing]
     if rest:
         raise SettingError(
             f"--resume keeps the recipe and the options of its folder. Leave out '{rest[0]}', or {command} anew."
         )
-    return Resume(Path(folder), None if data is None else Path(data), bool(allowing))
+    number = None if epochs is None else _epochs(epochs)
+    return Resume(Path(folder), None if data is None else Path(data), bool(allowing), number)
+
+
+def _epochs(word: str) -> int:
+    """The number that --epochs gives."""
+    if not re.fullmatch(r"[0-9]{1,7}", word):
+        raise SettingError(f"epochs must be a whole number from 1 on, got '{word}'.")
+    Kind.of(Count).conform("epochs", int(word))
+    return int(word)
 
 
 def _check_spelling(default: Any, arguments: Sequence[str], command: str) -> None:

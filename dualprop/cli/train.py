@@ -28,7 +28,7 @@ def main(arguments: Sequence[str]) -> None:
     console = OutputConsole()
     watch = ConsoleWatch(console)
     if (resumed := args.take_resume(arguments, "train")) is not None:
-        report = experiments.resume(resumed.folder, resumed.data, watch, resumed.allow_changed)
+        report = experiments.resume(resumed.folder, resumed.data, watch, resumed.allow_changed, epochs=resumed.epochs)
         tables.show_trained(report, console)
         return
     rule, rest = args.take_option(arguments, "--rule")

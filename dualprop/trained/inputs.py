@@ -34,7 +34,7 @@ LARGEST = 1 << 36
 
 @dataclass(frozen=True, eq=False)
 class Given:
-    """Examples x (N, *input_shape) of a file, and the place of each in it: "" where it holds one."""
+    """Examples x (N, *input_shape) of a file, and the place of each in it, "" of the only one."""
 
     path: Path
     x: np.ndarray
@@ -69,14 +69,16 @@ def _picture(path: Path, description: Description) -> Given:
     inputs = description.inputs
     if inputs.source != "images":
         inputs = Inputs("images", colour="grey" if channels == 1 else "rgb")
-    # Images that all had one size are not brought to any; a new one of another is, where it is square.
+    # Images that all had one size were not brought to any. A new one of another is, to a square.
     side = inputs.size or (height if height == width else 0)
     x, size = images.read_one(path, dataclasses.replace(inputs, size=side))
     if x.shape != description.input_shape:
         shapes = f"{size[0]}×{size[1]} pixels, and the model reads {width}×{height}"
         raise DataError(f"{path} has {shapes}. Bring it to that size.")
     done = {"crop": "cut to its middle and resized", "pad": "resized, with black around it", "stretch": "stretched"}
-    remarks = (f"{path}: {size[0]}×{size[1]} pixels, {done[inputs.fit]} to {width}×{height}.",) if size != (width, height) else ()
+    remarks = (
+        (f"{path}: {size[0]}×{size[1]} pixels, {done[inputs.fit]} to {width}×{height}.",) if size != (width, height) else ()
+    )
     # White is 255 in a file.
     x = x if description.white == 255 else (x * np.float32(description.white / 255)).astype(np.float32)
     return Given(path, x[None], [""], remarks)

@@ -14,7 +14,9 @@ from dualprop.training import checkpoint, files, runs, weights
 from dualprop.training.runs import Run
 
 
-def load(run: Path | str, seed: int | None = None, device: torch.device | str = "cpu", data: Path | str | None = None) -> Trained:
+def load(
+    run: Path | str, seed: int | None = None, device: torch.device | str = "cpu", data: Path | str | None = None
+) -> Trained:
     """The model of a run with the weights that were best on its validation part, ready for new
     examples.
 
@@ -44,7 +46,9 @@ def of_run(run: Run, seed: int | None = None, device: torch.device | str = "cpu"
     description = weights.description(best, path) or _from_data(run, seed, data)
     # Feedback weights are for learning; but an equilibrium may depend on them.
     is_plain = not recipe.rule.predicts_by_equilibrium
-    built = dataclasses.replace(recipe, feedback="exact", device="cpu") if is_plain else dataclasses.replace(recipe, device="cpu")
+    built = (
+        dataclasses.replace(recipe, feedback="exact", device="cpu") if is_plain else dataclasses.replace(recipe, device="cpu")
+    )
     with torch.random.fork_rng(devices=[]):
         network = built.build(description.model_shape, description.task.num_outputs)
     if recipe.dtype == "float64":

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,10 +33,11 @@ READABLE = (1, FORMAT)
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """`tensors` by name, and `about`: plain values."""
+    """`tensors` by name, and `about`: plain values. `belongs_to` is known of one that was read."""
 
     tensors: dict[str, Tensor]
     about: dict[str, Any]
+    belongs_to: str = ""
 
     def under(self, prefix: str) -> dict[str, Tensor]:
         """The tensors whose names begin with `prefix` and a dot, without it."""
@@ -64,10 +65,10 @@ def write(path: Path, checkpoint: Checkpoint, belongs_to: str) -> None:
     files.write(path, save(tensors, metadata={"dualprop": json.dumps(about)}))
 
 
-def read(path: Path, belongs_to: str | None, kind: str = "") -> Checkpoint:
+def read(path: Path, belongs_to: str | Sequence[str] | None, kind: str = "") -> Checkpoint:
     """Read and verify a checkpoint. Raises CheckpointError where it is corrupt, of another run, or
-    of another `kind`, "best" or "last", where one is asked for. `belongs_to` is None where what was
-    written is not known."""
+    of another `kind`, "best" or "last", where one is asked for. `belongs_to` is what may have been
+    written, None where that is not known."""
     advice = _advice(path)
     try:
         # Read, not mapped: a file that is cut short under a map ends the process.
@@ -87,13 +88,14 @@ def read(path: Path, belongs_to: str | None, kind: str = "") -> Checkpoint:
         raise CheckpointError(f"checkpoint {path} is corrupt: in its header, {error}. {advice}") from error
     if header.sha256 != _digest(tensors, header.belongs_to, header.about):
         raise CheckpointError(f"checkpoint {path} is corrupt: its checksum differs. {advice}")
-    if belongs_to not in (None, header.belongs_to):
+    owners = (belongs_to,) if isinstance(belongs_to, str) else belongs_to
+    if owners is not None and header.belongs_to not in owners:
         raise CheckpointError(f"checkpoint {path} belongs to another recipe or seed. {advice}")
     if kind and (its_kind := _kind(header.about)) not in ("", kind):
         raise CheckpointError(
             f"checkpoint {path} is a {documents.quoted(its_kind)[1:-1]} one, copied over the {kind} one. {advice}"
         )
-    return Checkpoint(tensors, header.about)
+    return Checkpoint(tensors, header.about, header.belongs_to)
 
 
 @contextlib.contextmanager

@@ -9,12 +9,12 @@ COMPARISON/figures/
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dualprop.errors import SettingError
+from dualprop.errors import RunError, SettingError
 from dualprop.training import documents, files, folders, recipe, runs
 from dualprop.training.documents import Misfit
 from dualprop.training.recipe import Recipe
@@ -35,6 +35,7 @@ class Comparison:
     recipes: dict[str, Recipe]
     seeds: tuple[int, ...]
     measures_costs: bool
+    epochs_before: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for label in self.recipes:
@@ -54,7 +55,7 @@ class Comparison:
 
         Raises RunError where its folder holds another recipe's run, or is a link.
         """
-        return runs.existing(folders.inside(self.folder, label), self.recipes[label], self.seeds)
+        return runs.existing(folders.inside(self.folder, label), self.recipes[label], self.seeds, self.epochs_before)
 
     @property
     def costs_path(self) -> Path:
@@ -89,10 +90,35 @@ def create(folder: Path, recipes: dict[str, Recipe], seeds: tuple[int, ...], mea
     that is no plain name; nothing is touched.
     """
     comparison = Comparison(folder, recipes, seeds, measures_costs)
-    rules = {label: recipe.to_plain() for label, recipe in recipes.items()}
     with folders.claimed(folder):
-        files.write_json(folder / _DESCRIPTION, {"rules": rules, "seeds": list(seeds), "costs": measures_costs})
+        _write(comparison)
     return comparison
+
+
+def extended(comparison: Comparison, epochs: int) -> Comparison:
+    """The comparison over so many epochs, more than before. Its runs are extended when their turn
+    comes, see `runs.extended`. Raises RunError and SettingError as that does, before anything is
+    written."""
+    lengths = {recipe.epochs for recipe in comparison.recipes.values()}
+    if lengths == {epochs}:
+        return comparison
+    if len(lengths) > 1 or epochs < min(lengths):
+        shown = ", ".join(map(str, sorted(lengths)))
+        raise SettingError(f"{comparison.folder} is of {shown} epochs, and --epochs extends it. Give more than these.")
+    for label in comparison.recipes:
+        if (run := comparison.begun(label)) is not None and not run.is_current:
+            raise RunError(f"{run.folder} is of an earlier version, whose recipe was another. Compare anew.")
+    recipes = {label: replace(recipe, epochs=epochs) for label, recipe in comparison.recipes.items()}
+    longer = replace(comparison, recipes=recipes, epochs_before=(*comparison.epochs_before, *lengths))
+    _write(longer)
+    return longer
+
+
+def _write(comparison: Comparison) -> None:
+    rules = {label: recipe.to_plain() for label, recipe in comparison.recipes.items()}
+    plain = {"rules": rules, "seeds": list(comparison.seeds), "costs": comparison.measures_costs}
+    before = {"epochs_before": list(comparison.epochs_before)} if comparison.epochs_before else {}
+    files.write_json(comparison.folder / _DESCRIPTION, plain | before)
 
 
 def load(folder: Path) -> Comparison:
@@ -104,4 +130,4 @@ def load(folder: Path) -> Comparison:
 def _from_plain(folder: Path, plain: Any) -> Comparison:
     file = ComparisonFile.from_plain(plain)
     recipes = {label: recipe.read(values, f"rules.{documents.field(label)}") for label, values in file.rules.items()}
-    return Comparison(folder, recipes, runs.different(file.seeds), file.costs)
+    return Comparison(folder, recipes, runs.different(file.seeds), file.costs, file.epochs_before)

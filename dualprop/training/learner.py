@@ -59,6 +59,11 @@ class Learner:
         """The model that is validated and tested."""
         return self.model if self.average is None else self.average.module
 
+    @property
+    def models(self) -> list[nn.Module]:
+        """The model, and that of its average, where there is one."""
+        return [self.model, *([] if self.average is None else [self.average.module])]
+
     def evaluate(self, examples: Examples, views: str = "none") -> Score:
         """The tested model's score on these examples."""
         rule = self.recipe.rule

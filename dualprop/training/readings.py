@@ -3,6 +3,7 @@ run that they should be of."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from dualprop.errors import RunError
@@ -10,20 +11,20 @@ from dualprop.training import documents, files
 from dualprop.training.records import HEADLINES, Epoch, Result
 
 
-def result(folder: Path, seed: int, belongs_to: str | None) -> Result | None:
-    """The result of this seed; None where it is not finished.
+def result(folder: Path, seed: int, owners: Sequence[str] | None) -> Result | None:
+    """The result of this seed; None where it is not finished, or was before the run was extended.
 
-    Raises RunError where it is damaged, or of another recipe or seed. `belongs_to` is what the
-    trainer writes into it, None where that is not known.
+    Raises RunError where it is damaged, or of another recipe or seed. `owners` are what the trainer
+    may have written into it, the last one first; None where that is not known.
     """
     path = folder / "result.json"
     if not files.exists(path):
         return None
     read = documents.read(path, Result.from_plain, _remedy(folder))
     told = read.belongs_to.rpartition(" seed ")[2] or str(seed)
-    if read.seed != seed or told != str(seed) or belongs_to not in (None, read.belongs_to):
+    if read.seed != seed or told != str(seed) or (owners is not None and read.belongs_to not in owners):
         raise RunError(f"{path} belongs to another recipe or seed. Restore recipe.json, or remove {folder} to train anew.")
-    return read
+    return None if owners is not None and read.belongs_to in owners[1:] else read
 
 
 def metrics(folder: Path, result: Result | None) -> list[Epoch]:

@@ -114,6 +114,8 @@ class Recipe:
         feedback: the weights that errors come back through: "exact", the forward ones, or those of
             `dp.feedback`.
         rule: the learning rule and its hyperparameters.
+        start_from: the folder of a run whose best weights training starts from, see `inheriting`;
+            empty where the seed draws them.
         optimizer: the optimizer and its learning rate over time.
         batch_size: examples per step; the last, smaller batch of an epoch is left out.
         averaging: of the weights, over about so many steps: what is validated and tested is their
@@ -167,6 +169,7 @@ class Recipe:
     model: Architecture
     feedback: Literal["exact", "kolen_pollack", "random", "sign_symmetric"] = "exact"
     rule: AbstractRule
+    start_from: str = ""
     optimizer: Optimizer = Optimizer()
     averaging: Annotated[float, Ge(0)] = 0.0
     select: Literal["best", "last"] = "best"
@@ -310,6 +313,10 @@ class Recipe:
         )
         return dataclasses.replace(self, epochs=epochs, optimizer=optimizer)
 
+    def starting_from(self, folder: str) -> Recipe:
+        """The recipe from the best weights of that run. Nothing published is of it."""
+        return dataclasses.replace(self, start_from=folder, cites="", published=())
+
     def compressed(self) -> Recipe:
         """The `--budget` form: fewer epochs, with warm-up and cosine shortened in proportion."""
         epochs = min(self.epochs, self.budget_epochs or max(1, self.epochs // 16))
@@ -344,7 +351,7 @@ class Recipe:
         """SHA-256 of the recipe, by which a checkpoint knows its run; of all but what only says how
         it is computed."""
         values = self.to_plain()
-        for name in _HOW:
+        for name in (*_HOW, *([] if self.start_from else ["start_from"])):
             del values[name]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 

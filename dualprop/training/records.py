@@ -36,11 +36,16 @@ class Record(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 Seeds = Annotated[tuple[Annotated[int, Meta(ge=0, le=2**53)], ...], Meta(min_length=1)]
 
 
+# The numbers of epochs before each time that a run was extended.
+EpochsBefore = tuple[Annotated[int, Meta(ge=1, le=10**6)], ...]
+
+
 class RunFile(Record, frozen=True, kw_only=True):
     """recipe.json. The recipe is read by `plain`."""
 
     recipe: dict[str, Any]
     seeds: Seeds
+    epochs_before: EpochsBefore = ()
 
 
 class ComparisonFile(Record, frozen=True, kw_only=True):
@@ -49,6 +54,7 @@ class ComparisonFile(Record, frozen=True, kw_only=True):
     rules: Annotated[dict[str, Any], Meta(min_length=1)]
     seeds: Seeds
     costs: bool
+    epochs_before: EpochsBefore = ()
 
 
 # The score that tells tasks apart, and which epochs are chosen by and rules compared in: the first

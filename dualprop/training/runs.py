@@ -10,7 +10,7 @@ RUN/figures/           training curves, angles to back-propagation
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
@@ -22,7 +22,7 @@ from dualprop import data, memory
 from dualprop.errors import DataError, RunError, SettingError
 from dualprop.network import Network
 from dualprop.system.allocation import keep_freed_memory
-from dualprop.training import documents, execution, files, folders, optimization, readings, weights
+from dualprop.training import documents, execution, files, folders, inheriting, optimization, readings, weights
 from dualprop.training import recipe as recipes
 from dualprop.training.checkpoint import Checkpoint
 from dualprop.training.documents import Misfit
@@ -31,13 +31,13 @@ from dualprop.training.records import Epoch, Result, RunFile
 from dualprop.training.reporting import Reporter
 from dualprop.training.starts import Starts
 from dualprop.training.trainer import train_seeds
-from dualprop.training.weights import belongs_to
 
 
 @dataclass(frozen=True)
 class Run:
     """A run folder with its recipe and seeds.
 
+    `epochs_before` are the numbers of epochs before each time that it was extended.
     `is_current` says that the recipe is written as this version writes it. What an earlier version
     trained is of another digest, and known by its seed alone.
     """
@@ -46,6 +46,7 @@ class Run:
     recipe: Recipe
     seeds: tuple[int, ...]
     is_current: bool = True
+    epochs_before: tuple[int, ...] = ()
 
     def seed_folder(self, seed: int) -> Path:
         """Where it is, or will be. Raises RunError where a link or a file is in its place."""
@@ -70,13 +71,13 @@ class Run:
     def best(self, seed: int) -> Checkpoint:
         """The weights that were best on the validation part so far. Raises CheckpointError where
         there are none, or they are damaged or not this run's."""
-        return weights.read_best(self.seed_folder(seed), self._owner(seed))
+        return weights.read_best(self.seed_folder(seed), self._owners(seed))
 
-    def _owner(self, seed: int) -> str | None:
-        return belongs_to(self.recipe, seed) if self.is_current else None
+    def _owners(self, seed: int) -> list[str] | None:
+        return weights.owners(self.recipe, seed, self.epochs_before) if self.is_current else None
 
     def _result(self, seed: int) -> Result | None:
-        return readings.result(self.seed_folder(seed), seed, self._owner(seed))
+        return readings.result(self.seed_folder(seed), seed, self._owners(seed))
 
 
 def create(folder: Path, recipe: Recipe, seeds: tuple[int, ...]) -> Run:
@@ -85,6 +86,24 @@ def create(folder: Path, recipe: Recipe, seeds: tuple[int, ...]) -> Run:
     with folders.claimed(folder):
         files.write_json(folder / "recipe.json", {"recipe": recipe.to_plain(), "seeds": list(seeds)})
     return Run(folder, recipe, seeds)
+
+
+def extended(run: Run, epochs: int) -> Run:
+    """The run over so many epochs, more than before; its seeds go on from their last checkpoints.
+
+    Raises RunError where it is of an earlier version, and SettingError where it has more epochs.
+    """
+    if epochs == run.recipe.epochs:
+        return run
+    if epochs < run.recipe.epochs:
+        raise SettingError(f"{run.folder} is of {run.recipe.epochs} epochs, and --epochs extends it. Give more than these.")
+    if not run.is_current:
+        raise RunError(f"{run.folder} is of an earlier version, whose recipe was another. Train anew --from {run.folder}.")
+    before = (*run.epochs_before, run.recipe.epochs)
+    recipe = replace(run.recipe, epochs=epochs)
+    plain = {"recipe": recipe.to_plain(), "seeds": list(run.seeds), "epochs_before": list(before)}
+    files.write_json(run.folder / "recipe.json", plain)
+    return Run(run.folder, recipe, run.seeds, epochs_before=before)
 
 
 def load(folder: Path) -> Run:
@@ -100,7 +119,8 @@ def load(folder: Path) -> Run:
 def _from_plain(folder: Path, plain: Any) -> Run:
     file = RunFile.from_plain(plain)
     recipe = recipes.read(file.recipe, "recipe")
-    return Run(folder, recipe, different(file.seeds), is_current=recipe.to_plain() == file.recipe)
+    is_current = recipe.to_plain() == file.recipe
+    return Run(folder, recipe, different(file.seeds), is_current, file.epochs_before)
 
 
 def different(seeds: tuple[int, ...]) -> tuple[int, ...]:
@@ -141,7 +161,7 @@ def train(
         folders.remove_leftovers(run.folder)
         starts = Starts(
             run.folder, run.recipe, num_seeds=len(run.seeds), is_begun=run.is_begun, allow_changed=allow_changed,
-            beside=[each.folder for each in beside], tell=reporter.changed,
+            beside=[each.folder for each in beside], tell=reporter.changed, epochs_before=run.epochs_before,
         )  # fmt: skip
         load = partial(load_data, run.recipe, data_root=data_root)
         wanted = run.seeds if seeds is None else seeds
@@ -151,13 +171,14 @@ def train(
     return results
 
 
-def existing(folder: Path, recipe: Recipe, seeds: tuple[int, ...]) -> Run | None:
-    """The run of this recipe in that folder, None where there is none yet. Raises RunError where
-    another recipe's is."""
+def existing(folder: Path, recipe: Recipe, seeds: tuple[int, ...], epochs_before: Sequence[int] = ()) -> Run | None:
+    """The run of this recipe in that folder, or over one of the numbers of epochs before; None
+    where there is none yet. Raises RunError where another recipe's is."""
     if not files.exists(folder / "recipe.json"):
         return None
     run = load(folder)
-    if (run.recipe.digest(), run.seeds) != (recipe.digest(), seeds):
+    recipes = (recipe, *(replace(recipe, epochs=epochs) for epochs in epochs_before))
+    if run.seeds != seeds or run.recipe.digest() not in [each.digest() for each in recipes]:
         raise RunError(f"{folder} holds a run of other settings or seeds. Choose another folder, or remove it.")
     return run
 
@@ -210,6 +231,13 @@ def check_fit(recipe: Recipe, splits: data.Splits) -> None:
     x, y = splits.train.batch(torch.arange(min(2, len(splits.train))), how.inputs, channels_last=how.channels_last)
     with how.computing():
         recipe.rule.gradients(Network.from_module(model), x, y, generator=torch.Generator().manual_seed(0))
+
+
+def check_start(recipe: Recipe, splits: data.Splits, seeds: tuple[int, ...]) -> None:
+    """See that every seed has the weights that it is to start from, if it is to start from some.
+    Raises what `inheriting.inherit` does."""
+    for seed in seeds if recipe.start_from else ():
+        inheriting.inherit([recipe.build(splits.input_shape, splits.num_classes)], recipe, seed)
 
 
 def prepare(recipe: Recipe) -> None:

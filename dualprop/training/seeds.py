@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from dualprop.training import (
     divergence,
     documents,
     files,
+    inheriting,
+    optimization,
     plain,
     readings,
     weights,
@@ -50,9 +52,19 @@ class Seed:
         is_told: whether the reporter is told of its steps and epochs.
     """
 
-    def __init__(self, recipe: Recipe, seed: int, splits: Splits, folder: Path, reporter: Reporter, how: Execution) -> None:
-        # A checkpoint belongs to the recipe as it is written.
-        self.belongs_to = weights.belongs_to(recipe, seed)
+    def __init__(
+        self,
+        recipe: Recipe,
+        seed: int,
+        splits: Splits,
+        folder: Path,
+        reporter: Reporter,
+        how: Execution,
+        epochs_before: Sequence[int] = (),
+    ) -> None:
+        # A checkpoint belongs to the recipe as it is written, or as it was before it was extended.
+        self.owners, self.epochs_before = weights.owners(recipe, seed, epochs_before), epochs_before
+        self.belongs_to = self.owners[0]
         recipe.check_task(splits.task)
         self.recipe = recipe = recipe.weighted(splits.task)
         self.seed, self.splits, self.folder, self.reporter = seed, splits, folder, reporter
@@ -100,6 +112,8 @@ class Seed:
     def write_first(self) -> None:
         """Write how it stands before any step, where that is not written yet."""
         if not files.exists(self.last):
+            if self.recipe.start_from:
+                self._inherit()
             self._end_of_epoch({})
 
     def tell(self) -> None:
@@ -240,6 +254,11 @@ class Seed:
         chance = self.splits.task.chance
         return chance is not None and accuracy is not None and accuracy > 2 * chance
 
+    def _inherit(self) -> None:
+        path = inheriting.inherit(self.learner.models, self.recipe, self.seed)
+        told = tuple(inheriting.remarks(self.recipe, self.seed, path, self.splits))
+        self.progress.remarks += told
+
     def _best(self) -> Checkpoint:
         """The tested model as it is, and what its inputs and outputs are."""
         described, tensors = weights.described(self.splits.description)
@@ -257,20 +276,33 @@ class Seed:
             # As earlier versions left it.
             first, *_ = documents.read_lines(self.metrics, Epoch.from_plain, "Restore it.", progress.metrics_bytes)
             self._set_loss_scale(first.validation_loss)
-        saved = checkpoint.read(self.best, self.belongs_to, "best")
+        saved = checkpoint.read(self.best, self.owners, "best")
         with checkpoint.fitting(self.best):
             if told := agree(progress, saved.about, self.folder, allow_changed, is_changed):
                 self.reporter.changed(told)
 
     def _restore(self) -> None:
-        saved = checkpoint.read(self.last, self.belongs_to, "last")
+        saved = checkpoint.read(self.last, self.owners, "last")
         with checkpoint.fitting(self.last):
             self.progress = plain.from_plain(Progress, saved.about, "about")
             self.learner.restore(saved, self.last)
+        if saved.belongs_to != self.belongs_to:
+            self._extend(self.epochs_before[self.owners.index(saved.belongs_to) - 1])
+
+    def _extend(self, epochs: int) -> None:
+        """Note what follows from going on for more epochs than these."""
+        rates = [
+            optimization.learning_rate(self.recipe.optimizer, self.num_steps, self.steps_per_epoch, each)
+            for each in (epochs, self.recipe.epochs)
+        ]
+        jumps = f", and its learning rate goes on at {rates[1]:.3g} in place of {rates[0]:.3g}" if rates[0] != rates[1] else ""
+        told = f"begun for {epochs} epochs and extended to {self.recipe.epochs} after epoch {self.progress.epoch}{jumps}"
+        self.progress.remarks += (told,)
+        self.reporter.changed(f"seed {self.seed}: {told}")
 
     def result(self) -> Result:
         """Test the model of the epoch that the recipe selects."""
-        saved = checkpoint.read(self.best, self.belongs_to, "best")
+        saved = checkpoint.read(self.best, self.owners, "best")
         checkpoint.restore_model(self.learner.tested_model, saved, self.best)
         score = self.learner.evaluate(self.splits.test)
         views = self.recipe.views

@@ -44,6 +44,7 @@ class Starts:
         is_begun: whether any of its seeds was trained before.
         allow_changed: take conditions that numbers follow from as they are now.
         beside: folders of runs whose results are compared with this one's.
+        epochs_before: see `runs.Run`.
         tell: is called with each change, in words.
     """
 
@@ -56,10 +57,11 @@ class Starts:
         is_begun: bool,
         allow_changed: bool = False,
         beside: Sequence[Path] = (),
+        epochs_before: Sequence[int] = (),
         tell: Callable[[str], None],
     ) -> None:
         self.folder, self.recipe, self.num_seeds, self.is_begun = folder, recipe, num_seeds, is_begun
-        self.allow_changed, self.tell = allow_changed, tell
+        self.allow_changed, self.epochs_before, self.tell = allow_changed, epochs_before, tell
         self.past = read(folder)
         self.beside = [start for other in beside for start in read(other)[-1:]]
         self.described: dict[str, Any] = {}

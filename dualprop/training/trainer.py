@@ -45,12 +45,12 @@ def train_seeds(
             if number not in wanted:
                 continue
             folder = folder_of(number)
-            if result := readings.result(folder, number, weights.belongs_to(recipe, number)):
+            if result := readings.result(folder, number, weights.owners(recipe, number, starts.epochs_before)):
                 reporter.seed_finished(result)
                 continue
             files.make_folder(folder)
             folders.remove_leftovers(folder)
-            seeds.append(Seed(recipe, number, load(number), folder, reporter, how))
+            seeds.append(Seed(recipe, number, load(number), folder, reporter, how, starts.epochs_before))
         if seeds:
             steps = Stack(recipe, how, group, like=seeds[0]) if how.num_stacked else Alone(recipe, how, seeds[0])
             _train(seeds, steps, starts)

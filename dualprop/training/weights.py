@@ -3,6 +3,8 @@ inputs and outputs are."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,18 +43,18 @@ def initial_model(recipe: Recipe, seed: int, splits: Splits) -> nn.Module:
 def restore_best(model: nn.Module, recipe: Recipe, seed: int, folder: Path) -> None:
     """Give the model, on any device, the weights in `folder` that were best on the validation part
     so far (at the start, the initial ones). Raises CheckpointError where there are none."""
-    checkpoint.restore_model(model, read_best(folder, belongs_to(recipe, seed)), best_path(folder))
+    checkpoint.restore_model(model, read_best(folder, [belongs_to(recipe, seed)]), best_path(folder))
 
 
-def read_best(folder: Path, owner: str | None) -> Checkpoint:
-    """The checkpoint of the best weights in a seed's folder; `owner` is None where it is not known.
+def read_best(folder: Path, owners: Sequence[str] | None) -> Checkpoint:
+    """The checkpoint of the best weights in a seed's folder; None where its owners are not known.
     Raises CheckpointError where there is none, or another's."""
     path = best_path(folder)
     if not files.exists(path):
         raise CheckpointError(
             f"{folder} holds no weights: there is no {path.name}, which published results leave out. Give a run that has one."
         )
-    return checkpoint.read(path, owner, "best")
+    return checkpoint.read(path, owners, "best")
 
 
 def best_path(folder: Path) -> Path:
@@ -91,3 +93,9 @@ def _fields(record: Record) -> dict[str, Any]:
 def belongs_to(recipe: Recipe, seed: int) -> str:
     """What is written into a checkpoint and a result, by which they know their run."""
     return f"{recipe.digest()} seed {seed}"
+
+
+def owners(recipe: Recipe, seed: int, epochs_before: Sequence[int]) -> list[str]:
+    """The same of a run that was extended: as it is, then as it was over each number of epochs
+    before."""
+    return [belongs_to(each, seed) for each in (recipe, *(dataclasses.replace(recipe, epochs=n) for n in epochs_before))]
