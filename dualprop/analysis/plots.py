@@ -62,7 +62,20 @@ def _drawn(runs: Sequence[tuple[str, Run]], folder: Path, costs: dict[str, Any] 
     return paths
 
 
-def training_curves(runs: Sequence[tuple[str, Run]]) -> Figure:
+def draw_beside(runs: Sequence[tuple[str, Run]], first: Path, out: Path | None) -> Path:
+    """Draw the curves of runs that have nothing in common but the reader, into `out`, by default
+    the figures of the `first` folder; returns where. Raises RunError as `draw` does."""
+    names = list(dict.fromkeys(run.recipe.name for _, run in runs))
+    figure = training_curves(runs, ", ".join(names[:3]) + (", …" if len(names) > 3 else ""))
+    if out is not None:
+        with folders.held_file(out):
+            return save(figure, out)
+    folder = folders.make_inside(first, "figures")
+    with folders.held(folder, "drawn"):
+        return save(figure, folder / "side_by_side.png")
+
+
+def training_curves(runs: Sequence[tuple[str, Run]], title: str = "") -> Figure:
     """Validation error and training loss against epochs; mean and range over the seeds."""
     figure, (error_axes, loss_axes) = new_figure(1, 2, (10.5, 4.2))
     loss = runs[0][1].recipe.rule.loss
@@ -90,7 +103,7 @@ def training_curves(runs: Sequence[tuple[str, Run]]) -> Figure:
     _finish(loss_axes, f"training loss ({loss.name.replace('_', ' ')})", f"Loss while training{left_out}")
     num_seeds = max(len(run.seeds) for _, run in runs)
     band = f", mean and range over {num_seeds} seeds" if num_seeds > 1 else ""
-    figure.suptitle(f"{recipe.name}{band}", fontsize=12)
+    figure.suptitle(f"{title or recipe.name}{band}", fontsize=12)
     if error_axes.lines and len(runs) > len(COLOURS):
         height = figure.get_figheight() + 0.24 * math.ceil(len(runs) / 3)
         figure.set_figheight(height)

@@ -10,11 +10,12 @@ from rich.console import Console
 from rich.table import Table
 
 from dualprop import recipes
-from dualprop.analysis import differences
+from dualprop.analysis import differences, reports
 from dualprop.analysis.reports import Report
-from dualprop.bench.showing import say
+from dualprop.bench.showing import new_table, say
 from dualprop.bench.timing import PLAIN, PLAIN_AGAIN
 from dualprop.cli import data_told
+from dualprop.data import title as title_of
 from dualprop.training.recipe import Recipe
 from dualprop.training.records import WORDS, Cost, Result
 from dualprop.training.runs import Run
@@ -25,6 +26,8 @@ BESIDE = {
     "mae": ("MAE", 1.0),
     "mean_average_precision": ("mAP (%)", 100.0),
 }
+# Settings that are shown where runs differ in many.
+MOST_SETTINGS = 20
 # The exit code of a command that has trained all, but of which a seed diverged or collapsed.
 DIVERGED = 3
 
@@ -34,6 +37,35 @@ def show_report(report: Report, console: Console) -> None:
     show_runs(list(report.runs.items()), console, report.costs)
     for path in report.figures:
         say(console, f"picture: {path}")
+
+
+def show_beside(report: Report, console: Console) -> None:
+    """Runs that may have nothing in common: a row each, and in what their settings differ."""
+    settings = reports.settings_that_differ(report.runs)
+    datasets = {label: title_of(run.recipe.dataset) for label, run in report.runs.items()}
+    are_alike = len(set(datasets.values())) == 1
+    table = new_table(f"{len(report.runs)} runs" + (f" on {next(iter(datasets.values()))}" if are_alike else ""), "run", [])
+    for heading in ("rule", *([] if are_alike else ["data"])):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("seeds", "epochs", "test (%)", "cosine"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    headlines = {result.headline for run in report.runs.values() for result in run.results()}
+    for label, run in report.runs.items():
+        results = run.results()
+        numbers = [_epochs(results), _over_seeds([result.score for result in results]), _worst_cosine(run)]
+        told = [run.recipe.rule_name, *([] if are_alike else [datasets[label]]), str(len(run.seeds))]
+        table.add_row(label, *told, *numbers)
+    console.print(table)
+    if len({run.recipe.dataset for run in report.runs.values()}) > 1 or len(headlines) > 1:
+        say(console, "not all are of the same data: their scores do not compare.", style="yellow")
+    for name in list(next(iter(settings.values())))[:MOST_SETTINGS]:
+        say(console, f"{name}: " + ", ".join(f"{label} {_cut(each[name])}" for label, each in settings.items()))
+    for path in report.figures:
+        say(console, f"picture: {path}")
+
+
+def _cut(value: str) -> str:
+    return value if len(value) <= 40 else f"{value[:39]}…"
 
 
 def show_trained(report: Report, console: Console) -> None:
