@@ -8,11 +8,18 @@ from torch.nn import functional as F
 import dualprop as dp
 from dualprop import losses
 from dualprop.errors import SettingError
-from dualprop.losses import CrossEntropy, SquaredError
+from dualprop.losses import BinaryCrossEntropy, CrossEntropy, SquaredError
 from dualprop.neurons import HardSigmoid, Identity, ReLU, Sigmoid, Tanh
 
 EPS = torch.finfo(torch.float64).eps
-LOSSES = [CrossEntropy(), SquaredError(), CrossEntropy(label_smoothing=0.2)]
+LOSSES = [
+    CrossEntropy(),
+    SquaredError(),
+    CrossEntropy(label_smoothing=0.2),
+    CrossEntropy(class_weights=(0.5, 2.0, 1.0, 0.25)),
+    CrossEntropy(0.1, class_weights=(0.5, 2.0, 1.0, 0.25)),
+    BinaryCrossEntropy(),
+]
 
 
 def outputs(n=5, k=4, seed=0):
@@ -26,7 +33,7 @@ def targets_of_every_kind(k=4):
     return {"indices": indices, "one-hot": one_hot, "soft": soft, "unnormalised": 2.5 * soft}
 
 
-@pytest.mark.parametrize("loss", LOSSES, ids=str)
+@pytest.mark.parametrize("loss", LOSSES, ids=repr)
 @pytest.mark.parametrize("kind", targets_of_every_kind())
 def test_the_gradient_is_autograds_for_every_kind_of_target(loss, kind):
     """The output's nudge is this gradient: a wrong one teaches every layer the wrong thing."""
@@ -230,3 +237,57 @@ def test_a_setting_that_a_loss_has_not_is_refused(name, told):
     with pytest.raises(SettingError) as caught:
         losses.from_name(name)
     assert told in str(caught.value)
+
+
+def test_a_weighted_example_counts_as_often_as_its_class_weighs():
+    """Weights of whole numbers are the same as examples that are there so often; a mean over weights
+    would undo them."""
+    s, y = outputs(), torch.tensor([0, 3, 1, 1, 2])
+    weights = (3.0, 1.0, 2.0, 1.0)
+    repeats = torch.tensor(weights).long()[y]
+    loss = CrossEntropy(class_weights=weights)
+    torch.testing.assert_close(loss.value(s, y).sum(), CrossEntropy().value(s, y).repeat_interleave(repeats).sum())
+    torch.testing.assert_close(loss.gradient(s, y), CrossEntropy().gradient(s, y) * repeats[:, None])
+
+
+@pytest.mark.parametrize("c", [2.0, 0.4, -0.4, -0.6])
+def test_a_weighted_nudge_is_one_of_as_many_times_the_strength(c):
+    """The weight belongs to the example's loss, and so to its β."""
+    a, y = outputs(), torch.tensor([0, 3, 1, 1, 2])
+    weights = (3.0, 1.0, 2.0, 0.5)
+    found = CrossEntropy(class_weights=weights).nudge(Identity(), a, y, c)
+    for i, k in enumerate(y.tolist()):
+        expected = CrossEntropy().nudge(Identity(), a[i : i + 1], y[i : i + 1], c * weights[k])
+        torch.testing.assert_close(found[i : i + 1], expected, rtol=1e-9, atol=1e-9)
+
+
+def test_the_limit_of_a_weighted_nudge_is_that_of_the_heaviest_class():
+    """Beyond it the uphill problem has no answer for that class alone."""
+    loss = CrossEntropy(class_weights=(4.0, 1.0))
+    assert not list(loss.uphill_conflict(0.49, "beta", "Lower beta"))
+    assert list(loss.uphill_conflict(0.5, "beta", "Lower beta"))
+    with pytest.raises(SettingError, match="class_weights must hold 4 numbers, one a class, got 2"):
+        loss.gradient(outputs(), torch.tensor([0, 1, 0, 1, 0]))
+
+
+@pytest.mark.parametrize("c", [50.0, 2.0, 0.3, -0.3, -2.0, -3.9])
+def test_the_nudge_of_labels_is_where_its_objective_is_stationary(c):
+    """s - a + c (σ(s) - y) = 0; at c = -3.9 Newton's steps alone would run away."""
+    a = 20 * outputs(6, 5)
+    y = (outputs(6, 5, seed=4) > 0).double()
+    s = BinaryCrossEntropy().nudge(Identity(), a, y, c)
+    slope = s - a + c * (s.sigmoid() - y)
+    assert float(slope.abs().max()) <= 1e-12 * (1 + float(a.abs().max()) + abs(c))
+
+
+def test_labels_are_told_apart_one_by_one():
+    """Written out: -log σ(s) where it is there, -log (1 - σ(s)) where not."""
+    s = torch.tensor([[0.0, 2.0, -1.0]], dtype=torch.float64)
+    y = torch.tensor([[1.0, 0.0, 1.0]], dtype=torch.float64)
+    expected = -(
+        torch.tensor(0.5).log() + torch.tensor(1 - 1 / (1 + torch.e**-2.0)).log() + torch.tensor(1 / (1 + torch.e)).log()
+    )
+    torch.testing.assert_close(BinaryCrossEntropy().value(s, y), expected.double()[None], rtol=1e-6, atol=0)
+    for neuron in (Sigmoid(), Tanh()):
+        with pytest.raises(SettingError, match=r"logits"):
+            BinaryCrossEntropy().nudge(neuron, s, y, 0.1)
