@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from rich.table import Table
@@ -82,6 +82,8 @@ def _inputs(splits: Splits) -> Table:
 def _outputs(splits: Splits) -> Table:
     """Each class or label with how often it is there, or each target's mean and deviation."""
     table, task = Table(box=None, pad_edge=False), splits.task
+    headings: tuple[str, ...]
+    rows: Iterable[tuple[object, ...]]
     if task.kind == "regression":
         headings, rows = ("target", "mean", "std"), zip(task.names, task.mean, task.std, strict=True)
     else:

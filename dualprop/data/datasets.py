@@ -137,8 +137,8 @@ def _digits() -> Arrays:
     digits = load_digits()
     x, y = digits.images.astype(np.uint8)[:, None], digits.target  # whole numbers from 0 to 16
     train, test = draw_stratified(y, DIGITS_TEST_FRACTION, DIGITS_TEST_SEED)
-    normal = {"mean": (16 * DIGITS_MEAN,), "std": (16 * DIGITS_STD,)}
-    return Arrays(x[train], y[train], x[test], y[test], **normal, white=16.0)
+    mean, std = (16 * DIGITS_MEAN,), (16 * DIGITS_STD,)
+    return Arrays(x[train], y[train], x[test], y[test], mean=mean, std=std, white=16.0)
 
 
 def _canonical(name: str, root: Path | None, mirror: str | None) -> Arrays:

@@ -71,7 +71,7 @@ def row_of(jobs: Jobs, item: Item, figure: Figure) -> dict[str, Any]:
         return row | nothing | {"missing": f"there is no recipe '{figure.recipe}' yet"}
     recipe, seeds, run = jobs.recipes[figure.label], jobs.setting.seeds_of(item, figure), jobs.begun(figure.label)
     results = _of(run, seeds)
-    accuracies = [100 * result.test_accuracy for result in results]
+    accuracies = [100 * result.score for result in results]
     of_views = [100 * each.test_accuracy_over_views for each in results if each.test_accuracy_over_views is not None]
     wanted = len(item.seeds(figure))
     row |= {

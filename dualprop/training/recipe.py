@@ -28,6 +28,8 @@ from dualprop.training.older_recipes import renewed
 
 # What says how a run is computed and not what: no part of what a checkpoint belongs to.
 _HOW = ("residency", "capture", "stack_seeds", "kernel")
+# What earlier versions did not know is no part either where it is left as it was.
+_LATER = ("reading", "class_weights", "start_from")
 # The losses by name that read the targets of a task.
 _READS = {
     "classification": (losses.CrossEntropy, losses.SquaredError, losses.LogLoss, losses.BinaryCrossEntropy),
@@ -351,7 +353,8 @@ class Recipe:
         """SHA-256 of the recipe, by which a checkpoint knows its run; of all but what only says how
         it is computed."""
         values = self.to_plain()
-        for name in (*_HOW, *([] if self.start_from else ["start_from"])):
+        is_as_before = [name for name in _LATER if getattr(self, name) == type(self).__dataclass_fields__[name].default]
+        for name in (*_HOW, *is_as_before):
             del values[name]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 

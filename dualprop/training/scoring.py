@@ -135,5 +135,9 @@ def _mean_average_precision(outputs: np.ndarray, y: np.ndarray) -> float:
 
 def tally(task: Task, device: torch.device) -> AbstractTally:
     """An empty one for this task."""
-    kinds = {"classification": ClassTally, "regression": NumberTally, "multilabel": LabelTally}
-    return kinds[task.kind](task, device)
+    match task.kind:
+        case "classification":
+            return ClassTally(task, device)
+        case "regression":
+            return NumberTally(task, device)
+    return LabelTally(task, device)

@@ -212,12 +212,13 @@ class Seed:
         }
         if recipe.align and not progress.stopped:
             metrics |= self.learner.statistics(self.splits)
-        reached = progress.best.get("validation_accuracy")
+        reached, accuracy = progress.best.get("validation_accuracy", 0.0), score.accuracy
         # Near chance, half of the best is luck.
-        if not progress.stopped and self._is_above_chance(reached) and score.accuracy < reached / 2:
+        has_fallen = accuracy is not None and self._is_above_chance(reached) and accuracy < reached / 2
+        if not progress.stopped and has_fallen:
             before = "its best" if recipe.select == "best" else "what it was"
             progress.stopped = (
-                f"validation accuracy fell to {score.accuracy:.4f}, less than half of {before}, after epoch "
+                f"validation accuracy fell to {accuracy:.4f}, less than half of {before}, after epoch "
                 f"{progress.epoch}. Lower the learning rate or beta, or use coupling='transposed'."
             )
         line = files.to_json(metrics)

@@ -262,7 +262,7 @@ def as_earlier_versions_left_it(run: training.Run, monkeypatch) -> None:
         ("kind", "conditions", "metrics_digest", "loss_scale", "remarks", "doubt"),
     )
     monkeypatch.setattr(checkpoint, "FORMAT", 1)
-    for name, alien in (("last", news), ("best", (*news, "validation_accuracy"))):
+    for name, alien in (("last", news), ("best", (*news, "validation_accuracy", "validation_loss"))):
         path = run.seed_folder(0) / f"{name}.safetensors"
         saved = checkpoint.read(path, belongs_to)
         about = {key: value for key, value in saved.about.items() if key not in alien}

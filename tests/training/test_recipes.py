@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dualprop import recipes
-from dualprop.data import Augmentation
+from dualprop.data import Augmentation, Reading
 from dualprop.errors import RunError, SettingError
 from dualprop.losses import CrossEntropy, SquaredError
 from dualprop.models import MLP, ConvNet
@@ -94,6 +94,8 @@ CHANGES = {
     "budget_epochs": 3,
     "grid": ((0.5, 0.1),),
     "validation_fraction": 0.2,
+    "reading": Reading(target="kind"),
+    "class_weights": "balanced",
     "seed_list": (1,),
     "align": False,
     "checkpoint_every": 5,
