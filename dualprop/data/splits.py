@@ -269,7 +269,7 @@ def divide(
     def examples(x: np.ndarray | MappedImages, y: np.ndarray) -> Examples:
         x = bordered(x, border, name)
         normal = torch.from_numpy(mean).to(device), torch.from_numpy(std).to(device)
-        if isinstance(x, np.ndarray) and x.dtype.kind == "f":
+        if isinstance(x, np.ndarray) and x.dtype.kind == "f" and bool(np.isnan(x).any()):
             # The mean is 0 once it is standardised.
             x = np.where(np.isnan(x), mean, x)
         labels = torch.from_numpy(task.standardised(y))

@@ -62,9 +62,13 @@ def _of_part(datasets: Any, path: Path, part: Any, reading: Reading) -> Own:
     if len(pictures) > 1 or len(named) != 1 or named[0] not in kinds:
         raise DataError(f"{path}: of its columns {', '.join(kinds)} one holds images. Name the class: --reading.target NAME.")
     table = _table(datasets, path, part.select_columns(list(named)))
+    if (gaps := np.flatnonzero(table.columns[0].missing)).size:
+        raise table.error(int(gaps[0]), named[0], f"no value, as in {gaps.size} rows. Leave them out.")
     y, task = targets.of_columns(table, table.columns, reading)
     if isinstance(kinds[named[0]], datasets.ClassLabel):
-        y, task = np.array(part[named[0]], np.int64), Task("classification", tuple(kinds[named[0]].names))
+        # In its own order, and with the classes that no row has.
+        names = tuple(kinds[named[0]].names)
+        y, task = np.array([names.index(task.names[k]) for k in y.tolist()], np.int64), Task("classification", names)
     return Own(*_images(path, part, pictures[0], reading, y, task))
 
 
