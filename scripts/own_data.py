@@ -42,16 +42,17 @@ RULES = {"BP": Backprop, "DP": DualPropagation}
 def main() -> None:
     """Parse, make the files, train, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="the new JSON file")
+    parser.add_argument("--out", type=Path, required=True, help="the JSON file; rows of other data in it are kept")
+    parser.add_argument("--data", nargs="*", help="names of the data sets; by default all")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=40)
     options = parser.parse_args()
-    rows = []
+    rows = json.loads(options.out.read_text())["rows"] if options.out.exists() else []
     with tempfile.TemporaryDirectory() as folder:
-        for path in make(Path(folder)):
+        for path in (path for path in make(Path(folder)) if not options.data or path.stem in options.data):
             results = {name: trained(path, kind, options, Path(folder) / "runs") for name, kind in RULES.items()}
             results["scikit-learn"] = [by_scikit_learn(path, seed) for seed in range(options.seeds)]
-            rows.append(row(path, results))
+            rows = [each for each in rows if each["data"] != path.name] + [row(path, results)]
             print(line(rows[-1]), flush=True)
             content = {"environment": environment.describe("cpu"), "epochs": options.epochs, "rows": rows}
             options.out.write_text(json.dumps(content, indent=1) + "\n")
@@ -98,7 +99,7 @@ def by_scikit_learn(path: Path, seed: int) -> Result:
         for part in (splits.train, splits.test)
     )
     is_classes = splits.task.kind == "classification"
-    model = (MLPClassifier if is_classes else MLPRegressor)((WIDTH,), max_iter=1000, random_state=seed)
+    model = (MLPClassifier if is_classes else MLPRegressor)(hidden_layer_sizes=(WIDTH,), max_iter=1000, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it has not converged, where it has not
         model.fit(x, y if is_classes else y[:, 0])

@@ -240,8 +240,7 @@ def test_a_setting_that_a_loss_has_not_is_refused(name, told):
 
 
 def test_a_weighted_example_counts_as_often_as_its_class_weighs():
-    """Whole weights are the same as examples that are there so often; a mean over weights would undo
-    them."""
+    """Whole weights are as many examples of the same; a mean over weights would undo them."""
     s, y = outputs(), torch.tensor([0, 3, 1, 1, 2])
     weights = (3.0, 1.0, 2.0, 1.0)
     repeats = torch.tensor(weights).long()[y]

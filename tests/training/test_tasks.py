@@ -156,8 +156,8 @@ def test_weights_are_n_by_k_times_n_k():
 
 
 def test_of_epochs_as_accurate_the_one_of_lower_loss_is_kept(tmp_path):
-    """On iris, 12 validation examples, the third of 30 epochs was the first to be as accurate as any,
-    and stayed the best: 88 % on the test part where the last has more."""
+    """On iris, of 12 validation examples, the third of 30 epochs was the first that was as accurate
+    as any, and stayed the best: 88 % on the test part where the last has more."""
     separated = np.concatenate([X[:, :1] + 4 * np.sign(X[:, :1]), X[:, 1:]], 1).astype(np.float32)
     np.savez(tmp_path / "own.npz", x_train=separated, y_train=(X[:, 0] > 0).astype(int))
     made = tiny(tmp_path / "own.npz", rule=Backprop(loss=CrossEntropy()), epochs=12)

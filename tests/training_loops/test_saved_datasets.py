@@ -6,7 +6,8 @@ import pytest
 from dualprop.data import Reading, load
 from dualprop.errors import DataError
 
-pytestmark = pytest.mark.frameworks
+# Of the package's own pickling, when the tests write a dataset.
+pytestmark = [pytest.mark.frameworks, pytest.mark.filterwarnings("ignore:Cannot (locate|pickle)")]
 RANDOM = np.random.default_rng(0)
 COUNT = 24
 X = RANDOM.normal(size=COUNT)

@@ -7,6 +7,7 @@ runs: the files hold Arrow tables and their types."""
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,13 @@ def read(path: Path, reading: Reading) -> Own:
     except ImportError:
         remedy = "Install it: pip install 'dualprop[datasets]'; or save the data as Parquet"
         raise DataError(f"{path} is read by the package datasets, which is not installed. {remedy}.") from None
+    with warnings.catch_warnings():
+        # Of what the package pickles to tell whether it has seen a selection before.
+        warnings.simplefilter("ignore")
+        return _read(datasets, path, reading)
+
+
+def _read(datasets: Any, path: Path, reading: Reading) -> Own:
     try:
         saved = datasets.load_from_disk(str(path))
     except Exception as error:  # its files are JSON and Arrow, whose damage is told in many ways
