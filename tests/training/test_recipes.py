@@ -96,6 +96,7 @@ CHANGES = {
     "validation_fraction": 0.2,
     "reading": Reading(target="kind"),
     "class_weights": "balanced",
+    "start_from": "runs/other",
     "seed_list": (1,),
     "align": False,
     "checkpoint_every": 5,
