@@ -77,7 +77,8 @@ Examples = Annotated[int, Interval(ge=0, le=10**9)]
 Pixels = Annotated[int, Interval(ge=0, le=1024)]
 Threads = Annotated[int, Interval(ge=0, le=1024)]
 NumSeeds = Annotated[int, Interval(ge=1, le=10**4)]
-Seeds = tuple[Annotated[int, Interval(ge=0, lt=2**32)], ...]
+SeedNumber = Annotated[int, Interval(ge=0, lt=2**32)]
+Seeds = tuple[SeedNumber, ...]
 # What float32 holds in all its digits. A float in a setting is 0 or of such a size: others would
 # become 0, lose digits or become infinite on the way into a tensor.
 SMALLEST, LARGEST = 2.0**-126, (2 - 2.0**-23) * 2.0**127

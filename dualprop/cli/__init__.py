@@ -107,7 +107,9 @@ def _answer(arguments: list[str], outlet: Outlet | None) -> None:
 def _leaves_files(arguments: list[str]) -> bool:
     """Whether the command is of use when nobody reads what it prints."""
     leaving = ("--out", "--figure")
-    return arguments[0] in ("train", "compare", "reproduce") or any(word.split("=")[0] in leaving for word in arguments)
+    return arguments[0] in ("train", "compare", "reproduce", "evaluate", "export") or any(
+        word.split("=")[0] in leaving for word in arguments
+    )
 
 
 def _run(module: str, arguments: list[str], is_program: bool) -> None:

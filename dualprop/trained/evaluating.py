@@ -18,7 +18,7 @@ from annotated_types import Interval
 from dualprop.analysis.keywords import by_keyword
 from dualprop.data import Examples, Splits
 from dualprop.errors import RunError, SettingError
-from dualprop.settings import conform
+from dualprop.settings import SeedNumber, conform
 from dualprop.trained import mistakes
 from dualprop.trained.loading import chosen_seed, of_run
 from dualprop.trained.model import Trained
@@ -43,7 +43,7 @@ class EvaluateOptions:
     """
 
     run: Path
-    seed: int | None = None
+    seed: SeedNumber | None = None
     part: Literal["test", "validation", "train"] = "test"
     mistakes: Annotated[int, Interval(ge=0, le=100)] = 24
     data: Path | None = None

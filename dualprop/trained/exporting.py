@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from dualprop import memory
 from dualprop.analysis.keywords import by_keyword
 from dualprop.errors import RunError, SettingError, UnsupportedModuleError
+from dualprop.settings import SeedNumber, conform
 from dualprop.trained.loading import chosen_seed, of_run
 from dualprop.trained.model import Trained
 from dualprop.training import files, folders, runs
@@ -56,9 +57,12 @@ class ExportOptions:
 
     run: Path
     format: Format = "torch"
-    seed: int | None = None
+    seed: SeedNumber | None = None
     out: Path | None = None
     data: Path | None = None
+
+    def __post_init__(self) -> None:
+        conform(self)
 
 
 @dataclass(frozen=True)

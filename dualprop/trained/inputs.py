@@ -137,6 +137,9 @@ def _array(path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
         # Links are the user's own here: what they lead to is what is asked for.
         content = io.BytesIO(files.read(Path(os.path.realpath(path)), LARGEST))
         if path.suffix.lower() == ".npy":
+            # Of anything else NumPy says that it may be a pickle.
+            np.lib.format.read_magic(content)
+            content.seek(0)
             return np.load(content, allow_pickle=False), ()
         with zipfile.ZipFile(content) as archive:
             sizes = {info.filename.removesuffix(".npy"): info.file_size for info in archive.infolist()}

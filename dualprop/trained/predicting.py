@@ -15,6 +15,7 @@ import torch
 
 from dualprop.analysis.keywords import by_keyword
 from dualprop.errors import SettingError, printable
+from dualprop.settings import SeedNumber, conform
 from dualprop.trained import inputs
 from dualprop.trained.inputs import Given
 from dualprop.trained.loading import load
@@ -42,10 +43,13 @@ class PredictOptions:
 
     run: Path
     files: tuple[Path, ...] = ()
-    seed: int | None = None
+    seed: SeedNumber | None = None
     format: Literal["csv", "jsonl"] = "csv"
     out: Path | None = None
     data: Path | None = None
+
+    def __post_init__(self) -> None:
+        conform(self)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,9 @@ from sandbox import NOVEL, OF_TORCH
 from trials import Trial
 from verdicts import DIVERGED, OK, REFUSED
 
-_COMMANDS = (("report", "{}"), ("train", "--resume", "{}"), ("compare", "--resume", "{}"))
+_COMMANDS = (("report", "{}"), ("train", "--resume", "{}"), ("compare", "--resume", "{}"),
+             ("evaluate", "{}"), ("predict", "{}", "good.npz"), ("export", "{}", "--format", "safetensors"),
+             ("train", "--resume", "{}", "--epochs", "3"))  # fmt: skip
 _BENCH = ("bench", "--table", "relaxations", "--run", "{}", "--rounds", "1", "--seconds", "0", "--batch-size", "2",
           "--no-memory", "--no-ceilings", "--threads", "1")  # fmt: skip
 
@@ -28,6 +30,7 @@ def attack(trial: Trial) -> None:
     name = dice.choice(list(materials.MADE_BY))
     folder = sandbox.work / "run"
     materials.put(trial, name, folder)
+    materials.put_npz(sandbox.work)
     done = [mutations.damage(folder, sandbox, dice) for _ in range(dice.choice((1, 1, 1, 2)))]
     for path in (folder / NOVEL, folder / "notes.txt", sandbox.work / NOVEL, sandbox.work / "notes.txt"):
         path.write_text("mine\nlast line")
@@ -43,11 +46,11 @@ def attack(trial: Trial) -> None:
         num_failures, weights = len(trial.failures), _weights(folder)
         answer = trial.run(*(word.format("run") for word in words), is_fresh=dice.random() < 0.02)
         trial.place.counts[f"exit code {answer.code}"] += 1
-        reads = words[0] in ("report", "bench")
+        reads = words[0] not in ("train", "compare")
         trial.compare(before, lambda path, reads=reads: _may_change(path, reads))
         # Another command than the first meets what that has left.
         before = sandbox.look()
-        if not reads and answer.code == OK and len(trial.failures) == num_failures:
+        if not reads and "--epochs" not in words and answer.code == OK and len(trial.failures) == num_failures:
             _compare_weights(trial, materials.of(trial.place, name.removeprefix("partial ")), folder, weights)
         if answer.code not in (OK, REFUSED, DIVERGED):
             break
@@ -59,7 +62,11 @@ def _may_change(path: str, reads: bool) -> bool:
         return True
     if path.endswith((NOVEL, "notes.txt", "mine.txt")):
         return False
-    return path.startswith("work/run/figures") if reads else path == "work/run" or path.startswith("work/run/")
+    return (
+        path.startswith(("work/run/figures", "work/run/model.safetensors"))
+        if reads
+        else path == "work/run" or path.startswith("work/run/")
+    )
 
 
 def _weights(folder: Path) -> dict[str, object]:

@@ -25,7 +25,8 @@ _BENCH = ("--models", "mlp", "--rules", "dp", "--rounds", "1", "--seconds", "0",
           "--no-ceilings", "--threads", "1")  # fmt: skip
 # Each measures steps in fresh processes, for longer than a hang may be on a busy machine.
 _TOO_SLOW = ("--memory", "--ceilings", "--costs", "--twin", "--minutes")
-_PATHS = ("--out", "--resume", "--data", "--run", "--figure", "--reference", "--dataset")
+_WRITING = (["bench"], ["predict"], ["evaluate"], ["export"], ["report"])
+_PATHS = ("--from", "--start-from", "--out", "--resume", "--data", "--run", "--figure", "--reference", "--dataset")
 _CONSOLES = ({"encoding": "cp1252"}, {"encoding": "ascii"}, {"encoding": "latin-1"}, {"stdout": "closed"}, {"stdout": "full"},
              {"stderr": "closed"}, {"stderr": "full"}, {"stdout": "full", "stderr": "closed"})  # fmt: skip
 _ENVIRONMENTS = (
@@ -87,8 +88,18 @@ def _judge_mute(trial: Trial, answer: Answer) -> None:
 
 def words(dice: random.Random) -> list[str]:
     """A command line, without the program's name."""
-    makers: list[Callable[[random.Random], list[str]]] = [_train, _compare, _bench, _check, _report, _list, _top, _reproduce]
-    return dice.choices(makers, (40, 20, 12, 2, 10, 5, 5, 6))[0](dice)
+    makers: list[Callable[[random.Random], list[str]]] = [
+        _train,
+        _compare,
+        _bench,
+        _check,
+        _report,
+        _list,
+        _top,
+        _reproduce,
+        _after,
+    ]
+    return dice.choices(makers, (40, 20, 12, 2, 10, 5, 5, 6, 15))[0](dice)
 
 
 def _train(dice: random.Random) -> list[str]:
@@ -144,6 +155,25 @@ def _report(dice: random.Random) -> list[str]:
     return ["report", *(hostile.value(dice, is_path=True) for _ in range(dice.choice((0, 1, 1, 1, 2))))]
 
 
+def _after(dice: random.Random) -> list[str]:
+    """What comes after training. A program of torch.export takes longer than a hang may be."""
+    from dualprop.cli.evaluate import EvaluateOptions
+    from dualprop.cli.export import ExportOptions
+    from dualprop.cli.predict import PredictOptions
+
+    run = Path("run")
+    named = ["run" if dice.random() < 0.6 else hostile.value(dice, is_path=True)]
+    command = dice.choice(("predict", "evaluate", "export"))
+    if command == "predict":
+        named += [hostile.value(dice, is_path=True) for _ in range(dice.choice((0, 1, 1, 2)))]
+        return _with_options(dice, [command, *named], PredictOptions(run))
+    if command == "evaluate":
+        return _with_options(dice, [command, *named], EvaluateOptions(run))
+    form = dice.choice(("torchscript", "safetensors", "onnx", "pickle"))
+    words = _with_options(dice, [command, *named], ExportOptions(run))
+    return [*(word for word in words if "format" not in word and word != "torch"), "--format", form]
+
+
 def _list(dice: random.Random) -> list[str]:
     known = ("rules", "recipes", "variants", "items", "datasets", "models", "neurons")
     return ["list", *(dice.choice((*known, hostile.value(dice))) for _ in range(dice.choice((0, 1, 1, 2))))]
@@ -196,7 +226,8 @@ def _may_change(words: list[str], before: Look, answer: Answer, work: Path) -> C
     targets = {
         option: [_below(work, value) for value in _values(words, option)] for option in ("--out", "--figure", "--resume")
     }
-    named = [_below(work, word) for word in words[1:]] if words[:1] == ["report"] else []
+    named = [_below(work, word) for word in words[1:]] if words[:1] in (["report"], ["evaluate"], ["export"]) else []
+    drawn = "model" if words[:1] == ["export"] else "figures"
     runs = [real for path in targets["--resume"] + named if (real := _real(path, work)) in ("work/run", "work/comparison")]
     made = [real for path in targets["--out"] + targets["--figure"] for real in (path, _real(path, work))]
     made += [f"{os.path.splitext(path)[0]}.png" for path in made]
@@ -204,11 +235,11 @@ def _may_change(words: list[str], before: Look, answer: Answer, work: Path) -> C
     def may_change(path: str) -> bool:
         if path.endswith(NOVEL):
             return False
-        if any(path.startswith(f"{run}/{'figures' if named else ''}") for run in runs):
+        if any(path.startswith(f"{run}/{drawn if named else ''}") for run in runs):
             return True
         if path in before:
-            # A file that is there may be replaced by a bench's; nothing else is.
-            return words[:1] == ["bench"] and path in made and len(before[path]) == 6
+            # A file that is there may be replaced by a bench's, or what else is one file alone.
+            return words[:1] in _WRITING and path in made and len(before[path]) == 6
         if path.startswith(("work/runs", OF_TORCH)):
             return True
         is_made = any(path == each or path.startswith(f"{each}/") or each.startswith(f"{path}/") for each in made)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from attempts import Answer
 
 OK, REFUSED, DIVERGED, INTERRUPTED = 0, 2, 3, 130
+# Beside predictions, which may be read by another program.
+NOTE = "dualprop: note: "
 PLAIN_CODES = frozenset({OK, REFUSED, DIVERGED})
 # What may follow a signal. One that comes after the work changes nothing, or ends Python's own end.
 CODES_AFTER = {
@@ -42,7 +44,7 @@ def judge(answer: Answer, codes: frozenset[int] = PLAIN_CODES) -> list[Failure]:
         failures.append(Failure("exit code", f"{answer.code}: {_last_line(answer.err)[:160]}"))
     elif not _is_one_line(answer):
         failures.append(Failure("not one line", repr(answer.err[:200])))
-    elif answer.code == OK and answer.err.strip():
+    elif answer.code == OK and any(not line.startswith(NOTE) for line in answer.err.strip().splitlines()):
         failures.append(Failure("something on stderr", repr(_last_line(answer.err)[:200])))
     if _ESCAPE.search(told):
         failures.append(Failure("terminal escape", repr(_ESCAPE.split(told)[0][-80:])))

@@ -44,7 +44,7 @@ def test_the_installed_command_answers():
     assert result.stderr == ""
 
 
-@pytest.mark.parametrize("command", ["train", "compare", "report", "list"])
+@pytest.mark.parametrize("command", ["train", "compare", "report", "predict", "evaluate", "export", "list"])
 def test_every_command_shows_its_options(command, dualprop):
     """Help that fails is found by the person who needs it."""
     for word in ("--help", "-h"):

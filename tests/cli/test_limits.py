@@ -22,6 +22,9 @@ from dualprop.errors import DualpropError, OutOfMemoryError, SettingError
 from dualprop.models import MODELS
 from dualprop.rules import RULES
 from dualprop.schedules import Schedule
+from dualprop.trained.evaluating import EvaluateOptions
+from dualprop.trained.exporting import ExportOptions
+from dualprop.trained.predicting import PredictOptions
 from dualprop.training import Optimizer, Recipe
 
 TOO_MUCH = {
@@ -98,7 +101,7 @@ def test_the_smallest_and_largest_numbers_of_float32_are_taken():
 
 SETTINGS = (
     Recipe, Optimizer, Augmentation, TrainOptions, CompareOptions, BenchOptions, Schedule, ErrorSweeps, Blocks, Holomorphic,
-    *MODELS.values(), *RULES.values(),
+    EvaluateOptions, PredictOptions, ExportOptions, *MODELS.values(), *RULES.values(),
 )  # fmt: skip
 
 
