@@ -29,8 +29,10 @@ def main(arguments: Sequence[str]) -> None:
     watch = ConsoleWatch(console)
     without_costs, others = args.take_switch(arguments, "--no-costs")
     if (resumed := args.take_resume(others, "compare")) is not None:
-        how = {"allow_changed": resumed.allow_changed, "measures_costs": not without_costs, "epochs": resumed.epochs}
-        tables.show_trained(experiments.resume(resumed.folder, resumed.data, watch, **how), console)
+        report = experiments.resume(
+            resumed.folder, resumed.data, watch, resumed.allow_changed, measures_costs=not without_costs, epochs=resumed.epochs
+        )
+        tables.show_trained(report, console)
         return
     recipe, rest = args.take_recipe(arguments, experiments.DEFAULT_RECIPE)
     recipe, rest = args.take_epochs(recipe, rest)

@@ -30,13 +30,10 @@ class EvaluateOptions(evaluating.EvaluateOptions):
 def main(arguments: Sequence[str]) -> None:
     """Parse, evaluate, show."""
     options = args.parse(EvaluateOptions, EvaluateOptions(tyro.MISSING), arguments, "evaluate")
-    console = OutputConsole()
-    show(evaluating.run_evaluation(options), console)
-    if options.out is not None:
-        say(console, f"numbers: {options.out}")
+    show(evaluating.run_evaluation(options), options.out, OutputConsole())
 
 
-def show(evaluation: Evaluation, console: Console) -> None:
+def show(evaluation: Evaluation, out: Path | None, console: Console) -> None:
     """The tables, and where the pictures lie."""
     number = int(evaluation.confusion.sum())
     about = f"{evaluation.title}, {evaluation.part} part, seed {evaluation.seed}"
@@ -46,7 +43,7 @@ def show(evaluation: Evaluation, console: Console) -> None:
     console.print(table)
     names = [each.name for each in evaluation.classes]
     if len(names) <= BESIDE:
-        table = new_table("how many of a class (rows) were taken for each (columns)", "is", names)
+        table = new_table("is (rows), taken for (columns)", "is", names)
         for name, row in zip(names, evaluation.confusion, strict=True):
             table.add_row(name, *(str(count) if count else "·" for count in row))
         console.print(table)
@@ -58,6 +55,8 @@ def show(evaluation: Evaluation, console: Console) -> None:
         say(console, f"{evaluation.part} {mistake.index}: {mistake.truth} taken for {mistake.said} (by {mistake.margin:.3f})")
     for path in evaluation.figures:
         say(console, f"picture: {path}")
+    if out is not None:
+        say(console, f"numbers: {out}")
 
 
 _HEADINGS = ("precision (%)", "recall (%)", "F1 (%)", "examples")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
+from rich.console import Console
 
 from dualprop.bench.showing import say
 from dualprop.cli import arguments as args
@@ -32,10 +33,10 @@ class ExportOptions(exporting.ExportOptions):
 def main(arguments: Sequence[str]) -> None:
     """Parse, export, show."""
     options = args.parse(ExportOptions, ExportOptions(tyro.MISSING), arguments, "export")
-    say(OutputConsole(), *told(exporting.run_export(options)))
+    show(exporting.run_export(options), OutputConsole())
 
 
-def told(exported: Exported) -> list[str]:
+def show(exported: Exported, console: Console) -> None:
     """What was written, how it is read, and whether it was compared."""
     if exported.format == "safetensors":
         compared = "weights alone: build the network, load_state_dict, and give it (x - mean) / std"
@@ -43,4 +44,5 @@ def told(exported: Exported) -> list[str]:
         compared = "not compared with the model: onnxruntime is not installed, pip install 'dualprop[onnx]'"
     else:
         compared = f"read again, its outputs differ from the model's by {exported.difference:.1e} of their size"
-    return [f"model: {exported.path}", compared, f"read it: {_READ[exported.format].format(path=str(exported.path))}"]
+    read = _READ[exported.format].format(path=str(exported.path))
+    say(console, f"model: {exported.path}", compared, f"read it: {read}")

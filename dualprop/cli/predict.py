@@ -14,6 +14,7 @@ from dualprop.cli import arguments as args
 from dualprop.cli.console import OutputConsole
 from dualprop.cli.outlets import shown
 from dualprop.trained import predicting
+from dualprop.trained.predicting import Predicted
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,11 @@ class PredictOptions(predicting.PredictOptions):
 def main(arguments: Sequence[str]) -> None:
     """Parse, predict, print."""
     options = args.parse(PredictOptions, PredictOptions(tyro.MISSING), arguments, "predict")
-    predicted = predicting.run_prediction(options)
+    show(predicting.run_prediction(options), options)
+
+
+def show(predicted: Predicted, options: predicting.PredictOptions) -> None:
+    """The predictions, or where they were written."""
     # Beside the predictions, which may be read by another program.
     for remark in predicted.remarks:
         print(f"dualprop: note: {shown(remark)}", file=sys.stderr)

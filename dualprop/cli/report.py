@@ -25,7 +25,7 @@ def main(arguments: Sequence[str]) -> None:
     from dualprop.analysis import reports
     from dualprop.cli import tables
 
-    console, folders = OutputConsole(), [Path(word) for word in named]
+    console, folders = OutputConsole(), tuple(Path(word) for word in named)
     if len(folders) == 1:
         tables.show_report(reports.report(folders[0]), console)
     else:

@@ -169,6 +169,10 @@ def _check_same(run: Run, splits: Splits, names: tuple[str, ...]) -> None:
         )
 
 
+def _known(score: float) -> float | None:
+    return None if np.isnan(score) else float(score)
+
+
 def _of_outputs(model: Trained, outputs: torch.Tensor, y: torch.Tensor, most: int, **about: Any) -> Evaluation:
     from sklearn import metrics
 
@@ -179,8 +183,8 @@ def _of_outputs(model: Trained, outputs: torch.Tensor, y: torch.Tensor, most: in
     undefined = {"labels": labels, "average": None, "zero_division": np.nan}
     precision, recall, f1, number = metrics.precision_recall_fscore_support(truth, taken, **undefined)
     classes = [
-        ClassScore(name, *(None if np.isnan(each) else float(each) for each in scores), int(count))
-        for name, *scores, count in zip(names, precision, recall, f1, number, strict=True)
+        ClassScore(name, _known(p), _known(r), _known(f), int(count))
+        for name, p, r, f, count in zip(names, precision, recall, f1, number, strict=True)
     ]
     values = model.as_probabilities(outputs) if model.gives_probabilities else outputs
     margins = values.gather(1, said[:, None])[:, 0] - values.gather(1, y[:, None])[:, 0]

@@ -148,9 +148,9 @@ def _torchscript(model: Trained, about: str) -> tuple[bytes, Callable[[Tensor], 
     content = io.BytesIO()
     with _exporting("torchscript"):
         traced = torch.jit.trace(Plain(model), _examples(model, _TRACED), check_trace=False)
-        torch.jit.save(traced, content, _extra_files={"dualprop": about})  # type: ignore[no-untyped-call]
+        torch.jit.save(traced, content, _extra_files={"dualprop": about})
         content.seek(0)
-        read = torch.jit.load(content)  # type: ignore[no-untyped-call]
+        read = torch.jit.load(content)
     return content.getvalue(), read
 
 

@@ -143,11 +143,11 @@ def _array(path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
             return np.load(content, allow_pickle=False), ()
         with zipfile.ZipFile(content) as archive:
             sizes = {info.filename.removesuffix(".npy"): info.file_size for info in archive.infolist()}
-        name = next((name for name in ("x", "x_test") if name in sizes), None)
         others = [each for each in sizes if each != "layout"]
-        if name is None and len(others) != 1:
+        names = [each for each in ("x", "x_test") if each in sizes] or others
+        if len(names) != 1 and names[:1] != ["x"]:
             raise DataError(f"{path} holds {', '.join(others)[:200]}. Name the array of examples x.")
-        name = name or others[0]
+        name = names[0]
         if 2 * sizes[name] > memory.free():
             raise DataError(f"{path} inflates to {sizes[name] / 1e9:.1f} GB, too much for this machine's memory. Store less.")
         content.seek(0)

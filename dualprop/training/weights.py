@@ -74,13 +74,16 @@ def description(best: Checkpoint, path: Path) -> Description | None:
         return None
     try:
         read = Described.from_plain(best.about["data"], "data.")
-        normal = {name: best.tensors[f"data.{name}"] for name in ("mean", "std")}
         features = tuple(Feature(each.column, each.words) for each in read.inputs.features)
-        parts = {
-            "task": Task(**_fields(read.task)),
-            "inputs": Inputs(**{**_fields(read.inputs), "features": features}),
-        }
-        return Description(**{**_fields(read), **parts}, **normal)
+        return Description(
+            **{
+                **_fields(read),
+                "task": Task(**_fields(read.task)),
+                "inputs": Inputs(**{**_fields(read.inputs), "features": features}),
+                "mean": best.tensors["data.mean"],
+                "std": best.tensors["data.std"],
+            }
+        )
     except (documents.Misfit, DataError, LookupError) as error:
         said = f"it holds no {error}" if isinstance(error, LookupError) else str(error).rstrip(".")
         raise CheckpointError(f"checkpoint {path} does not say what its inputs are: {said}. Restore it from a copy.") from error

@@ -10,14 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from dualprop import analysis, bench, recipes, reproduction
+from dualprop import analysis, bench, recipes, reproduction, trained
 from dualprop.analysis import evidence, reports, showing
 from dualprop.bench import ceilings, experiments, loader, models, runtime, tables
-from dualprop.cli import compare, main, reproduce, show, train
+from dualprop.cli import compare, evaluate, export, main, predict, reproduce, show, train
 from dualprop.cli import tables as shown_tables
 from dualprop.errors import SettingError
 from dualprop.models import MLP, VGG, ConvNet
 from dualprop.reproduction import running
+from dualprop.trained import evaluating, exporting, predicting
 
 PAGE = (Path(__file__).parents[2] / "docs/python.md").read_text()
 PAIRS = re.findall(r"^\| `(dualprop .*?)` \| `(.*?)` \|$", PAGE, re.MULTILINE)
@@ -29,6 +30,9 @@ OPTIONS = {
     "reproduce": (reproduction.reproduce, reproduction.ReproduceOptions, reproduce.ReproduceOptions),
     "check": (analysis.check, analysis.CheckOptions, analysis.CheckOptions),
     "show": (analysis.show, analysis.ShowOptions, analysis.ShowOptions),
+    "predict": (trained.predict, predicting.PredictOptions, predict.PredictOptions),
+    "evaluate": (trained.evaluate, evaluating.EvaluateOptions, evaluate.EvaluateOptions),
+    "export": (trained.export, exporting.ExportOptions, export.ExportOptions),
 }
 
 
@@ -54,7 +58,9 @@ def _tiny(monkeypatch):
 def test_a_call_has_the_defaults_of_the_command(command):
     """Two lists of defaults drift apart, and a table made from Python is then another."""
     call, by_keyword, by_option = OPTIONS[command]
+    empty = inspect.Parameter.empty
     defaults = {name: each.default for name, each in inspect.signature(call).parameters.items()}
+    defaults = {name: dataclasses.MISSING if default is empty else default for name, default in defaults.items()}
     assert defaults == {each.name: each.default for each in dataclasses.fields(by_keyword)}
     parsed = {each.name: each.default for each in dataclasses.fields(by_option) if each.name != "recipe"}
     assert parsed.items() <= defaults.items()
@@ -71,16 +77,19 @@ def test_each_command_of_the_page_is_the_call_beside_it(command, call, monkeypat
             if isinstance(resolved.get("recipe"), str):
                 resolved["recipe"] = dataclasses.asdict(recipes.from_name(resolved["recipe"]))
             asked.append((name, {key: value for key, value in resolved.items() if key != "resume"}))
-            return evidence.Check([], None, [("", [])])
+            return predicting.Predicted([], []) if name == "run_prediction" else evidence.Check([], None, [("", [])])
 
         return record
 
-    for name in ("show_report", "show_trained"):
+    for name in ("show_report", "show_trained", "show_beside"):
         monkeypatch.setattr(shown_tables, name, lambda *_: None)
-    monkeypatch.setattr(reproduce, "show", lambda *_: None)
-    asking = ((tables, "run"), (running, "run"), (evidence, "run_check"), (analysis, "report"), (reports, "report"))
+    for module in (reproduce, predict, evaluate, export):
+        monkeypatch.setattr(module, "show", lambda *_: None)
     monkeypatch.setattr(show, "lines", lambda _: ())
-    for module, name in (*asking, (showing, "run_show")):
+    asking = ((tables, "run"), (running, "run"), (evidence, "run_check"), (analysis, "report"), (reports, "report"),
+              (analysis, "beside"), (reports, "beside"), (predicting, "run_prediction"), (evaluating, "run_evaluation"),
+              (exporting, "run_export"), (showing, "run_show"))  # fmt: skip
+    for module, name in asking:
         monkeypatch.setattr(module, name, recorder(name))
     resume = recorder("resume")
     monkeypatch.setattr(experiments, "resume", lambda folder, *_, **__: resume(folder))
@@ -94,7 +103,7 @@ def test_each_command_of_the_page_is_the_call_beside_it(command, call, monkeypat
     )
     _, *words = shlex.split(command)
     main(words)
-    eval(call, {"analysis": analysis, "bench": bench, "reproduction": reproduction, "Path": Path})
+    eval(call, {"analysis": analysis, "bench": bench, "reproduction": reproduction, "trained": trained, "Path": Path})
     by_command, by_call = asked
     assert by_command == by_call
 
@@ -102,7 +111,7 @@ def test_each_command_of_the_page_is_the_call_beside_it(command, call, monkeypat
 def test_every_command_and_table_stands_on_the_page():
     """What is not shown does not exist for a user."""
     commands = {command.split()[1] for command, _ in PAIRS}
-    assert commands == {"train", "compare", "bench", "reproduce", "report", "check", "show"}
+    assert commands == {"train", "compare", "bench", "reproduce", "report", "check", "show", "predict", "evaluate", "export"}
     assert all(f"table={name}" in PAGE.replace('"', "") for name in tables.TABLES if name != "steps")
 
 
