@@ -13,7 +13,7 @@ from dualprop.bench.showing import new_table, say
 from dualprop.cli import arguments as args
 from dualprop.cli.console import OutputConsole
 from dualprop.trained import evaluating
-from dualprop.trained.evaluating import Evaluation
+from dualprop.trained.scores import Evaluation
 
 # More classes than these don't fit beside each other.
 BESIDE = 12

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 from dualprop.lazy import lazy
 
 if TYPE_CHECKING:
-    from dualprop.trained.evaluating import Evaluation, evaluate
+    from dualprop.trained.evaluating import evaluate
     from dualprop.trained.exporting import Exported, export
     from dualprop.trained.loading import load
     from dualprop.trained.model import Standardisation, Trained
     from dualprop.trained.predicting import Prediction, predict
+    from dualprop.trained.scores import Evaluation
 
 __all__ = [
     "Evaluation", "Exported", "Prediction", "Standardisation", "Trained", "evaluate", "export", "load", "predict",
@@ -18,7 +19,8 @@ __all__ = [
 
 # Where each name lives. They are fetched when first used.
 _HOMES = {
-    **dict.fromkeys(("Evaluation", "evaluate"), "evaluating"),
+    "Evaluation": "scores",
+    "evaluate": "evaluating",
     **dict.fromkeys(("Exported", "export"), "exporting"),
     "load": "loading",
     **dict.fromkeys(("Standardisation", "Trained"), "model"),

@@ -18,7 +18,7 @@ from dualprop.training import folders
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from dualprop.trained.evaluating import Evaluation
+    from dualprop.trained.scores import Evaluation
 
 # Up to so many classes have their names and numbers in the picture.
 NAMED, NUMBERED = 40, 20

@@ -4,10 +4,21 @@ report of several."""
 import csv
 import io
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
+
+PAGE = Path(__file__).parents[2] / "docs/after-training.md"
+
+
+def test_the_lines_of_the_page_run(folder, capsys):
+    """One after the other, as they are read."""
+    names: dict[str, object] = {}
+    for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL):
+        exec(compile(block, PAGE.name, "exec"), names)
 
 
 @pytest.fixture
