@@ -144,8 +144,8 @@ def take_resume(arguments: Sequence[str], command: str) -> Resume | None:
 
 def _epochs(word: str) -> int:
     """The number that --epochs gives."""
-    if not re.fullmatch(r"[0-9]{1,7}", word):
-        raise SettingError(f"epochs must be a whole number from 1 on, got '{word}'.")
+    if not re.fullmatch(r"[0-9]{1,18}", word):
+        raise SettingError(f"epochs must be a whole number from 1 on, got '{word[:40]}'.")
     Kind.of(Count).conform("epochs", int(word))
     return int(word)
 

@@ -80,7 +80,7 @@ MISTAKES = {
     "resuming what is not there": (("train", "--resume", "nowhere"), "it is no run folder"),
     "resuming a comparison that is not there": (("compare", "--resume", "nowhere"), "it is no run folder"),
     "a report of what is not there": (("report", "nowhere"), "it is no run folder"),
-    "a report with an option": (("report", "--fast"), "report takes folders only"),
+    "a report with an option": (("report", "--fast"), "report takes folders, and --figure"),
     "a list of nothing known": (("list", "rule"), "Did you mean 'rules'?"),
     "a list of two things": (("list", "rules", "recipes"), "unexpected 'recipes'"),
     "an output folder below a file": (("train", "--out", "note.txt/run"), "note.txt"),
@@ -184,7 +184,7 @@ def run(dualprop, folder, short) -> Path:
 
 @pytest.mark.parametrize(
     "options",
-    [("--epochs", "9"), ("--rule.beta", "0.5"), ("--out", "other"), ("--seeds", "2"), ("--twin",), ("--rule", "backprop")],
+    [("--batch-size", "9"), ("--rule.beta", "0.5"), ("--out", "other"), ("--seeds", "2"), ("--twin",), ("--rule", "backprop")],
 )
 def test_resuming_with_other_options_is_refused(options, run, refused):
     """Ignored, the user would believe that they were used."""
