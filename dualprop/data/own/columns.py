@@ -112,8 +112,8 @@ def _as_numbers(table: Table, column: Column) -> Column:
             what = f"{word!r:.40} is no number, as {num_values - len(odd)} of {num_values} values are. Correct it, or give"
             raise table.error(odd[0], column.name, f"{what} --reading.categories {column.name}.")
         # float32 holds what is trained on.
-        for row in np.flatnonzero(np.isinf(numbers) | (np.abs(numbers) > np.finfo(np.float32).max)):
-            raise table.error(int(row), column.name, f"{column.words[row]!r:.40} is beyond what float32 holds. Correct it.")
+        for row in np.flatnonzero(np.isinf(numbers) | (np.abs(numbers) > np.finfo(np.float32).max)).tolist():
+            raise table.error(row, column.name, f"{column.words[row]!r:.40} is beyond what float32 holds. Correct it.")
         return Column(column.name, numbers=numbers)
     commas = [row for row in odd if _DECIMAL_COMMA.fullmatch(column.words[row] or "")]
     if commas and len(commas) == num_values:
