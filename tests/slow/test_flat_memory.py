@@ -19,8 +19,13 @@ from dualprop.training import Recipe, Reporter
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is read from /proc and glibc")
 
 
+class EnoughError(Exception):
+    """The last of the steps is done."""
+
+
 class Watch(Reporter):
-    """Calls `measure` after each of these steps, by the trainer as it is."""
+    """Calls `measure` after each of these steps, by the trainer as it is, and ends the run after
+    the last."""
 
     def __init__(self, measure, steps):
         self.measure, self.steps, self.told = measure, steps, []
@@ -29,6 +34,8 @@ class Watch(Reporter):
         if done in self.steps:
             gc.collect()
             self.told.append(self.measure())
+            if done == max(self.steps):
+                raise EnoughError
 
 
 def told_at(steps, variant, measure, tmp_path):
@@ -42,7 +49,8 @@ def told_at(steps, variant, measure, tmp_path):
         batch_size=2, epochs=-(-steps[-1] // 1400), num_threads=1, validation_fraction=0.15, align=False,
     )  # fmt: skip
     watch = Watch(measure, set(steps))
-    training.train(training.create(tmp_path / "run", named(variant).apply(made), (0,)), reporter=watch)
+    with pytest.raises(EnoughError):
+        training.train(training.create(tmp_path / "run", named(variant).apply(made), (0,)), reporter=watch)
     assert len(watch.told) == len(steps), "the run ended before its steps were over"
     return watch.told
 

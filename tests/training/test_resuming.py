@@ -83,6 +83,9 @@ CASES = {
     },
 }
 
+# So many kills in every run of the tests, and more behind the marker.
+KILLS = (5, pytest.param(20, marks=pytest.mark.slow))
+
 
 def contents(folder: str) -> dict[str, bytes]:
     """Every file that must not differ, by its path in the folder."""
@@ -126,8 +129,9 @@ def test_a_run_killed_at_every_event_in_turn_ends_as_if_left_alone(recipe, tmp_p
     assert_all_equal(trials)
 
 
+@pytest.mark.parametrize("kills", KILLS)
 @pytest.mark.parametrize("case", CASES)
-def test_a_run_killed_at_twenty_random_events_ends_as_if_left_alone(case, recipe, tmp_path):
+def test_a_run_killed_at_random_events_ends_as_if_left_alone(case, kills, recipe, tmp_path):
     """What is missing from the checkpoint (momentum, the dyads of the last batch, the generator of
     the layer order, the examples' order) shows only where a run is resumed in mid-epoch."""
     # Twelve steps an epoch, so that a checkpoint falls on its last step; and eleven, where none
@@ -137,24 +141,25 @@ def test_a_run_killed_at_twenty_random_events_ends_as_if_left_alone(case, recipe
     trials = kill(
         {
             "kind": "run", "recipe": made.to_plain(), "seeds": [0, 1], "folder": str(tmp_path),
-            "moments": "random events", "kills": 20, "dice": len(case), "within": 40,
+            "moments": "random events", "kills": kills, "dice": len(case), "within": 40,
         }
     )  # fmt: skip
-    assert sum(len(trial["kills"]) for trial in trials) >= 20
+    assert sum(len(trial["kills"]) for trial in trials) >= kills
     assert_all_equal(trials)
 
 
-def test_a_run_killed_after_random_times_ends_as_if_left_alone(recipe, tmp_path):
+@pytest.mark.parametrize("kills", KILLS)
+def test_a_run_killed_after_random_times_ends_as_if_left_alone(kills, recipe, tmp_path):
     """Kills at events come when Python has just told one; a kill after a time comes in the middle
     of anything."""
     made = recipe(rule=RANDOM_ORDER, model=MLP(widths=(8, 6)), batch_size=115, epochs=4, checkpoint_every=3)
     trials = kill(
         {
             "kind": "run", "recipe": made.to_plain(), "seeds": [0], "folder": str(tmp_path), "figures": True,
-            "moments": "random times", "kills": 20, "dice": 7,
+            "moments": "random times", "kills": kills, "dice": 7,
         }
     )  # fmt: skip
-    assert sum(len(trial["kills"]) for trial in trials) >= 20
+    assert sum(len(trial["kills"]) for trial in trials) >= kills
     assert_all_equal(trials)
 
 
@@ -193,17 +198,18 @@ def test_a_diverging_run_killed_at_any_checkpoint_stops_with_the_same_results(ra
     assert_all_equal(trials)
 
 
-def test_a_comparison_killed_at_twenty_random_events_ends_as_if_left_alone(recipe, tmp_path):
+@pytest.mark.parametrize("kills", KILLS)
+def test_a_comparison_killed_at_random_events_ends_as_if_left_alone(kills, recipe, tmp_path):
     """A comparison is killed between its rules too: where the next run folder is made but not yet
     described."""
     made = recipe(rule=DualPropagation(), model=MLP(widths=(6,)), batch_size=210, checkpoint_every=2)
     trials = kill(
         {
             "kind": "comparison", "recipe": made.to_plain(), "seeds": [0, 1], "folder": str(tmp_path),
-            "moments": "random events", "kills": 20, "dice": 3, "within": 120,
+            "moments": "random events", "kills": kills, "dice": 3, "within": 120,
         }
     )  # fmt: skip
-    assert sum(len(trial["kills"]) for trial in trials) >= 20
+    assert sum(len(trial["kills"]) for trial in trials) >= kills
     assert_all_equal(trials)
 
 
