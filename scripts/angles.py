@@ -23,7 +23,7 @@ import torch
 
 from dualprop import data, recipes
 from dualprop.alignment import alignment
-from dualprop.analysis.plots import COLOURS, DASHES
+from dualprop.analysis.drawing import COLOURS, DASHES
 from dualprop.network import Network
 from dualprop.recipes import variants
 from dualprop.rules import Backprop

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dualprop import analysis
-from dualprop.analysis import dyad_pictures, plots
+from dualprop.analysis import drawing, dyad_pictures
 from dualprop.analysis.dyad_pictures import MEAN, MINUS, PLUS
 
 PICTURES = Path(__file__).parents[1] / "docs/pictures"
@@ -23,14 +23,14 @@ LAYER, UNIT = 2, 2
 def main() -> None:
     PICTURES.mkdir(exist_ok=True)
     inference = analysis.show()
-    plots.save(dyad(inference), PICTURES / "dyad.png")
+    drawing.save(dyad(inference), PICTURES / "dyad.png")
     for name in ("inference.png", "inference.gif"):
         dyad_pictures.draw(inference, PICTURES / name)
 
 
 def dyad(inference: analysis.Inference) -> Any:
     """Left, the neuron and what goes through it; right, its two states on its activation."""
-    figure, (scheme, curve) = plots.new_figure(1, 2, (9.6, 3.5), width_ratios=(1.15, 1))
+    figure, (scheme, curve) = drawing.new_figure(1, 2, (9.6, 3.5), width_ratios=(1.15, 1))
     _draw_scheme(scheme)
     frame = next(frame for frame in inference.frames if LAYER in frame.layers)
     a, pull = frame.drives[LAYER][UNIT].item(), frame.pulls[LAYER][UNIT].item()

@@ -37,7 +37,7 @@ from torch.nn import functional as F
 
 import dualprop as dp
 from dualprop.alignment import angle_between
-from dualprop.analysis import plots
+from dualprop.analysis import drawing
 from dualprop.training import documents, environment, files, optimization
 
 LABELS = {
@@ -193,7 +193,7 @@ def draw(records: dict[str, dict[str, Any]], title: str, path: Path) -> None:
     for number, (name, record) in enumerate(records.items()):
         steps, losses = zip(*((each["step"], each["loss"]) for each in record["losses"]), strict=True)
         end = "".join(f", {key} {value:.4g}" for key, value in (record["held_out"] or [{}])[-1].items() if key != "step")
-        axes.plot(steps, losses, label=LABELS[name] + end, color=plots.COLOURS[number], ls=plots.DASHES[number % 4], lw=1.8)
+        axes.plot(steps, losses, label=LABELS[name] + end, color=drawing.COLOURS[number], ls=drawing.DASHES[number % 4], lw=1.8)
     axes.set(xlabel="step", ylabel="training loss, mean since the point before")
     axes.legend(frameon=False, fontsize=9)
     for row, (name, measured) in enumerate(maps.items()):
@@ -208,7 +208,7 @@ def draw(records: dict[str, dict[str, Any]], title: str, path: Path) -> None:
         axes.set_xlim(0, max(record["step"] for record in records.values()))
         figure.colorbar(image, ax=axes, label="degrees")
     figure.suptitle(title, fontsize=11, x=0.01, ha="left")
-    plots.save(figure, path)
+    drawing.save(figure, path)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -12,8 +12,8 @@ import numpy as np
 
 from dualprop.analysis import captions
 from dualprop.analysis.captions import Scale
+from dualprop.analysis.drawing import COLOURS, new_figure, save
 from dualprop.analysis.inference import Inference
-from dualprop.analysis.plots import COLOURS, new_figure, save
 from dualprop.training import files
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from typing import Any
 from rich.console import Console
 
 from dualprop import recipes
-from dualprop.analysis import plots
+from dualprop.analysis import drawing
 from dualprop.bench import contenders, models, rows
 from dualprop.bench.contenders import Contender
 from dualprop.bench.options import BenchOptions, Group, Keep, Measure
@@ -221,15 +221,15 @@ def draw(results: dict[str, Any], path: Path) -> None:
     ]
     if not shown:
         return
-    figure, axes = plots.new_figure(1, 1, (10.5, 1.7 + 0.42 * len(shown)))
+    figure, axes = drawing.new_figure(1, 1, (10.5, 1.7 + 0.42 * len(shown)))
     for height, (row, plain, _) in enumerate(shown):
         seconds, twin = row["seconds_per_epoch"], plain["seconds_per_epoch"]
         axes.plot([twin, seconds], [height, height], color=GREY, lw=2, zorder=1)
         axes.plot(twin, height, color=GREY, marker="o", ms=8, ls="none", label="back-propagation, same network", zorder=2)
-        axes.plot(seconds, height, color=plots.COLOURS[0], marker="o", ms=8, ls="none", label="the method, here", zorder=3)
+        axes.plot(seconds, height, color=drawing.COLOURS[0], marker="o", ms=8, ls="none", label="the method, here", zorder=3)
         if row["published"] is not None:
             axes.plot(
-                row["published"], height, color=plots.COLOURS[1], marker="D", ms=7, ls="none", zorder=3,
+                row["published"], height, color=drawing.COLOURS[1], marker="D", ms=7, ls="none", zorder=3,
                 label="the method as published, on other machines",
             )  # fmt: skip
         axes.annotate(
@@ -254,4 +254,4 @@ def draw(results: dict[str, Any], path: Path) -> None:
     where = environment.get("accelerator") or f"{environment['processor']}, {threads} thread{'s' if threads > 1 else ''}"
     batch = results["options"]["batch_size"]
     figure.suptitle(f"An epoch of CIFAR-10 by each method, batch {batch}: {where}, torch {environment['torch']}", fontsize=11)
-    plots.save(figure, path)
+    drawing.save(figure, path)

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dualprop import kernels
-from dualprop.analysis import plots
+from dualprop.analysis import drawing
 from dualprop.bench import contenders, models, rows, verdicts
 from dualprop.bench.options import BenchOptions, Group, Keep, Measure, parse_alphas, parse_precisions
 from dualprop.bench.showing import new_table, number, say, say_refused
@@ -191,22 +191,22 @@ def draw(results: dict[str, Any], path: Path) -> None:
     environment = results["environment"]
     heights = [len(group["rows"]) for group in groups]
     size = 10.5, 0.6 + sum(0.26 * each + 0.85 for each in heights)
-    figure, panels = plots.new_figure(len(groups), 2, size, heights, width_ratios=(5, 3))
+    figure, panels = drawing.new_figure(len(groups), 2, size, heights, width_ratios=(5, 3))
     styles = _styles(groups)
     for (time_axes, memory_axes), group in zip(np.atleast_2d(np.asarray(panels, dtype=object)), groups, strict=True):
         _times(time_axes, group, styles)
         _memories(memory_axes, group, styles)
     where = environment.get("accelerator") or f"{environment['processor']}, {environment['threads']} threads"
     figure.suptitle(f"A training step by that of a plain PyTorch loop: {where}, torch {environment['torch']}", fontsize=11)
-    plots.save(figure, path)
+    drawing.save(figure, path)
 
 
 def _styles(groups: list[Group]) -> dict[str, tuple[str, str]]:
     """Engine → colour and marker; rules without engines are as the first."""
     engines = list(dict.fromkeys(row["engine"] for group in groups for row in group["rows"] if row["engine"])) or [""]
     number = len(engines)
-    cycle = math.ceil(number / len(plots.COLOURS)), math.ceil(number / len(MARKERS))
-    styles = dict(zip(engines, zip(plots.COLOURS * cycle[0], MARKERS * cycle[1], strict=False), strict=False))
+    cycle = math.ceil(number / len(drawing.COLOURS)), math.ceil(number / len(MARKERS))
+    styles = dict(zip(engines, zip(drawing.COLOURS * cycle[0], MARKERS * cycle[1], strict=False), strict=False))
     return {"": (INK, "o"), **styles} if "" not in styles else styles
 
 
@@ -265,7 +265,7 @@ def _finish(axes: Axes, num_rows: int, largest: float, targets: list[float]) -> 
     left = min(0.9, axes.get_xlim()[0])
     if largest > WIDEST_LINEAR:
         axes.set_xscale("log")
-        plots.write_plainly(axes.xaxis)
+        drawing.write_plainly(axes.xaxis)
         axes.set_xlim(max(left, 0.5), largest**1.25)
     else:
         # Room for the numbers on the right.

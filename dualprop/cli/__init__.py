@@ -76,12 +76,17 @@ def _program(arguments: list[str]) -> int:
     from dualprop.cli.surroundings import settle
 
     outlet, code = settle(), 0
+    if outlet.heartbeat is not None:
+        outlet.heartbeat.begin()
     try:
         _answer(arguments, outlet)
         sys.stdout.flush()
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 0
         sys.stdout.flush()
+    finally:
+        if outlet.heartbeat is not None:
+            outlet.heartbeat.end()
     return code or (2 if outlet.is_lost else 0)
 
 

@@ -12,9 +12,13 @@ import io
 import os
 import sys
 
+from dualprop.cli.heartbeat import on_terminal
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import TextIO
+
+    from dualprop.cli.heartbeat import Heartbeat
 
 # What is printed in place of a character that the console's encoding lacks, where its Unicode name
 # and decomposition don't say it.
@@ -35,6 +39,8 @@ class Outlet(io.RawIOBase):
     Attributes:
         told: where a loss is told; None where nobody could read of it.
         stops: whether a reader that goes away ends the command, whose output is all that it is for.
+        heartbeat: the line that stands on the same terminal while nothing is written, if there is
+            one.
     """
 
     def __init__(self, descriptor: int, told: TextIO | None = None) -> None:
@@ -42,8 +48,17 @@ class Outlet(io.RawIOBase):
         self.told = told
         self.error: OSError | None = None
         self.stops = False
+        self.heartbeat: Heartbeat | None = None
 
     def write(self, content: object) -> int:
+        if self.heartbeat is None:
+            return self._write(content)
+        with self.heartbeat.lock:
+            self.heartbeat.erase()
+            self.heartbeat.wrote(bytes(memoryview(content)[-1:]))  # type: ignore[arg-type]
+            return self._write(content)
+
+    def _write(self, content: object) -> int:
         rest = memoryview(content)  # type: ignore[arg-type]
         size = len(rest)
         while rest:
@@ -93,9 +108,13 @@ def open_outlets() -> Outlet:
         except OSError:
             os.open(os.devnull, os.O_RDONLY if descriptor == 0 else os.O_WRONLY)
     codecs.register_error(_SUBSTITUTES, _substitute)
-    sys.stderr = _text(Outlet(2), sys.stderr, is_error=True)
+    err = Outlet(2)
+    sys.stderr = _text(err, sys.stderr, is_error=True)
     out = Outlet(1, sys.stderr)
     sys.stdout = _text(out, sys.stdout)
+    out.heartbeat = on_terminal(1)
+    # A line of the error stream would be written behind it, where both are one terminal.
+    err.heartbeat = out.heartbeat if err.isatty() else None
     return out
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ from dualprop.training.recipe import Recipe
 from dualprop.training.records import HEADLINES, WORDS, Result
 
 SECONDS_BETWEEN_LINES = 5
+# Columns of the line on a terminal: the bar, a label at most, and what stands around them (blanks,
+# the time left).
+BAR, LONGEST_LABEL, AROUND = 6, 16, 16
 
 
 class ConsoleWatch(Watch):
@@ -51,7 +55,7 @@ class ConsoleWatch(Watch):
         self._say("measuring time and memory per step …")
 
     def training(self, label: str, recipe: Recipe) -> AbstractContextManager[Reporter]:
-        return contextlib.closing(ConsoleReporter(self.console, label, recipe.batch_size))
+        return contextlib.closing(ConsoleReporter(self.console, label, recipe.batch_size, recipe.epochs))
 
     def _say(self, line: str) -> None:
         say(self.console, line)
@@ -60,11 +64,12 @@ class ConsoleWatch(Watch):
 class ConsoleReporter(Reporter):
     """Shows one seed at a time under a label; of seeds that step together, the first.
 
-    On a terminal it is a bar with loss, accuracy, examples/s and time left.
+    On a terminal it is a line with the epoch of how many, the loss, the last validation score and
+    the time left, and with more where the terminal is wider.
     """
 
-    def __init__(self, console: Console, label: str, batch_size: int) -> None:
-        self.console, self.label, self.batch_size = console, label, batch_size
+    def __init__(self, console: Console, label: str, batch_size: int, num_epochs: int) -> None:
+        self.console, self.label, self.batch_size, self.num_epochs = console, label, batch_size, num_epochs
         self.bar: Progress | None = None
         self.task = TaskID(0)
         self.seed = 0
@@ -73,6 +78,7 @@ class ConsoleReporter(Reporter):
         self.num_steps = self.first_step = self.done = 0
         # Known from the metrics before training.
         self.has_accuracy = False
+        self.validation = ""
 
     def changed(self, what: str) -> None:
         say(self.console, f"{self.label}: {what}", style="yellow")
@@ -85,13 +91,14 @@ class ConsoleReporter(Reporter):
         if self.console.is_interactive:
             columns = (
                 TextColumn("{task.description}", markup=False),
-                BarColumn(bar_width=8),
+                BarColumn(bar_width=BAR),
                 TextColumn("{task.fields[numbers]}", markup=False),
                 TimeRemainingColumn(compact=True),
+                TextColumn("left"),
             )
             self.bar = Progress(*columns, console=self.console, transient=True)
             self.bar.start()
-            self.task = self.bar.add_task(shown(f"{self.label}, seed {seed}"), total=num_steps, completed=done, numbers="")
+            self.task = self.bar.add_task(self._title(), total=num_steps, completed=done, numbers=self._epoch())
         elif done:
             say(self.console, f"{self.label}, seed {seed}: continues at step {done} of {num_steps}")
 
@@ -101,12 +108,14 @@ class ConsoleReporter(Reporter):
         # Reading the loss waits for the device, so only as often as an eye can follow.
         if self.bar is not None and now - self.shown > 0.2:
             self.shown = now
-            share = f" accuracy {int(num_correct) / num_examples:.3f}" if self.has_accuracy else ""
-            numbers = f"loss {float(loss) / num_examples:.4f}{share} {self._rate(now)}"
-            self.bar.update(self.task, completed=done, numbers=numbers)
+            accuracy = f"accuracy {int(num_correct) / num_examples:.3f}" if self.has_accuracy else ""
+            parts = [self._epoch(), f"loss {float(loss) / num_examples:.3f}", self.validation, accuracy, self._rate(now)]
+            room = self.console.width - len(self._title()) - BAR - AROUND
+            self.bar.update(self.task, completed=done, numbers=in_width([part for part in parts if part], room))
 
     def epoch_done(self, metrics: dict[str, Any]) -> None:
         self.has_accuracy = "validation_accuracy" in metrics
+        self.validation = f"val {_validation(metrics)[1]:.3f}"
         self.unsettled = (metrics.get("unsettled_steps", 0), metrics.get("unsettled", ""))
         now = time.perf_counter()
         is_last = self.done == self.num_steps
@@ -117,7 +126,7 @@ class ConsoleReporter(Reporter):
         left = (now - self.started) / max(1, self.done - self.first_step) * (self.num_steps - self.done)
         say(
             self.console,
-            f"{self.label}, seed {self.seed}, epoch {metrics['epoch']}: loss {metrics['train_loss']:.4f}, "
+            f"{self.label}, seed {self.seed}, epoch {metrics['epoch']} of {self.num_epochs}: loss {metrics['train_loss']:.4f}, "
             f"{_scores(metrics)}, "
             f"{self._rate(now)}, {left:.0f} s left",
         )
@@ -141,6 +150,15 @@ class ConsoleReporter(Reporter):
             self.bar.stop()
             self.bar = None
 
+    def _title(self) -> str:
+        label = self.label if len(self.label) <= LONGEST_LABEL else f"{self.label[: LONGEST_LABEL - 1]}…"
+        return shown(f"{label}, seed {self.seed}")
+
+    def _epoch(self) -> str:
+        """Which is under way, of how many."""
+        number = min(self.num_epochs, self.done * self.num_epochs // max(1, self.num_steps) + 1)
+        return f"epoch {number}/{self.num_epochs}"
+
     def _rate(self, now: float) -> str:
         steps = max(1, self.done - self.first_step)
         return f"{steps * self.batch_size / max(1e-9, now - self.started):,.0f} examples/s"
@@ -148,7 +166,22 @@ class ConsoleReporter(Reporter):
 
 def _scores(metrics: dict[str, Any]) -> str:
     """The training accuracy, where there is one, and the validation score."""
-    headline = next(name for name in HEADLINES if f"validation_{name}" in metrics)
     trained = f"accuracy {metrics['train_accuracy']:.4f}, " if "train_accuracy" in metrics else ""
-    words = "" if headline == "accuracy" else f" {WORDS[headline]}"
-    return f"{trained}validation{words} {metrics[f'validation_{headline}']:.4f}"
+    words, score = _validation(metrics)
+    return f"{trained}validation{words} {score:.4f}"
+
+
+def _validation(metrics: dict[str, Any]) -> tuple[str, float]:
+    """What the validation score is called beside accuracy, and its value."""
+    headline = next(name for name in HEADLINES if f"validation_{name}" in metrics)
+    return "" if headline == "accuracy" else f" {WORDS[headline]}", metrics[f"validation_{headline}"]
+
+
+def in_width(parts: Sequence[str], width: int) -> str:
+    """As many of the parts as fit into so many columns, the first at least."""
+    line = parts[0]
+    for part in parts[1:]:
+        if len(line) + 1 + len(part) > width:
+            break
+        line = f"{line} {part}"
+    return line

@@ -74,7 +74,7 @@ class ConsoleWatch(Watch):
         say(self.console, f"failed: {failure.label}: {failure.error}", style="yellow")
 
     def training(self, job: Job, recipe: Recipe) -> AbstractContextManager[Reporter]:
-        return contextlib.closing(ConsoleReporter(self.console, job.label, recipe.batch_size))
+        return contextlib.closing(ConsoleReporter(self.console, job.label, recipe.batch_size, recipe.epochs))
 
 
 def show_plan(plan: Plan, console: Console) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from dualprop.analysis import plots
+from dualprop.analysis import drawing
 from dualprop.data import Description, Examples
 from dualprop.errors import printable
 from dualprop.training import folders
@@ -32,9 +32,9 @@ def draw(evaluation: Evaluation, examples: Examples, description: Description, f
     with folders.held(folder, "drawn"):
         folders.remove_leftovers(folder)
         of = f"seed-{evaluation.seed}-{evaluation.part}"
-        paths = [plots.save(confusion_matrix(evaluation), folder / f"confusion_matrix-{of}.png")]
+        paths = [drawing.save(confusion_matrix(evaluation), folder / f"confusion_matrix-{of}.png")]
         if evaluation.mistakes and description.is_image and description.input_shape[0] in (1, 3):
-            paths.append(plots.save(worst(evaluation, examples, description), folder / f"worst_mistakes-{of}.png"))
+            paths.append(drawing.save(worst(evaluation, examples, description), folder / f"worst_mistakes-{of}.png"))
         return paths
 
 
@@ -44,7 +44,7 @@ def confusion_matrix(evaluation: Evaluation) -> Figure:
     confusion, names = evaluation.confusion, [short(each.name) for each in evaluation.classes]
     total = np.maximum(confusion.sum(1, keepdims=True), 1)
     side = min(3.5 + 0.42 * min(len(names), NAMED), 16)
-    figure, axes = plots.new_figure(1, 1, (side + 1, side))
+    figure, axes = drawing.new_figure(1, 1, (side + 1, side))
     image = axes.imshow(100 * confusion / total, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
     if len(names) <= NUMBERED:
         for i, j in np.argwhere(confusion):
@@ -67,7 +67,7 @@ def worst(evaluation: Evaluation, examples: Examples, description: Description) 
     """The worst mistakes as pictures, the surest first."""
     columns = min(8, len(evaluation.mistakes))
     rows = math.ceil(len(evaluation.mistakes) / columns)
-    figure, grid = plots.new_figure(rows, columns, (max(1.5 * columns, 4.5), 1.85 * rows + 0.5))
+    figure, grid = drawing.new_figure(rows, columns, (max(1.5 * columns, 4.5), 1.85 * rows + 0.5))
     panels = np.atleast_1d(np.asarray(grid, dtype=object)).reshape(-1)
     images = pictures(examples, [mistake.index for mistake in evaluation.mistakes], description)
     for axes in panels:
