@@ -47,10 +47,12 @@ def put_title(figure: Figure, title: str) -> None:
     figure.suptitle(textwrap.fill(title, max(20, int(11 * figure.get_figwidth()))), fontsize=12)
 
 
-def finish(axes: Axes, quantity: str, title: str) -> None:
+def finish(axes: Axes, quantity: str, title: str, width: int = 70) -> None:
+    """Name the axes of epochs and of a quantity, on a logarithmic scale where it goes far, and put
+    a title above, on lines of at most so many letters."""
     axes.set_xlabel("epoch")
     axes.set_ylabel(quantity)
-    axes.set_title(title, fontsize=10, loc="left")
+    axes.set_title(textwrap.fill(title, width), fontsize=10, loc="left")
     tick_epochs(axes)
     shown = [v for line in axes.lines for v in np.asarray(line.get_ydata(), dtype=float) if math.isfinite(v) and v > 0]
     if shown and max(shown) / min(shown) > 5:

@@ -8,6 +8,7 @@ for colour-blind readers), and a single-hue scale for angles.
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,7 +129,7 @@ def small_multiples(runs: Sequence[tuple[str, Run]], title: str = "") -> Figure:
             axes.plot(epochs, _mean(shown), color=COLOURS[0], lw=2, marker="o" if epochs.size == 1 else None)
             axes.fill_between(epochs, np.fmin.reduce(shown), np.fmax.reduce(shown), color=COLOURS[0], alpha=0.18, lw=0)
         told = f": {100 * np.mean([result.score for result in results]):.2f} %" if results else ""
-        finish(axes, "", f"{label}{told} {_ended_early(results)}".strip())
+        finish(axes, "", f"{label}{told} {_ended_early(results)}".strip(), width=30)
         axes.title.set_fontsize(9)
         axes.tick_params(labelsize=8)
         axes.set_xlabel("")
@@ -284,7 +285,7 @@ def _maps(maps: Sequence[tuple[str, np.ndarray, np.ndarray]], quantity: str, top
         )  # fmt: skip
         axes.set_yticks(range(1, len(angles) + 1))
         axes.set_ylabel("layer")
-        axes.set_title(title, fontsize=10, loc="left")
+        axes.set_title(textwrap.fill(title, 110), fontsize=10, loc="left")
         tick_epochs(axes)
         if angles.shape[1] <= 16:
             _annotate(axes, epochs, angles, top, digits)
@@ -308,7 +309,7 @@ def weight_alignment_curves(runs: Sequence[tuple[str, Run]]) -> Figure:
             shade = 0.35 + 0.65 * number / len(cosines)
             dash, point = DASHES[(number - 1) % len(DASHES)], "o" if epochs.size == 1 else None
             axes.plot(epochs, values, color=COLOURS[0], alpha=shade, ls=dash, lw=2, marker=point, label=f"layer {number}")
-        finish(axes, "cosine of W and B", label)
+        finish(axes, "cosine of W and B", label, width=40)
         axes.set_yscale("linear")
         known = cosines[np.isfinite(cosines)]
         axes.set_ylim(min(-0.05, float(known.min())) if known.size else -0.05, 1.05)

@@ -102,22 +102,74 @@ def test_more_rules_than_colours_are_drawn_in_an_overview(recipe, train, tmp_pat
         last = [run.metrics(seed)[-1].alignment for seed in run.seeds]
         means = [[seed[k].angle for seed in last] for k in range(len(last[0]))]
         told = [text.get_text() for text in angles.texts if text.get_position()[1] == height]
-        assert told == ["no angle" if None in each else f"{sum(each) / 2:.1f}" for each in means]
-    assert "no angle" in [text.get_text() for text in angles.texts], "one step of PC has not reached the first layer"
+        assert told == ["none" if None in each else f"{sum(each) / 2:.1f}" for each in means]
+    assert "none" in [text.get_text() for text in angles.texts], "one step of PC has not reached the first layer"
 
 
 def test_no_two_runs_of_a_figure_are_drawn_alike(recipe, train):
     """A legend whose lines repeat names the wrong rule. Of another loss than the others', a curve
     would lead them all."""
     run, other = train(recipe(rule=DualPropagation())), train(recipe(rule=DualPropagation(loss="squared_error")), name="other")
-    error, loss = plots.training_curves([*((f"dp-{number}", run) for number in range(40)), ("other", other)]).axes
-    drawn = [
-        (line.get_color(), line.get_linestyle(), str(line._unscaled_dash_pattern), line.get_marker()) for line in error.lines
-    ]
-    assert len(drawn) == 41
-    assert len(set(drawn)) == 41
-    assert len(loss.lines) == 40
+    number = len(plots.COLOURS) - 1
+    error, loss = plots.training_curves([*((f"dp-{k}", run) for k in range(number)), ("other", other)]).axes
+    drawn = [(line.get_color(), str(line._unscaled_dash_pattern)) for line in error.lines]
+    assert len(set(drawn)) == len(drawn) == number + 1
+    assert len(loss.lines) == number
     assert loss.get_title(loc="left").endswith("; not of another loss: other")
+
+
+def test_many_runs_have_a_panel_each_with_the_twin_behind(recipe, train):
+    """Thirty curves in one picture are none. Panels on different scales do not compare."""
+    twin, run = train(recipe()), train(recipe(rule=DualPropagation()), name="dp")
+    labelled = [("bp", twin), *((f"dp-{number}", run) for number in range(1, 8))]
+    figure = plots.small_multiples(labelled)
+    panels = [axes for axes in figure.axes if axes.axison]
+    errors = {each: [100 * (1 - m.validation_accuracy) for m in each.metrics(0)[1:]] for each in (twin, run)}
+    for axes, (label, shown) in zip(panels, labelled, strict=True):
+        behind, curve = axes.lines
+        assert list(behind.get_ydata()) == pytest.approx(errors[twin])
+        assert list(curve.get_ydata()) == pytest.approx(errors[shown])
+        assert axes.get_title(loc="left") == f"{label}: {100 * shown.results()[0].test_accuracy:.2f} %"
+    assert len({axes.get_ylim() for axes in panels}) == 1
+    assert figure.get_suptitle().endswith("dotted: bp")
+
+
+def test_a_diverged_run_is_called_so_in_every_picture(recipe, train):
+    """Else 11 % looks like what the rule can do."""
+    rate = {"name": "sgd", "learning_rate": 1e30, "momentum": 0.0}
+    good, bad = train(recipe(rule=DualPropagation())), train(recipe(rule=DualPropagation(), optimizer=rate), name="bad")
+    labelled = [("dp", good), ("dp-fast", bad)]
+    legend = [text.get_text() for text in plots.training_curves(labelled).legends[0].get_texts()]
+    assert [text.endswith("(diverged)") for text in legend] == [False, True]
+    titles = [axes.get_title(loc="left") for axes in plots.small_multiples(labelled).axes]
+    assert [title.endswith("diverged") for title in titles] == [False, True]
+    assert [text.get_text() for text in plots.overview(labelled, None).axes[0].texts] == ["diverged"]
+
+
+def test_epochs_are_whole_and_titles_are_not_cut(recipe, train):
+    """An axis from 0 to 2 had 0.25 epochs on it, and a title went beyond the picture's edge."""
+    run = train(recipe(rule=DualPropagation(), feedback="kolen_pollack", name="a-recipe-of-a-long-name-" * 5 + "1"))
+    label = "a rule of a long name " * 3
+    for figure in (plots.training_curves([(label, run)]), plots.angle_maps([(label, run)]),
+                   plots.weight_alignment_curves([(label, run)]), plots.small_multiples([(f"{label}{k}", run) for k in range(7)])):  # fmt: skip
+        figure.draw_without_rendering()
+        for axes in figure.axes:
+            if axes.get_xlabel() == "epoch":
+                assert all(float(tick).is_integer() for tick in axes.get_xticks())
+        titles = [axes._left_title for axes in figure.axes] + [figure._suptitle] * bool(figure._suptitle)
+        boxes = [title.get_window_extent() for title in titles if title.get_text()]
+        assert boxes
+        assert all(0 <= box.x0 < box.x1 <= figure.bbox.x1 for box in boxes)
+
+
+def test_many_layers_of_feedback_weights_are_a_map(recipe, train):
+    """Sixteen names of layers covered the curves."""
+    depth = plots.MOST_CURVES + 1
+    run = train(recipe(rule=DualPropagation(), feedback="kolen_pollack", model=MLP(widths=(5,) * depth)))
+    (panel, _) = plots.weight_alignment_curves([("kp-dp", run)]).axes
+    (image,) = panel.images
+    recorded = [[layer.cosine for layer in m.weight_alignment] for m in run.metrics(0)]
+    assert image.get_array().T.tolist() == recorded
 
 
 def test_a_run_of_one_epoch_has_a_point_where_others_have_a_curve(recipe, train):
