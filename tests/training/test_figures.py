@@ -150,8 +150,13 @@ def test_epochs_are_whole_and_titles_are_not_cut(recipe, train):
     """An axis from 0 to 2 had 0.25 epochs on it, and a title went beyond the picture's edge."""
     run = train(recipe(rule=DualPropagation(), feedback="kolen_pollack", name="a-recipe-of-a-long-name-" * 5 + "1"))
     label = "a rule of a long name " * 3
-    for figure in (plots.training_curves([(label, run)]), plots.angle_maps([(label, run)]),
-                   plots.weight_alignment_curves([(label, run)]), plots.small_multiples([(f"{label}{k}", run) for k in range(7)])):  # fmt: skip
+    figures = (
+        plots.training_curves([(label, run)]),
+        plots.angle_maps([(label, run)]),
+        plots.weight_alignment_curves([(label, run)]),
+        plots.small_multiples([(f"{label}{number}", run) for number in range(7)]),
+    )
+    for figure in figures:
         figure.draw_without_rendering()
         for axes in figure.axes:
             if axes.get_xlabel() == "epoch":
