@@ -12,8 +12,9 @@ help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(READY): pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e ".[dev]"
+	@echo "making $(VENV) …"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python scripts/install.py $(PIP_FLAGS) -c constraints.txt -e ".[dev]"
 	@touch $@
 
 demo: $(READY) ## train handwritten digits by dual propagation and by back-propagation; table and pictures
@@ -29,11 +30,11 @@ test-memory: $(READY) ## 20,000 steps of every variant, in memory that stays fla
 	$(BIN)/python -m pytest -m slow tests/slow/test_flat_memory.py
 
 test-frameworks: $(READY) ## install Lightning, Accelerate, the Trainer and ONNX, and run the tests inside them
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e ".[frameworks]"
+	@$(BIN)/python scripts/install.py $(PIP_FLAGS) -c constraints.txt -e ".[frameworks]"
 	$(BIN)/python -m pytest -m frameworks
 
 test-notebooks: $(READY) ## install Jupyter's kernel, and run the notebooks of examples/ from top to bottom
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e ".[notebooks]"
+	@$(BIN)/python scripts/install.py $(PIP_FLAGS) -c constraints.txt -e ".[notebooks]"
 	$(BIN)/python -m pytest -m notebooks
 
 attack: $(READY) ## an hour of hostile options, damaged run folders and kills; MINUTES=5 SEED=1 for others

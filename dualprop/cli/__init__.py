@@ -26,6 +26,7 @@ COMMANDS = {
     "reproduce": ("dualprop.cli.reproduce", "run the papers' tables and figures, as many as --minutes allow"),
     "show": ("dualprop.cli.show", "draw one inference: two states a neuron, parting layer by layer"),
     "list": ("dualprop.cli.listing", "list rules, recipes, items, datasets, models or neurons"),
+    "completion": ("dualprop.cli.completion", "a script by which bash, zsh or fish complete commands and options"),
 }
 
 USAGE = """usage: dualprop COMMAND [options]      `dualprop COMMAND --help` shows a command's options

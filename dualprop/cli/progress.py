@@ -25,7 +25,7 @@ from dualprop.training.records import HEADLINES, WORDS, Result
 SECONDS_BETWEEN_LINES = 5
 # Columns of the line on a terminal: the bar, a label at most, and what stands around them (blanks,
 # the time left).
-BAR, LONGEST_LABEL, AROUND = 6, 16, 16
+BAR, LONGEST_LABEL, AROUND = 6, 16, 15
 
 
 class ConsoleWatch(Watch):
