@@ -22,6 +22,9 @@ from dualprop.training.records import Result
 
 # The point of a distribution that 95 % of it is within, on both sides.
 LEVEL = 0.975
+# Points that a reader would call a difference. Where chance alone explains more, not having seen
+# one says nothing.
+NOTABLE = 1.0
 
 
 @dataclass(frozen=True)
@@ -34,9 +37,10 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """In words: "no difference seen", "above" or "below"."""
+        """In words: "above", "below", "no difference seen", or "too few to tell", where a notable
+        one could not have been seen."""
         if abs(self.points) <= self.chance:
-            return "no difference seen"
+            return "no difference seen" if self.chance <= NOTABLE else "too few to tell"
         return "above back-propagation" if self.points > 0 else "below back-propagation"
 
     def __str__(self) -> str:

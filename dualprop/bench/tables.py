@@ -38,6 +38,7 @@ class Watch:
     def started(self, results: dict[str, Any]) -> None: ...
     def group_done(self, group: Group, results: dict[str, Any]) -> None: ...
     def finished(self, results: dict[str, Any]) -> None: ...
+    def wrote(self, path: Path) -> None: ...
 
 
 class Shown(Watch):
@@ -54,6 +55,9 @@ class Shown(Watch):
 
     def finished(self, results: dict[str, Any]) -> None:
         _module(results["options"]["table"]).show_end(results, self.console)
+
+    def wrote(self, path: Path) -> None:
+        say(self.console, f"wrote {path}")
 
 
 @by_keyword(BenchOptions)
@@ -74,9 +78,14 @@ def run(options: BenchOptions, watch: Watch | None = None) -> dict[str, Any]:
     table = _checked(options)
     figure = options.figure or _figure_beside(options.out, table)
     with contextlib.ExitStack() as stack:
-        for path in filter(None, (options.out, figure)):
+        paths = [path for path in (options.out, figure) if path is not None]
+        for path in paths:
             stack.enter_context(folders.held_file(path))
-        return _measured(options, table, figure, watch or Watch())
+        watch = watch or Watch()
+        results = _measured(options, table, figure, watch)
+        for path in paths:
+            watch.wrote(path)
+        return results
 
 
 def _figure_beside(out: Path | None, table: Any) -> Path | None:

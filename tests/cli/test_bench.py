@@ -201,10 +201,10 @@ def test_what_was_measured_before_an_interruption_is_kept(monkeypatch, tmp_path,
 
 def test_the_figure_shows_every_contender(tmp_path, monkeypatch):
     """Time and memory of each row; one panel per model."""
-    from dualprop.analysis import plots
+    from dualprop.analysis import drawing
 
     kept = []
-    monkeypatch.setattr(plots, "save", lambda figure, path: kept.append(figure))
+    monkeypatch.setattr(drawing, "save", lambda figure, path: kept.append(figure))
     words = ("--models", "mlp,conv", "--rules", "dp,dp-transposed", "--engines", "explicit,dualized", *QUICK)
     written = measured(tmp_path, *words)
     panels = kept[-1].axes

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dualprop import Network, recipes
-from dualprop.analysis import plots
+from dualprop.analysis import drawing
 from dualprop.bench import contenders, models, rows, runtime, timing
 from dualprop.bench.rows import largest_angle
 from dualprop.bench.runtime import METHODS
@@ -199,7 +199,7 @@ def test_mistakes_are_told_in_one_line(words, told, refused):
 
 def test_the_figure_has_a_line_for_every_method(monkeypatch, tmp_path):
     kept = []
-    monkeypatch.setattr(plots, "save", lambda figure, path: kept.append(figure))
+    monkeypatch.setattr(drawing, "save", lambda figure, path: kept.append(figure))
     written = measured(tmp_path, "--rules", "dp,ep,ep-published", "--no-memory")
     labels = [label.get_text() for label in kept[-1].axes[0].get_yticklabels()]
     assert [label.split()[0] for label in labels] == ["dp", "ep", "ep-published"]

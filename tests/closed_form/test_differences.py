@@ -23,6 +23,13 @@ def test_one_seed_is_held_against_the_sampling_error_of_the_test_set():
     assert difference(results(0.89), results(0.9)).verdict == "below back-propagation"
 
 
+def test_where_a_point_would_not_be_seen_no_verdict_is_given():
+    """90 test examples: chance explains 8 points. "No difference" would be read as "as good"."""
+    assert difference(results(0.9, size=90), results(0.91, size=90)).verdict == "too few to tell"
+    assert difference(results(0.9, size=90), results(0.5, size=90)).verdict == "above back-propagation"
+    assert difference(results(0.90, 0.92), results(0.91, 0.91)).verdict == "too few to tell"
+
+
 def test_several_seeds_are_paired():
     """Differences of 0.1, 0.2 and 0.3 points: mean 0.2, standard error 0.1/√3, times Student's
     4.303."""
