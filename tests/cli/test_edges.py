@@ -88,7 +88,7 @@ def test_a_run_without_seeds_is_refused(dualprop, folder, short, refused):
         assert "recipe.json" in refused("train", "--resume", "run")
 
 
-@pytest.mark.parametrize("words", [("mnist-mlp",), ("--epochs", "30"), ("--seeds", "3")])
+@pytest.mark.parametrize("words", [("mnist-mlp",), ("--batch-size", "30"), ("--seeds", "3")])
 def test_resuming_with_a_word_that_says_otherwise_is_refused(words, dualprop, folder, short, refused):
     """Another recipe, or an option that happens to be the default: both are ignored, and the run's
     own is used."""

@@ -237,6 +237,8 @@ CLAIMS: list[Number | Formula | Row] = [
     Formula(RULES + "direct_feedback_alignment.md", "*Cost:* {L} drives, {L} gradients, and a product with B_k",
             lambda L: on(dp.DirectFeedbackAlignment(), L)),
     # Other pages.
+    Number("docs/choosing-a-rule.md", "`dp.dualize(model)`, or `dp.DualPropagation()` | {:g} BP step, any model",
+           lambda: [steps(on(dp.DualPropagation(), 4), 4)]),
     Number("docs/benchmarks.md", "{:.1f} BP steps for VGG16", lambda: [without_reuse(16)]),
     Number("docs/results.md", "Either is {:.2f} BP steps of work ({:.1f} without reuse)",
            lambda: [of_variant("cifar10-vgg16-transposed", "dp-transposed"), without_reuse(16)]),

@@ -10,6 +10,7 @@ clock's, so that a busy machine kills a child no earlier in its work.
 
 from __future__ import annotations
 
+import atexit
 import functools
 import json
 import os
@@ -18,6 +19,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import traceback
 from pathlib import Path
 from typing import Any
@@ -35,14 +37,37 @@ def kill(task: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def answer(program: str, task: dict[str, Any]) -> Any:
-    """What the program says of the task, on its last line, in a process of its own."""
+    """What the program says of the task, in a process of its own. That waits for the next task,
+    since its imports take longer than most tasks."""
+    process, errors = _PROCESSES.get(program) or _started(program)
+    process.stdin.write(f"{json.dumps(task)}\n")
+    process.stdin.flush()
+    if line := process.stdout.readline():
+        return json.loads(line)
+    del _PROCESSES[program]
+    errors.seek(0)
+    raise AssertionError(f"{program} ended with {process.wait()}:\n{errors.read()}")
+
+
+_PROCESSES: dict[str, tuple[Any, Any]] = {}
+
+
+def _started(program: str) -> tuple[Any, Any]:
+    """The program's process, and what it writes of errors; it ends with this one, when nobody
+    can give it tasks."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    result = subprocess.run(
-        [sys.executable, program],
-        input=json.dumps(task), capture_output=True, text=True, env=environment, check=False,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout.splitlines()[-1])
+    errors, pipe = tempfile.TemporaryFile("w+"), subprocess.PIPE  # noqa: SIM115 — read when it fails
+    process = subprocess.Popen([sys.executable, program], stdin=pipe, stdout=pipe, stderr=errors, text=True, env=environment)
+    _PROCESSES[program] = process, errors
+    atexit.register(_end, process, errors)
+    return process, errors
+
+
+def _end(process: Any, errors: Any) -> None:
+    process.stdin.close()
+    process.stdout.close()
+    process.wait()
+    errors.close()
 
 
 class Watch:
@@ -264,7 +289,8 @@ def main() -> None:
     sklearn.datasets.load_digits()
     environment.commit = functools.cache(environment.commit)
     environment.commit()
-    print(json.dumps(Trials(json.load(sys.stdin)).run()))
+    for line in sys.stdin:
+        print(json.dumps(Trials(json.loads(line)).run()), flush=True)
 
 
 if __name__ == "__main__":

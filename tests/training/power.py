@@ -227,20 +227,10 @@ def record(disk: Any, recipe: Any, out: Path) -> None:
     (out / "states.json").write_text(json.dumps({"states": list(seen.values()), "renamed_unsynced": disk.unsynced}))
 
 
-def main() -> None:
-    task = json.load(sys.stdin)
-    import sklearn.datasets
-    import torch
-    import torch._dynamo
-
-    from dualprop.training import environment
+def answer(task: dict[str, Any]) -> dict[str, Any]:
+    """Every state that a power cut may leave, each with its run continued."""
     from dualprop.training.recipe import Recipe
 
-    torch.set_num_threads(1)
-    # Once, and not in every child.
-    environment.commit = lambda: None
-    sklearn.datasets.load_digits = functools.cache(sklearn.datasets.load_digits)
-    sklearn.datasets.load_digits()
     recipe, root = Recipe.from_plain(task["recipe"]), Path(task["folder"])
     whole, out = root / "whole", root / "states"
     out.mkdir()
@@ -250,11 +240,27 @@ def main() -> None:
         if isinstance(disk, LoopDisk):
             stack.callback(disk.close)
         in_a_child(lambda: record(disk, recipe, out))
-    answer = json.loads((out / "states.json").read_text())
-    for state in answer["states"]:
+    told = json.loads((out / "states.json").read_text())
+    for state in told["states"]:
         in_a_child(lambda state=state: train(Path(state["folder"]) / "run", recipe))
-    print(json.dumps({"whole": str(whole), **answer}))
     shutil.rmtree(root / "disk", ignore_errors=True)
+    return {"whole": str(whole), **told}
+
+
+def main() -> None:
+    import sklearn.datasets
+    import torch
+    import torch._dynamo
+
+    from dualprop.training import environment
+
+    torch.set_num_threads(1)
+    # Once, and not in every child.
+    environment.commit = lambda: None
+    sklearn.datasets.load_digits = functools.cache(sklearn.datasets.load_digits)
+    sklearn.datasets.load_digits()
+    for line in sys.stdin:
+        print(json.dumps(answer(json.loads(line))), flush=True)
 
 
 if __name__ == "__main__":

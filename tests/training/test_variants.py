@@ -15,6 +15,7 @@ from dualprop import Network, feedback, recipes, training
 from dualprop.alignment import alignment
 from dualprop.data import load
 from dualprop.data.examples import Examples
+from dualprop.data.tasks import Task
 from dualprop.errors import SettingError
 from dualprop.losses import CrossEntropy, SquaredError
 from dualprop.models import MLP, VGG, ConvNet
@@ -432,7 +433,8 @@ def test_top_5_accuracy_is_that_of_a_count_by_hand(classes, recipe):
         model.weight.copy_(torch.randn(classes, 6, generator=generator))
         logits = model(x).tolist()
     ranks = [sum(value > row[label] for value in row) for row, label in zip(logits, y.tolist(), strict=True)]
-    score = evaluate(model, examples, CrossEntropy(), execution.resolve(recipe()), batch_size=20)
+    task = Task("classification", tuple(map(str, range(classes))))
+    score = evaluate(model, examples, CrossEntropy(), execution.resolve(recipe()), task, batch_size=20)
     assert score.accuracy == pytest.approx(sum(rank == 0 for rank in ranks) / 83, abs=1e-12)
     assert score.top5_accuracy == pytest.approx(sum(rank < 5 for rank in ranks) / 83, abs=1e-12)
     assert (score.top5_accuracy == 1) == (classes <= 5)
