@@ -7,7 +7,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from dualprop import feedback, kernels, losses, neurons, objectives, schedules, softmax
     from dualprop.equilibrium import energies, estimators, relaxations
-    from dualprop.errors import DualpropError, OutOfMemoryError, SettingError, UnsupportedModuleError
+    from dualprop.errors import DualpropError, NudgeWarning, OutOfMemoryError, SettingError, UnsupportedModuleError
     from dualprop.fused.dualization import dualize, dyadic, undualize
     from dualprop.network import Layer, Layered, Network
     from dualprop.network.states import Dyads
@@ -30,7 +30,7 @@ _NAMES = [
     "activations", "energies", "estimators", "feedback", "kernels", "losses", "neurons", "objectives", "relaxations",
     "schedules", "softmax",
     # Errors
-    "DualpropError", "OutOfMemoryError", "SettingError", "UnsupportedModuleError",
+    "DualpropError", "NudgeWarning", "OutOfMemoryError", "SettingError", "UnsupportedModuleError",
 ]  # fmt: skip
 
 # Where each name lives. Names are fetched when first used: importing torch takes a second, which
@@ -43,7 +43,7 @@ _MODULES = {
 }  # fmt: skip
 _HOMES = {
     **dict.fromkeys(("Network", "Layer", "Layered"), "network"),
-    **dict.fromkeys(("DualpropError", "OutOfMemoryError", "SettingError", "UnsupportedModuleError"), "errors"),
+    **dict.fromkeys(("DualpropError", "NudgeWarning", "OutOfMemoryError", "SettingError", "UnsupportedModuleError"), "errors"),
     **dict.fromkeys(("dualize", "dyadic", "undualize"), "fused.dualization"),
     "Dyads": "network.states", "describe": "reading", "keep_freed_memory": "system.allocation",
     "load": "trained",

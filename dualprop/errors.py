@@ -39,6 +39,11 @@ class RunError(DualpropError):
     """A run folder that can't be used as asked."""
 
 
+class NudgeWarning(UserWarning):
+    """What is to be known of a rule's nudge: it takes many units across a kink, or a β was chosen.
+    One line, once for a network."""
+
+
 def printable(text: str) -> str:
     """The text with control characters, lone surrogates and the like as Python escapes them."""
     return "".join(each if each.isprintable() or each == "\n" else repr(each)[1:-1] for each in text)

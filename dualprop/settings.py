@@ -65,6 +65,12 @@ class Remedy:
 
 
 Positive = Annotated[float, Gt(0)]
+# A strength that can't be chosen so.
+GivenBeta = Annotated[
+    float, Gt(0), Remedy("'auto' is of rules whose nudges may cross kinks: dual and equilibrium propagation, lifted networks.")
+]
+# A strength that is chosen on a first batch: `rules.nudging`.
+Auto = Literal["auto"]
 PerLayer = Annotated[float | tuple[float, ...], Gt(0)]
 # Counts have a most: what is above it is a slip of the keyboard, and would fill the memory or never
 # end. Passes, steps, epochs, or examples in a batch; units of a layer, or examples of a data set;
@@ -270,6 +276,20 @@ def with_ranges(doc: str, by_name: dict[str, Kind]) -> str:
 def as_tuple(values: float | tuple[float, ...]) -> tuple[float, ...]:
     """One number as a tuple of one."""
     return values if isinstance(values, tuple) else (values,)
+
+
+@typing.overload
+def number(beta: float | Auto) -> float: ...
+@typing.overload
+def number(beta: float | tuple[float, ...] | Auto) -> float | tuple[float, ...]: ...
+def number(beta: float | tuple[float, ...] | Auto) -> float | tuple[float, ...]:
+    """β, once it is chosen. Raises SettingError where it is not."""
+    if beta == "auto":
+        raise SettingError(
+            "beta='auto' is chosen on a first batch, which the trainer does. In a loop of your own: "
+            "rule = dp.choose_beta(rule, network, x, y)."
+        )
+    return beta
 
 
 def checked_beta(beta: float | Iterable[float]) -> float | tuple[float, ...]:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from dualprop import schedules
+from dualprop import schedules, settings
 from dualprop.bench import timing
 from dualprop.bench.options import parse_names
 from dualprop.errors import SettingError
@@ -106,7 +106,8 @@ class Contender:
         if self.how == "dualized":
             rule = recipe.rule
             assert isinstance(rule, DualPropagation)
-            hidden_beta = rule.beta if not isinstance(rule.beta, tuple) else rule.beta[:-1]
+            beta = settings.number(rule.beta)
+            hidden_beta = beta if not isinstance(beta, tuple) else beta[:-1]
             model = dualize(
                 model,
                 coupling=rule.coupling,

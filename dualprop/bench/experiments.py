@@ -186,6 +186,7 @@ def start(
     watch = watch or Watch()
     watch.read(recipe, splits)
     recipes = {label: each.for_task(splits.task) for label, each in recipes.items()}
+    recipes = {label: runs.chosen(each, splits, seeds[0]) for label, each in recipes.items()}
     for each in recipes.values():
         runs.check_fit(each, splits)
         runs.check_start(each, splits, seeds)

@@ -49,7 +49,10 @@ class ConsoleWatch(Watch):
         first = next(iter(recipes.values()))
         self._say(f"{first.name} by {', '.join(recipes)} → {folder}")
         for label, recipe in recipes.items():
-            self._say(f"execution{f' of {label}' if is_comparison else ''}: {execution.resolve(recipe, num_seeds)}")
+            of_label = f" of {label}" if is_comparison else ""
+            self._say(f"execution{of_label}: {execution.resolve(recipe, num_seeds)}")
+            if recipe.chosen:
+                self._say(f"auto{of_label}: {recipe.chosen}")
 
     def measuring_costs(self) -> None:
         self._say("measuring time and memory per step …")

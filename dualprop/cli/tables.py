@@ -142,6 +142,7 @@ def _explanations(labelled: list[tuple[str, Run]]) -> Iterator[str]:
     if any(result.test_accuracy_over_views is not None for _, run in labelled for result in run.results()):
         shown = sorted({run.recipe.views.replace("_", " ") for _, run in labelled if run.recipe.views != "none"})
         yield f"over views: logits averaged over {', '.join(shown)} of each test image; test (%) is of the image itself."
+    yield from (f"{name}: {run.recipe.chosen} (auto)." for name, run in labelled if run.recipe.chosen)
     words = {name: run.recipe.rule.loss.name.replace("_", " ") for name, run in labelled}
     first = labelled[0][0]
     for name in (name for name in words if words[name] != words[first]):

@@ -22,11 +22,13 @@ from dualprop.compilation import not_compiled_alone
 from dualprop.errors import SettingError, UnsupportedModuleError
 from dualprop.fused import recompute
 from dualprop.fused.passes import Beta, Dualization, DyadicReading, Pass, Terms, size_of_batch
+from dualprop.fused.watching import DEFAULT, WHILE_OPEN, Watch
 from dualprop.reading import Report
 from dualprop.reading.activations import can_be_left
 from dualprop.reading.description import check_is_readable
 from dualprop.reading.memory import saved_tensors_hooks
 from dualprop.reading.mode import mark
+from dualprop.settings import Auto
 
 _ATTRIBUTE = "_dualization"
 
@@ -36,7 +38,7 @@ def dualize(
     *,
     coupling: Literal["original", "transposed"] = "original",
     alpha: float = 0.5,
-    beta: Beta = 1.0,
+    beta: Beta | Auto = DEFAULT,
     loss_reduction: Terms = "mean",
     loss_scale: float | Callable[[], float] = 1.0,
     leave: str | tuple[str, ...] | list[str] = (),
@@ -57,7 +59,10 @@ def dualize(
         coupling: "original" (DP) or "transposed" (DP⊤).
         alpha: in [0, 1], the weight of s⁺ in the mean.
         beta: nudging strength per example, > 0. One; or one per activation in order of execution;
-            or by number from 1 or by module name, where "*" stands for all others.
+            or by number from 1 or by module name, where "*" stands for all others. "auto" chooses
+            in the first step, which is taken at 0.001: the largest of 1, 0.3, 0.1, … whose nudge
+            takes less than 2 % of each activation's units across a kink. A NudgeWarning then says
+            which; copies and pickles of the model keep it, a state_dict does not.
         loss_reduction: how the loss is reduced over the batch, since DP is not homogeneous in the
             loss: "mean" over the examples, "sum", or the number of terms of the mean (tokens, say),
             or a function that gives it, asked at each forward pass. The number of examples is the
@@ -87,7 +92,9 @@ def dualize(
     leave = (leave,) if isinstance(leave, str) else tuple(leave)
     if when not in ("training", "always"):
         raise SettingError(f"when must be 'training' or 'always', got {when!r}.")
-    settings = Dualization(coupling, alpha, beta, loss_reduction, loss_scale, leave, recompute_states, strict)
+    watch = Watch(is_open=isinstance(beta, str) and beta == "auto")
+    strength: Any = WHILE_OPEN if watch.is_open else beta
+    settings = Dualization(coupling, alpha, strength, loss_reduction, loss_scale, leave, recompute_states, strict, watch)
     settings.when = when
     _check(model, settings)
     vars(model)[_ATTRIBUTE] = settings
@@ -235,9 +242,11 @@ def _begin(module: nn.Module, settings: Dualization, args: Any, kwargs: Any) -> 
     running = _running()
     while running and not running[-1].is_current():
         running.pop().end()
+    is_compiled = _is_compiled()
+    if settings.watch is not None and not is_compiled:
+        settings.watch.conclude(settings)
     run = Pass(settings, size_of_batch((args, kwargs)), is_running=True)
     reading = DyadicReading(settings, run, run.strength, module)
-    is_compiled = _is_compiled()
     if is_compiled:
         _check_compiled(settings)
         reading.constants.extend(module.buffers())
@@ -358,6 +367,8 @@ def _check(model: nn.Module, settings: Dualization) -> None:
 
 def _check_compiled(settings: Dualization) -> None:
     """Refuse what torch.compile can't follow."""
+    if settings.watch is not None and settings.watch.is_open:
+        raise SettingError("beta='auto' is chosen in a first step. Take one before torch.compile, or give a number.")
     if settings.strict and not settings.is_read:
         raise UnsupportedModuleError("strict=True reads the first forward pass. Run one before torch.compile.")
     if settings.leaves_modules:

@@ -31,16 +31,18 @@ from dualprop.reading.memory import memory_of_its_own
 
 
 class Met(Protocol):
-    """What is told that a backward pass has come to an activation."""
+    """What is told that a backward pass has come to an activation, and its nudges."""
 
     def meet(self) -> None: ...
+    def look(self, k: int, activation: object, a: Tensor, dy: Tensor, up: float, down: float) -> None: ...
 
 
 @dataclass(frozen=True)
 class CotangentNudge:
     """The shares of s⁺ and s⁻, and `strength` b, which makes the cotangent a nudge: Δ = -b dy.
 
-    The difference is taken by the kernel in use now. `origin` is the forward pass that it is of.
+    The difference is taken by the kernel in use now. `origin` is the forward pass
+    that it is of, `k` the number of the activation there.
     """
 
     up: float
@@ -48,6 +50,7 @@ class CotangentNudge:
     strength: float
     kernel: Kernel = field(default_factory=kernels.current)
     origin: Met | None = None
+    k: int = 0
 
 
 class _DyadicActivation(torch.autograd.Function):
@@ -62,6 +65,7 @@ class _DyadicActivation(torch.autograd.Function):
         (a,), (dy,), nudge = ctx.saved_tensors, cotangents, ctx.nudge
         if nudge.origin is not None:
             nudge.origin.meet()
+            nudge.origin.look(nudge.k, ctx.activation, a, dy, nudge.up * nudge.strength, nudge.down * nudge.strength)
         b = nudge.strength
         return kernels.difference(ctx.activation, a, dy, nudge.down * b, nudge.up * b, 1 / b, nudge.kernel), None, None
 

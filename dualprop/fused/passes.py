@@ -19,6 +19,7 @@ from torch.utils.checkpoint import CheckpointFunction
 from dualprop.errors import SettingError, UnsupportedModuleError
 from dualprop.fused import recompute
 from dualprop.fused.dyadic import CotangentNudge, dyadic_activation
+from dualprop.fused.watching import Watch
 from dualprop.neurons import AbstractNeuron
 from dualprop.reading import Event, Reading
 from dualprop.reading.memory import saved_tensors_hooks
@@ -46,6 +47,7 @@ class Dualization:
         leave: tuple[str, ...],
         recompute_states: bool,
         strict: bool,
+        watch: Watch | None = None,
     ) -> None:
         if coupling not in ("original", "transposed"):
             raise SettingError(f"coupling must be 'original' or 'transposed', got {coupling!r}.")
@@ -62,7 +64,7 @@ class Dualization:
         self.loss_reduction, self.loss_scale, self.leave = loss_reduction, loss_scale, leave
         self.recompute_states, self.strict = recompute_states, strict
         self.shares = (alpha, 1 - alpha) if coupling == "original" else (1 - alpha, alpha)
-        self.when = "training"
+        self.when, self.watch = "training", watch
         self.is_read = self.leaves_modules = False
         # By backward pass, the forward pass whose activations it has come to.
         self._met: dict[int, Pass] = {}
@@ -114,6 +116,11 @@ class Pass:
         self.settings, self.strength, self.is_running = settings, settings.strength(number), is_running
         self.needs_one = settings.loss_reduction == "mean"
         self.used: set[int | str] = set()
+
+    def look(self, k: int, activation: object, a: Tensor, dy: Tensor, up: float, down: float) -> None:
+        """Look at the nudge of activation k, while nudges are watched."""
+        if self.settings.watch is not None:
+            self.settings.watch.look(k, activation, a, dy, up, down)
 
     def meet(self) -> None:
         """Refuse a backward pass through two forward passes: over what the mean is, is unknown."""
@@ -207,7 +214,7 @@ class DyadicReading(Reading):
         if not is_compiling and a.numel() == 0:
             return neuron.f(a)
         up, down = self.settings.shares
-        nudge = CotangentNudge(up, down, beta * self.strength, origin=None if is_compiling else self.run)
+        nudge = CotangentNudge(up, down, beta * self.strength, origin=None if is_compiling else self.run, k=self.k)
         return dyadic_activation(a, neuron, nudge, inplace)
 
     def _beta_of(self, k: int) -> float:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import random
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -75,6 +75,20 @@ class OneModel:
         for value, content in zip(inputs.tensors(self.x), inputs.tensors(self._given), strict=True):
             value.data.copy_(content)
         _set_random_state(self._random)
+
+
+@contextlib.contextmanager
+def unnoticed(model: nn.Module | None, x: Any) -> Iterator[None]:
+    """Inside, the model may be run on x: what it remembers, and the generators that it may draw
+    from, are put back as they were."""
+    before = None if model is None else Snapshot(model, copied=True)
+    drawn = _random_state(_devices(inputs.tensors(x)))
+    try:
+        yield
+    finally:
+        if before is not None:
+            before.put_contents()
+        _set_random_state(drawn)
 
 
 def check_leaves(parameters: Mapping[str, Tensor]) -> None:

@@ -8,6 +8,7 @@ from dualprop.rules.direct_feedback_alignment import DirectFeedbackAlignment
 from dualprop.rules.dual_propagation import DualPropagation
 from dualprop.rules.equilibrium_propagation import EquilibriumPropagation
 from dualprop.rules.lifted import Lifted
+from dualprop.rules.nudging import choose_beta
 from dualprop.rules.outcome import Outcome, Status
 from dualprop.rules.predictive_coding import PredictiveCoding
 from dualprop.rules.target_propagation import TargetPropagation
@@ -46,4 +47,5 @@ __all__ = [
     "PredictiveCoding",
     "Status",
     "TargetPropagation",
+    "choose_beta",
 ]

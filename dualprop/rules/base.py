@@ -31,7 +31,7 @@ from dualprop.compilation import run_as_written
 from dualprop.errors import SettingError
 from dualprop.losses import AbstractLoss, CrossEntropy
 from dualprop.network import Network
-from dualprop.rules import capturing, delivery, exact, packing
+from dualprop.rules import capturing, delivery, exact, nudging, packing
 from dualprop.rules.checks import Precision
 from dualprop.rules.outcome import Outcome
 from dualprop.rules.posing import asking, posed
@@ -64,6 +64,8 @@ class AbstractRule(ABC, Generic[Settled]):
     loses: ClassVar[str] = "inference loses its small differences"
     # Whether its gradients tend to the true ones in some limit; in feedback alignment they don't.
     approaches_gradient: ClassVar[bool] = True
+    # Whether `statistics` tells the units that cross a kink, where its differences are off.
+    crosses_kinks: ClassVar[bool] = False
     # Whether its elementwise work is given to `kernels`, and not left to PyTorch.
     uses_kernels: ClassVar[bool] = False
     # What to do where the loss or a gradient is not finite.
@@ -194,6 +196,7 @@ class AbstractRule(ABC, Generic[Settled]):
             return self._outcome(self.problem(network, x, y, state, generator))
 
     def _inferred(self, network: Network, state: Any, generator: torch.Generator | None, x: Any, y: Any) -> delivery.Inferred:
+        nudging.watch(self, network, x, y)
         with asking(self, x):
             problem = self.problem(network, x, y, state, generator)
             return self._outcome(problem), problem.learning

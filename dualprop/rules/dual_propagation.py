@@ -27,7 +27,7 @@ from dualprop.rules.base import AbstractRule
 from dualprop.rules.checks import Precision
 from dualprop.rules.dyad_states import DyadStates
 from dualprop.rules.problem import Problem
-from dualprop.settings import PerLayer, Remedy, as_tuple, beta_per_layer
+from dualprop.settings import Auto, PerLayer, Remedy, as_tuple, beta_per_layer, number
 from dualprop.settling import fixed_passes, kink_crossing, largest, settle
 
 
@@ -39,7 +39,7 @@ class DualPropagation(AbstractRule[DyadStates | Tensor]):
         coupling: "original" (DP) or "transposed" (DP⊤), which is stable for every alpha.
         alpha: the weight of s⁺ in the mean. At ½ the two couplings are one.
         beta: nudging strength per example, or per term of the loss's mean (`dp.losses`); one for
-            all layers, or one per layer 1…L.
+            all layers, one per layer 1…L, or "auto", see `dp.choose_beta`.
         schedule: from `dp.schedules`, its text ("bottom_up(4)"), or a sequence of layer numbers.
         start: of the states: the "forward" pass, "zeros", or the "previous" call's `state`.
         output_nudge: "linearized", along ∇ℓ, or "exact".
@@ -51,7 +51,7 @@ class DualPropagation(AbstractRule[DyadStates | Tensor]):
 
     coupling: Literal["original", "transposed"] = "original"
     alpha: Annotated[float, Interval(ge=0, le=1)] = 0.5
-    beta: PerLayer = 1.0
+    beta: PerLayer | Auto = 1.0
     schedule: schedules.AnySchedule | str | Sequence[int] = schedules.alternating_sweeps(1)
     start: Literal["forward", "zeros", "previous"] = "forward"
     output_nudge: Literal["linearized", "exact"] = "linearized"
@@ -63,12 +63,12 @@ class DualPropagation(AbstractRule[DyadStates | Tensor]):
 
     state_type = Dyads
     precision = "half_products"
-    uses_kernels = True
+    uses_kernels = crosses_kinks = True
 
     def inference(self, problem: Problem) -> DyadStates | Tensor:
         """The free pass, then the schedule."""
         if self._is_fused(problem):
-            return problem.mean_loss(lambda x: fused.swept(problem.network, x, self.beta, self.shares, problem.terms))
+            return problem.mean_loss(lambda x: fused.swept(problem.network, x, number(self.beta), self.shares, problem.terms))
         betas, is_measured = self.betas(problem.depth), self.tolerance is not None or problem.for_states
         states = DyadStates(problem, betas, self.loss, self.start, self.damping, self.alpha, is_measured)
         states.evaluation.learns_on_the_way = self._mean_is_free and not is_measured
@@ -175,7 +175,8 @@ class DualPropagation(AbstractRule[DyadStates | Tensor]):
             share, free = ("(1-alpha)", 1) if self.coupling == "original" else ("alpha", 0)
             # With an uphill share of 0, s⁻ is free. Every loss allows that.
             remedy = f"Use alpha={free}" if self.loss.concave_limit <= 0 else "Lower beta, move alpha"
-            yield from self.loss.uphill_conflict(self.shares[1] * as_tuple(self.beta)[-1], f"{share}·beta", remedy)
+            uphill = 0.0 if self.beta == "auto" else self.shares[1] * as_tuple(self.beta)[-1]
+            yield from self.loss.uphill_conflict(uphill, f"{share}·beta", remedy)
         plain = {"schedule": schedules.alternating_sweeps(1), "start": "forward", "output_nudge": "linearized", "damping": None,
                  "tolerance": None}  # fmt: skip
         for name, value in plain.items() if self.engine == "fused" else ():
@@ -198,7 +199,7 @@ class DualPropagation(AbstractRule[DyadStates | Tensor]):
 
     def betas(self, depth: int) -> tuple[float, ...]:
         """β_1…β_L. Raises SettingError where a list has another length."""
-        return beta_per_layer(self.beta, depth)
+        return beta_per_layer(number(self.beta), depth)
 
     @property
     def shares(self) -> tuple[float, float]:

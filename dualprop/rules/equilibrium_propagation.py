@@ -33,7 +33,7 @@ from dualprop.rules.base import AbstractRule
 from dualprop.rules.checks import check_batch
 from dualprop.rules.problem import Problem
 from dualprop.schedules import AbstractSchedule, AnySchedule
-from dualprop.settings import Positive, Remedy
+from dualprop.settings import Auto, Positive, Remedy, number
 from dualprop.settling import can_sync, fixed_passes, largest, lost_in_rounding
 
 FREE_SCHEDULE = schedules.even_odd(60)
@@ -47,7 +47,7 @@ class EquilibriumPropagation(AbstractRule[Phase]):
         energy: "predictive_coding" or "hopfield".
         estimator: "centered", "forward", "backward", "random_sign", or of Hopfield networks
             "holomorphic(N)", "forward(held)" …, see `dualprop.equilibrium.estimators`.
-        beta: the nudging strength, per example.
+        beta: the nudging strength, per example; or "auto", see `dp.choose_beta`.
         relaxation: "auto", or "error_sweeps(1)", "blocks(even_odd(10))" …, see `dp.relaxations`.
         free_schedule: of block updates in the free phase, where that is not the forward pass.
         start: of that free phase: "zeros" or the "forward" pass.
@@ -58,7 +58,7 @@ class EquilibriumPropagation(AbstractRule[Phase]):
 
     energy: AbstractEnergy | str = energies.PredictiveCoding()
     estimator: AbstractEstimator | str = estimators.Centered()
-    beta: Positive = 0.02
+    beta: Positive | Auto = 0.02
     relaxation: Literal["auto"] | AbstractRelaxation | str = "auto"
     free_schedule: AnySchedule | str = FREE_SCHEDULE
     start: Literal["zeros", "forward"] = "zeros"
@@ -68,6 +68,7 @@ class EquilibriumPropagation(AbstractRule[Phase]):
     loss: AbstractLoss = CrossEntropy()
 
     precision = "full"
+    crosses_kinks = True
     loses = "equilibrium propagation loses its displacements"
 
     def inference(self, problem: Problem) -> Phase:
@@ -89,7 +90,7 @@ class EquilibriumPropagation(AbstractRule[Phase]):
             states.set(k, *((torch.zeros_like(mean), None) if self.start == "zeros" else (mean, mean)))
         phase = Phase(self._dynamics, states, None)
         # A nudge displaces states by about β of their size: motion must be small against that.
-        tolerance = None if self.tolerance is None else self.tolerance * min(1.0, self.beta)
+        tolerance = None if self.tolerance is None else self.tolerance * min(1.0, number(self.beta))
         phase.settle(self._free_order.passes(network.depth, generator), Stop(is_measured, tolerance))
         return phase
 
@@ -193,7 +194,8 @@ class EquilibriumPropagation(AbstractRule[Phase]):
         if settles_freely and self.tolerance is not None:
             yield from fixed_passes(self._free_order, "even_odd(100)")
         # A circle of nudges counts whatever lies inside: there the states must be a function of β.
-        uphill = self.beta if self._is_complex else max(0.0, *(term.uphill for term in self._terms))
+        reach = 0.0 if self.beta == "auto" else self.beta
+        uphill = reach if self._is_complex or not reach else max(0.0, *(term.uphill for term in self._terms))
         yield from nudge_conflicts(self.output_nudge, energy, self.loss, uphill, self._is_complex)
 
     @property
@@ -222,13 +224,13 @@ class EquilibriumPropagation(AbstractRule[Phase]):
     @property
     def _terms(self) -> tuple[Term, ...]:
         """The phases to run. The free one is left out where its energy has no gradient."""
-        terms = self._estimator.terms(self.beta)
+        terms = self._estimator.terms(number(self.beta))
         return tuple(term for term in terms if term.nudge != 0 or not self._energy.free_is_forward)
 
     @property
     def _is_complex(self) -> bool:
         """Whether some states are complex."""
-        return any(isinstance(term.nudge, complex) for term in self._terms)
+        return any(isinstance(term.nudge, complex) for term in self._estimator.terms(1.0))
 
     @property
     def needs_synapses(self) -> str:

@@ -42,7 +42,7 @@ from dualprop.network.spectra import gap_curvature
 from dualprop.network.states import Dyads, States
 from dualprop.rules.base import AbstractRule
 from dualprop.rules.problem import Problem
-from dualprop.settings import Count, PerLayer, Remedy, beta_per_layer
+from dualprop.settings import Auto, Count, PerLayer, Remedy, beta_per_layer, number
 from dualprop.settling import kink_crossing, largest, motion, residual, settle, update_together
 
 
@@ -51,8 +51,8 @@ class Lifted(AbstractRule["LiftedStates"]):
     """Lifted networks (LPOM): states settle by block-wise sweeps of a penalised objective.
 
     Attributes:
-        beta: how far the loss may pull the states, per example; one for all layers, or one per
-            layer 1…L. The papers' μ_k is 1/beta_k.
+        beta: how far the loss may pull the states, per example; one for all layers, one per layer
+            1…L, or "auto", see `dp.choose_beta`. The papers' μ_k is 1/beta_k.
         update: "majorized": the objective never rises (but see the head of this file); or
             "fixed_point": faster where it settles at all.
         max_sweeps: the most sweeps over the layers.
@@ -62,7 +62,7 @@ class Lifted(AbstractRule["LiftedStates"]):
         output_nudge: "exact", or "linearized" along ∇ℓ at the forward prediction.
     """
 
-    beta: PerLayer = 0.05
+    beta: PerLayer | Auto = 0.05
     update: Literal["majorized", "fixed_point"] = "majorized"
     max_sweeps: Count = 20
     tolerance: Annotated[float, Interval(ge=0, lt=1), Remedy("0 makes all sweeps, unchecked.")] = 1e-3
@@ -71,6 +71,7 @@ class Lifted(AbstractRule["LiftedStates"]):
 
     state_type = Dyads
     precision = "full"
+    crosses_kinks = True
     needs_synapses = "the penalties of a lifted network are of synapses that are modules"
     loses = "lifted inference loses ε"
 
@@ -144,7 +145,7 @@ class Lifted(AbstractRule["LiftedStates"]):
 
     def betas(self, depth: int) -> tuple[float, ...]:
         """β_1…β_L. Raises SettingError where a list has another length."""
-        return beta_per_layer(self.beta, depth)
+        return beta_per_layer(number(self.beta), depth)
 
 
 class LiftedStates(States):

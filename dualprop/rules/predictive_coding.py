@@ -38,7 +38,7 @@ from dualprop.neurons import Identity
 from dualprop.rules.base import AbstractRule
 from dualprop.rules.problem import Problem
 from dualprop.schedules import Step
-from dualprop.settings import Count, Positive
+from dualprop.settings import Count, GivenBeta, Positive
 from dualprop.settling import MOST_MOVED, largest, residual, settle, update_together
 
 
@@ -73,7 +73,7 @@ class PredictiveCoding(AbstractRule["PredictedStates"]):
             at the new states. In pcx's published runs they learn "alongside".
     """
 
-    beta: Positive = 0.05
+    beta: GivenBeta = 0.05
     steps: Count = 20
     step_size: Positive = 0.1
     momentum: Annotated[float, Interval(ge=0, lt=1)] = 0.5

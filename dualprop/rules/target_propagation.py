@@ -27,7 +27,7 @@ from dualprop.rules import learned_feedback
 from dualprop.rules.base import AbstractRule
 from dualprop.rules.learned_feedback import FeedbackMap
 from dualprop.rules.problem import Problem
-from dualprop.settings import CountPerLayer, PerLayer, Positive, Remedy, as_tuple, per_layer
+from dualprop.settings import CountPerLayer, GivenBeta, PerLayer, Remedy, as_tuple, per_layer
 
 # The feedback weights' share of the stable rate. Their error is then some 7 %.
 RATE = 0.01
@@ -66,7 +66,7 @@ class TargetPropagation(AbstractRule["Taught"]):
             "clean" pass or of the "noisy" one, as in the authors' code. Clean, B nears W.
     """
 
-    beta: Positive = 0.1
+    beta: GivenBeta = 0.1
     iterations: CountPerLayer = 10
     noise: Annotated[PerLayer, Remedy("For no feedback learning use iterations=0.")] = 0.03
     feedback_rate: Annotated[PerLayer, Remedy("Use None for one that is stable.")] | None = None

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from dualprop.data import Examples, Splits
+from dualprop.errors import DualpropError
 from dualprop.network import Network
+from dualprop.rules import nudging
 from dualprop.training import averaging, checkpoint, monitoring, optimization, weights
 from dualprop.training.checkpoint import Checkpoint
 from dualprop.training.evaluation import Score, evaluate
@@ -77,16 +79,33 @@ class Learner:
             views=views,
         )
 
+    def crossing(self, splits: Splits) -> list[float]:
+        """By hidden layer, the share of units that the rule's nudge takes across a kink, on a few
+        examples; none where it can't be told."""
+        if not self.recipe.rule.crosses_kinks:
+            return []
+        x, y = self._batch(splits.train)
+        with self.how.computing():
+            try:
+                return nudging.shares(self.recipe.rule, self.network, x, y)
+            except DualpropError:
+                return []
+
     def statistics(self, splits: Splits) -> dict[str, Any]:
         """What the rule does on one batch, see `monitoring`: a full one, which the states of
         another fit."""
         size, validation = self.recipe.batch_size, splits.validation
         examples = validation if len(validation) >= size else splits.train
-        x, y = examples.batch(torch.arange(size), self.how.inputs, channels_last=self.how.channels_last)
+        x, y = self._batch(examples)
         with self.how.computing():
             return monitoring.of_rule(
                 self.network, self.recipe.rule, x, y, self.rule_state, self.seed, self.recipe.updates_per_batch
             )
+
+    def _batch(self, examples: Examples) -> tuple[Tensor, Tensor]:
+        """The first examples, as many as a step takes."""
+        first = torch.arange(self.recipe.batch_size)
+        return examples.batch(first, self.how.inputs, channels_last=self.how.channels_last)
 
     def tensors(self) -> dict[str, Tensor]:
         """All of it, by name."""

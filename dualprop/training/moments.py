@@ -30,6 +30,7 @@ class Progress:
             "validation_accuracy", and loss.
         stopped: why training ended early.
         remarks: what is to be known of the result: conditions that changed under way.
+        is_advised: whether it was said that the rule's nudge is too strong.
         doubt: what is wrong with the losses of the last epoch, at which the network learns.
     """
 
@@ -46,6 +47,7 @@ class Progress:
     stopped: str = ""
     remarks: tuple[str, ...] = ()
     doubt: str = ""
+    is_advised: bool = False
 
 
 def chained(digest: str, line: str) -> str:

@@ -26,8 +26,8 @@ from dualprop.training import documents, plain
 from dualprop.training.documents import Misfit
 from dualprop.training.older_recipes import renewed
 
-# What says how a run is computed and not what: no part of what a checkpoint belongs to.
-_HOW = ("residency", "capture", "stack_seeds", "kernel")
+# What says how a run is computed, or why, and not what: no part of what a checkpoint belongs to.
+_HOW = ("residency", "capture", "stack_seeds", "kernel", "chosen")
 # What earlier versions did not know is no part either where it is left as it was.
 _LATER = ("reading", "class_weights", "start_from")
 # The losses by name that read the targets of a task.
@@ -116,6 +116,7 @@ class Recipe:
         feedback: the weights that errors come back through: "exact", the forward ones, or those of
             `dp.feedback`.
         rule: the learning rule and its hyperparameters.
+        chosen: what beta="auto" chose and why, in words; the rule then has that number.
         start_from: the folder of a run whose best weights training starts from, see `inheriting`;
             empty where the seed draws them.
         optimizer: the optimizer and its learning rate over time.
@@ -171,6 +172,7 @@ class Recipe:
     model: Architecture
     feedback: Literal["exact", "kolen_pollack", "random", "sign_symmetric"] = "exact"
     rule: AbstractRule
+    chosen: str = ""
     start_from: str = ""
     optimizer: Optimizer = Optimizer()
     averaging: Annotated[float, Ge(0)] = 0.0

@@ -131,6 +131,7 @@ class Epoch(Record, frozen=True, kw_only=True):
 
     Attributes:
         inference: the rule's own statistics on the batch of the alignment.
+        advice: what a user was told of the rule's nudge, see `rules.nudging`.
         numbers: of the epoch's last step by name, those of its rule: "drives", "residual", ….
     """
 
@@ -147,6 +148,7 @@ class Epoch(Record, frozen=True, kw_only=True):
     train_loss: Number = None
     train_accuracy: Share | None = None
     unsettled: str = ""
+    advice: str = ""
     unsettled_steps: Count = 0
     alignment: tuple[Layer, ...] = ()
     weight_alignment: tuple[Layer, ...] = ()

@@ -18,7 +18,8 @@ class Reporter:
     """
 
     def changed(self, what: str) -> None:
-        """Something that the run was begun with is another now: one line."""
+        """What is to be known of the run, in a line: something that it was begun with is another
+        now, or its rule's nudge is too strong."""
 
     def seed_started(self, seed: int, num_steps: int, done: int) -> None: ...
     def step_done(self, done: int, num_examples: int, loss: Tensor, num_correct: Tensor) -> None: ...

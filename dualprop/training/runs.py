@@ -18,9 +18,10 @@ from typing import Any
 
 import torch
 
-from dualprop import data, memory
+from dualprop import data, memory, settings
 from dualprop.errors import DataError, RunError, SettingError
 from dualprop.network import Network
+from dualprop.rules import nudging
 from dualprop.system.allocation import keep_freed_memory
 from dualprop.training import documents, execution, files, folders, inheriting, optimization, readings, weights
 from dualprop.training import recipe as recipes
@@ -83,6 +84,7 @@ class Run:
 def create(folder: Path, recipe: Recipe, seeds: tuple[int, ...]) -> Run:
     """A new run folder. Raises RunError where it exists already or another process has it; nothing
     in it is touched."""
+    settings.number(getattr(recipe.rule, "beta", 1.0))
     with folders.claimed(folder):
         files.write_json(folder / "recipe.json", {"recipe": recipe.to_plain(), "seeds": list(seeds)})
     return Run(folder, recipe, seeds)
@@ -160,8 +162,8 @@ def train(
     with folders.held(run.folder), memory.asking(what, lower, then):
         folders.remove_leftovers(run.folder)
         starts = Starts(
-            run.folder, run.recipe, num_seeds=len(run.seeds), is_begun=run.is_begun, allow_changed=allow_changed,
-            beside=[each.folder for each in beside], tell=reporter.changed, epochs_before=run.epochs_before,
+            run.folder, run.recipe, num_seeds=len(run.seeds), advisor=run.seeds[0], is_begun=run.is_begun,
+            allow_changed=allow_changed, beside=[each.folder for each in beside], tell=reporter.changed, epochs_before=run.epochs_before,
         )  # fmt: skip
         load = partial(load_data, run.recipe, data_root=data_root)
         wanted = run.seeds if seeds is None else seeds
@@ -212,6 +214,27 @@ def load_data(recipe: Recipe, seed: int, data_root: Path | None = None) -> data.
             "Lower batch_size."
         )
     return splits
+
+
+def chosen(recipe: Recipe, splits: data.Splits, seed: int) -> Recipe:
+    """The recipe with a number in place of beta="auto": by the weights that the seed begins with,
+    on training examples from all over. Raises SettingError where it can't be chosen so."""
+    if getattr(recipe.rule, "beta", None) != "auto":
+        return recipe
+    first: Any = replace(recipe.rule, beta=nudging.candidates(recipe.rule)[0])  # type: ignore[call-arg]
+    check_fit(replace(recipe, rule=first), splits)
+    how = execution.resolve(recipe)
+    model = weights.initial_model(recipe, seed, splits)
+    if recipe.start_from:
+        inheriting.inherit([model], recipe, seed)
+    number = len(splits.train)
+    size = min(nudging.EXAMPLES, number)
+    spread = torch.arange(size) * number // size
+    x, y = splits.train.batch(spread, how.inputs, channels_last=how.channels_last)
+    with how.computing():
+        choice = nudging.choose(recipe.weighted(splits.task).rule, Network.from_module(model), x, y)
+    rule: Any = replace(recipe.rule, beta=choice.rule.beta)  # type: ignore[call-arg]
+    return replace(recipe, rule=rule, chosen=choice.told)
 
 
 def check_fit(recipe: Recipe, splits: data.Splits) -> None:

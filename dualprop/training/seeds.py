@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from dualprop.data import Splits, batches
-from dualprop.rules import Outcome
+from dualprop.rules import Outcome, nudging
 from dualprop.training import (
     checkpoint,
     conditions,
@@ -50,6 +50,7 @@ class Seed:
         learner: what of it learns.
         progress: where it stands.
         is_told: whether the reporter is told of its steps and epochs.
+        is_advisor: whether it is told how the rule's nudge does: by one seed of a run.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class Seed:
         recipe.check_task(splits.task)
         self.recipe = recipe = recipe.weighted(splits.task)
         self.seed, self.splits, self.folder, self.reporter = seed, splits, folder, reporter
-        self.execution, self.is_told = how, False
+        self.execution, self.is_told, self.is_advisor = how, False, False
         self.last, self.best = folder / "last.safetensors", folder / "best.safetensors"
         self.metrics, self.timing = folder / "metrics.jsonl", folder / "timing.jsonl"
         self.learner = Learner(recipe, seed, splits, how)
@@ -97,6 +98,7 @@ class Seed:
     def begin(self, starts: Starts) -> None:
         """Go on from the last checkpoint, if there is one."""
         is_new = not files.exists(self.last)
+        self.is_advisor = self.seed == starts.advisor
         if not is_new:
             self._restore()
         described, changed = starts.compare(self.splits, self.progress.conditions or None)
@@ -212,6 +214,8 @@ class Seed:
         }
         if recipe.align and not progress.stopped:
             metrics |= self.learner.statistics(self.splits)
+        if progress.epoch <= 1 and not progress.stopped:
+            self._advise(metrics)
         reached, accuracy = progress.best.get("validation_accuracy", 0.0), score.accuracy
         # Near chance, half of the best is luck.
         has_fallen = accuracy is not None and self._is_above_chance(reached) and accuracy < reached / 2
@@ -231,6 +235,20 @@ class Seed:
         self._write_checkpoint()
         if self.is_told:
             self.reporter.epoch_done(metrics)
+
+    def _advise(self, metrics: dict[str, Any]) -> None:
+        """Say where the rule's nudge is too strong, before training or after the first epoch."""
+        recipe, is_first = self.recipe, not self.progress.epoch
+        crossing = nudging.hidden(metrics.get("inference", {}))
+        if is_first and not recipe.align:
+            crossing = self.learner.crossing(self.splits)
+        # Of feedback weights the angle is large anyhow; of small gradients, later, so it may be.
+        angles = metrics.get("alignment", ()) if is_first and recipe.feedback == "exact" else ()
+        told = nudging.advice(recipe.rule, crossing, [layer["angle"] for layer in angles])
+        if told and not self.progress.is_advised:
+            metrics["advice"], self.progress.is_advised = told, True
+            if self.is_advisor:
+                self.reporter.changed(told)
 
     def _chosen_by(self, score: Score) -> dict[str, float]:
         """What an epoch is chosen by, the most decisive first; of the loss what is finite."""

@@ -41,6 +41,7 @@ class Starts:
     Args:
         folder: the run's.
         num_seeds: of the run.
+        advisor: the seed that tells of the rule's nudge, the first.
         is_begun: whether any of its seeds was trained before.
         allow_changed: take conditions that numbers follow from as they are now.
         beside: folders of runs whose results are compared with this one's.
@@ -54,6 +55,7 @@ class Starts:
         recipe: Recipe,
         *,
         num_seeds: int = 1,
+        advisor: int | None = None,
         is_begun: bool,
         allow_changed: bool = False,
         beside: Sequence[Path] = (),
@@ -61,6 +63,7 @@ class Starts:
         tell: Callable[[str], None],
     ) -> None:
         self.folder, self.recipe, self.num_seeds, self.is_begun = folder, recipe, num_seeds, is_begun
+        self.advisor = advisor
         self.allow_changed, self.epochs_before, self.tell = allow_changed, epochs_before, tell
         self.past = read(folder)
         self.beside = [start for other in beside for start in read(other)[-1:]]
