@@ -32,12 +32,12 @@ from dualprop.training import environment, files
 # By net: architecture, data, training examples, peak rate.
 NETS: dict[str, tuple[models.Architecture, str, int, float]] = {
     "eighth-width VGG5": (
-        models.VGG((16, 32, 64, 64, 64), (2, 3, 4, 5), (), pool="before", init="uniform"), "cifar10", 3000, 0.05,
+        models.VGG((16, 32, 64, 64, 64), (2, 3, 4, 5), (), pool="before", init="uniform"), "cifar10", 1500, 0.05,
     ),
-    "ConvNet 16-32-64": (models.ConvNet((16, 32, 64), pool="after"), "cifar10", 3000, 0.02),
-    "MLP 784-128×4-10": (models.MLP((128, 128, 128, 128)), "fashion-mnist", 3000, 0.05),
+    "ConvNet 16-32-64": (models.ConvNet((16, 32, 64), pool="after"), "cifar10", 1500, 0.02),
+    "MLP 64-64×5-10": (models.MLP((64, 64, 64, 64, 64)), "digits", 0, 0.05),
 }  # fmt: skip
-BATCH, EPOCHS, NUM_TEST = 50, 6, 4000
+BATCH, EPOCHS, NUM_TEST = 50, 6, 2000
 # The first and the last β; None for BP.
 COURSES: dict[str, tuple[float, float] | None] = {
     "BP": None, "1": (1.0, 1.0), "0.1": (0.1, 0.1), "1 to 0.1": (1.0, 0.1), "0.1 to 1": (0.1, 1.0),
@@ -87,7 +87,7 @@ def trained(net: str, splits: Splits, course: str, seed: int) -> dict[str, Any]:
             optimizer.step()
             step += 1
     with torch.no_grad():
-        x, y = splits.test.batch(torch.arange(NUM_TEST), torch.float32)
+        x, y = splits.test.batch(torch.arange(min(NUM_TEST, len(splits.test))), torch.float32)
         logits = torch.cat([model(shown(part)) for part in x.split(500)])
     accuracy = float((logits.argmax(1) == y).double().mean())
     return {"net": net, "seed": seed, "beta": course, "accuracy": accuracy, "last_loss": last_loss,
@@ -96,7 +96,7 @@ def trained(net: str, splits: Splits, course: str, seed: int) -> dict[str, Any]:
 
 def shown(x: Tensor) -> Tensor:
     """The batch as the net sees it."""
-    return nn.functional.avg_pool2d(x, 2).to(memory_format=torch.channels_last) if x.shape[1] == 3 else x
+    return nn.functional.avg_pool2d(x, 2).to(memory_format=torch.channels_last) if x.dim() == 4 else x
 
 
 def rule(course: str, share: float) -> dp.rules.AbstractRule:

@@ -163,7 +163,8 @@ def train(
         folders.remove_leftovers(run.folder)
         starts = Starts(
             run.folder, run.recipe, num_seeds=len(run.seeds), advisor=run.seeds[0], is_begun=run.is_begun,
-            allow_changed=allow_changed, beside=[each.folder for each in beside], tell=reporter.changed, epochs_before=run.epochs_before,
+            allow_changed=allow_changed, beside=[each.folder for each in beside], tell=reporter.changed,
+            epochs_before=run.epochs_before,
         )  # fmt: skip
         load = partial(load_data, run.recipe, data_root=data_root)
         wanted = run.seeds if seeds is None else seeds
