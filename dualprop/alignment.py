@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dualprop.network import Network
+from dualprop.network.running import unnoticed
 from dualprop.rules import AbstractRule
 
 
@@ -56,10 +57,13 @@ def alignment(
     for _ in range(updates - 1):
         outcome = rule.gradients(network, x, y, state=outcome.state if rule.keeps_state else None, generator=generator)
         total = {name: total[name] + gradient for name, gradient in outcome.gradients.items()}
-    exact = rule.exact_gradients(network, x, y)
+    exact, layers = rule.exact_gradients(network, x, y), network.layers
+    if network.is_recorded:
+        with unnoticed(network.module, x):
+            layers = network.on(x).layers
     return [
         _compare(layer.name, [total[n] / updates for n in names], [exact[n] for n in names])
-        for layer in network.layers
+        for layer in layers
         if (names := [name for name in layer.parameters if name in exact])
     ]
 

@@ -12,9 +12,11 @@ import contextlib
 import dataclasses
 import re
 import time
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from dualprop import recipes as recipe_table
 from dualprop import rules as rule_table
@@ -37,7 +39,7 @@ DEFAULT_RECIPE = "digits-mlp"
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """Train a recipe: dualprop train [RECIPE] [--rule NAME] [options].
+    """Train a recipe: dualprop train [RECIPE] [--rule NAME] [--model NAME|path.py:build] [options].
 
     Attributes:
         recipe: a recipe, or the name of one.
@@ -66,7 +68,7 @@ class TrainOptions:
 @dataclass(frozen=True)
 class CompareOptions:
     """Compare rules on a recipe: dualprop compare [RECIPE] [--rules NAME,NAME | --variants
-    NAME,NAME] [--seeds N] [options].
+    NAME,NAME] [--model NAME|path.py:build] [--seeds N] [options].
 
     Options --rule.… are the recipe's own rule's; other rules run at their defaults with the same
     loss, and variants change of them what defines the variant.
@@ -86,6 +88,8 @@ class CompareOptions:
             uninterrupted run's; results say so.
         data: folder of the data sets; by default $DUALPROP_DATA, then the download cache.
         costs: measure time and memory per step after training.
+        settings: of single rules or variants, by label: {"dp": {"beta": 0.1}}, on the command line
+            --dp.beta 0.1.
     """
 
     recipe: Recipe | str = field(default=DEFAULT_RECIPE, metadata={"flat": True})
@@ -98,6 +102,7 @@ class CompareOptions:
     allow_changed: bool = False
     data: Path | None = None
     costs: bool = True
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 class Watch:
@@ -157,13 +162,22 @@ def run_comparison(options: CompareOptions, watch: Watch | None = None) -> Repor
     if options.resume is not None:
         how = {"measures_costs": options.costs, "allow_changed": options.allow_changed}
         return resume(_resumed(options, options.resume, "costs"), options.data, watch, **how)
-    recipe = _started(options)
-    recipes = _by_variants(options, recipe) if options.variants else _by_rules(options, recipe)
+    recipe, recipes = _started(options), compared(options)
+    for label, settings in options.settings.items():
+        if label not in recipes:
+            raise SettingError(f"settings names '{label}', which is not compared. There are {', '.join(recipes)}.")
+        recipes[label] = recipes[label].with_settings(settings)
     if options.budget:
         recipes = {label: each.compressed() for label, each in recipes.items()}
-    if not _is_published(recipe):
+    if options.settings or not _is_published(recipe):
         recipes = {label: dataclasses.replace(each, published=()) for label, each in recipes.items()}
     return start(recipes, recipe.seeds(options.seeds), options.out, options.data, watch, measures_costs=options.costs)
+
+
+def compared(options: CompareOptions) -> dict[str, Recipe]:
+    """The recipes that are compared by label, before settings of single ones."""
+    recipe = _started(options)
+    return _by_variants(options, recipe) if options.variants else _by_rules(options, recipe)
 
 
 def start(
@@ -253,11 +267,11 @@ def _resolved(recipe: Recipe | str) -> Recipe:
     if recipe.start_from:
         recipe = recipe.starting_from(str(Path(recipe.start_from).expanduser().resolve()))
     original = recipe_table.RECIPES.get(recipe.name)
-    if original is None or original().dataset == recipe.dataset:
+    if original is None or (original().dataset, type(original().model)) == (recipe.dataset, type(recipe.model)):
         return recipe
     # What a folder can be named after.
     words = re.findall(r"[A-Za-z0-9._-]+", title(recipe.dataset))
-    name = "-".join([*words, recipe.model_name]).lstrip("._-")
+    name = "-".join([*words, *re.findall(r"[A-Za-z0-9._-]+", recipe.model_title)]).lstrip("._-")
     return dataclasses.replace(recipe, name=name, cites="", published=())
 
 

@@ -7,20 +7,39 @@ import dataclasses
 import io
 import re
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from dualprop import recipes
+from dualprop import models, recipes
 from dualprop.bench import experiments
 from dualprop.errors import SettingError, closest
 from dualprop.settings import Count, Kind, NamedPart
 from dualprop.training.recipe import Recipe
 
 T = TypeVar("T")
+
+# What people type, written out; and what else they may mean by it.
+SHORT = {
+    "--lr": "--optimizer.learning-rate", "--learning-rate": "--optimizer.learning-rate",
+    "--learning_rate": "--optimizer.learning-rate", "--momentum": "--optimizer.momentum",
+    "--weight-decay": "--optimizer.weight-decay", "--weight_decay": "--optimizer.weight-decay",
+    "--optimizer": "--optimizer.name", "--beta": "--rule.beta", "--alpha": "--rule.alpha", "--loss": "--rule.loss",
+    "--widths": "--model.widths", "--channels": "--model.channels", "--activation": "--model.activation",
+    "--num-epochs": "--epochs", "--bs": "--batch-size",
+}  # fmt: skip
+# Options that are read before the others.
+TAKEN = {"train": ("--rule", "--model", "--from"), "compare": ("--model", "--from")}
+MEANT = {
+    "--variant": ("--variants", "--rule"), "--variants": ("--rule",), "--rule": ("--rules",), "--rules": ("--rule",),
+    "--method": ("--rules", "--rule"), "--algorithm": ("--rules", "--rule"), "--seed": ("--seeds",),
+    "--output": ("--out",), "--output-dir": ("--out",), "--dir": ("--out",), "--data-dir": ("--data",),
+    "--root": ("--data",), "--train-size": ("--train-examples",), "--arch": ("--model",), "--network": ("--model",),
+    "--gpu": ("--device",), "--cuda": ("--device",), "--precision": ("--dtype",), "--wd": ("--optimizer.weight-decay",),
+}  # fmt: skip
 
 _registry = ConstructorRegistry()
 # A recipe's model and rule are of the type that they are; choosing another is not a subcommand.
@@ -76,12 +95,15 @@ def options(value: Any, prefix: str = "") -> list[str]:
 
 def take_recipe(arguments: Sequence[str], default: str) -> tuple[Recipe, list[str]]:
     """The recipe named by the first word, else that of the run that --from names, else the default;
-    and the other arguments."""
+    with the model that --model names. And the other arguments."""
     folder, rest = take_option(arguments, "--from")
+    model, rest = take_option(rest, "--model")
     if rest and not rest[0].startswith("-"):
-        recipe = recipes.from_name(rest[0])
-        return recipe if folder is None else recipe.starting_from(folder), rest[1:]
-    return recipes.from_name(default) if folder is None else experiments.started_from(Path(folder)), rest
+        recipe, rest = recipes.from_name(rest[0]), rest[1:]
+        recipe = recipe if folder is None else recipe.starting_from(folder)
+    else:
+        recipe = recipes.from_name(default) if folder is None else experiments.started_from(Path(folder))
+    return recipe if model is None else dataclasses.replace(recipe, model=models.from_name(model)), rest
 
 
 def take_epochs(recipe: Recipe, arguments: Sequence[str]) -> tuple[Recipe, list[str]]:
@@ -150,12 +172,64 @@ def _epochs(word: str) -> int:
     return int(word)
 
 
+def in_full(arguments: Sequence[str]) -> list[str]:
+    """The arguments with short names of options, --lr say, written out."""
+    return [f"{SHORT.get(name, name)}{equals}{value}" for name, equals, value in (each.partition("=") for each in arguments)]
+
+
 def _check_spelling(default: Any, arguments: Sequence[str], command: str) -> None:
-    names = [*options(default), "--help"]
+    names = [*options(default), *TAKEN.get(command, ()), "--help"]
     for word in arguments:
         name = word.split("=", 1)[0].replace("_", "-")
         if name.startswith("--") and name not in names:
-            raise SettingError(f"unknown option '{word}'.{closest(name, names)} `dualprop {command} --help` shows them all.")
+            meant = next((each for each in MEANT.get(name, ()) if each in names), None)
+            told = closest(name, names) if meant is None else f" Did you mean '{meant}'?"
+            raise SettingError(f"unknown option '{word}'.{told} `dualprop {command} --help` shows them all.")
+
+
+def take_settings(arguments: Sequence[str], default: Any) -> tuple[dict[str, list[str]], list[str]]:
+    """Options of one of several rules, "--dp.beta 0.1": by the rule's label, as the rule's own; and
+    the other arguments."""
+    known = {name.split(".")[0] for name in options(default) if "." in name}
+    taken: dict[str, list[str]] = {}
+    rest: list[str] = []
+    label = ""
+    for word in arguments:
+        name = word.partition("=")[0]
+        if word.startswith("--"):
+            prefix = name.partition(".")[0]
+            label = prefix.removeprefix("--") if "." in name and prefix not in known else ""
+            word = f"--{word.partition('.')[2]}" if label else word
+        (taken.setdefault(label, []) if label else rest).append(word)
+    return taken, rest
+
+
+def settings_of(taken: dict[str, list[str]], by_label: dict[str, Recipe], command: str) -> dict[str, dict[str, Any]]:
+    """The settings of rules that such options give. Raises SettingError where none is labelled
+    so."""
+    settings: dict[str, dict[str, Any]] = {}
+    for label, words in taken.items():
+        if label not in by_label:
+            known = ", ".join(by_label)
+            raise SettingError(
+                f"unknown option '--{label}.{words[0].removeprefix('--')}': no '{label}' is compared."
+                f"{closest(label, list(by_label))} There are {known}."
+            )
+        rule = by_label[label].rule
+        with _of_label(label):
+            changed = parse(type(rule), rule, words, command)
+        names = [field.name for field in dataclasses.fields(rule)]
+        settings[label] = {n: getattr(changed, n) for n in names if getattr(changed, n) != getattr(rule, n)}
+    return settings
+
+
+@contextlib.contextmanager
+def _of_label(label: str) -> Iterator[None]:
+    """Have an error say whose option it is of."""
+    try:
+        yield
+    except SettingError as error:
+        raise SettingError(f"of {label}: {error}") from error
 
 
 def _in_one_line(text: str, command: str) -> str:

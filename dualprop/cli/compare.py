@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any
 
 import tyro
 
@@ -21,11 +21,12 @@ class CompareOptions(experiments.CompareOptions):
     __doc__ = experiments.CompareOptions.__doc__
 
     recipe: Annotated[Recipe, tyro.conf.arg(name="")] = field(metadata={"flat": True})
+    settings: Annotated[Mapping[str, Mapping[str, Any]], tyro.conf.Suppress, tyro.conf.Fixed] = field(default_factory=dict)
 
 
 def main(arguments: Sequence[str]) -> None:
     """Parse, compare, show."""
-    console = OutputConsole()
+    console, arguments = OutputConsole(), args.in_full(arguments)
     watch = ConsoleWatch(console)
     without_costs, others = args.take_switch(arguments, "--no-costs")
     if (resumed := args.take_resume(others, "compare")) is not None:
@@ -36,5 +37,9 @@ def main(arguments: Sequence[str]) -> None:
         return
     recipe, rest = args.take_recipe(arguments, experiments.DEFAULT_RECIPE)
     recipe, rest = args.take_epochs(recipe, rest)
+    taken, rest = args.take_settings(rest, CompareOptions(recipe))
     options = args.parse(CompareOptions, CompareOptions(recipe), rest, "compare")
+    if taken:
+        settings = args.settings_of(taken, experiments.compared(options), "compare")
+        options = replace(options, settings=settings)
     tables.show_trained(experiments.run_comparison(options, watch), console)

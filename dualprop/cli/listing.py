@@ -57,9 +57,10 @@ def _datasets() -> dict[str, str]:
 
 
 def _models() -> dict[str, str]:
-    from dualprop.models import MODELS
+    from dualprop.models import NAMED, OwnModel
 
-    return {name: _first_line(kind.__doc__) for name, kind in MODELS.items()}
+    own = {"path.py:build": _first_line(OwnModel.__doc__)}
+    return {name: _first_line(make.__doc__) for name, make in NAMED.items()} | own
 
 
 def _neurons() -> dict[str, str]:

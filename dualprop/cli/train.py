@@ -25,7 +25,7 @@ class TrainOptions(experiments.TrainOptions):
 
 def main(arguments: Sequence[str]) -> None:
     """Parse, train, show."""
-    console = OutputConsole()
+    console, arguments = OutputConsole(), args.in_full(arguments)
     watch = ConsoleWatch(console)
     if (resumed := args.take_resume(arguments, "train")) is not None:
         report = experiments.resume(resumed.folder, resumed.data, watch, resumed.allow_changed, epochs=resumed.epochs)

@@ -42,6 +42,13 @@ class Variant:
     apply: Callable[[Recipe], Recipe]
 
 
+def _depth(recipe: Recipe) -> int:
+    """Layers of the recipe's model. Raises SettingError where they are not known beforehand."""
+    if recipe.model.depth is None:
+        raise SettingError("this variant is of so many layers, which are not known of a model of your own. Compare rules.")
+    return recipe.model.depth
+
+
 def _by(rule: AbstractRule, recipe: Recipe, **changes: Any) -> Recipe:
     plain: dict[str, Any] = {"feedback": "exact", "updates_per_batch": 1, "reset_states": False}
     return dataclasses.replace(recipe, rule=rule, **{**plain, **changes})
@@ -77,7 +84,7 @@ def _lazy(recipe: Recipe) -> Recipe:
 
 def _parallel(recipe: Recipe) -> Recipe:
     # L steps up to the output, L-1 down to the first layer.
-    return _by(_dp(recipe, schedule=schedules.synchronous(2 * recipe.model.depth - 1), start="zeros"), recipe)
+    return _by(_dp(recipe, schedule=schedules.synchronous(2 * _depth(recipe) - 1), start="zeros"), recipe)
 
 
 def _random_order(recipe: Recipe) -> Recipe:
@@ -86,12 +93,12 @@ def _random_order(recipe: Recipe) -> Recipe:
 
 def _odd_even(recipe: Recipe) -> Recipe:
     # The error descends two layers a pass, and one in the first or the last.
-    return _by(_dp(recipe, schedule=schedules.odd_even(recipe.model.depth // 2 + 1)), recipe)
+    return _by(_dp(recipe, schedule=schedules.odd_even(_depth(recipe) // 2 + 1)), recipe)
 
 
 def _bottom_up(recipe: Recipe) -> Recipe:
     # The error descends one layer a pass.
-    return _by(_dp(recipe, schedule=schedules.bottom_up(recipe.model.depth)), recipe)
+    return _by(_dp(recipe, schedule=schedules.bottom_up(_depth(recipe))), recipe)
 
 
 def _transposed(recipe: Recipe) -> Recipe:
@@ -136,18 +143,18 @@ def _incremental(recipe: Recipe) -> Recipe:
 
 
 def _at_arrival(recipe: Recipe) -> Recipe:
-    steps = max(1, recipe.model.depth - 1)
+    steps = max(1, _depth(recipe) - 1)
     return _predictive_coding(learn="arrival", steps=steps, step_size=1.0, momentum=0.0)(recipe)
 
 
 def _fixed(recipe: Recipe) -> Recipe:
-    steps = max(1, recipe.model.depth - 1)
+    steps = max(1, _depth(recipe) - 1)
     return _predictive_coding(predictions="fixed", steps=steps, step_size=1.0, momentum=0.0)(recipe)
 
 
 def _damped(recipe: Recipe) -> Recipe:
     # Twice the passes that the error needs: damped states follow with a lag.
-    schedule = schedules.up_down(2 * recipe.model.depth)
+    schedule = schedules.up_down(2 * _depth(recipe))
     return _by(_dp(recipe, alpha=0.0, damping="spectral", schedule=schedule), recipe)
 
 
@@ -173,7 +180,7 @@ def _blocks(recipe: Recipe) -> Blocks:
     if not isinstance(recipe.rule, EquilibriumPropagation):
         return Blocks()
     own = recipe.rule.relaxation
-    published = Blocks("even_odd(5)" if recipe.model.depth == 6 else "even_odd(10)")
+    published = Blocks("even_odd(5)" if _depth(recipe) == 6 else "even_odd(10)")
     return dataclasses.replace(own, update="auto") if isinstance(own, Blocks) else published
 
 

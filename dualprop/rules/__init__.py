@@ -24,13 +24,20 @@ RULES: dict[str, type[AbstractRule]] = {
     "target_propagation": TargetPropagation,
 }
 
+# By what papers call them; most are names of variants too.
+SHORT = {
+    "bp": "backprop", "backpropagation": "backprop", "dp": "dual_propagation", "ep": "equilibrium_propagation",
+    "pc": "predictive_coding", "chl": "contrastive_hebbian", "dfa": "direct_feedback_alignment",
+    "dtp": "target_propagation", "lpom": "lifted",
+}  # fmt: skip
+
 
 def from_name(name: str) -> type[AbstractRule]:
     """The rule class of that name. Raises SettingError for an unknown one."""
     if name not in RULES:
-        raise SettingError(
-            f"unknown rule '{name}'.{closest(name, list(RULES))} `dualprop list rules` shows them all: {', '.join(RULES)}."
-        )
+        meant = SHORT.get(name.lower())
+        told = closest(name, list(RULES)) if meant is None else f" Did you mean '{meant}'?"
+        raise SettingError(f"unknown rule '{name}'.{told} `dualprop list rules` shows them all: {', '.join(RULES)}.")
     return RULES[name]
 
 

@@ -20,7 +20,7 @@ from torch import nn
 from dualprop import kernels
 from dualprop.errors import SettingError
 from dualprop.kernels import Kernel
-from dualprop.models import MLP
+from dualprop.models import MLP, OwnModel
 from dualprop.training.recipe import Recipe
 
 # With a layer of so many numbers (batch by width) a stack of seeds saves little. For a CPU's core
@@ -174,6 +174,8 @@ def _captured(recipe: Recipe, device: torch.device) -> tuple[bool, str]:
 
 
 def _capture_obstacle(recipe: Recipe) -> str:
+    if isinstance(recipe.model, OwnModel):
+        return "a model of one's own may draw random numbers"
     return "class weights are made anew at each step" if recipe.class_weights != "none" else recipe.rule.capture_obstacle
 
 

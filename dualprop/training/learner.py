@@ -12,12 +12,14 @@ from torch import Tensor, nn
 from dualprop.data import Examples, Splits
 from dualprop.errors import DualpropError
 from dualprop.network import Network
+from dualprop.network.running import unnoticed
 from dualprop.rules import nudging
 from dualprop.training import averaging, checkpoint, monitoring, optimization, weights
 from dualprop.training.checkpoint import Checkpoint
 from dualprop.training.evaluation import Score, evaluate
 from dualprop.training.execution import Execution
 from dualprop.training.recipe import Recipe
+from dualprop.training.step import drawing
 
 
 class Learner:
@@ -85,7 +87,7 @@ class Learner:
         if not self.recipe.rule.crosses_kinks:
             return []
         x, y = self._batch(splits.train)
-        with self.how.computing():
+        with self.how.computing(), drawing(self.recipe, self.seed, 0):
             try:
                 return nudging.shares(self.recipe.rule, self.network, x, y)
             except DualpropError:
@@ -97,7 +99,7 @@ class Learner:
         size, validation = self.recipe.batch_size, splits.validation
         examples = validation if len(validation) >= size else splits.train
         x, y = self._batch(examples)
-        with self.how.computing():
+        with self.how.computing(), unnoticed(self.model, x), drawing(self.recipe, self.seed, 0):
             return monitoring.of_rule(
                 self.network, self.recipe.rule, x, y, self.rule_state, self.seed, self.recipe.updates_per_batch
             )

@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -17,7 +18,7 @@ from torch import nn
 from dualprop import feedback, losses, memory, models, rules
 from dualprop.data import Augmentation, Reading, Task
 from dualprop.data.tasks import LOSS_OF
-from dualprop.errors import RunError, SettingError
+from dualprop.errors import RunError, SettingError, closest
 from dualprop.kernels import Kernel
 from dualprop.models import Architecture
 from dualprop.rules import AbstractRule
@@ -237,6 +238,11 @@ class Recipe:
         return next(name for name, kind in models.MODELS.items() if kind is type(self.model)).replace("_", "-")
 
     @property
+    def model_title(self) -> str:
+        """What a run of it is named after."""
+        return self.model.path.stem if isinstance(self.model, models.OwnModel) else self.model_name
+
+    @property
     def rule_name(self) -> str:
         return next(name for name, kind in rules.RULES.items() if kind is type(self.rule))
 
@@ -253,6 +259,8 @@ class Recipe:
     def _check_memory(self, input_shape: tuple[int, ...], num_classes: int) -> None:
         """Raise OutOfMemoryError where parameters, gradients and the optimizer's state alone, which
         are all there at each step, take more memory than there is."""
+        if isinstance(self.model, models.OwnModel):
+            return
         with memory.asking(f"the model of {self.name}", _SMALLER), models.Unmade():
             parameters = self.model.build(input_shape, num_classes).parameters()
             number = sum(parameter.numel() for parameter in parameters)
@@ -270,6 +278,17 @@ class Recipe:
         other = dataclasses.replace(self, rule=kind(loss=self.rule.loss))
         is_twin = kind is rules.Backprop
         return dataclasses.replace(other, feedback="exact", updates_per_batch=1, reset_states=False) if is_twin else other
+
+    def with_settings(self, settings: Mapping[str, Any]) -> Recipe:
+        """The same recipe, with these settings of its rule. Raises SettingError for one that it has
+        not."""
+        names = [field.name for field in dataclasses.fields(self.rule)]
+        for name in settings:
+            if name not in names:
+                raise SettingError(
+                    f"{self.rule_name} has no setting '{name}'.{closest(name, names)} It has {', '.join(names)}."
+                )
+        return dataclasses.replace(self, rule=dataclasses.replace(self.rule, **settings))
 
     def selected_by(self, task: Task) -> str:
         """The name of the validation score that an epoch is chosen by."""

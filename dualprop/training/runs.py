@@ -31,6 +31,7 @@ from dualprop.training.recipe import Recipe
 from dualprop.training.records import Epoch, Result, RunFile
 from dualprop.training.reporting import Reporter
 from dualprop.training.starts import Starts
+from dualprop.training.step import drawing
 from dualprop.training.trainer import train_seeds
 
 
@@ -232,7 +233,7 @@ def chosen(recipe: Recipe, splits: data.Splits, seed: int) -> Recipe:
     size = min(nudging.EXAMPLES, number)
     spread = torch.arange(size) * number // size
     x, y = splits.train.batch(spread, how.inputs, channels_last=how.channels_last)
-    with how.computing():
+    with how.computing(), drawing(recipe, seed, 0):
         choice = nudging.choose(recipe.weighted(splits.task).rule, Network.from_module(model), x, y)
     rule: Any = replace(recipe.rule, beta=choice.rule.beta)  # type: ignore[call-arg]
     return replace(recipe, rule=rule, chosen=choice.told)

@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from dualprop.models import OwnModel
 from dualprop.network import Network
+from dualprop.network.running import unnoticed
 from dualprop.rules import Outcome
 from dualprop.training.recipe import Recipe
+
+
+@contextlib.contextmanager
+def drawing(recipe: Recipe, seed: int, number: int) -> Iterator[None]:
+    """Inside, a model of the user's own draws (dropout, say) what that step of that seed draws,
+    however often the run is resumed."""
+    if not isinstance(recipe.model, OwnModel):
+        yield
+        return
+    with unnoticed(None, torch.empty(0, device=recipe.device)):
+        drawn = seed + 2**32 * number
+        torch.manual_seed(drawn)
+        random.seed(drawn)
+        np.random.seed((seed + number) % 2**32)  # noqa: NPY002 - its global generator is what a model may draw from
+        yield
 
 
 def training_step(

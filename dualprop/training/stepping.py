@@ -70,7 +70,8 @@ class AbstractSteps(ABC):
         x, y = self.gather(seeds)
         rate = optimization.learning_rate(recipe.optimizer, first.num_steps, first.steps_per_epoch, recipe.epochs)
         optimization.set_learning_rate(self.optimizer, rate)
-        outcomes, self.state = self.step(x, y, self.state)
+        with step.drawing(recipe, first.seed, first.num_steps):
+            outcomes, self.state = self.step(x, y, self.state)
         self._add_up(outcomes[0], y)
         self.spread(seeds)
         for seed in seeds:

@@ -75,7 +75,7 @@ def test_help_shows_the_options_of_the_chosen_recipe_and_rule(dualprop):
         ("rules", list(rules.RULES)),
         ("recipes", list(RECIPES)),
         ("datasets", ["digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "imagenet32", "PATH"]),
-        ("models", ["mlp", "conv_net"]),
+        ("models", ["mlp", "conv"]),
         ("neurons", neurons.names()),
     ],
 )
