@@ -17,7 +17,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 from dualprop import models, recipes
 from dualprop.bench import experiments
 from dualprop.errors import SettingError, closest
-from dualprop.settings import Count, Kind, NamedPart
+from dualprop.settings import Count, Kind, NamedPart, kinds
 from dualprop.training.recipe import Recipe
 
 T = TypeVar("T")
@@ -73,7 +73,8 @@ def parse(kind: type[T], default: T, arguments: Sequence[str], command: str) -> 
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        raise SettingError(_in_one_line(told.getvalue(), command)) from None
+        said = _in_one_line(told.getvalue(), command)
+        raise SettingError(_by_the_field(default, said, arguments) or said) from None
 
 
 def options(value: Any, prefix: str = "") -> list[str]:
@@ -230,6 +231,25 @@ def _of_label(label: str) -> Iterator[None]:
         yield
     except SettingError as error:
         raise SettingError(f"of {label}: {error}") from error
+
+
+def _by_the_field(default: Any, said: str, arguments: Sequence[str]) -> str:
+    """What a field of numbers says of a word that is none; empty where another mistake was told."""
+    found = re.match(r"--(\S+): (could not convert|no type matching)", said)
+    words = [word for each in arguments for word in each.split("=", 1)]
+    if found is None or f"--{found[1]}" not in words[:-1]:
+        return ""
+    *path, name = found[1].replace("-", "_").split(".")
+    try:
+        owner = default.recipe if path and not hasattr(default, path[0]) else default
+        for part in path:
+            owner = getattr(owner, part)
+        kinds(type(owner))[name].conform(name, words[words.index(f"--{found[1]}") + 1])
+    except SettingError as error:
+        return str(error)
+    except (AttributeError, LookupError, NameError, TypeError):
+        return ""
+    return ""
 
 
 def _in_one_line(text: str, command: str) -> str:
