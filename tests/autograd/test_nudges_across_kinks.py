@@ -7,6 +7,7 @@ of the units cross at β = 0.1 and above, and none at β = 0.03.
 
 import copy
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -138,19 +139,19 @@ def test_auto_is_refused_by_name_where_it_has_no_meaning(use, remedy):
 
 
 def test_rounding_bounds_how_small_a_beta_is_chosen():
-    """A Hopfield network's phases are subtracted: at 1/1000 of the default their difference is lost
-    in float32. A unit at a drive of 10⁻⁹ crosses at every β."""
-    model = model_of_two_units()
-    x, y = torch.tensor([[1.0, 1e-9]]), torch.tensor([[0.0]])
-    made = dp.EquilibriumPropagation(energy="hopfield", beta="auto", loss=SquaredError(), relaxation="blocks(even_odd(40))")
-    chosen = nudging.choose(made, dp.Network.from_module(model), x, y)
-    assert (
-        dp.EquilibriumPropagation(
-            energy="hopfield", beta=chosen.rule.beta, loss=SquaredError(), relaxation="blocks(even_odd(40))"
-        )
-        .gradients(dp.Network.from_module(model), x, y)
-        .status.ok
-    )
+    """A Hopfield network whose output is nearly right, s - y = 10⁻³, and whose second unit is at its
+    kink, 5·10⁻⁸ below: it crosses at every β. The free phase is s = 0.3/(1 - 0.09)."""
+    model, free = model_of_two_units(), 0.3 / 0.91
+    with torch.no_grad():
+        model[2].weight.fill_(0.3)
+    x, y = torch.tensor([[1.0, -0.3 * free - 5e-8]]), torch.tensor([[free - 1e-3]])
+    open_rule = dp.EquilibriumPropagation(energy="hopfield", beta="auto", loss=SquaredError())
+    network = dp.Network.from_module(model)
+    chosen = nudging.choose(open_rule, network, x, y)
+    smaller = [beta for beta in nudging.candidates(open_rule) if beta < chosen.rule.beta]
+    assert "only rounding is left in torch.float32" in chosen.told
+    assert chosen.rule.gradients(network, x, y).status.ok
+    assert not replace(open_rule, beta=smaller[0]).gradients(network, x, y).status.ok
 
 
 def test_the_angles_of_a_model_that_is_read_by_running_it_are_told():

@@ -31,11 +31,8 @@ def test_short_names_are_those_of_the_recipe(dualprop, folder, short):
     answer = dualprop("train", *short, *options, "--seeds", "1", "--no-align", "--out", "run")
     assert (answer.code, answer.err) == (0, "")
     recipe = written(folder / "run")["recipe"]
-    assert (recipe["optimizer"]["learning_rate"], recipe["optimizer"]["momentum"], recipe["optimizer"]["name"]) == (
-        0.02,
-        0.8,
-        "sgd",
-    )
+    optimizer = recipe["optimizer"]
+    assert (optimizer["learning_rate"], optimizer["momentum"], optimizer["name"]) == (0.02, 0.8, "sgd")
     assert (recipe["model"]["widths"], recipe["rule"]["beta"]) == ([8], 0.3)
 
 
@@ -56,7 +53,7 @@ def test_short_names_are_those_of_the_recipe(dualprop, folder, short):
         (("train", "--rule", "predictive_coding", "--rule.beta", "auto"), "'auto' is of rules whose nudges may cross kinks"),
         (("compare", "--variants", "bp,dp", "--ep.beta", "0.1"), "no 'ep' is compared"),
         (("compare", "--variants", "bp,dp", "--dp.beto", "0.1"), "of dp: unknown option '--beto'. Did you mean '--beta'?"),
-        (("compare", "--variants", "bp,dp", "--dp.beta", "-1"), "of dp: beta must be positive"),
+        (("compare", "--variants", "bp,dp", "--dp.beta", "-1"), "beta must be positive and finite, got -1"),
     ],
 )
 def test_a_wrong_name_is_told_in_one_line_with_what_is_meant(arguments, remedy, refused, folder):
@@ -79,7 +76,7 @@ def test_a_model_of_ones_own_trains_resumes_and_is_not_exchanged(dualprop, refus
     """Its dropout draws the same after a resume; an edited file is refused, also by what reads the
     run's weights."""
     (folder / "own.py").write_text(OWN)
-    options = ("--model", "own.py:build", "--seeds", "1", "--no-align")
+    options = ("--model", "own.py:build", "--seeds", "1", "--no-align", "--optimizer.no-cosine")
     assert dualprop("train", *short, *options, "--epochs", "2", "--out", "whole").code == 0
     assert written(folder / "whole")["recipe"]["name"] == "digits-own"
     assert dualprop("train", *short, *options, "--out", "run").code == 0
