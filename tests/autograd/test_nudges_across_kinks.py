@@ -139,12 +139,12 @@ def test_auto_is_refused_by_name_where_it_has_no_meaning(use, remedy):
 
 
 def test_rounding_bounds_how_small_a_beta_is_chosen():
-    """A Hopfield network whose output is nearly right, s - y = 10⁻³, and whose second unit is at its
-    kink, 5·10⁻⁸ below: it crosses at every β. The free phase is s = 0.3/(1 - 0.09)."""
+    """A Hopfield network, its output nearly right, y - s = 10⁻³, and whose second unit is at its
+    kink, 6·10⁻⁸ below, so that it crosses at every β. The free phase is s = 0.3/0.91."""
     model, free = model_of_two_units(), 0.3 / 0.91
     with torch.no_grad():
         model[2].weight.fill_(0.3)
-    x, y = torch.tensor([[1.0, -0.3 * free - 5e-8]]), torch.tensor([[free - 1e-3]])
+    x, y = torch.tensor([[1.0, -0.3 * free - 6e-8]]), torch.tensor([[free + 1e-3]])
     open_rule = dp.EquilibriumPropagation(energy="hopfield", beta="auto", loss=SquaredError())
     network = dp.Network.from_module(model)
     chosen = nudging.choose(open_rule, network, x, y)
