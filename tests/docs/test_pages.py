@@ -70,6 +70,7 @@ COMMANDS = [
 def test_a_command_on_a_page_is_one_that_is_understood(page, command):
     """Parsed, and not run."""
     from dualprop.analysis.inference import ShowOptions
+    from dualprop.bench import experiments
     from dualprop.cli import arguments as args
     from dualprop.cli.compare import CompareOptions
 
@@ -77,9 +78,11 @@ def test_a_command_on_a_page_is_one_that_is_understood(page, command):
     if name == "show":
         args.parse(ShowOptions, ShowOptions(), words, name)
     else:
-        assert name == "compare"
+        assert name in ("compare", "train")
         recipe, words = args.take_recipe(words, "digits-mlp")
-        args.parse(CompareOptions, CompareOptions(recipe), words, name)
+        taken, words = args.take_settings(words, CompareOptions(recipe))
+        options = args.parse(CompareOptions, CompareOptions(recipe), words, name)
+        args.settings_of(taken, experiments.compared(options), name)
 
 
 PRICES = re.findall(
