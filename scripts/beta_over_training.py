@@ -2,12 +2,12 @@
 
     DUALPROP_DATA=… python scripts/beta_over_training.py --out beta.json
 
-Each net is trained by BP, by DP (α = ½) at β = 1 and 0.1, and at a β that goes from one to the
-other geometrically, step by step. SGD with momentum along a cosine. CIFAR-10's images are shrunk
-to 8×8, so that a run is seconds. The same seed draws the same weights and the same batches for
-all. Before training, on the first batch: the largest share of a layer's units that cross a kink,
-and the largest angle of a layer's gradient to BP's. A run is kept as it ends, so that the script
-goes on where it was stopped."""
+Each net is trained by BP, by DP (α = ½) at β = 1 and 0.1, at a β that goes from one to the other
+geometrically, step by step, and at the one that "auto" chooses. SGD with momentum along a cosine.
+CIFAR-10's images are shrunk to 8×8, so that a run is seconds. The same seed draws the same weights
+and the same batches for all. Before training, on the first batch: the largest share of a layer's
+units that cross a kink, and the largest angle of a layer's gradient to BP's. A run is kept as it
+ends, so that the script goes on where it was stopped."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ NETS: dict[str, tuple[models.Architecture, str, int, float]] = {
     "VGG 8-16-32-32": (models.VGG((8, 16, 32, 32), (2, 3), (), pool="before", init="uniform"), "cifar10", 1200, 0.05),
 }
 BATCH, EPOCHS, NUM_TEST = 50, 6, 2000
-# The first and the last β; None for BP.
+# The first and the last β; None for BP. "auto" is chosen on the first batch.
 COURSES: dict[str, tuple[float, float] | None] = {
-    "BP": None, "1": (1.0, 1.0), "0.1": (0.1, 0.1), "1 to 0.1": (1.0, 0.1), "0.1 to 1": (0.1, 1.0),
+    "BP": None, "1": (1.0, 1.0), "0.1": (0.1, 0.1), "1 to 0.1": (1.0, 0.1), "0.1 to 1": (0.1, 1.0), "auto": (0.0, 0.0),
 }  # fmt: skip
 
 
@@ -73,7 +73,12 @@ def trained(net: str, splits: Splits, course: str, seed: int) -> dict[str, Any]:
     network = dp.Network.from_module(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=peak, momentum=0.9, weight_decay=5e-4)
     num_steps = EPOCHS * (len(splits.train) // BATCH)
-    first = rule(course, 0.0)
+    ends = COURSES[course]
+    if course == "auto":
+        chosen = dp.choose_beta(dp.DualPropagation(beta="auto"), network, shown(x), y).beta
+        assert isinstance(chosen, float)
+        ends = chosen, chosen
+    first = rule(ends, 0.0)
     crossing = first.statistics(network, shown(x), y).get("kink_crossing", [0.0])
     angles = [layer.angle for layer in alignment(network, first, shown(x), y)]
     order, step, last_loss = torch.Generator().manual_seed(seed), 0, math.nan
@@ -81,14 +86,14 @@ def trained(net: str, splits: Splits, course: str, seed: int) -> dict[str, Any]:
         for x, y in data.batches(splits.train, BATCH, dtype=torch.float32, generator=order, drop_last=True):
             optimizer.param_groups[0]["lr"] = peak * (1 + math.cos(math.pi * step / num_steps)) / 2
             optimizer.zero_grad()
-            last_loss = float(rule(course, step / (num_steps - 1)).backward(network, shown(x), y).loss)
+            last_loss = float(rule(ends, step / (num_steps - 1)).backward(network, shown(x), y).loss)
             optimizer.step()
             step += 1
     with torch.no_grad():
         x, y = splits.test.batch(torch.arange(min(NUM_TEST, len(splits.test))), torch.float32)
         logits = torch.cat([model(shown(part)) for part in x.split(500)])
     accuracy = float((logits.argmax(1) == y).double().mean())
-    return {"net": net, "seed": seed, "beta": course, "accuracy": accuracy, "last_loss": last_loss,
+    return {"net": net, "seed": seed, "beta": course, "ends": ends, "accuracy": accuracy, "last_loss": last_loss,
             "crossing": max(crossing[:-1], default=0.0), "angle": max(angles)}  # fmt: skip
 
 
@@ -97,9 +102,8 @@ def shown(x: Tensor) -> Tensor:
     return nn.functional.avg_pool2d(x, 4).to(memory_format=torch.channels_last) if x.shape[1] == 3 else x
 
 
-def rule(course: str, share: float) -> dp.rules.AbstractRule:
+def rule(ends: tuple[float, float] | None, share: float) -> dp.rules.AbstractRule:
     """The rule after this share of the training."""
-    ends = COURSES[course]
     if ends is None:
         return dp.Backprop()
     return dp.DualPropagation(alpha=0.5, beta=ends[0] ** (1 - share) * ends[1] ** share)

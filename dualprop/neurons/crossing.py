@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 # From which largest share of a layer's units, and which largest angle of a layer's gradient to
 # back-propagation's in degrees, a user is told. Recipes of the papers are below (LOG.md,
 # 2026-11-29).
-LARGE_SHARE, LARGE_ANGLE = 0.15, 10.0
+LARGE_SHARE, LARGE_ANGLE = 0.15, 15.0
 # "auto" takes the largest β whose share is below this, of a default and these multiples of it.
 SMALL_SHARE = 0.02
 FACTORS = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
