@@ -124,7 +124,7 @@ def compare(
     base: Recipe, alpha: float, input_shape: tuple[int, ...], num_classes: int, rounds: int, seconds: float
 ) -> Settling:
     """Both schedules on the same weights and batch, then interleaved as training steps."""
-    depth, how = base.model.depth, execution.resolve(base)
+    depth, how = base.known_depth, execution.resolve(base)
     gradients: dict[str, dict[str, Tensor]] = {}
     work: dict[str, float] = {}
     steps = {}

@@ -8,7 +8,7 @@ The numbers are read at the forward pass after, so that no backward pass waits f
 from __future__ import annotations
 
 import warnings
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ WHILE_OPEN = DEFAULT * crossing.FACTORS[-1]
 class Settings(Protocol):
     """`passes.Dualization`."""
 
-    coupling: str
+    coupling: Literal["original", "transposed"]
     alpha: float
     beta: float | tuple[float, ...] | dict[int | str, float]
     watch: Watch | None

@@ -19,7 +19,7 @@ from dualprop.equilibrium.estimators import AbstractEstimator, Holomorphic
 from dualprop.equilibrium.relaxations import Blocks
 from dualprop.errors import SettingError, closest
 from dualprop.losses import SquaredError
-from dualprop.models import MLP, FastConvNet
+from dualprop.models import MLP, FastConvNet, OwnModel
 from dualprop.rules import (
     AbstractRule,
     Backprop,
@@ -40,13 +40,6 @@ class Variant:
 
     summary: str
     apply: Callable[[Recipe], Recipe]
-
-
-def _depth(recipe: Recipe) -> int:
-    """Layers of the recipe's model. Raises SettingError where they are not known beforehand."""
-    if recipe.model.depth is None:
-        raise SettingError("this variant is of so many layers, which are not known of a model of your own. Compare rules.")
-    return recipe.model.depth
 
 
 def _by(rule: AbstractRule, recipe: Recipe, **changes: Any) -> Recipe:
@@ -84,7 +77,7 @@ def _lazy(recipe: Recipe) -> Recipe:
 
 def _parallel(recipe: Recipe) -> Recipe:
     # L steps up to the output, L-1 down to the first layer.
-    return _by(_dp(recipe, schedule=schedules.synchronous(2 * _depth(recipe) - 1), start="zeros"), recipe)
+    return _by(_dp(recipe, schedule=schedules.synchronous(2 * recipe.known_depth - 1), start="zeros"), recipe)
 
 
 def _random_order(recipe: Recipe) -> Recipe:
@@ -93,12 +86,12 @@ def _random_order(recipe: Recipe) -> Recipe:
 
 def _odd_even(recipe: Recipe) -> Recipe:
     # The error descends two layers a pass, and one in the first or the last.
-    return _by(_dp(recipe, schedule=schedules.odd_even(_depth(recipe) // 2 + 1)), recipe)
+    return _by(_dp(recipe, schedule=schedules.odd_even(recipe.known_depth // 2 + 1)), recipe)
 
 
 def _bottom_up(recipe: Recipe) -> Recipe:
     # The error descends one layer a pass.
-    return _by(_dp(recipe, schedule=schedules.bottom_up(_depth(recipe))), recipe)
+    return _by(_dp(recipe, schedule=schedules.bottom_up(recipe.known_depth)), recipe)
 
 
 def _transposed(recipe: Recipe) -> Recipe:
@@ -143,18 +136,18 @@ def _incremental(recipe: Recipe) -> Recipe:
 
 
 def _at_arrival(recipe: Recipe) -> Recipe:
-    steps = max(1, _depth(recipe) - 1)
+    steps = max(1, recipe.known_depth - 1)
     return _predictive_coding(learn="arrival", steps=steps, step_size=1.0, momentum=0.0)(recipe)
 
 
 def _fixed(recipe: Recipe) -> Recipe:
-    steps = max(1, _depth(recipe) - 1)
+    steps = max(1, recipe.known_depth - 1)
     return _predictive_coding(predictions="fixed", steps=steps, step_size=1.0, momentum=0.0)(recipe)
 
 
 def _damped(recipe: Recipe) -> Recipe:
     # Twice the passes that the error needs: damped states follow with a lag.
-    schedule = schedules.up_down(2 * _depth(recipe))
+    schedule = schedules.up_down(2 * recipe.known_depth)
     return _by(_dp(recipe, alpha=0.0, damping="spectral", schedule=schedule), recipe)
 
 
@@ -180,7 +173,7 @@ def _blocks(recipe: Recipe) -> Blocks:
     if not isinstance(recipe.rule, EquilibriumPropagation):
         return Blocks()
     own = recipe.rule.relaxation
-    published = Blocks("even_odd(5)" if _depth(recipe) == 6 else "even_odd(10)")
+    published = Blocks("even_odd(5)" if recipe.known_depth == 6 else "even_odd(10)")
     return dataclasses.replace(own, update="auto") if isinstance(own, Blocks) else published
 
 
@@ -225,8 +218,8 @@ def _hep(recipe: Recipe) -> Recipe:
     """Holomorphic EP. Rectifiers and max-pools have no complex states: sigmoids and softmax pools
     take their places."""
     model = recipe.model
-    # A fast_conv_net has maxima elsewhere too. The rule refuses it by name.
-    if not isinstance(model, FastConvNet):
+    # A fast_conv_net has maxima elsewhere too, one's own may. The rule refuses them by name.
+    if not isinstance(model, FastConvNet | OwnModel):
         if not neurons.from_name(model.activation).is_holomorphic:
             model = dataclasses.replace(model, activation="sigmoid")
         if not isinstance(model, MLP) and model.pooling == "max":

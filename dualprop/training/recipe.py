@@ -238,6 +238,13 @@ class Recipe:
         return next(name for name, kind in models.MODELS.items() if kind is type(self.model)).replace("_", "-")
 
     @property
+    def known_depth(self) -> int:
+        """L, the layers of the model. Raises SettingError where they are not known beforehand."""
+        if self.model.depth is None:
+            raise SettingError("this goes by the number of layers, not known beforehand of a model of your own. Compare rules.")
+        return self.model.depth
+
+    @property
     def model_title(self) -> str:
         """What a run of it is named after."""
         return self.model.path.stem if isinstance(self.model, models.OwnModel) else self.model_name
