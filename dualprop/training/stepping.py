@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +24,37 @@ from dualprop.rules import Outcome
 from dualprop.training import optimization, step
 from dualprop.training.capture import CapturedStep, TrainingStep, graph_on
 from dualprop.training.execution import Execution
+from dualprop.training.learner import Learner
 from dualprop.training.recipe import Recipe
-from dualprop.training.seeds import Seed
+
+
+class Learning(Protocol):
+    """Who steps: a run's seed, or another that learns by the same steps.
+
+    Attributes:
+        seed: its number.
+        learner: what of it learns.
+        recipe: as it is computed.
+        num_steps: that are done in all.
+    """
+
+    seed: int
+    learner: Learner
+    recipe: Recipe
+    steps_per_epoch: int
+
+    @property
+    def num_steps(self) -> int: ...
+
+    def next_batch(self) -> tuple[Tensor, Tensor]:
+        """The batch of the next step."""
+
+    def learned(self, outcomes: list[Outcome], rate: float, model: int, sharing: int) -> None:
+        """Note that a step was taken with these outcomes, of which its own are those of `model`,
+        by `sharing` together."""
+
+    def save(self) -> None:
+        """Do what is due after a step."""
 
 
 class AbstractSteps(ABC):
@@ -49,22 +78,22 @@ class AbstractSteps(ABC):
         self.num_correct = torch.zeros(network.num_models, dtype=torch.int64, device=recipe.device)
 
     @abstractmethod
-    def place(self, seed: Seed) -> int:
+    def place(self, seed: Learning) -> int:
         """Which of the models is the seed's."""
 
     @abstractmethod
-    def gather(self, seeds: Sequence[Seed]) -> tuple[Tensor, Tensor]:
+    def gather(self, seeds: Sequence[Learning]) -> tuple[Tensor, Tensor]:
         """Their next batches as one; the rule's state is then of them."""
 
     @abstractmethod
-    def spread(self, seeds: Sequence[Seed]) -> None:
+    def spread(self, seeds: Sequence[Learning]) -> None:
         """Give the seeds what a step has made, the rule's state."""
 
     @abstractmethod
-    def leave(self, seed: Seed) -> None:
+    def leave(self, seed: Learning) -> None:
         """Let go of a seed whose training is over."""
 
-    def take(self, seeds: Sequence[Seed]) -> None:
+    def take(self, seeds: Sequence[Learning]) -> None:
         """One step of each of the seeds."""
         recipe, first = self.recipe, seeds[0]
         x, y = self.gather(seeds)
@@ -97,30 +126,30 @@ class AbstractSteps(ABC):
 class Alone(AbstractSteps):
     """One seed steps by itself."""
 
-    def __init__(self, recipe: Recipe, how: Execution, seed: Seed) -> None:
+    def __init__(self, recipe: Recipe, how: Execution, seed: Learning) -> None:
         # With the weights of its classes, where it has some.
         super().__init__(seed.recipe, how, seed.learner.network, seed.learner.optimizer)
         seed.learner.share_sums(self.loss_sum[0], self.num_correct[0])
         self.generator = seed.learner.inference
 
-    def place(self, seed: Seed) -> int:
+    def place(self, seed: Learning) -> int:
         return 0
 
-    def gather(self, seeds: Sequence[Seed]) -> tuple[Tensor, Tensor]:
+    def gather(self, seeds: Sequence[Learning]) -> tuple[Tensor, Tensor]:
         self.state = seeds[0].learner.rule_state
         return seeds[0].next_batch()
 
-    def spread(self, seeds: Sequence[Seed]) -> None:
+    def spread(self, seeds: Sequence[Learning]) -> None:
         seeds[0].learner.rule_state = self.state
 
-    def leave(self, seed: Seed) -> None:
+    def leave(self, seed: Learning) -> None:
         """It is the only one."""
 
 
 class Stack(AbstractSteps):
     """Seeds step as one model, each in its place: that of its number among `numbers`."""
 
-    def __init__(self, recipe: Recipe, how: Execution, numbers: Sequence[int], like: Seed) -> None:
+    def __init__(self, recipe: Recipe, how: Execution, numbers: Sequence[int], like: Learning) -> None:
         self.numbers, self.inside = list(numbers), set[int]()
         self.model = stack([like.learner.model] * len(numbers))
         with torch.no_grad():
@@ -129,10 +158,10 @@ class Stack(AbstractSteps):
         optimizer = optimization.build(recipe.optimizer, self.model, capturable=how.captured)
         super().__init__(recipe, how, Network.from_module(self.model), optimizer)
 
-    def place(self, seed: Seed) -> int:
+    def place(self, seed: Learning) -> int:
         return self.numbers.index(seed.seed)
 
-    def gather(self, seeds: Sequence[Seed]) -> tuple[Tensor, Tensor]:
+    def gather(self, seeds: Sequence[Learning]) -> tuple[Tensor, Tensor]:
         entering = [seed for seed in seeds if seed.seed not in self.inside]
         for seed in entering:
             self._enter(seed)
@@ -142,7 +171,7 @@ class Stack(AbstractSteps):
         batches = [drawn.get(place, spare) for place in range(len(self.numbers))]
         return torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches])
 
-    def spread(self, seeds: Sequence[Seed]) -> None:
+    def spread(self, seeds: Sequence[Learning]) -> None:
         packed, num_places = self.recipe.rule.pack_state(self.state), len(self.numbers)
         kept = {name: t.chunk(num_places) if t.dim() else [t] * num_places for name, t in packed.items()}
         for seed in seeds:
@@ -152,13 +181,13 @@ class Stack(AbstractSteps):
             if self.optimizer.state and not seed.learner.optimizer.state:
                 self._share_state(seed)
 
-    def leave(self, seed: Seed) -> None:
+    def leave(self, seed: Learning) -> None:
         self.inside.discard(seed.seed)
         for own, stacked, place in self._pairs(seed):
             own.data = own.detach().clone()
             stacked.data[place].zero_()
 
-    def _enter(self, seed: Seed) -> None:
+    def _enter(self, seed: Learning) -> None:
         self.inside.add(seed.seed)
         for own, stacked, place in self._pairs(seed):
             stacked.data[place].copy_(own.detach())
@@ -173,21 +202,21 @@ class Stack(AbstractSteps):
         seed.learner.share_sums(self.loss_sum[place], self.num_correct[place])
         self._share_state(seed)
 
-    def _share_state(self, seed: Seed) -> None:
+    def _share_state(self, seed: Learning) -> None:
         """Have the seed's optimizer hold its part of the state, once there is one."""
         for own, stacked, place in self._pairs(seed):
             if state := self.optimizer.state.get(stacked):
                 parts = {name: value if value.dim() == 0 else value[place] for name, value in state.items()}
                 seed.learner.optimizer.state[own] = parts
 
-    def _pairs(self, seed: Seed) -> Iterator[tuple[nn.Parameter, nn.Parameter, int]]:
+    def _pairs(self, seed: Learning) -> Iterator[tuple[nn.Parameter, nn.Parameter, int]]:
         """Each parameter of the seed, that of the stack, and the seed's place in it."""
         place = self.place(seed)
         return (
             (own, theirs, place) for own, theirs in zip(seed.learner.model.parameters(), self.model.parameters(), strict=True)
         )
 
-    def _states(self, seeds: Sequence[Seed]) -> Any:
+    def _states(self, seeds: Sequence[Learning]) -> Any:
         """The rule's states of all places as one: each a batch's."""
         rule, places = self.recipe.rule, range(len(self.numbers))
         kept = {self.place(seed): rule.pack_state(seed.learner.rule_state) for seed in seeds}

@@ -27,6 +27,7 @@ FLOORS = [
     {"training"},
     {"recipes", "analysis"},
     {"trained"},
+    {"sklearn"},
     {"bench"},
     {"reproduction"},
     {"cli", "__main__"},
