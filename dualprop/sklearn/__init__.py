@@ -1,5 +1,5 @@
-"""Estimators for scikit-learn: networks trained by any rule, in pipelines, cross-validation and grid
-search.
+"""Estimators for scikit-learn: networks trained by any rule, in pipelines, cross-validation and
+grid search.
 
     from dualprop.sklearn import DualPropClassifier
     DualPropClassifier(hidden_layer_sizes=(64,), rule="dp").fit(X, y).score(X_test, y_test)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -27,6 +27,7 @@ from dualprop.data.description import Description
 from dualprop.data.own.inputs import Inputs
 from dualprop.data.tasks import LOSS_OF
 from dualprop.errors import SettingError
+from dualprop.losses import AbstractLoss, CrossEntropy
 from dualprop.models import MLP
 from dualprop.rules import Backprop
 from dualprop.settings import Count, Units, conform
@@ -109,7 +110,7 @@ class AbstractEstimator(BaseEstimator):
         params: dict[str, Any] = super().get_params(deep=False)
         if deep:
             try:
-                params |= rules.settings(self._recipe(LOSS_OF["classification"]).rule)
+                params |= rules.settings(self._recipe(CrossEntropy()).rule)
             except SettingError:
                 return params  # of a rule that is none, or other parameters that are to be changed
         return params
@@ -120,7 +121,7 @@ class AbstractEstimator(BaseEstimator):
         of_rule = {name.removeprefix(rules.PREFIX): params.pop(name) for name in list(params) if name.startswith(rules.PREFIX)}
         super().set_params(**params)
         if of_rule:
-            self.rule = rules.changed(self._recipe(LOSS_OF["classification"]).rule, of_rule)
+            self.rule = rules.changed(self._recipe(CrossEntropy()).rule, of_rule)
         return self
 
     @abstractmethod
@@ -128,11 +129,11 @@ class AbstractEstimator(BaseEstimator):
         """Targets as training has them, and the task. The first call decides what the outputs
         are."""
 
-    def _weights(self, y: np.ndarray, task: Task, sample_weight: Any, X: np.ndarray) -> np.ndarray | None:
-        """The weight of each example, of mean 1; None for 1 each."""
-        return None
+    def _class_weights(self, y: np.ndarray, task: Task, is_partial: bool) -> tuple[float, ...]:
+        """Of each class in the loss; empty for 1 each."""
+        return ()
 
-    def _learn(self, X: Any, y: Any, *, sample_weight: Any = None, is_partial: bool = False, classes: Any = None) -> Self:
+    def _learn(self, X: Any, y: Any, *, is_partial: bool = False, classes: Any = None) -> Self:
         """Read and check all, train, and keep what scikit-learn's networks keep."""
         checked = self._checked()
         if is_partial and self.early_stopping:
@@ -142,22 +143,27 @@ class AbstractEstimator(BaseEstimator):
             self, X, y, dtype=(np.float64, np.float32), multi_output=True, y_numeric=self._is_of_numbers, reset=is_first
         )
         y, task = self._read(y, is_first, classes)
-        weights = self._weights(y, task, sample_weight, X)
         if is_first:
             self._seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
             self._state: dict[str, Tensor] = {}
             self._dtype = X.dtype
             self.loss_curve_: list[float] = []
             self.t_ = 0
+            self._weights = self._class_weights(y, task, is_partial)
         held_out: tuple[np.ndarray, ...] = (X[:0], y[:0])
         if stops_early := bool(self.early_stopping):
             kept, drawn = self._divided(y, task)
             held_out = X[drawn], y[drawn]
-            X, y, weights = X[kept], y[kept], None if weights is None else weights[kept]
-        recipe = self._recipe(LOSS_OF[task.kind], _batch_size(len(X), checked.batch_size), 1 if is_partial else None)
+            X, y = X[kept], y[kept]
+        loss = losses.from_name(LOSS_OF[task.kind])
+        recipe = self._recipe(
+            replace(loss, class_weights=self._weights) if isinstance(loss, CrossEntropy) else loss,
+            _batch_size(len(X), checked.batch_size),
+            1 if is_partial else None,
+        )
         if not is_first:
             self._check_going_on(recipe)
-        splits = self._splits((X, _carrying(y, weights, task)), held_out, task)
+        splits = self._splits((X, y), held_out, task)
         fit = Fit(recipe, self._seed, splits, self._state)
         progress = fit.epochs(self.tol, self.n_iter_no_change, stops_early, self._tell if self.verbose else None)
         self._state = fit.state()
@@ -194,18 +200,18 @@ class AbstractEstimator(BaseEstimator):
     def _checked(self) -> _Checked:
         return _Checked(**{each.name: getattr(self, each.name) for each in fields(_Checked)})
 
-    def _recipe(self, loss: str, batch_size: int = 1, epochs: int | None = None) -> Recipe:
+    def _recipe(self, loss: AbstractLoss, batch_size: int = 1, epochs: int | None = None) -> Recipe:
         """What is trained. Raises SettingError, which names the parameter."""
         checked = self._checked()
         recipe = Recipe(
             name=type(self).__name__,
             dataset="X",
             model=MLP(widths=checked.hidden_layer_sizes, activation=_NEURONS[checked.activation]),
-            rule=Backprop(loss=losses.from_name(loss)),
+            rule=Backprop(loss=loss),
             optimizer=Optimizer(
                 name=checked.solver,
                 learning_rate=checked.learning_rate_init,
-                # As scikit-learn has it: the penalty is of the data set's mean loss.
+                # As scikit-learn has it: the penalty is of a batch's sum.
                 weight_decay=checked.alpha / batch_size,
                 momentum=checked.momentum,
                 nesterov=bool(self.nesterovs_momentum) and checked.solver == "sgd" and checked.momentum > 0,
@@ -213,6 +219,8 @@ class AbstractEstimator(BaseEstimator):
             batch_size=batch_size,
             epochs=checked.max_iter if epochs is None else epochs,
             align=False,
+            # Class weights are made anew at each step.
+            capture="off" if isinstance(loss, CrossEntropy) and loss.class_weights else "auto",
             dtype="float64" if getattr(self, "_dtype", np.dtype(float)) == np.float64 else "float32",
         )
         return rules.applied(self.rule, recipe)
@@ -250,7 +258,7 @@ class AbstractEstimator(BaseEstimator):
     def _note(self, progress: Progress, num_examples: int, is_partial: bool) -> None:
         self.loss_curve_ = [*self.loss_curve_, *progress.losses]
         self.loss_, self.best_loss_ = progress.losses[-1], min(self.loss_curve_)
-        self.n_iter_ = self.n_iter_ + 1 if is_partial and hasattr(self, "n_iter_") else len(progress.losses)
+        self.n_iter_: int = len(progress.losses) + (getattr(self, "n_iter_", 0) if is_partial else 0)
         self.t_ += num_examples * len(progress.losses)
         self.n_layers_ = len(self._checked().hidden_layer_sizes) + 2
         self.n_outputs_ = self.model_.description.task.num_outputs
@@ -266,11 +274,6 @@ def _batch_size(num_examples: int, wanted: int | str) -> int:
     epoch than there are batches."""
     largest = min(200 if isinstance(wanted, str) else wanted, num_examples)
     return num_examples // -(-num_examples // largest)
-
-
-def _carrying(y: np.ndarray, weights: np.ndarray | None, task: Task) -> np.ndarray:
-    """Classes as vectors that sum to their example's weight: the cross-entropy is linear in them."""
-    return y if weights is None else np.eye(task.num_outputs)[y] * weights[:, None]
 
 
 def _tensor(array: np.ndarray) -> Tensor:

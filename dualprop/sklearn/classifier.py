@@ -7,9 +7,8 @@ from typing import Any, Self
 import numpy as np
 from sklearn.base import ClassifierMixin
 from sklearn.utils import Tags, column_or_1d
-from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets, type_of_target, unique_labels
-from sklearn.utils.validation import _check_sample_weight
 
 from dualprop.data import Task
 from dualprop.errors import SettingError
@@ -44,7 +43,8 @@ class DualPropClassifier(ClassifierMixin, AbstractEstimator):
         early_stopping: hold out a part of the examples, end by its score (accuracy; of labels F1),
             and keep the best weights.
         validation_fraction: how large a part.
-        class_weight: of each class in the loss, {class: weight} or "balanced".
+        class_weight: of each class in the loss, {class: weight} or "balanced"; of mean 1 over
+            the examples.
         classes_: the classes, or the labels' numbers.
         model_: the network as a PyTorch module, see `dualprop.trained.Trained`.
         coefs_, intercepts_: its weights and biases, a layer each.
@@ -86,17 +86,14 @@ class DualPropClassifier(ClassifierMixin, AbstractEstimator):
         )  # fmt: skip
         self.class_weight = class_weight
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """Train on examples X (n, d) and their classes (n,), or labels (n, K) of 0 and 1.
+    def fit(self, X: Any, y: Any) -> Self:
+        """Train on examples X (n, d) and their classes (n,), or labels (n, K) of 0 and 1."""
+        return self._learn(X, y)
 
-        sample_weight: (n,) of each example's loss.
-        """
-        return self._learn(X, y, sample_weight=sample_weight)
-
-    def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
+    def partial_fit(self, X: Any, y: Any, classes: Any = None) -> Self:
         """Train one epoch on these examples, from where the last call ended. The first call needs
         all classes."""
-        return self._learn(X, y, sample_weight=sample_weight, is_partial=True, classes=classes)
+        return self._learn(X, y, is_partial=True, classes=classes)
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """The probability of each class, or of each label, (n, K)."""
@@ -156,13 +153,18 @@ class DualPropClassifier(ClassifierMixin, AbstractEstimator):
         counts = tuple(int(count) for count in y.sum(0))
         return y.astype(np.float32), Task("multilabel", tuple(map(str, range(number))), counts=counts)
 
-    def _weights(self, y: np.ndarray, task: Task, sample_weight: Any, X: np.ndarray) -> np.ndarray | None:
-        if sample_weight is None and self.class_weight is None:
-            return None
+    def _class_weights(self, y: np.ndarray, task: Task, is_partial: bool) -> tuple[float, ...]:
+        if self.class_weight is None:
+            return ()
         if task.kind == "multilabel":
-            raise SettingError("sample_weight and class_weight are of classes, and y holds labels. Leave them out.")
-        weights: np.ndarray = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
-        weights = weights * compute_sample_weight(self.class_weight, self.classes_[y])
-        if not weights.sum() > 0:
-            raise SettingError("no example has a weight above 0. Give some one.")
-        return weights * (len(weights) / weights.sum())
+            raise SettingError("class_weight is of classes, and y holds labels. Leave it out.")
+        if is_partial and isinstance(self.class_weight, str):
+            raise SettingError("partial_fit does not see all classes, so class_weight can't be 'balanced'. Give a dictionary.")
+        present = np.unique(y)
+        weights = np.ones(task.num_outputs)
+        weights[present] = compute_class_weight(self.class_weight, classes=self.classes_[present], y=self.classes_[y])
+        mean = float(weights[y].mean())
+        if not (weights.min() >= 0 and mean > 0):
+            raise SettingError(f"class_weight must hold numbers from 0 on, and one above it, got {self.class_weight}.")
+        # Of mean 1 over the examples: a weight multiplies its example's nudge.
+        return tuple((weights / mean).tolist())

@@ -28,9 +28,9 @@ def applied(rule: object, recipe: Recipe) -> Recipe:
     """
     if isinstance(rule, AbstractRule):
         loss = recipe.rule.loss
-        if type(rule.loss) is type(loss):
-            return dataclasses.replace(recipe, rule=rule)
-        if rule.loss != CrossEntropy():
+        if isinstance(rule.loss, CrossEntropy) and isinstance(loss, CrossEntropy):
+            loss = dataclasses.replace(rule.loss, class_weights=loss.class_weights)
+        elif rule.loss != CrossEntropy():
             raise SettingError(f"these targets are learned by {loss.name}, and the rule is of {rule.loss}. Leave out its loss.")
         return dataclasses.replace(recipe, rule=dataclasses.replace(rule, loss=loss))
     if not isinstance(rule, str):
@@ -61,9 +61,10 @@ def changed(rule: AbstractRule, values: dict[str, Any]) -> AbstractRule:
     """The rule with these settings. Raises SettingError for one that it does not have, or a value
     out of its range."""
     for name in values:
-        if name not in _names(rule):
+        known = _names(rule)
+        if name not in known:
             raise SettingError(
-                f"{type(rule).__name__} has no setting '{name}'.{closest(name, _names(rule))} It has: {', '.join(_names(rule))}."
+                f"{type(rule).__name__} has no setting '{name}'.{closest(name, known)} It has: {', '.join(known)}."
             )
     return dataclasses.replace(rule, **values)
 

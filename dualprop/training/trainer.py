@@ -78,4 +78,5 @@ def _train(seeds: list[Seed], steps: AbstractSteps, starts: Starts) -> None:
         earliest = min(seed.moment for seed in seeds)
         together = [seed for seed in seeds if seed.moment == earliest]
         # The one that is told of comes last: a reporter that ends the run leaves no other behind.
-        steps.take(sorted(together, key=lambda seed: seed.is_told))
+        together.sort(key=lambda seed: seed.is_told)
+        steps.take(together)
