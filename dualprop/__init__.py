@@ -5,7 +5,7 @@ from importlib import import_module
 # As type checkers know it, without an import.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from dualprop import feedback, kernels, losses, neurons, objectives, schedules, sklearn, softmax
+    from dualprop import feedback, kernels, loggers, losses, neurons, objectives, schedules, sklearn, softmax
     from dualprop.equilibrium import energies, estimators, relaxations
     from dualprop.errors import DualpropError, NudgeWarning, OutOfMemoryError, SettingError, UnsupportedModuleError
     from dualprop.fused.dualization import dualize, dyadic, undualize
@@ -27,7 +27,7 @@ _NAMES = [
     # A run's model, ready for new examples
     "load",
     # Parts
-    "activations", "energies", "estimators", "feedback", "kernels", "losses", "neurons", "objectives", "relaxations",
+    "activations", "energies", "estimators", "feedback", "kernels", "loggers", "losses", "neurons", "objectives", "relaxations",
     "schedules", "softmax",
     # Errors
     "DualpropError", "NudgeWarning", "OutOfMemoryError", "SettingError", "UnsupportedModuleError",
@@ -38,7 +38,7 @@ _NAMES = [
 _MODULES = {
     "activations": "reading.activations", "energies": "equilibrium.energies",
     "estimators": "equilibrium.estimators", "relaxations": "equilibrium.relaxations",
-    **{name: name for name in ("feedback", "kernels", "losses", "memory", "neurons", "objectives", "rules", "sklearn")},
+    **{name: name for name in ("feedback", "kernels", "loggers", "losses", "memory", "neurons", "objectives", "rules", "sklearn")},
     **{name: name for name in ("schedules", "settings", "softmax")},
 }  # fmt: skip
 _HOMES = {

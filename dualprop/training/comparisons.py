@@ -22,7 +22,7 @@ from dualprop.training.records import ComparisonFile, Cost, by_name
 from dualprop.training.runs import Run
 
 _DESCRIPTION = "comparison.json"
-_NOT_LABELS = (_DESCRIPTION, "costs.json", "results.json", "figures")
+_NOT_LABELS = (_DESCRIPTION, "costs.json", "results.json", "figures", "logs", "logs.json")
 # The plain PyTorch loop, which steps are compared with in costs.json, and the same again.
 YARDSTICKS = ("plain PyTorch loop", "plain PyTorch loop, again")
 

@@ -19,7 +19,7 @@ from dualprop.system.processes import ProgramError
 
 # What no run's numbers are computed by: these rooms stand above training, as a test of imports
 # holds.
-_ABOVE_TRAINING = ("analysis", "bench", "cli", "recipes", "reproduction", "sklearn", "trained")
+_ABOVE_TRAINING = ("analysis", "bench", "cli", "loggers", "recipes", "reproduction", "sklearn", "trained")
 # Environment variables that choose how libraries compute.
 _STEERING = ("ATEN_CPU_CAPABILITY", "CUBLAS_WORKSPACE_CONFIG", "DNNL_CPU_ISA_HINTS", "DNNL_DEFAULT_FPMATH_MODE",
              "DNNL_MAX_CPU_ISA", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "NVIDIA_TF32_OVERRIDE", "ONEDNN_CPU_ISA_HINTS",

@@ -57,6 +57,19 @@ class ComparisonFile(Record, frozen=True, kw_only=True):
     epochs_before: EpochsBefore = ()
 
 
+class LogsFile(Record, frozen=True, kw_only=True):
+    """logs.json: the names of a run's loggers, and what it is known by in their logs."""
+
+    log: tuple[str, ...]
+    identity: Annotated[str, Meta(pattern="^[0-9a-f]{8}$")]
+
+
+class Logged(Record, frozen=True, kw_only=True):
+    """Beside a log that can't be asked: how many epochs it has."""
+
+    epochs: Count
+
+
 # The score that tells tasks apart, and which epochs are chosen by and rules compared in: the first
 # of these that there is.
 HEADLINES = ("r2", "f1", "accuracy")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from torch import Tensor
@@ -24,4 +25,12 @@ class Reporter:
     def seed_started(self, seed: int, num_steps: int, done: int) -> None: ...
     def step_done(self, done: int, num_examples: int, loss: Tensor, num_correct: Tensor) -> None: ...
     def epoch_done(self, metrics: dict[str, Any]) -> None: ...
+
+    def epoch_kept(self, seed: int, metrics: dict[str, Any]) -> None:
+        """An epoch of any seed is over, and in its checkpoint: no resume takes it again."""
+
+    def log_failed(self, what: str) -> None:
+        """A log that was asked for is no longer written: one line."""
+        warnings.warn(what, RuntimeWarning, stacklevel=2)
+
     def seed_finished(self, result: Result) -> None: ...

@@ -233,6 +233,7 @@ class Seed:
             checkpoint.write(self.best, self._best(), self.belongs_to)
         self.learner.reset_sums()
         self._write_checkpoint()
+        self.reporter.epoch_kept(self.seed, metrics)
         if self.is_told:
             self.reporter.epoch_done(metrics)
 

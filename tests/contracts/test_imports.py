@@ -25,7 +25,7 @@ FLOORS = [
     {"rules"},
     {"alignment"},
     {"training"},
-    {"recipes", "analysis"},
+    {"recipes", "analysis", "loggers"},
     {"trained"},
     {"sklearn"},
     {"bench"},
