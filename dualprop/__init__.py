@@ -38,8 +38,8 @@ _NAMES = [
 _MODULES = {
     "activations": "reading.activations", "energies": "equilibrium.energies",
     "estimators": "equilibrium.estimators", "relaxations": "equilibrium.relaxations",
-    **{name: name for name in ("feedback", "kernels", "loggers", "losses", "memory", "neurons", "objectives", "rules", "sklearn")},
-    **{name: name for name in ("schedules", "settings", "softmax")},
+    **{name: name for name in ("feedback", "kernels", "loggers", "losses", "memory", "neurons", "objectives", "rules")},
+    **{name: name for name in ("schedules", "settings", "sklearn", "softmax")},
 }  # fmt: skip
 _HOMES = {
     **dict.fromkeys(("Network", "Layer", "Layered"), "network"),

@@ -12,7 +12,7 @@ import contextlib
 import dataclasses
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -26,6 +26,9 @@ from dualprop.analysis.reports import Report
 from dualprop.bench import rows
 from dualprop.data import Splits, own, title
 from dualprop.errors import DualpropError, RunError, SettingError
+from dualprop.loggers import names as loggers
+from dualprop.loggers.base import AbstractLogger
+from dualprop.loggers.reporting import Logs
 from dualprop.recipes import variants
 from dualprop.settings import NumSeeds
 from dualprop.training import Reporter, comparisons, environment, files, folders, runs
@@ -35,6 +38,8 @@ from dualprop.training.runs import Run
 
 # The recipe that is taken where none is named.
 DEFAULT_RECIPE = "digits-mlp"
+# Names with commas between, or several names and loggers.
+Logging = str | AbstractLogger | Sequence[str | AbstractLogger]
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,8 @@ class TrainOptions:
         budget: the recipe's short form: fewer epochs (--budget-epochs), warm-up and cosine
             compressed with them.
         twin: train the back-propagation twin beside it, from the same seeds.
+        log: names with commas between of what logs the metrics: tensorboard, wandb, mlflow, csv; in
+            Python loggers of one's own too. A resume logs on.
     """
 
     recipe: Recipe | str = field(default=DEFAULT_RECIPE, metadata={"flat": True})
@@ -63,6 +70,7 @@ class TrainOptions:
     seeds: NumSeeds | None = None
     budget: bool = False
     twin: bool = False
+    log: Logging = ""
 
 
 @dataclass(frozen=True)
@@ -90,6 +98,8 @@ class CompareOptions:
         costs: measure time and memory per step after training.
         settings: of single rules or variants, by label: {"dp": {"beta": 0.1}}, on the command line
             --dp.beta 0.1.
+        log: names with commas between of what logs the metrics: tensorboard, wandb, mlflow, csv; in
+            Python loggers of one's own too. A resume logs on.
     """
 
     recipe: Recipe | str = field(default=DEFAULT_RECIPE, metadata={"flat": True})
@@ -103,6 +113,7 @@ class CompareOptions:
     data: Path | None = None
     costs: bool = True
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    log: Logging = ""
 
 
 class Watch:
@@ -113,6 +124,9 @@ class Watch:
 
     def started(self, folder: Path, recipes: dict[str, Recipe], is_comparison: bool, num_seeds: int) -> None: ...
     def measuring_costs(self) -> None: ...
+
+    def logging(self, lines: list[str]) -> None:
+        """Where metrics are logged, a line each."""
 
     def training(self, label: str, recipe: Recipe) -> AbstractContextManager[Reporter]:
         """What is told while this recipe is trained."""
@@ -144,7 +158,7 @@ def compare(options: CompareOptions) -> Report:
 def run_training(options: TrainOptions, watch: Watch | None = None) -> Report:
     """What `train` does by options that are there already, and told to `watch`."""
     if options.resume is not None:
-        return resume(_resumed(options, options.resume), options.data, watch, options.allow_changed)
+        return resume(_resumed(options, options.resume), options.data, watch, options.allow_changed, log=options.log)
     recipe = _started(options)
     recipe = recipe.compressed() if options.budget else recipe
     names = [recipe.rule_name]
@@ -154,14 +168,14 @@ def run_training(options: TrainOptions, watch: Watch | None = None) -> Report:
         names.append("backprop")
     recipes = {name: recipe.with_rule(name) for name in names}
     seeds = recipe.seeds(options.seeds)
-    return start(recipes, seeds, options.out, options.data, watch, is_comparison=options.twin)
+    return start(recipes, seeds, options.out, options.data, watch, is_comparison=options.twin, log=options.log)
 
 
 def run_comparison(options: CompareOptions, watch: Watch | None = None) -> Report:
     """What `compare` does by options that are there already, and told to `watch`."""
     if options.resume is not None:
         how = {"measures_costs": options.costs, "allow_changed": options.allow_changed}
-        return resume(_resumed(options, options.resume, "costs"), options.data, watch, **how)
+        return resume(_resumed(options, options.resume, "costs"), options.data, watch, **how, log=options.log)
     recipe, recipes = _started(options), compared(options)
     for label, settings in options.settings.items():
         if label not in recipes:
@@ -171,7 +185,8 @@ def run_comparison(options: CompareOptions, watch: Watch | None = None) -> Repor
         recipes = {label: each.compressed() for label, each in recipes.items()}
     if options.settings or not _is_published(recipe):
         recipes = {label: dataclasses.replace(each, published=()) for label, each in recipes.items()}
-    return start(recipes, recipe.seeds(options.seeds), options.out, options.data, watch, measures_costs=options.costs)
+    seeds = recipe.seeds(options.seeds)
+    return start(recipes, seeds, options.out, options.data, watch, measures_costs=options.costs, log=options.log)
 
 
 def compared(options: CompareOptions) -> dict[str, Recipe]:
@@ -189,11 +204,13 @@ def start(
     *,
     is_comparison: bool = True,
     measures_costs: bool = True,
+    log: Logging = "",
 ) -> Report:
     """Create the folder, then train the labelled recipes. No comparison is of the first alone.
 
-    Data and device are tried first, so that a mistake leaves no folder behind.
+    Logs, data and device are tried first, so that a mistake leaves no folder behind.
     """
+    logs = Logs(log, is_comparison)
     recipe = next(iter(recipes.values()))
     runs.prepare(recipe)
     splits = runs.load_data(recipe, seeds[0], data)
@@ -208,8 +225,8 @@ def start(
     # Held from before its first file until its last: who comes second is told so.
     with folders.claimed(folder):
         if not is_comparison:
-            return _train_run(runs.create(folder, next(iter(recipes.values())), seeds), data, watch)
-        return _train_comparison(comparisons.create(folder, recipes, seeds, measures_costs), data, watch)
+            return _train_run(runs.create(folder, next(iter(recipes.values())), seeds), logs, data, watch)
+        return _train_comparison(comparisons.create(folder, recipes, seeds, measures_costs), logs, data, watch)
 
 
 def resume(
@@ -220,33 +237,36 @@ def resume(
     *,
     measures_costs: bool = True,
     epochs: int | None = None,
+    log: Logging = "",
 ) -> Report:
     """Continue a run or a comparison where it stopped, or over more `epochs` than it was begun for.
 
-    Costs are measured where the comparison has them and they are not declined this time. Raises
-    RunError where there is none, or where it would not end as it was begun and that is not allowed,
-    see `training.conditions`.
+    It is logged as it was begun, and by `log` too. Costs are measured where the comparison has them
+    and they are not declined this time. Raises RunError where there is none, or where it would not
+    end as it was begun and that is not allowed, see `training.conditions`.
     """
-    if comparisons.is_comparison(folder):
+    is_comparison = comparisons.is_comparison(folder)
+    logs = Logs(loggers.beside(folder, log), is_comparison)
+    if is_comparison:
         comparison = comparisons.load(folder)
         measures_costs = measures_costs and comparison.measures_costs
         with folders.held(folder):
             comparison = comparison if epochs is None else comparisons.extended(comparison, epochs)
             comparison = dataclasses.replace(comparison, measures_costs=measures_costs)
-            return _train_comparison(comparison, data, watch or Watch(), allow_changed)
+            return _train_comparison(comparison, logs, data, watch or Watch(), allow_changed)
     run = runs.load(folder)
     if epochs is not None and comparisons.is_comparison(folder.absolute().parent):
         parent = folder.parent
         raise RunError(f"{folder} is one of several that are compared. Extend them all: compare --resume {parent} --epochs …")
     with folders.held(folder):
         run = run if epochs is None else runs.extended(run, epochs)
-        return _train_run(run, data, watch or Watch(), allow_changed)
+        return _train_run(run, logs, data, watch or Watch(), allow_changed)
 
 
 def _resumed(options: TrainOptions | CompareOptions, folder: Path, *beside: str) -> Path:
     """The folder to resume. Raises SettingError for an option that says otherwise."""
     for each in fields(options):
-        if each.name not in ("resume", "data", "allow_changed", *beside) and getattr(options, each.name) != each.default:
+        if each.name not in ("resume", "data", "allow_changed", "log", *beside) and getattr(options, each.name) != each.default:
             raise SettingError(f"resume keeps the recipe and the options of its folder. Leave out {each.name}, or start anew.")
     return folder
 
@@ -304,22 +324,26 @@ def _by_rules(options: CompareOptions, recipe: Recipe) -> dict[str, Recipe]:
     return {name: recipe.with_rule(name) for name in names}
 
 
-def _train_run(run: Run, data: Path | None, watch: Watch, allow_changed: bool = False) -> Report:
+def _train_run(run: Run, logs: Logs, data: Path | None, watch: Watch, allow_changed: bool = False) -> Report:
     label = run.recipe.rule_name
     watch.started(run.folder, {label: run.recipe}, is_comparison=False, num_seeds=len(run.seeds))
-    with watch.training(label, run.recipe) as reporter:
+    watch.logging(logs.lines(run.folder))
+    with watch.training(label, run.recipe) as shown, logs.of(run, label, run.folder, shown) as reporter:
         runs.train(run, data, reporter, allow_changed=allow_changed)
     return reports.drawn(run.folder, {label: run})
 
 
-def _train_comparison(comparison: Comparison, data: Path | None, watch: Watch, allow_changed: bool = False) -> Report:
+def _train_comparison(
+    comparison: Comparison, logs: Logs, data: Path | None, watch: Watch, allow_changed: bool = False
+) -> Report:
     folders.remove_leftovers(comparison.folder)
     watch.started(comparison.folder, comparison.recipes, is_comparison=True, num_seeds=len(comparison.seeds))
+    watch.logging(logs.lines(comparison.folder))
     by_label: dict[str, Run] = {}
     for label, recipe in comparison.recipes.items():
         run = comparison.begun(label) or runs.create(comparison.folder / label, recipe, comparison.seeds)
         run = runs.extended(run, recipe.epochs)
-        with watch.training(label, run.recipe) as reporter:
+        with watch.training(label, run.recipe) as shown, logs.of(run, label, comparison.folder, shown) as reporter:
             runs.train(run, data, reporter, allow_changed=allow_changed, beside=list(by_label.values()))
         by_label[label] = run
     first = next(iter(comparison.recipes.values()))

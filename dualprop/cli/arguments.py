@@ -132,6 +132,17 @@ def take_option(arguments: Sequence[str], name: str) -> tuple[str | None, list[s
     return value, arguments
 
 
+def join_option(arguments: Sequence[str], name: str) -> list[str]:
+    """The arguments with an option that is given several times as one, its values with commas
+    between."""
+    value, rest = take_option(arguments, name)
+    values = []
+    while value is not None:
+        values.append(value)
+        value, rest = take_option(rest, name)
+    return [*rest, name, ",".join(values)] if values else rest
+
+
 def take_switch(arguments: Sequence[str], name: str) -> tuple[bool, list[str]]:
     """Whether the switch is given, and the other arguments."""
     return name in arguments, [word for word in arguments if word != name]
@@ -145,6 +156,7 @@ class Resume:
     data: Path | None
     allow_changed: bool
     epochs: int | None
+    log: str = ""
 
 
 def take_resume(arguments: Sequence[str], command: str) -> Resume | None:
@@ -155,6 +167,7 @@ def take_resume(arguments: Sequence[str], command: str) -> Resume | None:
         return None
     data, rest = take_option(rest, "--data")
     epochs, rest = take_option(rest, "--epochs")
+    log, rest = take_option(rest, "--log")
     allowing = [word for word in rest if word.replace("_", "-") == "--allow-changed"]
     rest = [word for word in rest if word not in allowing]
     if rest:
@@ -162,7 +175,7 @@ def take_resume(arguments: Sequence[str], command: str) -> Resume | None:
             f"--resume keeps the recipe and the options of its folder. Leave out '{rest[0]}', or {command} anew."
         )
     number = None if epochs is None else _epochs(epochs)
-    return Resume(Path(folder), None if data is None else Path(data), bool(allowing), number)
+    return Resume(Path(folder), None if data is None else Path(data), bool(allowing), number, log or "")
 
 
 def _epochs(word: str) -> int:

@@ -22,16 +22,24 @@ class CompareOptions(experiments.CompareOptions):
 
     recipe: Annotated[Recipe, tyro.conf.arg(name="")] = field(metadata={"flat": True})
     settings: Annotated[Mapping[str, Mapping[str, Any]], tyro.conf.Suppress, tyro.conf.Fixed] = field(default_factory=dict)
+    log: str = ""
 
 
 def main(arguments: Sequence[str]) -> None:
     """Parse, compare, show."""
     console, arguments = OutputConsole(), args.in_full(arguments)
     watch = ConsoleWatch(console)
+    arguments = args.join_option(arguments, "--log")
     without_costs, others = args.take_switch(arguments, "--no-costs")
     if (resumed := args.take_resume(others, "compare")) is not None:
         report = experiments.resume(
-            resumed.folder, resumed.data, watch, resumed.allow_changed, measures_costs=not without_costs, epochs=resumed.epochs
+            resumed.folder,
+            resumed.data,
+            watch,
+            resumed.allow_changed,
+            measures_costs=not without_costs,
+            epochs=resumed.epochs,
+            log=resumed.log,
         )
         tables.show_trained(report, console)
         return

@@ -57,6 +57,10 @@ class ConsoleWatch(Watch):
     def measuring_costs(self) -> None:
         self._say("measuring time and memory per step …")
 
+    def logging(self, lines: list[str]) -> None:
+        for line in lines:
+            self._say(line)
+
     def training(self, label: str, recipe: Recipe) -> AbstractContextManager[Reporter]:
         return contextlib.closing(ConsoleReporter(self.console, label, recipe.batch_size, recipe.epochs))
 
@@ -85,6 +89,9 @@ class ConsoleReporter(Reporter):
 
     def changed(self, what: str) -> None:
         say(self.console, f"{self.label}: {what}", style="yellow")
+
+    def log_failed(self, what: str) -> None:
+        self.changed(what)
 
     def seed_started(self, seed: int, num_steps: int, done: int) -> None:
         self.seed, self.num_steps, self.first_step, self.done = seed, num_steps, done, done

@@ -21,14 +21,18 @@ class TrainOptions(experiments.TrainOptions):
     __doc__ = experiments.TrainOptions.__doc__
 
     recipe: Annotated[Recipe, tyro.conf.arg(name="")] = field(metadata={"flat": True})
+    log: str = ""
 
 
 def main(arguments: Sequence[str]) -> None:
     """Parse, train, show."""
     console, arguments = OutputConsole(), args.in_full(arguments)
     watch = ConsoleWatch(console)
+    arguments = args.join_option(arguments, "--log")
     if (resumed := args.take_resume(arguments, "train")) is not None:
-        report = experiments.resume(resumed.folder, resumed.data, watch, resumed.allow_changed, epochs=resumed.epochs)
+        report = experiments.resume(
+            resumed.folder, resumed.data, watch, resumed.allow_changed, epochs=resumed.epochs, log=resumed.log
+        )
         tables.show_trained(report, console)
         return
     rule, rest = args.take_option(arguments, "--rule")

@@ -43,8 +43,8 @@ class CSV(AbstractLogger):
         files.write(self._path(seed).with_suffix(".test.csv"), _table(list(scores), [scores]).encode())
 
     def close(self, seed: LoggedSeed) -> None:
-        for kept in (self._columns, self._rows):
-            kept.pop(self._path(seed), None)  # type: ignore[attr-defined]
+        self._columns.pop(self._path(seed), None)
+        self._rows.pop(self._path(seed), None)
 
     def where(self, folder: Path) -> str:
         return str(folder / "csv")

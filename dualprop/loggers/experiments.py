@@ -38,9 +38,7 @@ class MLflow(AbstractLogger):
         runs = client.search_runs([experiment], f"tags.`{_TAG}` = '{seed.identity}'")
         run = runs[0] if runs else self._created(client, experiment, seed)
         client.update_run(run.info.run_id, status="RUNNING")
-        last = {
-            name: max(each.step for each in client.get_metric_history(run.info.run_id, name)) for name in run.data.metrics
-        }
+        last = {name: max(each.step for each in client.get_metric_history(run.info.run_id, name)) for name in run.data.metrics}
         self._clients[seed.identity] = client, run.info.run_id, last
         # The last epoch may be there in part.
         return max(last.values(), default=0)
@@ -51,8 +49,8 @@ class MLflow(AbstractLogger):
 
     def end(self, seed: LoggedSeed, scores: Mapping[str, float]) -> None:
         client, run, last = self._clients[seed.identity]
-        new = {name: value for name, value in scores.items() if name not in last}
-        self._log(client, run, new, int(scores["best_epoch"]))
+        step = int(scores["best_epoch"])
+        self._log(client, run, {name: value for name, value in scores.items() if last.get(name) != step}, step)
         client.set_terminated(run, "FINISHED")
 
     def close(self, seed: LoggedSeed) -> None:

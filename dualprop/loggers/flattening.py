@@ -1,9 +1,9 @@
 """Metrics and hyperparameters by flat names, as logging tools want them.
 
-    train_loss                         train/loss
-    alignment[0].angle of layer "1"    alignment/layer 1/angle
-    inference.residual                 inference/residual
-    drives, unsettled_steps            rule/drives, rule/unsettled_steps
+train_loss                         train/loss
+alignment[0].angle of layer "1"    alignment/layer 1/angle
+inference.residual                 inference/residual
+drives, unsettled_steps            rule/drives, rule/unsettled_steps
 """
 
 from __future__ import annotations

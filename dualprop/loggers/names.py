@@ -64,10 +64,13 @@ def keep(folder: Path, loggers: Sequence[AbstractLogger]) -> str:
     return identity
 
 
-def kept(folder: Path) -> list[str]:
-    """The names that were noted there."""
+def beside(folder: Path, given: str | AbstractLogger | Sequence[str | AbstractLogger]) -> list[str | AbstractLogger]:
+    """What a resume logs by: what was noted there, and what is given that is not among it."""
     file = _read(folder)
-    return [] if file is None else list(file.log)
+    noted = [] if file is None else list(file.log)
+    several = [given] if isinstance(given, str | AbstractLogger) else list(given)
+    parts = [part for each in several for part in (each.split(",") if isinstance(each, str) else [each])]
+    return [*noted, *(part for part in parts if part and part not in noted)]
 
 
 def _read(folder: Path) -> LogsFile | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,14 +89,14 @@ class LoggingReporter(Reporter):
         for logger in list(self.loggers):
             if self._is_new(logger, seed):
                 continue  # the file of metrics has this epoch too
-            self._try(logger, lambda logger=logger: logger.epoch(self.seeds[seed], metrics["epoch"], flat))  # type: ignore[misc]
+            self._try(logger, partial(logger.epoch, self.seeds[seed], metrics["epoch"], flat))
         self.reporter.epoch_kept(seed, metrics)
 
     def seed_finished(self, result: Result) -> None:
         scores = flattening.scores(result.to_plain())
         for logger in list(self.loggers):
             self._is_new(logger, result.seed)
-            self._try(logger, lambda logger=logger: logger.end(self.seeds[result.seed], scores))  # type: ignore[misc]
+            self._try(logger, partial(logger.end, self.seeds[result.seed], scores))
             self._close(logger, result.seed)
         self.reporter.seed_finished(result)
 
@@ -122,12 +123,12 @@ class LoggingReporter(Reporter):
     def _history(self, seed: int) -> list[dict[str, Any]]:
         self.run.metrics(seed)  # checked
         path = self.run.seed_folder(seed) / "metrics.jsonl"
-        return documents.read_lines(path, lambda plain: plain, "Restore it.")
+        return documents.read_lines(path, lambda plain, where: dict(plain), "Restore it.")
 
     def _close(self, logger: AbstractLogger, seed: int) -> None:
         if (logger, seed) in self.opened:
             self.opened.remove((logger, seed))
-            self._try(logger, lambda: logger.close(self.seeds[seed]), is_last=True)
+            self._try(logger, partial(logger.close, self.seeds[seed]), is_last=True)
 
     def _try(self, logger: AbstractLogger, do: Callable[[], None], is_last: bool = False) -> None:
         if logger not in self.loggers and not is_last:

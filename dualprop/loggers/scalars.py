@@ -48,9 +48,10 @@ class TensorBoard(AbstractLogger):
         # As `add_hparams` has it, which would open a folder of its own.
         for summary in hparams(dict(seed.hyperparameters), dict(scores)):
             writer.file_writer.add_summary(summary)
+        step = int(scores["best_epoch"])
         for name, value in scores.items():
-            if name not in last:
-                writer.add_scalar(name, value, int(scores["best_epoch"]))
+            if last.get(name) != step:
+                writer.add_scalar(name, value, step)
         writer.flush()
 
     def close(self, seed: LoggedSeed) -> None:

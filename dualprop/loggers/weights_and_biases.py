@@ -34,7 +34,7 @@ class WandB(AbstractLogger):
             id=_id(seed),
             resume="allow",
             reinit="create_new",
-            mode=os.environ.get("WANDB_MODE", "offline"),  # type: ignore[arg-type]
+            mode=os.environ.get("WANDB_MODE", "offline"),
             dir=str(seed.folder),
             project=os.environ.get("WANDB_PROJECT", seed.experiment),
             group=seed.group,
