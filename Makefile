@@ -29,7 +29,7 @@ test-slow: $(READY) ## run the slow, statistical tests
 test-memory: $(READY) ## 20,000 steps of every variant, in memory that stays flat
 	$(BIN)/python -m pytest -m slow tests/slow/test_flat_memory.py
 
-test-frameworks: $(READY) ## install Lightning, Accelerate, the Trainer and ONNX, and run the tests inside them
+test-frameworks: $(READY) ## install Lightning, Accelerate, the Trainer, ONNX, W&B and MLflow, and run the tests inside them
 	@$(BIN)/python scripts/install.py $(PIP_FLAGS) -c constraints.txt -e ".[frameworks]"
 	$(BIN)/python -m pytest -m frameworks
 

@@ -2,6 +2,7 @@
 `make test-frameworks` installs them."""
 
 import json
+import struct
 
 import pytest
 from logged import EPOCHS, Stopped, expected, stopping
@@ -46,16 +47,31 @@ def test_mlflow_has_one_run_a_seed_with_parameters_and_each_epoch_once(train):
         assert 0 < run.data.metrics["test/accuracy"] < 1
 
 
+def records(path):
+    """Of an offline run's file: LevelDB's log format after a header of seven bytes. Blocks of 32 KiB
+    hold fragments (checksum, length, type) of records: 1 whole, 2 first, 3 middle, 4 last."""
+    content, at, whole = path.read_bytes(), 7, b""
+    while at + 7 <= len(content):
+        left = 32768 - at % 32768
+        length, kind = struct.unpack("<HB", content[at + 4 : at + 7])
+        if left < 7 or kind == 0:
+            at += left
+            continue
+        whole += content[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):
+            yield whole
+            whole = b""
+
+
 def history(folder):
-    """Of all offline runs in their order: (run's id, group, the rows of their history)."""
+    """Of all offline runs in their order: (run's id, group, name), the rows of their history, and
+    their settings; by the package's own messages."""
     from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
 
     ids, rows, config = [], [], {}
     for path in sorted(folder.glob("offline-run-*/*.wandb")):
-        store = DataStore()
-        store.open_for_scan(str(path))
-        while (data := store.scan_data()) is not None:
+        for data in records(path):
             record = wandb_internal_pb2.Record()
             record.ParseFromString(data)
             if record.WhichOneof("record_type") == "run":
