@@ -134,7 +134,7 @@ def test_a_rules_settings_are_parameters_and_others_are_refused_by_name():
         DualPropClassifier(rule="dpp").fit(*IRIS)
     with pytest.raises(ValueError, match="is more than a rule: it sets"):
         DualPropClassifier(rule="kp-dp").fit(*IRIS)
-    with pytest.raises(ValueError, match="hidden_layer_sizes.0. must be at least 1"):
+    with pytest.raises(ValueError, match=r"hidden_layer_sizes\[0\] must be at least 1"):
         DualPropClassifier((0,)).fit(*IRIS)
 
 

@@ -180,21 +180,8 @@ def test_a_log_that_there_is_not_is_refused_by_name(log, told, train, tmp_path):
 
 
 def test_the_command_takes_several_logs_and_says_where_they_are(tmp_path, capsys):
-    words = [
-        "train",
-        "digits-mlp",
-        "--epochs",
-        "1",
-        "--seeds",
-        "1",
-        "--model.widths",
-        "6",
-        "--train-examples",
-        "100",
-        "--batch-size",
-        "50",
-        "--no-align",
-    ]
+    words = ["train", "digits-mlp", "--epochs", "1", "--seeds", "1", "--model.widths", "6", "--no-align"]
+    words += ["--train-examples", "100", "--batch-size", "50"]
     cli.main([*words, "--out", str(tmp_path / "run"), "--log", "csv", "--log", "tensorboard"])
     told = "".join(capsys.readouterr().out.split())
     for name in ("csv", "tensorboard"):

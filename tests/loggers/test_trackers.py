@@ -48,8 +48,8 @@ def test_mlflow_has_one_run_a_seed_with_parameters_and_each_epoch_once(train):
 
 
 def records(path):
-    """Of an offline run's file: LevelDB's log format after a header of seven bytes. Blocks of 32 KiB
-    hold fragments (checksum, length, type) of records: 1 whole, 2 first, 3 middle, 4 last."""
+    """Of an offline run's file: LevelDB's log format after a header of seven bytes. Blocks of 32
+    KiB hold fragments (checksum, length, type) of records: 1 whole, 2 first, 3 middle, 4 last."""
     content, at, whole = path.read_bytes(), 7, b""
     while at + 7 <= len(content):
         left = 32768 - at % 32768
