@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from dualprop import bench, cli, loggers
 from dualprop.errors import SettingError
 from dualprop.loggers import flattening
-from dualprop.training import files
+from dualprop.training import checkpoint, files
 
 
 def scalars(folder):
@@ -92,6 +92,19 @@ def test_seeds_that_step_together_are_logged_each(train):
     for seed in (0, 1):
         assert_each_epoch_once(folder / f"logs/tensorboard/seed-{seed}", folder / f"seed-{seed}")
         assert table(folder / f"logs/csv/seed-{seed}.csv") == expected(folder / f"seed-{seed}")
+
+
+def test_an_epoch_is_in_the_checkpoint_when_it_is_logged(train, tmp_path):
+    """Else a kill in between has it trained again, after it was logged."""
+
+    class Looking(loggers.AbstractLogger):
+        def epoch(self, seed, number, metrics):
+            saved = checkpoint.read(tmp_path / "run" / f"seed-{seed.seed}" / "last.safetensors", None, "last")
+            told.append((number, saved.about["epoch"]))
+
+    told = []
+    train([Looking()])
+    assert told == [(0, 0), (1, 1), (2, 2)]
 
 
 class Failing(loggers.AbstractLogger):
