@@ -173,11 +173,11 @@ def test_epochs_of_partial_fit_are_those_of_fit():
 def test_early_stopping_keeps_the_weights_that_were_best_on_the_part_held_out():
     X, y = load_wine(return_X_y=True)
     X = StandardScaler().fit_transform(X)
-    model = DualPropClassifier((8,), early_stopping=True, learning_rate_init=0.3, n_iter_no_change=4, random_state=1,
-                               validation_fraction=0.3).fit(X, y)  # fmt: skip
+    settings = {"learning_rate_init": 0.5, "batch_size": 30, "n_iter_no_change": 4, "validation_fraction": 0.3}
+    model = DualPropClassifier((8,), early_stopping=True, random_state=0, **settings).fit(X, y)
     scores = model.validation_scores_
     assert model.n_iter_ == len(scores) == len(model.loss_curve_) < 200
-    assert model.best_validation_score_ == max(scores)
+    assert model.best_validation_score_ == max(scores) > scores[-1], "the last weights must not be the best"
     # Nothing was better by tol in the last epochs.
     assert all(score < max(scores[: -1 - k]) + model.tol for k, score in enumerate(reversed(scores[-4:])))
     _, held_out = model._divided(y, model.model_.description.task)
