@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 
 # Lines of pip that say what it is at.
-TELLING = ("Collecting", "Processing", "Downloading", "Using cached", "Building", "Installing", "Preparing", "Successfully installed")
+TELLING = ("Collecting", "Processing", "Downloading", "Using cached", "Building", "Installing", "Successfully installed")
 PERIOD = {True: 0.5, False: 10.0}  # seconds between lines, on a terminal and elsewhere
 
 
@@ -57,7 +57,7 @@ def main() -> int:
             shown.beat()
 
     threading.Thread(target=beat, daemon=True).start()
-    # Compiling all modules takes longer than anything else; Python compiles those that are imported.
+    # Compiling all modules takes longer than all else; Python compiles those that are imported.
     how = ["--disable-pip-version-check", "--progress-bar", "off", "--no-compile"]
     command = [sys.executable, "-m", "pip", "install", *how, *sys.argv[1:]]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace") as pip:
