@@ -64,7 +64,6 @@ def test_weights_have_the_names_of_the_plain_model(trained, tmp_path, x):
     assert about["input_shape"] == [1, 8, 8]
 
 
-@pytest.mark.frameworks
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("model", [None, ConvNet(channels=(4, 4), pooling="softmax")], ids=["mlp", "conv"])
 def test_onnx_runtime_agrees_to_1e_5(trained, tmp_path, x, tiny, model):
