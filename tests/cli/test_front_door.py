@@ -23,8 +23,9 @@ def test_the_lines_in_the_readme_run_as_they_stand():
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/results.md"])
-def test_the_commands_on_a_page_are_options_that_exist(page):
+def test_the_commands_on_a_page_are_options_that_exist(page, folder):
     """A renamed option must not live on in what is copied."""
+    (folder / "mine.py").write_text("def build(input_shape, num_classes): ...\n")
     from dualprop.cli import arguments as args
     from dualprop.cli.compare import CompareOptions
     from dualprop.cli.train import TrainOptions
@@ -33,7 +34,7 @@ def test_the_commands_on_a_page_are_options_that_exist(page):
     assert commands
     for command, rest in commands:
         words = [word.strip('"') for word in re.findall(r'"[^"]*"|\S+', rest)]
-        recipe, words = args.take_recipe(words, "digits-mlp")
+        recipe, words = args.take_recipe(args.in_full(words), "digits-mlp")
         kind = TrainOptions if command == "train" else CompareOptions
         assert args.parse(kind, kind(recipe), words, command).recipe.name == recipe.name
 
