@@ -48,8 +48,6 @@ class Network:
     unread: frozenset[str] = frozenset()
     # That are stacked in it, see `stacked`.
     num_models: int = 1
-    # Whether the first step of a rule on it has been looked at, see `rules.nudging`.
-    is_watched: bool = False
     # The kind of network that reads any model by running it. It builds on this one: `recorded`.
     _by_running: ClassVar[type[Network] | None] = None
 

@@ -31,7 +31,7 @@ from dualprop.compilation import run_as_written
 from dualprop.errors import SettingError
 from dualprop.losses import AbstractLoss, CrossEntropy
 from dualprop.network import Network
-from dualprop.rules import capturing, delivery, exact, nudging, packing
+from dualprop.rules import capturing, delivery, exact, packing
 from dualprop.rules.checks import Precision
 from dualprop.rules.outcome import Outcome
 from dualprop.rules.posing import asking, posed
@@ -196,7 +196,6 @@ class AbstractRule(ABC, Generic[Settled]):
             return self._outcome(self.problem(network, x, y, state, generator))
 
     def _inferred(self, network: Network, state: Any, generator: torch.Generator | None, x: Any, y: Any) -> delivery.Inferred:
-        nudging.watch(self, network, x, y)
         with asking(self, x):
             problem = self.problem(network, x, y, state, generator)
             return self._outcome(problem), problem.learning

@@ -7,7 +7,6 @@ generators are left as they were.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol, TypeVar, cast
@@ -15,8 +14,7 @@ from typing import Any, ClassVar, Protocol, TypeVar, cast
 import torch
 from torch import Tensor
 
-import dualprop.captures as captures
-from dualprop.errors import DualpropError, NudgeWarning, SettingError
+from dualprop.errors import SettingError
 from dualprop.network import Network, inputs
 from dualprop.network.running import unnoticed
 from dualprop.neurons import crossing
@@ -63,22 +61,6 @@ def shares(rule: Rule, network: Network, x: Any, y: Any) -> list[float]:
 def hidden(statistics: dict[str, Any]) -> list[float]:
     """The shares of the hidden layers among a rule's statistics."""
     return list(statistics.get("kink_crossing", ())[:-1])
-
-
-def watch(rule: Rule, network: Network, x: Any, y: Any) -> None:
-    """Warn at the network's first step where the nudge takes many units across kinks.
-
-    That is one inference on a few examples, once. Nothing is said where it can't be measured.
-    """
-    if network.is_watched or captures.forbid_waiting(inputs.first(x)):
-        return
-    network.is_watched = True
-    try:
-        told = advice(rule, shares(rule, network, x, y)) if rule.crosses_kinks else ""
-    except DualpropError:
-        return
-    if told:
-        warnings.warn(told, NudgeWarning, stacklevel=crossing.caller())
 
 
 def advice(rule: Any, crossed: Sequence[float], angles: Iterable[float | None] = ()) -> str:

@@ -67,8 +67,6 @@ class AbstractSteps(ABC):
 
     def __init__(self, recipe: Recipe, how: Execution, network: Network, optimizer: torch.optim.Optimizer) -> None:
         self.recipe, self.how, self.network, self.optimizer = recipe, how, network, optimizer
-        # The trainer looks at the first steps itself.
-        network.is_watched = True
         self.state: Any = None
         self.generator: torch.Generator | None = None
         self.step: TrainingStep = self._uncaptured

@@ -54,46 +54,18 @@ def test_a_beta_that_is_a_number_is_left_as_it_is():
     assert dp.choose_beta(rule(0.7), dp.Network.from_module(model_of_two_units()), X, Y) == rule(0.7)
 
 
-@pytest.mark.parametrize("called", ["backward", "loss"])
-def test_the_first_step_of_a_loop_tells_once_with_the_remedy(called):
-    network = dp.Network.from_module(model_of_two_units())
-
-    def step():
-        if called == "backward":
-            rule(1.0).backward(network, X, Y)
-        else:
-            rule(1.0)(network, X, Y).backward()
-
-    with pytest.warns(NudgeWarning, match=r"50 % of layer 1's units cross a kink.*lower beta from 1, to 0\.03 say$") as told:
-        step()
-    assert told[0].filename == __file__
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        step()
-
-
-def test_a_small_beta_and_a_smooth_network_are_silent():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        rule(0.03).backward(dp.Network.from_module(model_of_two_units()), X, Y)
-        rule(1.0).backward(dp.Network.from_module(model_of_two_units(nn.Tanh)), X, Y)
-        dp.Backprop(loss=SquaredError()).backward(dp.Network.from_module(model_of_two_units()), X, Y)
-
-
-def test_looking_at_the_first_step_changes_nothing_of_it():
+def test_looking_at_the_nudge_changes_nothing_of_the_model():
     """Buffers and the random numbers that a model draws are as without it, bit for bit."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3))
     x, y, ends = torch.randn(6, 4), torch.randint(0, 3, (6,)), []
-    for is_watched in (True, False):
+    for is_looked_at in (True, False):
         own = copy.deepcopy(model)
         network = dp.Network.from_module(own)
-        network.is_watched = is_watched
         torch.manual_seed(1)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NudgeWarning)
-            dp.DualPropagation().backward(network, x, y)
-        assert network.is_watched
+        if is_looked_at:
+            assert nudging.shares(dp.DualPropagation(), network, x, y)
+        dp.DualPropagation().backward(network, x, y)
         ends.append([*[p.grad for p in own.parameters()], *own.buffers(), torch.get_rng_state()])
     assert all(torch.equal(one, other) for one, other in zip(*ends, strict=True))
 
@@ -111,6 +83,13 @@ def test_a_dualized_model_tells_once_after_its_first_step():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         train_dualized(dp.dualize(model_of_two_units(), beta=0.03))
+
+
+@pytest.mark.parametrize(("beta", "activation"), [(0.03, nn.ReLU), (1.0, nn.Tanh)])
+def test_a_small_beta_and_a_smooth_network_are_silent(beta, activation):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train_dualized(dp.dualize(model_of_two_units(activation), beta=beta))
 
 
 def test_a_dualized_model_chooses_its_beta_in_the_first_step():

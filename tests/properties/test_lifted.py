@@ -201,7 +201,7 @@ def test_statistics_watch_the_kinks_of_the_output_too():
         ({"beta": (0.1, -1.0)}, "beta must be positive"),
         ({"beta": float("nan")}, "beta must be positive"),
         ({"beta": ()}, "beta must be positive"),
-        ({"beta": "strong"}, "beta must be a number"),
+        ({"beta": "strong"}, "beta must be 'auto', a number"),
         ({"update": "newton"}, "update must be one of 'majorized', 'fixed_point'"),
         ({"output_nudge": "none"}, "output_nudge must be one of"),
         ({"max_sweeps": 0}, "max_sweeps must be at least 1"),
