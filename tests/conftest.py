@@ -2,6 +2,7 @@
 shared folder."""
 
 import signal
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,19 @@ settings.load_profile("repeatable")
 # pytest starts in the package's repository; the shared reference data lies beside it, where it lies
 # at all.
 SHARED = Path(__file__).parents[1].parent / "shared"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of a test marked sampled(every) one case in so many is run with all tests; the others are
+    slow."""
+    seen: Counter[str] = Counter()
+    for item in items:
+        if (mark := item.get_closest_marker("sampled")) is not None:
+            name = item.nodeid.partition("[")[0]
+            if seen[name] % mark.args[0]:
+                item.add_marker(pytest.mark.slow)
+            seen[name] += 1
 
 
 @pytest.fixture(scope="session")

@@ -77,6 +77,7 @@ CASES = [(name, "cross-entropy") for name in NETWORKS]
 CASES += [(name, nudge) for name in ("mlp", "conv, softmax pool", "several sources") for nudge in NUDGES if "squared" in nudge]
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(("name", "nudge"), CASES)
 def test_the_error_at_a_finite_beta_falls_as_beta_to_the_number_of_points(name, nudge):
     """What it is for: were a conjugate or a bias wrong, more points would be no better than two.

@@ -72,6 +72,7 @@ def test_the_scalar_chain_settles_at_the_minimum_found_by_brute_force():
         assert float(states.mean(2)) == pytest.approx(float(best[1]), abs=1e-6), activation
 
 
+@pytest.mark.sampled(5)
 @each_activation
 @pytest.mark.parametrize("update", ["majorized", "fixed_point"])
 @pytest.mark.parametrize("betas", [(0.2,) * 4, (0.2, 0.1, 0.3, 0.5)])

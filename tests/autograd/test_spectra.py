@@ -245,6 +245,7 @@ def test_momentum_parts_crowded_singular_values_in_a_hundred_steps():
     assert float(plain) ** 0.5 < 1 - 2e-3, "no better than without momentum"
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", list(CORES))
 def test_momentum_converges_to_the_same_norm_from_below(name):
     """The vector before must be scaled like the new one, or the recurrence is another."""

@@ -100,7 +100,7 @@ def test_a_console_that_lacks_a_character_gets_its_name(words, encoding, code, e
     [
         (">&- 2>&- <&-", 0, b""),
         (">/dev/full", 2, b"dualprop: standard output is lost (No space left on device); the work goes on.\n"),
-        (">/dev/full 2>/dev/full", 2, b""),
+        pytest.param(">/dev/full 2>/dev/full", 2, b"", marks=pytest.mark.slow),
     ],
 )
 def test_an_output_that_takes_nothing_does_not_stop_the_training(redirect, code, err, folder):
@@ -150,7 +150,7 @@ def test_the_current_folders_matplotlibrc_is_not_read(trained, tmp_path):
     assert (report.returncode, report.stderr) == (0, b"")
 
 
-@pytest.mark.parametrize("term", ["dumb", "xterm"])
+@pytest.mark.parametrize("term", [pytest.param("dumb", marks=pytest.mark.slow), "xterm"])
 def test_a_terminal_is_shown_a_bar_where_it_can_draw_one(term, folder):
     program = f"import os, pty; os.environ['TERM'] = {term!r}; " + (
         "import sys; seen = open('seen', 'wb'); "

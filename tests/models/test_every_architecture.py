@@ -75,6 +75,7 @@ def test_buffers_change_once_a_step(engine, architecture):
     assert not changed
 
 
+@pytest.mark.sampled(3)
 @BY
 @pytest.mark.parametrize("architecture", APART, ids=lambda each: each.name)
 def test_beta_is_per_example(engine, architecture):
@@ -91,6 +92,7 @@ def test_beta_is_per_example(engine, architecture):
     assert not wrong, "\n".join(wrong)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("rule", [dp.DualPropagation, dp.EquilibriumPropagation, dp.PredictiveCoding])
 @EVERY
 def test_a_rule_called_like_a_loss_delivers_its_gradients(rule, architecture):

@@ -297,6 +297,7 @@ def heavy():
     return model, batch((20,), 10, 12)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("estimator", ["centered", "forward", "backward", "random_sign"])
 @pytest.mark.parametrize(
     ("settings", "least"),

@@ -64,6 +64,7 @@ def converged(network, x, y, **settings):
     return state
 
 
+@pytest.mark.sampled(5)
 @kinds
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("damping", ["spectral", "spectral_full"])

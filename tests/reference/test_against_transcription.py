@@ -73,6 +73,7 @@ def groups_of(schedule, depth, seed):
     return [step.layers for step in dp.schedules.parse(schedule).steps(depth, generator)]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("case", CASES, ids=identifier)
 def test_states_and_gradients_are_those_of_the_transcription(case):
     """Reuse, reordering and fused arithmetic may save work; they may not change a digit beyond

@@ -76,6 +76,7 @@ def assert_same(one, other, tolerance=1e-9):
                 assert found[name] == value, f"seed {seed}, {name}"
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("optimizer", [ADAM, SGD], ids=["adam", "sgd"])
 @pytest.mark.parametrize("rule", RULES)
 def test_stacked_seeds_end_as_seeds_trained_one_after_another(rule, optimizer, recipe, train):

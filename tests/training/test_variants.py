@@ -364,6 +364,7 @@ class Stopper(Reporter):
             raise KeyboardInterrupt
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", ["l-dp", "ms-dp", "damped-dp", "kp-dp", "r-dp-100"])
 @pytest.mark.parametrize("at", [5, 11, 17])
 def test_a_stopped_run_of_a_variant_is_resumed_to_the_same_bytes(name, at, recipe, train, tmp_path):

@@ -107,6 +107,7 @@ def test_after_a_step_that_was_broken_off_the_next_one_is_right(rule, error, at)
         torch.testing.assert_close(buffer, other, msg=name)
 
 
+@pytest.mark.sampled(7)
 @every_rule
 @every_model
 @pytest.mark.parametrize("way", ["step", "read anew", "no backward"])
