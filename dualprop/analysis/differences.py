@@ -61,7 +61,10 @@ def difference(results: Sequence[Result], twin: Sequence[Result]) -> Difference 
         return None
     points = [100 * (a.score - b.score) for a, b in pairs]
     if len(pairs) > 1:
-        return Difference(mean(points), student(len(pairs) - 1) * stdev(points) / sqrt(len(points)), len(points))
+        spread = student(len(pairs) - 1) * stdev(points) / sqrt(len(points))
+        # Seeds that agree in every example are not known better than to one.
+        sizes = [result.num_test for result, _ in pairs if result.num_test and result.headline == "accuracy"]
+        return Difference(mean(points), max(spread, 100 / min(sizes)) if sizes else spread, len(points))
     # What sampling alone explains is known of shares of examples, and not of R² or F1.
     if not pairs[0][0].num_test or pairs[0][0].headline != "accuracy":
         return None

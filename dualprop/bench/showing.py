@@ -10,10 +10,11 @@ from rich.console import Console
 from rich.table import Table
 
 
-def new_table(title: str, first: str, others: Iterable[str], is_tight: bool = True) -> Table:
+def new_table(title: str, first: str | None, others: Iterable[str], is_tight: bool = True) -> Table:
     """A table without rows: its first column is of words, the others are of numbers."""
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAVY, pad_edge=False, collapse_padding=is_tight)
-    table.add_column(first, no_wrap=True)
+    if first is not None:
+        table.add_column(first, no_wrap=True)
     for heading in others:
         table.add_column(heading, justify="right", no_wrap=True)
     return table

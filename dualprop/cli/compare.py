@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any
 
 import tyro
 
 from dualprop.bench import experiments
+from dualprop.bench.showing import say
 from dualprop.cli import arguments as args
 from dualprop.cli import tables
 from dualprop.cli.console import OutputConsole
@@ -50,4 +51,23 @@ def main(arguments: Sequence[str]) -> None:
     if taken:
         settings = args.settings_of(taken, experiments.compared(options), "compare")
         options = replace(options, settings=settings)
+    for line in _not_of_all(recipe, options):
+        say(console, line, style="yellow")
     tables.show_trained(experiments.run_comparison(options, watch), console)
+
+
+def _not_of_all(before: Recipe, options: CompareOptions) -> Iterator[str]:
+    """Of which compared rules a setting of the recipe's rule is, where others have their own."""
+    assert isinstance(options.recipe, Recipe)
+    asked, own = options.recipe.rule, before.rule
+    names = [each.name for each in fields(asked) if getattr(asked, each.name) != getattr(own, each.name, None)]
+    compared = experiments.compared(options) if names else {}
+    for name in names:
+        value = getattr(asked, name)
+        values = {label: getattr(recipe.rule, name) for label, recipe in compared.items() if hasattr(recipe.rule, name)}
+        kept = {label: each for label, each in values.items() if each != value and name not in options.settings.get(label, {})}
+        if kept:
+            taken = ", ".join(label for label, each in values.items() if each == value) or "none of these"
+            others = ", ".join(f"{label} keeps {each}" for label, each in kept.items())
+            option = name.replace("_", "-")
+            yield f"--rule.{option} {value} is of {taken}; {others}. --{next(iter(kept))}.{option} is of that one."

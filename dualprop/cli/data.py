@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
+from dualprop.bench.showing import say
 from dualprop.cli import arguments as args
 from dualprop.cli import data_told
 from dualprop.cli.console import OutputConsole
@@ -49,13 +50,13 @@ def main(arguments: Sequence[str]) -> None:
     from dualprop import data
 
     splits = data.load(path, reading=options.reading, validation_fraction=options.validation_fraction, seed=options.seed)
-    show(splits, OutputConsole())
+    console = OutputConsole()
+    say(console, *data_told.of_one_name(path), style="yellow")
+    show(splits, console)
 
 
 def show(splits: Splits, console: OutputConsole) -> None:
     """The parts, the inputs and the outputs."""
-    from dualprop.bench.showing import say
-
     say(console, *data_told.lines(splits))
     if splits.inputs is not None and splits.inputs.source == "table":
         console.print(_inputs(splits))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from math import prod
 
-from dualprop.data import Splits
+from dualprop.data import Splits, own
 
 # Below so many examples, one is a point of accuracy or more.
 FEW = 100
@@ -17,6 +18,12 @@ def lines(splits: Splits) -> Iterator[str]:
     what = f"{shape[0]} numbers" if len(shape) == 1 else f"images of {shape[2]}×{shape[1]}, {_channels(shape[0])}"
     sizes = f"{len(splits.train)} training, {len(splits.validation)} validation and {len(splits.test)} test examples"
     yield f"data: {splits.description.title}, {sizes}, {what if prod(shape) > 1 else 'a number'} each → {splits.task}"
+
+
+def of_one_name(dataset: str) -> Iterator[str]:
+    """That a data set that comes with the library is read, and not what lies here by its name."""
+    if not own.is_path(dataset) and os.path.exists(dataset):
+        yield f"data: {dataset} is the data set of that name; what lies here is ./{dataset}"
 
 
 def remarks(splits: Splits, selects_best: bool) -> Iterator[str]:

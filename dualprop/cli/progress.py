@@ -35,6 +35,8 @@ class ConsoleWatch(Watch):
         self.console = console
 
     def read(self, recipe: Recipe, splits: Splits) -> None:
+        for line in data_told.of_one_name(recipe.dataset):
+            say(self.console, line, style="yellow")
         if splits.inputs is None:
             return
         for line in data_told.lines(splits):
@@ -55,7 +57,7 @@ class ConsoleWatch(Watch):
                 self._say(f"auto{of_label}: {recipe.chosen}")
 
     def measuring_costs(self) -> None:
-        self._say("measuring time and memory per step …")
+        self._say("measuring time and memory per step, some seconds a rule (--no-costs leaves it out) …")
 
     def logging(self, lines: list[str]) -> None:
         for line in lines:

@@ -44,17 +44,20 @@ def show_beside(report: Report, console: Console) -> None:
     settings = reports.settings_that_differ(report.runs)
     datasets = {label: title_of(run.recipe.dataset) for label, run in report.runs.items()}
     are_alike = len(set(datasets.values())) == 1
-    table = new_table(f"{len(report.runs)} runs" + (f" on {next(iter(datasets.values()))}" if are_alike else ""), "run", [])
-    for heading in ("rule", *([] if are_alike else ["data"])):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("seeds", "epochs", "test (%)", "cosine"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = new_table(f"{len(report.runs)} runs" + (f" on {next(iter(datasets.values()))}" if are_alike else ""), None, [])
+    # Words are broken where the console is narrow, and numbers never.
+    for heading in ("run", "rule", *([] if are_alike else ["data"])):
+        table.add_column(heading, overflow="fold")
     headlines = {result.headline for run in report.runs.values() for result in run.results()}
+    numbers = {}
     for label, run in report.runs.items():
         results = run.results()
-        numbers = [_epochs(results), _over_seeds([result.score for result in results]), _worst_cosine(run)]
-        told = [run.recipe.rule_name, *([] if are_alike else [datasets[label]]), str(len(run.seeds))]
-        table.add_row(label, *told, *numbers)
+        accuracy = _over_seeds([result.score for result in results])
+        numbers[label] = [str(len(run.seeds)), _epochs(results), accuracy, _worst_cosine(run)]
+    for heading, cells in zip(("seeds", "epochs", "test (%)", "cosine"), zip(*numbers.values(), strict=True), strict=True):
+        table.add_column(heading, justify="right", no_wrap=True, min_width=max(map(len, (heading, *cells))))
+    for label, run in report.runs.items():
+        table.add_row(label, run.recipe.rule_name, *([] if are_alike else [datasets[label]]), *numbers[label])
     console.print(table)
     if len({run.recipe.dataset for run in report.runs.values()}) > 1 or len(headlines) > 1:
         say(console, "not all are of the same data: their scores do not compare.", style="yellow")
@@ -78,7 +81,7 @@ def show_trained(report: Report, console: Console) -> None:
 def show_runs(labelled: list[tuple[str, Run]], console: Console, costs: dict[str, Cost] | None = None) -> None:
     """One row per rule: scores over seeds, cost per step, and the last epoch's alignment."""
     results_of_all = [result for _, run in labelled for result in run.results()]
-    title = f"{labelled[0][1].recipe.name}, {_seeds(labelled[0][1])}, {_epochs(results_of_all)} epochs"
+    title = f"{labelled[0][1].recipe.name}, {_seeds(labelled[0][1])}, {_counted(results_of_all)}"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAVY, pad_edge=False)
     table.add_column("rule", no_wrap=True)
     published = dict(labelled[0][1].recipe.published)
@@ -180,6 +183,11 @@ def _over_seeds(scores: Sequence[float | None], unit: float = 100) -> str:
 
 def _seeds(run: Run) -> str:
     return f"seed {run.seeds[0]}" if len(run.seeds) == 1 else f"seeds {', '.join(map(str, run.seeds))}"
+
+
+def _counted(results: list[Result]) -> str:
+    number = _epochs(results)
+    return f"{number} epoch" if number == "1" else f"{number} epochs"
 
 
 def _epochs(results: list[Result]) -> str:

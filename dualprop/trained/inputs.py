@@ -12,7 +12,8 @@ import io
 import os
 import stat
 import zipfile
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -90,10 +91,22 @@ def _table(path: Path, description: Description) -> Given:
     if names:
         categories = [feature.column for feature in description.inputs.features if feature.words]
         x = description.inputs.encode(of_text(table, categories))
-        for row, column in np.argwhere(np.isnan(x)):
+        gaps = np.argwhere(np.isnan(x))
+        for row, column in gaps:
             x[row, column] = description.mean[column]
-        return Given(path, x, table.places)
+        return Given(path, x, table.places, tuple(_told(table, description.inputs, gaps)))
     return Given(path, _numbers(of_text(table), description), table.places)
+
+
+def _told(table: Table, inputs: Inputs, gaps: np.ndarray) -> Iterator[str]:
+    """What of the table was filled in, and what of it is not read."""
+    if len(gaps):
+        counted = Counter(inputs.names[column] for _, column in gaps)
+        shown = ", ".join(f"{name} ({number})" for name, number in counted.items())
+        yield f"{table.path}: values are missing in {shown}; the training part's mean takes their place."
+    read = {feature.column for feature in inputs.features}
+    if others := [each.name for each in table.columns if each.name not in read]:
+        yield f"{table.path}: not read: {', '.join(others)}."
 
 
 def _numbers(table: Table, description: Description) -> np.ndarray:

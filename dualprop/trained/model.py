@@ -83,10 +83,12 @@ class Trained(nn.Module):
         return self.description.task.names
 
     def forward(self, x: Tensor) -> Tensor:
-        """The outputs (N, K): logits of classes, where it learned by cross-entropy.
+        """The outputs (N, K): logits of classes, where it learned by cross-entropy. Arrays and
+        lists are taken too.
 
         Raises SettingError where an example has another shape.
         """
+        x = x if isinstance(x, Tensor) else torch.as_tensor(x)
         shape = self.description.input_shape
         if tuple(x.shape[1:]) != shape:
             raise SettingError(f"x must have shape (N, {', '.join(map(str, shape))}), got {tuple(x.shape)}.")
@@ -129,11 +131,17 @@ class Trained(nn.Module):
 
     @torch.no_grad()
     def predict(self, x: Tensor) -> list[str]:
-        """The name of the class of each example. Raises SettingError where it predicts no
-        classes."""
+        """The name of the class of each example. Raises SettingError where it predicts no classes,
+        and where an example's outputs are no numbers, as of one with gaps."""
         if self.description.task.kind != "classification":
             raise SettingError(f"it predicts {self.description.task}, and no classes. Take its outputs: model(x).")
-        return [self.names[k] for k in self(x).argmax(1).tolist()]
+        outputs = self(x)
+        if not torch.isfinite(outputs).all():
+            raise SettingError(
+                "x holds NaN or numbers beyond the model's, and no class follows from that. Fill gaps, with "
+                "model.description.mean say, as dualprop predict does."
+            )
+        return [self.names[k] for k in outputs.argmax(1).tolist()]
 
     def doubt(self, x: Tensor) -> str:
         """Why the numbers of examples seem to be in other units than those that were trained on, in

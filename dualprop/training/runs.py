@@ -113,6 +113,8 @@ def load(folder: Path) -> Run:
     """An existing run folder. Raises RunError where it is none."""
     path = folder / "recipe.json"
     if not files.exists(path):
+        if not folder.is_dir():
+            raise RunError(f"{folder} holds no recipe.json, so it is no run folder: it does not exist. Give one that does.")
         within = sorted(str(path.parent) for path in folder.glob("*/recipe.json"))
         remedy = f"Give one of its runs: {', '.join(within)}" if within else "Give the folder that `dualprop train` named"
         raise RunError(f"{folder} holds no recipe.json, so it is no run folder. {remedy}.")

@@ -72,6 +72,16 @@ def test_a_setting_goes_to_one_of_several_rules(dualprop, folder, short):
     assert "dp: beta" not in answer.out
 
 
+def test_a_setting_that_not_all_compared_rules_take_over_is_told(dualprop, folder, short):
+    """β = 0.1 for one and 0.02 for another would be published as a comparison at 0.1."""
+    how = ("--variants", "bp,dp,ep", "--beta", "0.1", "--seeds", "1", "--no-costs", "--no-align", "--model.widths", "8")
+    answer = dualprop("compare", *short, *how, "--out", "run")
+    assert (answer.code, answer.err) == (0, "")
+    assert "--rule.beta 0.1 is of dp; ep keeps 0.02. --ep.beta is of that one." in answer.out
+    rules = {label: recipe["rule"] for label, recipe in written(folder / "run", "comparison.json")["rules"].items()}
+    assert (rules["dp"]["beta"], rules["ep"]["beta"]) == (0.1, 0.02)
+
+
 def test_a_model_of_ones_own_trains_resumes_and_is_not_exchanged(dualprop, refused, folder, short):
     """Its dropout draws the same after a resume; an edited file is refused, also by what reads the
     run's weights."""

@@ -130,3 +130,11 @@ def test_few_epochs_take_their_share_of_a_warm_up(dualprop, folder, short):
     assert made.epochs == 2
     assert made.optimizer.warmup_epochs < 1
     assert rest == ["--seeds", "1"]
+
+
+def test_a_folder_of_a_built_in_data_sets_name_is_told(dualprop, folder):
+    """One's own `digits/` would be taken for the one that is read."""
+    (folder / "digits").mkdir()
+    assert "what lies here is ./digits" in dualprop("data", "describe", "digits").out
+    (folder / "digits").rmdir()
+    assert "what lies here" not in dualprop("data", "describe", "digits").out

@@ -44,6 +44,15 @@ def test_a_loaded_model_is_the_plain_one_on_x_less_the_mean_by_the_std(trained, 
     assert model.predict(x.to(torch.uint8)) == [str(k) for k in expected.argmax(1).tolist()]
 
 
+def test_arrays_and_lists_are_taken_and_gaps_name_no_class(trained, digits):
+    """argmax of three NaN is the first class."""
+    model, x = dp.load(trained), digits[0][:5].astype(np.float32)
+    assert model.predict(x) == model.predict(torch.from_numpy(x)) == model.predict(x.tolist())
+    x[2, 0, 3, 3] = np.nan
+    with pytest.raises(SettingError, match=r"model\.description\.mean"):
+        model.predict(x)
+
+
 def test_the_data_is_not_needed(trained, tmp_path, tiny):
     """A model is taken to where its data is not."""
     x, y = np.random.default_rng(0).normal(5, 3, (60, 4)).astype(np.float32), np.arange(60) % 3

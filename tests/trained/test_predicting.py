@@ -72,7 +72,12 @@ def test_a_tables_columns_are_found_by_their_names(tmp_path, tiny):
     the training part's mean."""
     run = own_table(tmp_path, tiny)
     (tmp_path / "new.csv").write_text("note,colour,size\na,blue,3\nb,red,3\nc,red,\n")
-    made = predict(run, (tmp_path / "new.csv",))
+    told = predicting.run_prediction(predicting.PredictOptions(run, (tmp_path / "new.csv",)))
+    assert [each.partition("new.csv: ")[2] for each in told.remarks] == [
+        "values are missing in size (1); the training part's mean takes their place.",
+        "not read: note.",
+    ]
+    made = told.predictions
     assert [each.said for each in made] == ["plum", "apple", "apple"]
     assert list(made[0].values) == ["apple", "plum"]
     assert [each.place for each in made] == ["row 2", "row 3", "row 4"]
