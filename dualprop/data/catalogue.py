@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dualprop.data import cifar, idx
+from dualprop.data import cifar, class_names, idx
 
 Parts = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 """x_train, y_train, x_test, y_test."""
@@ -30,6 +30,7 @@ class Source:
         mean: of the training pixels over 255, of each channel or of all, in the field's rounding.
         std: of the same.
         archive: name and SHA-256 of the .tar.gz that holds all the files.
+        classes: what they are called; empty where they are numbers.
     """
 
     description: str
@@ -41,6 +42,7 @@ class Source:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     archive: tuple[str, str] | None = None
+    classes: tuple[str, ...] = ()
 
 
 _MNIST_SIZES = {
@@ -81,6 +83,7 @@ SOURCES = {
         parse=idx.parts,
         mean=(0.2860,),
         std=(0.3530,),
+        classes=class_names.FASHION_MNIST,
     ),
     "cifar10": Source(
         description="tiny photographs, 32×32 colour, 50 000 + 10 000, 10 classes",
@@ -99,6 +102,7 @@ SOURCES = {
         mean=(0.4914, 0.4822, 0.4465),
         std=(0.2023, 0.1994, 0.2010),
         archive=("cifar-10-python.tar.gz", "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"),
+        classes=class_names.CIFAR10,
     ),
     # Digests as published (among others by torchvision and Keras); no copy of the files was at hand
     # to compute them from.
@@ -115,5 +119,6 @@ SOURCES = {
         mean=(0.5074, 0.4867, 0.4411),
         std=(0.2011, 0.1987, 0.2025),
         archive=("cifar-100-python.tar.gz", "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7"),
+        classes=class_names.CIFAR100,
     ),
 }

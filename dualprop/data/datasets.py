@@ -11,6 +11,7 @@ from dualprop import memory
 from dualprop.data import imagenet32, mapped, own, sources
 from dualprop.data.own import Reading
 from dualprop.data.splits import Arrays, Splits, divide, draw, draw_in_proportion, draw_stratified
+from dualprop.data.tasks import Task
 from dualprop.errors import DataError, SettingError, closest
 
 # Mean and std of digits' fixed training part, over the largest value, 16.
@@ -145,4 +146,7 @@ def _canonical(name: str, root: Path | None, mirror: str | None) -> Arrays:
     source = sources.SOURCES[name]
     parts = source.parse(name, sources.contents(name, root=root, mirror=mirror))
     mean, std = (tuple(255 * value for value in constants) for constants in (source.mean, source.std))
-    return Arrays(*parts, mean=mean, std=std)
+    # Files with a part of the classes are of other ones: those have numbers.
+    is_whole = int(max(parts[1].max(), parts[3].max())) + 1 == len(source.classes)
+    task = Task("classification", source.classes) if is_whole else None
+    return Arrays(*parts, mean=mean, std=std, task=task)

@@ -55,6 +55,8 @@ def test_the_real_cifar10_is_what_pythons_own_unpickler_reads(shared_cifar10):
     held = pickle.loads((folder / "test_batch").read_bytes(), encoding="bytes")  # verified by its SHA-256 when it was loaded
     assert np.array_equal(splits.test.x.numpy().reshape(-1, 3072), held[b"data"])
     assert splits.test.y.tolist() == held[b"labels"]
+    named = pickle.loads((folder / "batches.meta").read_bytes(), encoding="bytes")
+    assert splits.task.names == tuple(name.decode() for name in named[b"label_names"])
     y = torch.cat([splits.train.y, splits.validation.y])
     assert y.bincount().tolist() == [5000] * 10
     x = torch.cat([splits.train.x, splits.validation.x]).double() / 255
@@ -209,3 +211,12 @@ def test_a_malformed_batch_is_named_in_one_line(entries, complaint):
     assert complaint in str(raised.value)
     assert str(raised.value).startswith("cifar10's data_batch_1 ")
     assert "\n" not in str(raised.value)
+
+
+def test_classes_have_the_names_that_their_numbers_are_sorted_by():
+    """CIFAR's are in the order of the alphabet, Fashion-MNIST's in its authors'."""
+    for name, number in (("cifar10", 10), ("cifar100", 100)):
+        names = sources.SOURCES[name].classes
+        assert len(set(names)) == number
+        assert list(names) == sorted(names)
+    assert len(set(sources.SOURCES["fashion-mnist"].classes)) == 10
