@@ -3,7 +3,8 @@
     python scripts/own_data.py --out results/own-data-2026-11-28.json
 
 Iris, wine, breast cancer and diabetes are written as CSV with the names of their columns, digits as
-a folder of PNGs; all ship with scikit-learn. Each is read as a user's own would be. BP and DP train
+a folder of PNGs, squares cut from two photographs (a temple, a flower) as a folder of JPEGs; all
+ship with scikit-learn. Each is read as a user's own would be. BP and DP train
 a network of one hidden layer; scikit-learn's MLP has the same layer, and else its defaults, with as
 many epochs as it takes to converge. Its inputs are the training part's standardised ones, and its
 targets too."""
@@ -36,6 +37,7 @@ from dualprop.training.records import Result
 
 TABLES = ("iris", "wine", "breast_cancer", "diabetes")
 WIDTH, BATCH_SIZE = 64, 16
+SQUARE = 32  # pixels of a side
 RULES = {"BP": Backprop, "DP": DualPropagation}
 
 
@@ -75,7 +77,14 @@ def make(folder: Path) -> list[Path]:
         place = folder / "digits" / str(y)
         place.mkdir(parents=True, exist_ok=True)
         Image.fromarray((pixels * 15.9375).astype(np.uint8)).save(place / f"{number:04}.png")
-    return [*paths, folder / "digits"]
+    for name, pixels in zip(("temple", "flower"), sklearn.datasets.load_sample_images().images, strict=True):
+        place = folder / "photographs" / name
+        place.mkdir(parents=True)
+        for top in range(0, len(pixels) - SQUARE + 1, SQUARE):
+            for left in range(0, pixels.shape[1] - SQUARE + 1, SQUARE):
+                square = pixels[top : top + SQUARE, left : left + SQUARE]
+                Image.fromarray(square).save(place / f"{top:03}-{left:03}.jpg", quality=95)
+    return [*paths, folder / "digits", folder / "photographs"]
 
 
 def trained(path: Path, kind: Any, options: argparse.Namespace, folder: Path) -> list[Result]:

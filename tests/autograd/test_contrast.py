@@ -49,6 +49,7 @@ def test_a_contrast_is_the_difference_of_the_two_gradients(case, frozen):
         torch.testing.assert_close(gradient, one[name] - other[name], rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("estimator", ["centered", "forward", "backward", "random_sign"])
 @pytest.mark.parametrize("pool", [nn.MaxPool2d, nn.AvgPool2d])
 @pytest.mark.parametrize("padding", ["zeros", "circular", "hooked"])

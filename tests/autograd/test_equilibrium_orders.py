@@ -107,6 +107,7 @@ def test_the_implicit_gradient_is_that_of_the_unrolled_free_phase(loss, activati
     assert_same(found, unrolled(network, x, y, loss, 120), 1e-5)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize("nudge", ["linearized", "exact"])
 @pytest.mark.parametrize("kind", ["mlp", "conv"])

@@ -559,6 +559,7 @@ def test_under_autocast_it_computes_what_plain_modules_compute(name, kind):
         assert converted.double()(x64).dtype == torch.float64
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.parametrize("name", ["mlp", "settings"])
 @every_kind

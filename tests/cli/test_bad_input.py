@@ -197,6 +197,7 @@ def test_resuming_a_comparison_with_other_options_is_refused(refused, run):
     )
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", ["last", "best"])
 @pytest.mark.parametrize("damage", ["a byte", "half", "empty", "text"])
 def test_a_corrupt_checkpoint_is_told_in_one_line(name, damage, run, refused):
@@ -223,6 +224,7 @@ def test_a_checkpoint_of_another_run_is_told_in_one_line(run, refused, dualprop,
     assert "belongs to another recipe or seed" in refused("train", "--resume", "run")
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("command", ["train", "report"])
 @pytest.mark.parametrize(
     "change",

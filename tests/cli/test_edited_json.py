@@ -72,6 +72,7 @@ EXTREMES = [
 ]  # fmt: skip
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(("name", "value"), EXTREMES)
 def test_a_report_draws_any_number_that_metrics_may_hold(name, value, run, dualprop):
     """A run that exploded without a NaN; or a file that was edited."""

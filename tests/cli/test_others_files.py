@@ -93,6 +93,7 @@ def test_a_strangers_comparison_is_continued_and_shown_in_its_own_folder_only(co
         assert "c/dp is no folder of its own" in refused(*command)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", [".lock", "seed-0/metrics.jsonl", "seed-0/timing.jsonl", "seed-0/last.safetensors", "figures"])
 @pytest.mark.parametrize("kind", [link, pipe], ids=lambda kind: kind.__name__)
 def test_a_strangers_run_is_continued_in_its_own_folder_only(name, kind, comparison, refused, folder):

@@ -192,6 +192,7 @@ def test_a_nonlinear_output_is_stationary_for_its_own_potential(output, nudge, a
     assert_stationary(network, out.state, y, "squared_error", 0.9, [2], out.logits if nudge == "linearized" else None)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("activation", ["relu", "hard_sigmoid", "tanh", "leaky_relu"])
 @pytest.mark.parametrize(("alpha", "beta", "nudge", "loss"), SETTINGS)
 def test_a_converged_inference_is_stationary_in_all_layers_at_once(activation, alpha, beta, nudge, loss):

@@ -131,6 +131,7 @@ def test_the_data_of_a_further_seed_are_compared_too(stopped, data, monkeypatch)
     assert [result.seed for result in run.results()] == [0]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", [name for name in conditions.TABLE if name not in ELSEWHERE])
 def test_a_condition_that_changed_is_refused_or_told(name, stopped, monkeypatch):
     """A resume on another machine rounds differently: the result is nobody's."""
