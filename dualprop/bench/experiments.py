@@ -348,6 +348,8 @@ def _train_comparison(
         by_label[label] = run
     first = next(iter(comparison.recipes.values()))
     if comparison.measures_costs and not files.exists(comparison.costs_path):
+        # Pictures first: measuring takes as long as a small training.
+        reports.drawn(comparison.folder, by_label)
         watch.measuring_costs()
         splits = runs.load_data(first, comparison.seeds[0], data)
         try:
