@@ -4,6 +4,7 @@ VENV ?= .venv
 # On a Linux machine without a GPU, PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu" saves gigabytes.
 PIP_FLAGS ?=
 BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
 READY := $(VENV)/.ready
 
 .PHONY: help demo test test-slow test-memory test-frameworks test-notebooks attack check docs format bench mutation wheel clean
@@ -11,13 +12,18 @@ READY := $(VENV)/.ready
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-$(READY): pyproject.toml constraints.txt
+# What a demo needs; what tests and checks need comes on top.
+$(INSTALLED): pyproject.toml constraints.txt
 	@echo "making $(VENV) …"
 	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python scripts/install.py $(PIP_FLAGS) -c constraints.txt -e .
+	@touch $@
+
+$(READY): $(INSTALLED)
 	@$(BIN)/python scripts/install.py $(PIP_FLAGS) -c constraints.txt -e ".[dev]"
 	@touch $@
 
-demo: $(READY) ## train handwritten digits by dual propagation and by back-propagation; table and pictures
+demo: $(INSTALLED) ## train handwritten digits by dual propagation and by back-propagation; table and pictures
 	$(BIN)/dualprop compare digits-mlp
 
 test: $(READY) ## run the tests

@@ -2,12 +2,11 @@
 own."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
 
 from dualprop import cli
 
@@ -25,7 +24,7 @@ class Answer:
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The present folder, empty, with none of the user's settings and no way into the network."""
     for variable in ("DUALPROP_DATA", "DUALPROP_MIRROR"):
         monkeypatch.delenv(variable, raising=False)
@@ -33,8 +32,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path.parent / f"{tmp_path.name}-cache"))
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.chdir(tmp_path)
-    yield tmp_path
-    torch.set_flush_denormal(False)
+    return tmp_path
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import requests
-import torch
 from canonical import FILES, idx, vouch_for
 from requests.adapters import HTTPAdapter
 
@@ -55,14 +54,6 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     for variable in ("NO_PROXY", "no_proxy"):
         monkeypatch.setenv(variable, "127.0.0.1")
     return folder
-
-
-@pytest.fixture(autouse=True)
-def subnormals() -> Iterator[None]:
-    """Training flushes subnormal numbers for its whole process; other tests must not inherit
-    that."""
-    yield
-    torch.set_flush_denormal(False)
 
 
 @pytest.fixture

@@ -1,11 +1,9 @@
 """What the tests of trained models share: a run of digits that takes a fraction of a second."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from sklearn.datasets import load_digits
 
 from dualprop import training
@@ -25,14 +23,6 @@ TINY = Recipe(
     num_threads=1,
     align=False,
 )
-
-
-@pytest.fixture(autouse=True)
-def subnormals() -> Iterator[None]:
-    """Training flushes subnormal numbers for its whole process; other tests must not inherit
-    that."""
-    yield
-    torch.set_flush_denormal(False)
 
 
 @pytest.fixture

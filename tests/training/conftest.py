@@ -1,12 +1,11 @@
 """What the tests of training share: recipes so small that a run takes a fraction of a second."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from dualprop import training
 from dualprop.losses import CrossEntropy
@@ -24,14 +23,6 @@ TINY = Recipe(
     epochs=2,
     num_threads=1,
 )
-
-
-@pytest.fixture(autouse=True)
-def subnormals() -> Iterator[None]:
-    """Training flushes subnormal numbers for its whole process; other tests must not inherit
-    that."""
-    yield
-    torch.set_flush_denormal(False)
 
 
 @pytest.fixture
