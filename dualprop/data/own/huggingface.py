@@ -8,6 +8,7 @@ runs: the files hold Arrow tables and their types."""
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -87,24 +88,21 @@ def _images(
     first = part[0][name]
     colour = ("grey" if first.mode in ("1", "L") else "rgb") if reading.colour == "auto" else reading.colour
     inputs = Inputs("images", size=reading.size, fit=reading.fit, colour=colour)
-    x: np.ndarray | None = None
-    for number in range(len(part)):
-        where = path / f"row {number + 1}"
-        try:
-            picture = part[number][name]
-        except Exception as error:
-            raise DataError(f"{where}: its image can't be decoded ({memory.first_line(error)}). Remove it.") from None
-        pixels = images.pixels_of(where, picture, inputs)
-        if x is None:
-            num_bytes = len(part) * pixels.size
-            memory.check(2 * num_bytes, f"{path}, {len(part)} images,", "Give a smaller --reading.size.")
-            x = np.empty((len(part), *pixels.shape), np.uint8)
-        if pixels.shape != x.shape[1:]:
-            shapes = f"{pixels.shape[2]}×{pixels.shape[1]} pixels, the first {x.shape[3]}×{x.shape[2]}"
-            raise DataError(f"{where} has {shapes}. Say what size to bring them to: --reading.size 32.")
-        x[number] = pixels
-    assert x is not None
-    return x, y, task, inputs
+
+    def each() -> Iterator[tuple[Path, np.ndarray]]:
+        for row in range(len(part)):
+            where = path / f"row {row + 1}"
+            try:
+                picture = part[row][name]
+            except Exception as error:
+                raise DataError(f"{where}: its image can't be decoded ({memory.first_line(error)}). Remove it.") from None
+            pixels = images.pixels_of(where, picture, inputs)
+            if row == 0:
+                what = f"{path}, {len(part)} images,"
+                memory.check(2 * len(part) * pixels.size, what, "Give a smaller --reading.size.")
+            yield where, pixels
+
+    return images.stacked(each(), len(part)), y, task, inputs
 
 
 def _table(datasets: Any, path: Path, part: Any) -> Table:

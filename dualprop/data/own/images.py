@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -117,16 +117,26 @@ def form(where: Path, files: list[Path], reading: Reading) -> Inputs:
 
 def decoded(files: list[Path], inputs: Inputs) -> np.ndarray:
     """The images as (N, C, H, W) uint8, brought to the form. Raises DataError."""
+
+    def each() -> Iterator[tuple[Path, np.ndarray]]:
+        for file in files:
+            with _opened(file) as image:
+                yield file, pixels_of(file, image, inputs)
+
+    return stacked(each(), len(files))
+
+
+def stacked(images: Iterable[tuple[Path, np.ndarray]], number: int) -> np.ndarray:
+    """So many images (C, H, W), at least one, as (N, C, H, W) uint8. Raises DataError where one has
+    another size than the first, by the place that stands beside it."""
     x: np.ndarray | None = None
-    for number, file in enumerate(files):
-        with _opened(file) as image:
-            pixels = pixels_of(file, image, inputs)
+    for row, (where, pixels) in enumerate(images):
         if x is None:
-            x = np.empty((len(files), *pixels.shape), np.uint8)
+            x = np.empty((number, *pixels.shape), np.uint8)
         if pixels.shape != x.shape[1:]:
             shapes = f"{pixels.shape[2]}×{pixels.shape[1]} pixels, the others {x.shape[3]}×{x.shape[2]}"
-            raise DataError(f"{file} has {shapes}. Say what size to bring them to: --reading.size 32.")
-        x[number] = pixels
+            raise DataError(f"{where} has {shapes}. Say what size to bring them to: --reading.size 32.")
+        x[row] = pixels
     assert x is not None
     return x
 
